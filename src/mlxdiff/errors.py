@@ -1,0 +1,65 @@
+"""What can go wrong, as one tree.
+
+MlxdiffError
+├── RequestError           the caller asked for what cannot be rendered (exit code 2; also a ValueError)
+├── ModelNotFoundError     no model under this name, folder or cache
+├── CheckpointError        the model's files are damaged, incomplete or do not fit its config
+├── UnsupportedError       a sound checkpoint or setting that mlxdiff does not implement
+├── BackendError           MLX is absent or has no backend for this machine
+├── InputError             a picture or latents file that cannot be read
+├── OutputError            a file that cannot be written, or that exists already
+└── NonFiniteError         NaN or infinity where a picture should be
+
+MlxdiffWarning             something the caller should know, although the work goes on (a UserWarning)
+
+Every error is two sentences: what is wrong, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class MlxdiffError(Exception):
+    """Base of all errors. `problem` says what is wrong, `remedy` what to do; `exit_code` is the shell's."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(f"{problem} {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class RequestError(MlxdiffError, ValueError):
+    exit_code = 2
+
+
+class ModelNotFoundError(MlxdiffError):
+    pass
+
+
+class CheckpointError(MlxdiffError):
+    pass
+
+
+class UnsupportedError(MlxdiffError):
+    pass
+
+
+class BackendError(MlxdiffError):
+    pass
+
+
+class InputError(MlxdiffError):
+    pass
+
+
+class OutputError(MlxdiffError):
+    pass
+
+
+class NonFiniteError(MlxdiffError):
+    pass
+
+
+class MlxdiffWarning(UserWarning):
+    """Shown once on stderr by the command line; a plain Python warning for importers."""

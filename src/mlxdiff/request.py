@@ -1,0 +1,160 @@
+"""What to render, as a value: frozen, validated without MLX, and written as canonical JSON.
+
+`None` means the checkpoint's own default, which only the pipeline knows; `StableDiffusion.resolve` fills it in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import RequestError
+
+SAMPLERS = ("ddim", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
+SCHEDULES = ("leading", "linspace", "trailing", "karras", "exponential", "beta")
+NOISE_SOURCES = ("torch", "mlx", "philox")
+MAX_SEED = 2**63 - 1
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of the denoising loop: `len(prompt) * n_images` pictures of one size.
+
+    prompt            one text, or a tuple of texts (one image each, times `n_images`)
+    negative_prompt   None is no negative prompt, which for SDXL differs from an empty one
+    seed              image i uses seed + i; a tuple gives each image its own
+    height, width     pixels
+    image, strength   path of the picture to start from, and how much of the schedule (0 to 1] is run on it
+    rng               where the noise comes from: torch, mlx or philox
+    model             reference of the checkpoint, recorded so that the picture can be rendered again
+    """
+
+    prompt: str | tuple[str, ...] = ""
+    negative_prompt: str | None = None
+    n_images: int = 1
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | tuple[int, ...] | None = None
+    height: int | None = None
+    width: int | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    image: str | None = None
+    strength: float | None = None
+    rng: str = "torch"
+    model: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    quantize: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "seed"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check_text("prompt", self.prompt if isinstance(self.prompt, tuple) else (self.prompt,))
+        if isinstance(self.prompt, tuple) and not self.prompt:
+            raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
+        if self.negative_prompt is not None:
+            _check_text("negative_prompt", (self.negative_prompt,))
+        _check_whole("n_images", self.n_images, low=1)
+        if self.steps is not None:
+            _check_whole("steps", self.steps, low=1, high=MAX_STEPS)
+        for name in ("height", "width"):
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), low=8)
+        if self.guidance_scale is not None:
+            _check_number("guidance_scale", self.guidance_scale, low=0.0)
+        if self.strength is not None:
+            _check_number("strength", self.strength, low=0.0, high=1.0)
+        self._check_seed()
+        _check_choice("sampler", self.sampler, SAMPLERS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("rng", self.rng, NOISE_SOURCES)
+
+    def _check_seed(self) -> None:
+        seeds = self.seed if isinstance(self.seed, tuple) else () if self.seed is None else (self.seed,)
+        for seed in seeds:
+            _check_whole("seed", seed, low=0, high=MAX_SEED)
+        if isinstance(self.seed, tuple) and len(self.seed) != self.batch_size:
+            raise RequestError(
+                f"There are {len(self.seed)} seeds for {self.batch_size} images.",
+                "Give one seed, or one for each image.",
+            )
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One prompt an image: each text `n_images` times, in the order of the list."""
+        texts = self.prompt if isinstance(self.prompt, tuple) else (self.prompt,)
+        return tuple(text for text in texts for _ in range(self.n_images))
+
+    @property
+    def batch_size(self) -> int:
+        return self.n_images * (len(self.prompt) if isinstance(self.prompt, tuple) else 1)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed an image; needs `seed` to be set."""
+        if self.seed is None:
+            raise RequestError("The request has no seed yet.", "Set one, or let StableDiffusion.resolve draw one.")
+        if isinstance(self.seed, tuple):
+            return self.seed
+        return tuple(self.seed + i for i in range(self.batch_size))
+
+    def single(self, index: int) -> Request:
+        """The request that renders image `index` of this one alone."""
+        return replace(self, prompt=self.prompts[index], seed=self.seeds[index], n_images=1)
+
+    def to_json(self) -> str:
+        """Canonical JSON: keys sorted, nothing that is unset, ASCII only."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Reads `to_json`; raises RequestError for anything that is not a request."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(
+                f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
+            ) from None
+        if not isinstance(values, dict):
+            raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Request:
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise RequestError(f"A request has no field {unknown[0]!r}.", f"The fields are {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+def _check_text(name: str, texts: tuple[Any, ...]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise RequestError(f"{name} is {type(text).__name__}, not text.", "Give a string or a list of strings.")
+
+
+def _check_whole(name: str, value: Any, *, low: int, high: int | None = None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        span = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise RequestError(f"{name} is {value!r}.", f"It is a whole number, {span}.")
+
+
+def _check_number(name: str, value: Any, *, low: float, high: float = math.inf) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < low or value > high:
+        span = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+        raise RequestError(f"{name} is {value!r}.", f"It is a number, {span}.")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise RequestError(f"There is no {name} {value!r}.", f"Choose one of {', '.join(choices)}.")
