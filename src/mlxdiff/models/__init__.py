@@ -1,0 +1,1 @@
+"""The networks, one architecture a file. They know nothing of files, prompts, samplers or devices."""
