@@ -1,0 +1,73 @@
+"""Requests of many images, rendered a batch at a time: the loop between the command line and the pipeline.
+
+Knows nothing of bars, files or terminals: it yields what happened, and whoever iterates draws it and keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from . import images
+from .pipeline import StableDiffusion
+from .request import Request
+
+PER_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Denoising step `step` of `steps` is done, and evaluated, for the `n_images` images that share a batch."""
+
+    step: int
+    steps: int
+    n_images: int
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One picture is done: `picture` (H, W, 3) uint8, `latents` (h, w, C) fp32, `request` renders it alone."""
+
+    index: int
+    request: Request
+    picture: np.ndarray
+    latents: np.ndarray
+
+
+def split(request: Request, batch_size: int) -> Iterator[tuple[int, Request]]:
+    """Cuts a resolved request into requests of at most `batch_size` images, each with the index of its first."""
+    prompts, seeds = request.prompts, request.seeds
+    for first in range(0, request.batch_size, batch_size):
+        part = slice(first, first + batch_size)
+        yield first, replace(request, prompt=prompts[part], seed=seeds[part], n_images=1)
+
+
+def render(
+    sd: StableDiffusion,
+    request: Request,
+    *,
+    batch_size: int = PER_BATCH,
+    decode_batch_size: int = 1,
+    tile: int | None = None,
+) -> Iterator[Denoised | Rendered]:
+    """Renders a resolved request, evaluating one denoising step at a time.
+
+    An image does not depend on its batch: each has its own seed and noise stream.
+    """
+    steps = sd.n_steps(request)
+    for first, part in split(request, batch_size):
+        latents = None
+        for step in sd.denoise(part):
+            latents = step.latents
+            mx.eval(latents)
+            yield Denoised(step.index + 1, steps, part.batch_size)
+        assert latents is not None  # a schedule has at least one step
+        for start in range(0, part.batch_size, decode_batch_size):
+            chunk = latents[start : start + decode_batch_size]
+            pictures = images.to_uint8(sd.decode(chunk, tile=tile))
+            for offset, picture in enumerate(pictures):
+                index = first + start + offset
+                yield Rendered(index, request.single(index), picture, np.array(chunk[offset]))

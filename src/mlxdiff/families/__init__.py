@@ -1,0 +1,24 @@
+"""The families of checkpoints, one file each, and which of them a checkpoint belongs to."""
+
+from __future__ import annotations
+
+from ..errors import UnsupportedError
+from .base import Checkpoint, Conditioning, Family
+from .sd import SD
+from .sdxl import SDXL
+
+FAMILIES = (SD, SDXL)
+
+__all__ = ["FAMILIES", "Checkpoint", "Conditioning", "Family", "family_of"]
+
+
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The family whose pipeline class the checkpoint's model_index.json names; UnsupportedError where none does."""
+    name = checkpoint.index.class_name
+    for family in FAMILIES:
+        if name in family.pipelines:
+            return family
+    supported = ", ".join(pipeline for family in FAMILIES for pipeline in family.pipelines)
+    raise UnsupportedError(
+        f"{checkpoint.folder} is a {name}, which mlxdiff does not implement.", f"It implements {supported}."
+    )

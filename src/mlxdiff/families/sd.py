@@ -1,0 +1,54 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, heard through cross-attention alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from ..checkpoint.detect import read_json
+from ..checkpoint.load import load_component
+from ..checkpoint.quantize import quantize
+from ..checkpoint.rename import TEXT_MODEL_PREFIX
+from ..models.clip import CLIPTextConfig, CLIPTextModel
+from ..text.tokenizer import Tokenizer
+from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled
+
+
+def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
+    folder = checkpoint.folder
+    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
+    config = CLIPTextConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
+    clip = load_component(CLIPTextModel(config), folder / "text_encoder", dtype=dtype, rename=TEXT_MODEL_PREFIX)
+    if bits is not None:
+        quantize(clip, bits)
+
+    def states(texts: list[str]) -> list[mx.array]:
+        return [clip(mx.array(tokenizer.batch(texts))).last_hidden_state]
+
+    def encode(
+        prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
+    ) -> Conditioning:
+        negatives = ["" if negative_prompt is None else negative_prompt] * len(prompts) if guided else []
+        (context,) = each_once(states, [*negatives, *prompts])
+        return Conditioning(context)
+
+    return encode
+
+
+def usual(checkpoint: Checkpoint) -> tuple[int, float]:
+    return (1, 0.0) if is_distilled(checkpoint) else (50, 7.5)
+
+
+SD = Family(
+    name="sd",
+    pipelines=(
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionInstructPix2PixPipeline",
+    ),
+    load_encoder=load_encoder,
+    usual=usual,
+    upcasts_vae=False,
+)

@@ -1,0 +1,82 @@
+"""SDXL (base, refiner, Turbo): two text encoders side by side, and an embedding of the pooled text and the sizes.
+
+Both encoders give their penultimate hidden states, without the final norm; the second also gives the pooled text.
+The refiner has only the second, and is told an aesthetic score instead of the target size (Podell et al. 2023, 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from ..checkpoint.detect import read_json
+from ..checkpoint.load import load_component
+from ..checkpoint.quantize import quantize
+from ..checkpoint.rename import TEXT_MODEL_PREFIX
+from ..errors import CheckpointError
+from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
+from ..text.tokenizer import Tokenizer
+from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled
+
+AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+
+TextStage = Callable[[list[str]], CLIPOutput]
+
+
+def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
+    suffixes = [suffix for suffix in ("", "_2") if f"text_encoder{suffix}" in checkpoint.index.components]
+    if "_2" not in suffixes:
+        raise CheckpointError(
+            f"{checkpoint.folder} names no text_encoder_2 in its model_index.json.", "Use a complete SDXL checkpoint."
+        )
+    stages = [_stage(checkpoint, suffix, dtype, bits) for suffix in suffixes]
+    scored = bool(checkpoint.index.options.get("requires_aesthetics_score", False))
+    zeros_for_absent = bool(checkpoint.index.options.get("force_zeros_for_empty_prompt", True))
+
+    def states(texts: list[str]) -> list[mx.array]:
+        outputs = [stage(texts) for stage in stages]
+        context = mx.concatenate([output.hidden_states[-2] for output in outputs], axis=-1)
+        return [context, outputs[-1].pooled]
+
+    def encode(
+        prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
+    ) -> Conditioning:
+        positive = each_once(states, prompts)
+        sizes = [height, width, 0, 0]
+        time_ids = [[*sizes, AESTHETIC_SCORE] if scored else [*sizes, height, width]] * len(prompts)
+        if not guided:
+            return Conditioning(*positive, mx.array(time_ids, dtype=mx.float32))
+        if negative_prompt is None and zeros_for_absent:
+            negative = [mx.zeros_like(array) for array in positive]
+        else:
+            negative = each_once(states, ["" if negative_prompt is None else negative_prompt] * len(prompts))
+        negative_ids = [[*sizes, NEGATIVE_AESTHETIC_SCORE]] * len(prompts) if scored else time_ids
+        context, pooled = (mx.concatenate(pair) for pair in zip(negative, positive, strict=True))
+        return Conditioning(context, pooled, mx.array(negative_ids + time_ids, dtype=mx.float32))
+
+    return encode
+
+
+def _stage(checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | None) -> TextStage:
+    folder = checkpoint.folder / f"text_encoder{suffix}"
+    tokenizer = Tokenizer.from_folder(checkpoint.folder / f"tokenizer{suffix}")
+    config = CLIPTextConfig.from_dict(read_json(folder / "config.json"))
+    clip = CLIPTextModel(config, with_projection=suffix == "_2")
+    load_component(clip, folder, dtype=dtype, rename=TEXT_MODEL_PREFIX)
+    if bits is not None:
+        quantize(clip, bits)
+    return lambda texts: clip(mx.array(tokenizer.batch(texts)))
+
+
+def usual(checkpoint: Checkpoint) -> tuple[int, float]:
+    return (1, 0.0) if is_distilled(checkpoint) else (50, 5.0)
+
+
+SDXL = Family(
+    name="sdxl",
+    pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    load_encoder=load_encoder,
+    usual=usual,
+    upcasts_vae=True,
+)

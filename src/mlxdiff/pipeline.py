@@ -1,0 +1,278 @@
+"""StableDiffusion: prompts to latents to pictures, lazily; the only place that knows all the parts.
+
+prompt -> conditioning -> [noise, sigmas -> sampler(denoise, ...) -> Step ...] -> decode -> (B, H, W, 3) in [0, 1]
+There is one denoising loop, `StableDiffusion.denoise`; everything else prepares it or looks at what it yields.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from . import backend
+
+backend.require_mlx()
+
+import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
+
+from . import hub, images  # noqa: E402
+from .diffusion import guidance, noise, samplers  # noqa: E402
+from .diffusion.prediction import denoiser  # noqa: E402
+from .diffusion.samplers import Step  # noqa: E402
+from .diffusion.schedule import Schedule, SchedulerConfig, make_schedule  # noqa: E402
+from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
+from .families import Conditioning, base, family_of  # noqa: E402
+from .models.layers import guidance_embedding  # noqa: E402
+from .models.tiling import decode_tiled  # noqa: E402
+from .models.unet import UNet2DConditionModel  # noqa: E402
+from .models.vae import AutoencoderKL  # noqa: E402
+from .request import Request  # noqa: E402
+
+SEEDS = 2**32
+
+
+class StableDiffusion:
+    """A checkpoint that renders.
+
+    model     built-in name, hub id[@revision], or folder in the diffusers layout; None is the default model
+    dtype     mx.float16, mx.bfloat16, mx.float32 or their names; None is fp16 on a GPU and fp32 on a CPU
+    quantize  8 or 4 bits for the linear layers of the UNet and the text encoders; None leaves them as they are
+
+    Reads only configs; each network's weights are mapped when it is first needed, all of them by `load`.
+    Raises ModelNotFoundError, CheckpointError or UnsupportedError.
+    """
+
+    def __init__(
+        self, model: str | None = None, *, dtype: mx.Dtype | str | None = None, quantize: int | None = None
+    ) -> None:
+        self.snapshot = hub.resolve(hub.default_model() if model is None else model)
+        self.checkpoint = base.read_checkpoint(self.snapshot.path)
+        self.family = family_of(self.checkpoint)
+        self.defaults = base.defaults(self.family, self.checkpoint)
+        self.dtype = backend.default_dtype() if dtype is None else backend.parse_dtype(dtype)
+        if quantize not in (None, 4, 8):
+            raise RequestError(f"quantize is {quantize!r}.", "It is 8 or 4 bits, or None.")
+        self.quantize = quantize
+        backend.limit_cache()
+
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        return base.load_unet(self.checkpoint, self.dtype, self.quantize)
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        return base.load_vae(self.family, self.checkpoint, self.dtype)
+
+    @cached_property
+    def _encode(self) -> base.PromptEncoder:
+        return self.family.load_encoder(self.checkpoint, self.dtype, self.quantize)
+
+    def load(self) -> StableDiffusion:
+        """Maps and checks every weight now, so that a damaged file is found before minutes are spent."""
+        _ = self._encode, self.unet, self.vae
+        return self
+
+    def resolve(self, request: Request) -> Request:
+        """The request with every None that the checkpoint has a default for filled in, and a seed drawn.
+
+        Raises RequestError where the request does not fit the checkpoint.
+        """
+        config = SchedulerConfig.from_dict(self.checkpoint.scheduler, request.sampler)
+        if request.strength is not None and request.image is None:
+            raise RequestError("There is a strength but no image.", "Give the image to start from.")
+        filled = {
+            "steps": self.defaults.steps,
+            "guidance_scale": self.defaults.guidance_scale,
+            "height": self.defaults.height,
+            "width": self.defaults.width,
+            "sampler": config.sampler,
+            "seed": secrets.randbelow(SEEDS) if request.seed is None else request.seed,
+            "strength": 0.8 if request.image is not None else None,
+            "model": self.snapshot.reference,
+            "revision": self.snapshot.revision,
+        }
+        unset = {name: value for name, value in filled.items() if getattr(request, name) is None}
+        request = replace(request, **unset, dtype=backend.dtype_name(self.dtype), quantize=self.quantize)
+        factor = self.checkpoint.scale_factor
+        for name in ("height", "width"):
+            value = getattr(request, name)
+            if value % factor != 0:
+                near = max(factor, round(value / factor) * factor)
+                raise RequestError(
+                    f"{name} is {value}, which is not a multiple of {factor}, the VAE's factor.", f"Try {near}."
+                )
+        self._schedule(request)
+        return request
+
+    def n_steps(self, request: Request) -> int:
+        """How many steps `denoise` yields for a resolved request: fewer than its `steps` where an image starts it."""
+        return len(self._schedule(request).sigmas) - 1
+
+    def generate_latents(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | None = None,
+        n_images: int = 1,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        sampler: str | None = None,
+        schedule: str | None = None,
+        latents: mx.array | None = None,
+        image: str | None = None,
+        strength: float | None = None,
+        rng: str = "torch",
+    ) -> Iterator[mx.array]:
+        """Yields the latents (B, H/f, W/f, C) of each step, unevaluated; B is len(prompt) * n_images.
+
+        Nothing is computed before the first is asked for. `latents` is unit-variance Gaussian noise that replaces the
+        drawn noise. The other arguments are `Request`'s. All but the last latents still carry noise of their sigma.
+        """
+        request = Request(
+            prompt=prompt if isinstance(prompt, str) else tuple(prompt),
+            negative_prompt=negative_prompt,
+            n_images=n_images,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            seed=seed if seed is None or isinstance(seed, int) else tuple(seed),
+            height=height,
+            width=width,
+            sampler=sampler,
+            schedule=schedule,
+            image=image,
+            strength=strength,
+            rng=rng,
+        )
+        return (step.latents for step in self.denoise(request, latents=latents))
+
+    def denoise(self, request: Request, *, latents: mx.array | None = None) -> Iterator[Step]:
+        """The denoising loop: yields each `Step(index, sigma, latents, denoised)` unevaluated.
+
+        The caller evaluates each step (`mx.eval(step.latents)`), and so sees the work happen. Only the conditioning is
+        evaluated here, at the first step.
+        """
+        request = self.resolve(request)
+        schedule = self._schedule(request)
+        conditioning = self._condition(request)
+        mx.eval(conditioning.arrays())
+        streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
+        start = self._start(request, schedule, streams, latents)
+        denoise = denoiser(self._network(request, conditioning), schedule)
+        if self._is_guided(request):
+            denoise = guidance.classifier_free(denoise, request.guidance_scale)
+        shape = start.shape[1:]
+        steps = samplers.sample(
+            request.sampler, denoise, start, schedule, noise=lambda: noise.batch_noise(streams, *shape)
+        )
+        for step in steps:
+            last = step.index == len(schedule.sigmas) - 2
+            yield step._replace(latents=schedule.to_signal(step.latents)) if last else step
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | None = None,
+        guided: bool = True,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Conditioning:
+        """What the UNet is told of the prompts: context (B, 77, D) and, for SDXL, pooled (B, P) and time ids.
+
+        When guided, B is doubled: the negative half comes first.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        height = self.defaults.height if height is None else height
+        width = self.defaults.width if width is None else width
+        return self._encode(prompts, negative_prompt, guided=guided, height=height, width=width)
+
+    def decode(self, latents: mx.array, *, tile: int | None = None) -> mx.array:
+        """Latents (B, h, w, C) to pictures (B, H, W, 3), float in [0, 1], unevaluated.
+
+        `tile` (pixels) decodes in overlapping tiles of that size, which bounds the memory a large picture needs.
+        """
+        channels = self.checkpoint.vae.latent_channels
+        if latents.ndim != 4 or latents.shape[-1] != channels:
+            raise InputError(
+                f"The latents have shape {tuple(latents.shape)}.",
+                f"This model decodes (images, height, width, {channels}).",
+            )
+        vae = self.vae
+        z = vae.denormalize(latents.astype(mx.float32)).astype(vae.dtype)
+        pictures = vae.decode(z) if tile is None else decode_tiled(vae.decode, z, tile, vae.scale_factor)
+        return mx.clip(pictures.astype(mx.float32) / 2 + 0.5, 0, 1)
+
+    def encode(self, images: mx.array) -> mx.array:
+        """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
+        mean, _ = self._posterior(images)
+        return self.vae.normalize(mean)
+
+    def _posterior(self, pictures: mx.array) -> tuple[mx.array, mx.array]:
+        mean, logvar = self.vae.encode((pictures * 2 - 1).astype(self.vae.dtype))
+        return mean.astype(mx.float32), logvar.astype(mx.float32)
+
+    def _schedule(self, request: Request) -> Schedule:
+        config = SchedulerConfig.from_dict(self.checkpoint.scheduler, request.sampler)
+        return make_schedule(config, request.steps, schedule=request.schedule, strength=request.strength)
+
+    def _is_guided(self, request: Request) -> bool:
+        """Guidance at 1 or below changes nothing and costs half the time, so it is left out, as in diffusers."""
+        return request.guidance_scale > 1 and self.checkpoint.unet.time_cond_proj_dim is None
+
+    def _condition(self, request: Request) -> Conditioning:
+        guided = self._is_guided(request)
+        if request.negative_prompt and not guided:
+            warnings.warn(
+                MlxdiffWarning(f"The negative prompt does nothing at guidance scale {request.guidance_scale:g}."),
+                stacklevel=2,
+            )
+        return self._encode(
+            request.prompts, request.negative_prompt, guided=guided, height=request.height, width=request.width
+        )
+
+    def _network(self, request: Request, conditioning: Conditioning):
+        """The UNet as prediction.denoiser wants it: (scaled latents, timestep) -> output."""
+        unet, dtype = self.unet, self.dtype
+        width = self.checkpoint.unet.time_cond_proj_dim
+        batch = conditioning.context.shape[0]
+        told = None if width is None else guidance_embedding(mx.full((batch,), request.guidance_scale - 1), width)
+
+        def network(scaled: mx.array, timestep: mx.array) -> mx.array:
+            return unet(
+                scaled.astype(dtype),
+                timestep,
+                conditioning.context,
+                pooled=conditioning.pooled,
+                time_ids=conditioning.time_ids,
+                timestep_cond=told,
+            )
+
+        return network
+
+    def _start(
+        self, request: Request, schedule: Schedule, streams: list[noise.NoiseStream], latents: mx.array | None
+    ) -> mx.array:
+        """Where the loop starts: noise of the first sigma, alone or on top of the encoded picture."""
+        factor = self.checkpoint.scale_factor
+        shape = (request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels)
+        if latents is not None and tuple(latents.shape) != (request.batch_size, *shape):
+            raise RequestError(
+                f"The noise given has shape {tuple(latents.shape)}.", f"It must be {(request.batch_size, *shape)}."
+            )
+
+        def drawn() -> mx.array:
+            return noise.batch_noise(streams, *shape)
+
+        if request.image is None:
+            return (drawn() if latents is None else latents.astype(mx.float32)) * schedule.init_noise_sigma
+        picture = images.load_picture(request.image, size=(request.height, request.width))
+        mean, logvar = self._posterior(mx.array(picture)[None])
+        # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
+        encoded = self.vae.normalize(mean + mx.exp(0.5 * mx.clip(logvar, -30, 20)) * drawn())
+        return encoded + (drawn() if latents is None else latents.astype(mx.float32)) * schedule.sigmas[0]

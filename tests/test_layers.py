@@ -1,0 +1,101 @@
+"""Who may import whom: data flows one way, and no import goes against it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
+LEAVES = {"errors", "request", "files"}
+ALLOWED = {
+    "__init__": {"blas", "diffusion", "pipeline", "text"},
+    "__main__": {"cli"},
+    "cli": {"__init__", "batch", "pipeline", "hub", "images", "latents", "metadata", "backend", "families"},
+    "batch": {"pipeline", "images"},
+    "pipeline": {"families", "checkpoint", "models", "diffusion", "text", "hub", "images", "metadata", "backend"},
+    "families": {"checkpoint", "models", "diffusion", "text"},
+    "models": {"kernels"},
+    "metadata": {"__init__"},
+    "backend": {"__init__", "blas"},
+}
+FAMILY_FILES = {"sd", "sdxl"}
+
+
+def layer_of(parts: tuple[str, ...]) -> str:
+    return parts[0] if parts else "__init__"
+
+
+def imports_of(path: Path) -> set[tuple[str, ...]]:
+    """The modules of the package that a file imports, as paths below the package, wherever the import stands."""
+    here = path.relative_to(PACKAGE).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                name = alias.name.split(".")
+                if name[0] == "mlxdiff":
+                    found.add(tuple(name[1:]))
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0 and (node.module or "").split(".")[0] != "mlxdiff":
+                continue
+            base = here[: len(here) - node.level] if node.level else ()
+            module = (node.module or "").split(".") if node.module else []
+            if node.level == 0:
+                module = module[1:]
+            target = (*base, *module)
+            for alias in node.names:
+                deeper = (*target, alias.name)
+                is_module = (PACKAGE.joinpath(*deeper).with_suffix(".py")).exists() or PACKAGE.joinpath(
+                    *deeper
+                ).is_dir()
+                found.add(deeper if is_module else target)
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path: Path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    layer = layer_of(parts)
+    for target in imports_of(path):
+        other = layer_of(target)
+        if other == layer or other in LEAVES:
+            continue
+        assert other in ALLOWED.get(layer, set()), f"{'.'.join(parts)} imports {'.'.join(target) or 'mlxdiff'}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "families").glob("*.py")), ids=lambda path: path.stem)
+def test_families_do_not_know_each_other(path: Path):
+    if path.stem in FAMILY_FILES:
+        siblings = {target[1] for target in imports_of(path) if target[:1] == ("families",) and len(target) > 1}
+        assert siblings <= {"base"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_draws(path: Path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    if path.relative_to(PACKAGE).parts[0] != "cli":
+        assert not names & {"typer", "rich", "click"}
+    assert not names & {"torch", "diffusers", "transformers"}
+
+
+def test_the_walk_sees_imports_inside_functions_and_of_every_form(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "unet.py").write_text("")
+    (tmp_path / "hub.py").write_text("")
+    source = tmp_path / "diffusion" / "x.py"
+    source.parent.mkdir()
+    source.write_text(
+        "import mlxdiff.hub\nfrom .. import hub\ndef f():\n    from ..models import unet\n    from mlxdiff.cli.app import main\n"
+    )
+    assert imports_of(source) == {("hub",), ("models", "unet"), ("cli", "app")}
