@@ -1,0 +1,100 @@
+"""`mlxdiff info`: this machine, one model, or what a picture was made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def info(
+    subject: Annotated[
+        str | None, typer.Argument(help="A model, or a picture or latents file.", metavar="[MODEL or FILE]")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Show the device, versions and cache; or a MODEL; or what a FILE was made with."""
+    if subject is None:
+        values = about_machine()
+    elif Path(subject).is_file():
+        values = about_latents(Path(subject)) if subject.endswith(".safetensors") else about_picture(Path(subject))
+    else:
+        values = about_model(subject)
+    if json:
+        output.say_json(values)
+    else:
+        show(values)
+
+
+def about_machine() -> dict[str, Any]:
+    from .. import backend, hub
+
+    models = [
+        {"name": model.reference, "revision": model.revision, "bytes": model.size, "path": str(model.path)}
+        for model in hub.cached_models()
+    ]
+    return {**backend.describe(), "default model": hub.default_model(), "models": models}
+
+
+def about_model(reference: str) -> dict[str, Any]:
+    from ..pipeline import StableDiffusion
+
+    sd = StableDiffusion(reference)
+    checkpoint, defaults = sd.checkpoint, sd.defaults
+    return {
+        "model": sd.snapshot.reference,
+        "revision": sd.snapshot.revision,
+        "path": str(sd.snapshot.path),
+        "family": sd.family.name,
+        "pipeline": checkpoint.index.class_name,
+        "size": f"{defaults.width}x{defaults.height}",
+        "steps": defaults.steps,
+        "guidance_scale": defaults.guidance_scale,
+        "sampler": sd.scheduler.sampler,
+        "prediction_type": sd.scheduler.prediction_type,
+        "latents": f"{checkpoint.vae.latent_channels} channels, {checkpoint.scale_factor} pixels a cell",
+        "components": sorted(checkpoint.index.components),
+    }
+
+
+def about_picture(path: Path) -> dict[str, Any]:
+    from ..metadata import read_picture
+
+    found = read_picture(path)
+    values: dict[str, Any] = {"file": str(path), "format": found.format, "size": f"{found.size[0]}x{found.size[1]}"}
+    return values | made_with(found.request, found.parameters)
+
+
+def about_latents(path: Path) -> dict[str, Any]:
+    from ..latents import load_latents
+
+    saved = load_latents(path)
+    return {"file": str(path), "shape": list(saved.array.shape)} | made_with(saved.request, None)
+
+
+def made_with(request: Any, parameters: str | None) -> dict[str, Any]:
+    import json
+
+    values: dict[str, Any] = {}
+    if request is not None:
+        values["request"] = json.loads(request.to_json())
+    if parameters is not None:
+        values["parameters"] = parameters
+    return values
+
+
+def show(values: Mapping[str, Any]) -> None:
+    """A table of names and values; nested ones are indented."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in flat(values):
+        table.add_row(Text(name, style="bold"), Text(value))
+    output.out_console().print(table)

@@ -1,0 +1,18 @@
+"""What every test shares: a real BLAS before MLX, no network, and third-party noise kept out of `-W error`."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import mlxdiff  # noqa: F401  (before MLX and torch)
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory, monkeypatch):
+    """No test reads or writes the default model or the cache of whoever runs it."""
+    monkeypatch.setenv("MLXDIFF_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("MLXDIFF_MODEL", raising=False)
