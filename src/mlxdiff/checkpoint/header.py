@@ -1,0 +1,103 @@
+"""The header of a safetensors file, checked before anything maps the file; needs no MLX.
+
+The format: eight bytes that give the header's length (little-endian), the header (JSON: name -> dtype, shape,
+data_offsets), then the data. MLX has believed headers that lie; the safetensors package checks the offsets against the
+file, and what it lets pass (a key that stands twice, sizes past 31 bits) is checked here.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointError, UnsupportedError
+
+MAX_HEADER_BYTES = 100_000_000
+MAX_DIMENSION = 2**31 - 1
+
+FLOATS = {"F32": 4, "F16": 2, "BF16": 2}
+"""Storage types that weights may have, with their size in bytes."""
+
+INTEGERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+"""Types that MLX reads too; no weight has one, but buffers such as position_ids do."""
+
+_REMEDY = "The file is damaged or was not downloaded whole: download it again."
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One entry: storage type as the format spells it (`F16`), and shape in the file's own layout."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says that it holds, by key, and its free-form metadata."""
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Reads and checks the header of a safetensors file, without reading its data.
+
+    Raises CheckpointError for a file that is missing, cut short or not what its header says, and UnsupportedError for
+    a storage type (such as fp8) that mlxdiff does not read.
+    """
+    try:
+        raw = _header_bytes(path)
+        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        # The package maps the file: only once its length is known to be right.
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).", _REMEDY) from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        detail = str(error).removeprefix("Error while deserializing header: ")[:200]
+        raise CheckpointError(f"{path} is not a sound safetensors file ({detail!r}).", _REMEDY) from None
+    tensors = {name: _tensor(path, name, entry) for name, entry in entries.items() if name != "__metadata__"}
+    return Header(tensors, {} if metadata is None else metadata)
+
+
+def _header_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise ValueError("the file is empty" if size == 0 else "the file ends before its header")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header would be {length} bytes long")
+        if length > size - 8:
+            raise ValueError("the file ends within its header")
+        return file.read(length)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"{twice[:80]!r} stands twice in its header")
+    return entries
+
+
+def _tensor(path: Path, name: str, entry: Mapping[str, Any]) -> TensorInfo:
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if dtype not in FLOATS and dtype not in INTEGERS:
+        raise UnsupportedError(
+            f"{path} stores {name!r} as {dtype}, which mlxdiff does not read.",
+            f"Use a checkpoint stored as {', '.join(FLOATS)}.",
+        )
+    if any(size > MAX_DIMENSION for size in shape):
+        raise CheckpointError(f"{path} gives {name!r} the impossible shape {list(shape)}.", _REMEDY)
+    return TensorInfo(dtype, shape)
