@@ -277,7 +277,7 @@ def _describe(library: ctypes.CDLL, prefix: str, origin: str) -> str:
     config = _openblas_config(library, prefix)
     if config is None:
         return origin
-    version = re.match(r"OpenBLAS \d[\w.]*", config)
+    version = re.match(r"OpenBLAS \d+(\.\d+){0,2}", config)
     name = f"{'OpenBLAS' if version is None else version[0]} ({origin})"
     try:
         threads = library[f"{prefix}openblas_get_num_threads"]()

@@ -1,0 +1,176 @@
+"""What MLX runs on here: whether it is there, its device, and the number format and memory that suit it.
+
+Imports no MLX until it is asked. Which BLAS a Linux CPU gets is the business of blas.py.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, blas
+from .errors import BackendError, RequestError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import mlx.core as mx
+
+OLDEST_MLX = (0, 32)  # older ones gave wrong results without an error: large quantized matmuls, lack of memory
+GIB = 2**30
+
+# Short names first, as the command line offers them, then what else people write.
+DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_ALIASES = {"half": "fp16", "float": "fp32", "full": "fp32"} | {name: short for short, name in DTYPES.items()}
+
+_INSTALL_LINUX = "Run: pip install 'mlxdiff[cpu]', or with an NVIDIA GPU 'mlxdiff[cuda12]' or 'mlxdiff[cuda13]'."
+_INSTALL_MAC = "Run: pip install --force-reinstall mlx, on a Mac with Apple silicon and macOS 14 or newer."
+# The wheels of the backends write the same files, so that removing one breaks another.
+_USE_CPU = "pip uninstall mlx mlx-cuda-12 mlx-cuda-13, then pip install 'mlxdiff[cpu]'"
+_REINSTALL = "Start afresh: pip uninstall mlx mlx-cpu mlx-cuda-12 mlx-cuda-13."
+
+
+def require_mlx() -> ModuleType:
+    """`mlx.core`, imported and fit for use; raises BackendError with what to install."""
+    blas.install()
+    try:
+        import mlx.core as mx
+    except (ImportError, OSError) as error:
+        raise _explain(error) from error
+    version = mlx_version(mx)
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < OLDEST_MLX:
+        oldest = ".".join(str(number) for number in OLDEST_MLX)
+        raise BackendError(
+            f"This is MLX {version}, and mlxdiff needs {oldest} or newer.",
+            f"Run: pip install --upgrade mlx. {_INSTALL_LINUX}" if sys.platform == "linux" else _INSTALL_MAC,
+        )
+    if mx.cuda.is_available() and mx.device_count(mx.gpu) == 0:
+        raise BackendError(
+            "MLX's CUDA build finds no NVIDIA GPU.",
+            f"Check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the CPU: {_USE_CPU}.",
+        )
+    return mx
+
+
+def mlx_version(core: ModuleType) -> str:
+    return str(getattr(core, "__version__", "0"))
+
+
+def _explain(error: ImportError | OSError) -> BackendError:
+    """Why `import mlx.core` failed, as far as the words of the import system and the dynamic loader tell."""
+    text = str(error)
+    install = _INSTALL_MAC if sys.platform == "darwin" else _INSTALL_LINUX
+    if isinstance(error, ModuleNotFoundError) and error.name == "mlx":
+        return BackendError("MLX is not installed.", install)
+    if re.search(r"libmlx\.(so|dylib)\b.*(No such file|not found|no such file)", text):
+        return BackendError("MLX is installed without a backend (libmlx).", install)
+    if "libcuda.so" in text:
+        return BackendError(
+            "MLX's CUDA build needs NVIDIA's driver, and libcuda.so.1 is not there.",
+            f"Install the driver, or use the CPU: {_USE_CPU}.",
+        )
+    if re.search(r"\bcuda|CUDA|libcud|libnccl|libnvrtc|libcublas|libcufft|libcusolver", text):
+        return BackendError(
+            f"MLX's CUDA build does not start: {text}.",
+            f"Check that nvidia-smi shows a GPU, reinstall with pip install --force-reinstall 'mlxdiff[cuda12]', or "
+            f"use the CPU: {_USE_CPU}.",
+        )
+    return BackendError(f"MLX cannot be loaded: {text}.", f"{_REINSTALL} {install}")
+
+
+def is_gpu() -> bool:
+    """Whether MLX computes on a GPU (Metal or CUDA) unless told otherwise."""
+    mx = require_mlx()
+    return mx.default_device().type == mx.gpu
+
+
+def backend_name() -> str:
+    """Metal, CUDA or CPU."""
+    mx = require_mlx()
+    if not is_gpu():
+        return "CPU"
+    return "CUDA" if mx.cuda.is_available() else "Metal"
+
+
+def device_name() -> str:
+    """What the chip calls itself, such as "Apple M2 Max" or "NVIDIA H100"."""
+    mx = require_mlx()
+    name = mx.device_info(mx.default_device()).get("device_name", "")
+    return str(name) if name else platform.machine()
+
+
+def default_dtype() -> mx.Dtype:
+    """fp16 on a GPU, fp32 on a CPU, where half precision is 50 times slower."""
+    mx = require_mlx()
+    return mx.float16 if is_gpu() else mx.float32
+
+
+def parse_dtype(dtype: str | mx.Dtype) -> mx.Dtype:
+    """The MLX type of a name such as "fp16", "bf16", "float32"; raises RequestError for another."""
+    mx = require_mlx()
+    name = str(dtype).lower().removeprefix("mlx.core.")
+    name = _ALIASES.get(name, name)
+    if name not in DTYPES:
+        raise RequestError(f"There is no dtype {dtype!s} for a network.", f"Choose one of {', '.join(DTYPES)}.")
+    return getattr(mx, DTYPES[name])
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """The short name, such as "fp16", that `parse_dtype` reads back."""
+    return next(short for short, name in DTYPES.items() if str(dtype).endswith(f".{name}"))
+
+
+def memory_size() -> int:
+    """Bytes that the default device may use: the GPU's, or this process' share of the machine's."""
+    mx = require_mlx()
+    if is_gpu():
+        info = mx.device_info(mx.default_device())
+        for key in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+            if key in info:
+                return int(info[key])
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *_container_limits()])
+
+
+def _container_limits() -> list[int]:
+    """Bytes that the control group grants this process (version 2, 1); empty without a limit."""
+    found = []
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(name)
+        text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+        if text.isdigit():
+            found.append(int(text))
+    return found
+
+
+def limit_cache() -> int:
+    """Sets how many bytes of freed buffers MLX keeps for reuse, and returns that number.
+
+    On a GPU MLX would keep nearly all of its memory, which other programs want: a quarter is left to it. On a CPU it
+    keeps 32 MiB, so that every large array is fetched from the system anew and zeroed page by page: 8 times slower for
+    an elementwise operation on 64 MiB. There it gets an eighth of the memory, at most 4 GiB, since it never evicts.
+    """
+    mx = require_mlx()
+    limit = memory_size() // 4 if is_gpu() else min(memory_size() // 8, 4 * GIB)
+    mx.set_cache_limit(limit)
+    return limit
+
+
+def describe() -> dict[str, Any]:
+    """This machine and the versions that decide what a picture looks like and how long it takes, for `info`."""
+    mx = require_mlx()
+    return {
+        "mlxdiff": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "mlx": mlx_version(mx),
+        "backend": backend_name(),
+        "device": device_name(),
+        "memory": f"{memory_size() / GIB:.1f} GiB",
+        "dtype": dtype_name(default_dtype()),
+        "blas": blas.live(),
+    }
