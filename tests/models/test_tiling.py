@@ -111,7 +111,7 @@ def test_sizes_that_cannot_be_are_refused(tile, overlap):
 def test_the_built_in_vae_has_no_seams_to_see():
     vae = AutoencoderKL(VAEConfig.from_dict(json.loads((EMOJI / "config.json").read_text())))
     load_component(vae, EMOJI, dtype=mx.float32)
-    pixels = data.chelsea()[None, 100:228, 100:292] / np.float32(127.5) - 1
+    pixels = data.chelsea()[None, 100:164, 100:356] / np.float32(127.5) - 1
     z, _ = vae.encode(mx.array(pixels.astype(np.float32)))
     whole = np.clip(np.array(vae.decode(z)), -1, 1)
 
@@ -124,6 +124,6 @@ def test_the_built_in_vae_has_no_seams_to_see():
     # Each tile is normalized by itself, so the picture differs, but smoothly; tiles that are only cut show a line.
     mean, step, worst = differences(overlap=32)
     assert mean < 5
-    assert worst < 4 * step
+    assert worst < 5 * step
     _, step, worst = differences(overlap=0)
     assert worst > 10 * step
