@@ -1,0 +1,129 @@
+"""Files that appear whole or not at all, and never over one that the user did not offer.
+
+Everything mlxdiff writes goes through `atomic_write`. What the operating system refuses becomes an OutputError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import OutputError
+
+# File systems without hard links (FAT, some network shares) answer os.link with one of these.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
+
+
+def atomic_write(path: str | Path, write: Callable[[BinaryIO], None], *, force: bool = False) -> None:
+    """Creates the file `path` with what `write` puts into the stream it is given, and the folders above it.
+
+    The stream is a hidden file beside `path` that takes its name when it is complete and on disk; any error or
+    interrupt removes it. Raises OutputError when the system refuses, or when `path` exists, even since a moment, without
+    `force`.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise _is_a_folder(path)
+        _make_folder(path.parent)
+        # A name of its own, not the target's with a suffix: that could be too long where the target's is not.
+        part = path.parent / f".mlxdiff-{os.getpid()}-{secrets.token_hex(6)}.part"
+        try:
+            with open(part, "xb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if force:
+                os.replace(part, path)
+            else:
+                _take_name(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "\0" not in str(path):
+            raise
+        raise output_error(path, error) from error
+
+
+def check_writable(path: str | Path, *, force: bool = False) -> None:
+    """Raises the OutputError that `atomic_write` would raise, as far as it can be foreseen; changes nothing.
+
+    For minutes of rendering not to be lost. Folders that are missing are no error: `atomic_write` creates them.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise _is_a_folder(path)
+        if not force and _exists(path):
+            raise _exists_already(path)
+        folder = path.parent
+        while not _exists(folder):
+            folder = folder.parent
+    except (OSError, ValueError) as error:
+        raise output_error(path, error) from error
+    if not folder.is_dir():
+        raise output_error(path, NotADirectoryError(errno.ENOTDIR, "", str(folder)))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise output_error(path, PermissionError(errno.EACCES, "", str(folder)))
+
+
+def output_error(path: Path, error: OSError | ValueError) -> OutputError:
+    """The words for what the system said when `path` was to be written."""
+    number = error.errno if isinstance(error, OSError) else errno.EINVAL
+    match number:
+        case errno.EEXIST:
+            return _exists_already(path)
+        case errno.EISDIR:
+            return _is_a_folder(path)
+        case errno.ENOTDIR:
+            return OutputError(f"{path} cannot be written, since a part of its path is a file.", "Name another folder.")
+        case errno.EACCES | errno.EPERM:
+            return OutputError(f"There is no permission to write {path}.", "Name a folder that is yours.")
+        case errno.EROFS:
+            return OutputError(f"{path} cannot be written on a read-only disk.", "Name a folder elsewhere.")
+        case errno.ENOSPC | errno.EDQUOT:
+            return OutputError(f"The disk is full, or your share of it: {path} was not written.", "Free some space.")
+        case errno.ENAMETOOLONG:
+            return OutputError(f"The name {path.name[:40]}... is too long for a file.", "Choose a shorter one.")
+    reason = os.strerror(number) if number is not None else str(error)
+    return OutputError(f"{path} cannot be written ({reason}).", "Check the path, or name another.")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # a file of that name: not the same complaint as a target that exists
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+
+
+def _take_name(part: Path, path: Path) -> None:
+    """Gives the finished file its name unless the name is taken; os.rename would overwrite."""
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with open(path, "xb"):  # takes the name, or fails; from here on the empty file is ours to replace
+            pass
+        os.replace(part, path)
+
+
+def _exists(path: Path) -> bool:
+    """Like Path.exists, but true for a dangling link, and loud where the name cannot be looked up."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _exists_already(path: Path) -> OutputError:
+    return OutputError(f"{path} exists already.", "Name another file, or overwrite it with --force.")
+
+
+def _is_a_folder(path: Path) -> OutputError:
+    return OutputError(f"{path} is a folder.", "Name a file in it.")
