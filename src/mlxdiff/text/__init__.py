@@ -1,0 +1,5 @@
+"""Prompts to tokens."""
+
+from .tokenizer import Tokenizer
+
+__all__ = ["Tokenizer"]
