@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from torch_weights import load_state_dict
+from torch_weights import load_state_dict, mlx_shape, parameter_shapes
 from transformers import CLIPTextConfig as TorchConfig
 from transformers import CLIPTextModel as TorchModel
 from transformers import CLIPTextModelWithProjection
@@ -153,6 +153,31 @@ def test_the_built_in_encoder_matches_transformers():
     tokens[tokens == 98] = 3412
     tokens[tokens == 99] = 3413
     compare(load_state_dict(ours, theirs.state_dict()), theirs, tokens)
+
+
+@pytest.mark.parametrize(
+    ("with_projection", "values"),
+    [
+        (False, {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}),
+        (False, {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}),
+        (
+            True,
+            {
+                "hidden_size": 1280,
+                "intermediate_size": 5120,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 20,
+                "projection_dim": 1280,
+            },
+        ),
+    ],
+    ids=["CLIP-L", "OpenCLIP-H", "CLIP-G"],
+)
+def test_the_published_sizes_have_transformers_parameters(with_projection, values):
+    with torch.device("meta"):
+        theirs = (CLIPTextModelWithProjection if with_projection else TorchModel)(TorchConfig(**values))
+    expected = {k.removeprefix("text_model."): mlx_shape(tuple(v.shape)) for k, v in theirs.state_dict().items()}
+    assert parameter_shapes(CLIPTextModel(CLIPTextConfig.from_dict(values), with_projection)) == expected
 
 
 def test_too_many_tokens_is_an_error():
