@@ -18,12 +18,11 @@ from .errors import OutputError
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
 
 
-def atomic_write(path: str | Path, write: Callable[[BinaryIO], None], *, force: bool = False) -> None:
+def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, force: bool = False) -> None:
     """Creates the file `path` with what `write` puts into the stream it is given, and the folders above it.
 
     The stream is a hidden file beside `path` that takes its name when it is complete and on disk; any error or
-    interrupt removes it. Raises OutputError when the system refuses, or when `path` exists, even since a moment, without
-    `force`.
+    interrupt removes it. Raises OutputError when the system refuses, or when, without `force`, `path` exists by then.
     """
     path = Path(path)
     try:

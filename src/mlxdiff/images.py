@@ -1,0 +1,232 @@
+"""Pictures as arrays: (H, W, 3), float32 in [0, 1] or uint8, to and from files, and side by side on a sheet.
+
+Files carry texts by name (PNG: iTXt; JPEG and WebP: EXIF); what the texts mean is the business of metadata.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
+from .files import atomic_write
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+QUALITY = 95
+# Only readers that need no other program: EPS would start Ghostscript. Pillow loads these two on demand, not by name.
+_READABLE = (
+    "PNG",
+    "JPEG",
+    "GIF",
+    "BMP",
+    "PPM",
+    TiffImagePlugin.TiffImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+)
+
+# EXIF 2.3: Software is in the main directory, UserComment and MakerNote in the directory that ExifIFD points to.
+_SOFTWARE, _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE = 0x0131, 0x8769, 0x9286, 0x927C
+_UNICODE, _MAKER = b"UNICODE\0", b"mlxdiff\0"
+
+
+def to_uint8(images: np.ndarray | mx.array) -> np.ndarray:
+    """Floats in [0, 1], of any shape, to uint8 by rounding to nearest, as diffusers does; clips what is outside.
+
+    Raises NonFiniteError for NaN and infinity.
+    """
+    if not isinstance(images, np.ndarray):
+        import mlx.core as mx
+
+        images = np.array(images.astype(mx.float32))
+    images = images.astype(np.float32)
+    if not np.isfinite(images).all():
+        raise NonFiniteError(
+            "The picture has pixels that are not numbers (NaN or infinity).",
+            "Render it with --dtype fp32, which overflows less easily than half precision.",
+        )
+    return (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+
+
+def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """A picture file as (H, W, 3) float32 in [0, 1]: upright, and on white where it is transparent.
+
+    `size` is (height, width) in pixels: the picture is scaled with Lanczos' filter to cover it and cropped around the
+    centre. Of an animation this is the first frame. Raises InputError.
+    """
+    with open_picture(path) as opened:
+        picture = _to_rgb(ImageOps.exif_transpose(opened), path)
+        if size is not None:
+            height, width = size
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+        return np.asarray(picture, dtype=np.float32) / 255
+
+
+def contact_sheet(
+    pictures: Sequence[np.ndarray], n_rows: int, *, gap: int = 0, background: tuple[int, int, int] = (255, 255, 255)
+) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 in reading order on one sheet; the first rows get the one more that does not divide.
+
+    All cells are as large as the largest picture, `gap` pixels apart; a smaller one is centred. Raises RequestError.
+    """
+    if n_rows < 1 or n_rows > len(pictures):
+        raise RequestError(
+            f"{len(pictures)} pictures do not fill {n_rows} rows.", "Ask for 1 row or more, at most one a picture."
+        )
+    if gap < 0:
+        raise RequestError(f"The gap is {gap} pixels.", "It is 0 or more.")
+    each, rest = divmod(len(pictures), n_rows)
+    cells = [(row, column) for row in range(n_rows) for column in range(each + (row < rest))]
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    n_columns = each + (rest > 0)
+    shape = (n_rows * (height + gap) - gap, n_columns * (width + gap) - gap, 3)
+    sheet = np.empty(shape, np.uint8)
+    sheet[:] = background
+    for picture, (row, column) in zip(pictures, cells, strict=True):
+        h, w = picture.shape[:2]
+        top = row * (height + gap) + (height - h) // 2
+        left = column * (width + gap) + (width - w) // 2
+        sheet[top : top + h, left : left + w] = picture
+    return sheet
+
+
+def picture_format(path: str | Path) -> str:
+    """The format that the file's name asks for; raises RequestError for one that mlxdiff does not write."""
+    suffix = Path(path).suffix
+    if suffix.lower() not in FORMATS:
+        what = f"a picture of the format {suffix!r}" if suffix else "a picture without a format in its name"
+        raise RequestError(f"{path} would be {what}.", f"End its name in one of {', '.join(FORMATS)}.")
+    return FORMATS[suffix.lower()]
+
+
+def write_picture(
+    path: str | Path, picture: np.ndarray, text: Mapping[str, str] | None = None, *, force: bool = False
+) -> None:
+    """Writes (H, W, 3) uint8 as PNG, JPEG or WebP by the file's name, whole or not at all, with `text` inside.
+
+    PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff` and `Software`. Raises OutputError,
+    and RequestError for an unknown format.
+    """
+    kind = picture_format(path)
+    image = Image.fromarray(picture)
+    texts = {} if text is None else {name: _encodable(value) for name, value in text.items()}
+    options: dict[str, object] = {"quality": QUALITY}
+    if kind == "PNG":
+        options = {"pnginfo": _png_texts(texts)}
+    elif texts:
+        options["exif"] = _exif(texts)
+    if kind == "JPEG":
+        options["subsampling"] = 0
+        if len(options.get("exif", b"")) > 65500:  # type: ignore[arg-type]
+            raise OutputError(
+                f"The prompt is longer than a JPEG file can keep: {path} was not written.",
+                "Write a PNG, or leave the metadata out with --no-metadata.",
+            )
+
+    def save(stream: BinaryIO) -> None:
+        image.save(stream, kind, **options)
+
+    atomic_write(path, save, force=force)
+
+
+def stored_texts(picture: Image.Image) -> dict[str, str]:
+    """The texts in an opened picture by name: those of `write_picture`, and what other tools put in their place."""
+    if isinstance(picture, PngImagePlugin.PngImageFile):
+        return {name: str(value) for name, value in picture.text.items()}
+    exif = picture.getexif()
+    directory = exif.get_ifd(_EXIF_IFD)
+    found = {}
+    if isinstance(comment := directory.get(_USER_COMMENT), bytes):
+        found["parameters"] = _user_comment(comment)
+    if isinstance(note := directory.get(_MAKER_NOTE), bytes) and note.startswith(_MAKER):
+        found["mlxdiff"] = note[len(_MAKER) :].decode("utf-8", "replace")
+    if isinstance(software := exif.get(_SOFTWARE), str):
+        found["Software"] = software
+    return found
+
+
+@contextmanager
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
+    """A picture file, open while in use; whatever is wrong with it, then or on the way, is an InputError."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_READABLE) as picture:
+                yield picture
+    except MlxdiffError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"There is no picture {path}.", "Check its name and folder.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder.", "Name the pictures in it.") from None
+    except PermissionError:
+        raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
+    except UnidentifiedImageError:
+        formats = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
+        raise InputError(f"{path} is not a picture, or a damaged one.", f"Give a {formats} file.") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path} has too many pixels to be opened safely.", "Make it smaller first.") from None
+    except MemoryError:
+        raise InputError(f"{path} does not fit into memory.", "Make it smaller first.") from None
+    except Exception as error:  # the readers raise a dozen types for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} is damaged ({reason}).", "Get the file again, or convert it.") from error
+
+
+def _to_rgb(picture: Image.Image, path: str | Path) -> Image.Image:
+    if picture.mode == "F":
+        raise InputError(f"{path} holds floating-point numbers.", "Convert it to 8 or 16 bits.")
+    if picture.mode.startswith("I"):  # one channel of 16 bits, which Pillow would clip to 8
+        levels = np.asarray(picture).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise InputError(f"{path} has 32 bits a pixel.", "Convert it to 8 or 16 bits.")
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _encodable(text: str) -> str:
+    """The text without NUL, and with U+FFFD for halves of surrogate pairs: no file format can hold these."""
+    return text.replace("\0", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    chunks = PngImagePlugin.PngInfo()
+    for name, value in texts.items():
+        chunks.add_itxt(name, value)
+    return chunks
+
+
+def _exif(texts: Mapping[str, str]) -> bytes:
+    exif = Image.Exif()
+    directory = exif.get_ifd(_EXIF_IFD)
+    if "Software" in texts:
+        exif[_SOFTWARE] = texts["Software"]
+    if "parameters" in texts:
+        # A1111 writes and reads big-endian UTF-16 here, whatever the byte order of the rest.
+        directory[_USER_COMMENT] = _UNICODE + texts["parameters"].encode("utf-16-be")
+    if "mlxdiff" in texts:
+        directory[_MAKER_NOTE] = _MAKER + texts["mlxdiff"].encode()
+    return exif.tobytes()
+
+
+def _user_comment(data: bytes) -> str:
+    """EXIF 2.3, UserComment: eight bytes name the character code."""
+    code, rest = data[:8], data[8:]
+    if code != _UNICODE:
+        return (rest if code in (b"ASCII\0\0\0", bytes(8)) else data).decode("utf-8", "replace").rstrip("\0")
+    # The standard leaves the byte order open. Big-endian is usual; the other shows by a word that every such text has.
+    other = rest.decode("utf-16-le", "replace")
+    return (other if "Steps: " in other else rest.decode("utf-16-be", "replace")).rstrip("\0")
