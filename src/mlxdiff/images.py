@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+import PIL.TiffImagePlugin  # noqa: F401  (Pillow registers these two readers when they are imported)
+import PIL.WebPImagePlugin  # noqa: F401
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
@@ -22,16 +24,8 @@ if TYPE_CHECKING:
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 QUALITY = 95
-# Only readers that need no other program: EPS would start Ghostscript. Pillow loads these two on demand, not by name.
-_READABLE = (
-    "PNG",
-    "JPEG",
-    "GIF",
-    "BMP",
-    "PPM",
-    TiffImagePlugin.TiffImageFile.format,
-    WebPImagePlugin.WebPImageFile.format,
-)
+# Only readers that need no other program: EPS would start Ghostscript.
+_READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 # EXIF 2.3: Software is in the main directory, UserComment and MakerNote in the directory that ExifIFD points to.
 _SOFTWARE, _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE = 0x0131, 0x8769, 0x9286, 0x927C
