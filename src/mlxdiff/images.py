@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import PIL.TiffImagePlugin  # noqa: F401  (Pillow registers these two readers when they are imported)
+import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
 import PIL.WebPImagePlugin  # noqa: F401
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
