@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from diffusers.image_processor import VaeImageProcessor
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from skimage import data
@@ -194,6 +194,7 @@ def test_errors_say_what_is_wrong(tmp_path, photo):
         load_picture(tmp_path)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damage_anywhere_is_an_input_error_or_a_picture(tmp_path_factory, data):
     """Whatever byte is changed or cut, nothing but InputError comes out."""
@@ -333,6 +334,7 @@ def test_more_text_than_a_jpeg_can_hold(tmp_path, photo):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+@settings(deadline=None)
 @given(prompt=st.text(st.characters(), max_size=30))
 def test_any_prompt_can_be_written_and_only_what_no_file_can_hold_is_lost(tmp_path_factory, kind, prompt):
     path = tmp_path_factory.getbasetemp() / f"prompt.{kind}"

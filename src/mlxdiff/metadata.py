@@ -32,9 +32,11 @@ SAMPLER_NAMES = {
 SCHEDULE_NAMES = {"karras": "Karras", "exponential": "Exponential", "beta": "Beta"}
 RNG_NAMES = {"torch": "CPU", "philox": "NV"}
 
-# Escape sequences of terminals (ECMA-48): CSI to its final letter, strings such as OSC to their terminator, short ones.
+# Escape sequences of terminals (ECMA-48): CSI to its final letter, a string (OSC, DCS) to its end, then all others.
 _ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f]).*?(?:\x07|\x1b\\|\x9c|$)|\x1b.?", re.DOTALL
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]?"
 )
 # What else must not reach a terminal: controls but tab and newline, and marks that turn the direction of writing.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

