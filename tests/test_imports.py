@@ -17,8 +17,9 @@ ALLOWED = {
     "pipeline": {"families", "checkpoint", "models", "diffusion", "text", "hub", "images", "metadata", "backend"},
     "families": {"checkpoint", "models", "diffusion", "text"},
     "models": {"kernels"},
-    "metadata": {"__init__"},
+    "metadata": {"__init__", "images"},
     "backend": {"__init__", "blas"},
+    "blas": {"elf"},
 }
 FAMILY_FILES = {"sd", "sdxl"}
 

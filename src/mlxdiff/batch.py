@@ -59,15 +59,25 @@ def render(
     """
     steps = sd.n_steps(request)
     for first, part in split(request, batch_size):
-        latents = None
+        latents = mx.array([])
         for step in sd.denoise(part):
             latents = step.latents
             mx.eval(latents)
             yield Denoised(step.index + 1, steps, part.batch_size)
-        assert latents is not None  # a schedule has at least one step
-        for start in range(0, part.batch_size, decode_batch_size):
-            chunk = latents[start : start + decode_batch_size]
-            pictures = images.to_uint8(sd.decode(chunk, tile=tile))
-            for offset, picture in enumerate(pictures):
-                index = first + start + offset
-                yield Rendered(index, request.single(index), picture, np.array(chunk[offset]))
+        for item in decode(sd, latents, part, decode_batch_size=decode_batch_size, tile=tile):
+            yield replace(item, index=first + item.index)
+
+
+def decode(
+    sd: StableDiffusion,
+    latents: mx.array,
+    request: Request,
+    *,
+    decode_batch_size: int = 1,
+    tile: int | None = None,
+) -> Iterator[Rendered]:
+    """Decodes latents (B, h, w, C), which the request made, `decode_batch_size` at a time."""
+    for first in range(0, latents.shape[0], decode_batch_size):
+        chunk = latents[first : first + decode_batch_size]
+        for offset, picture in enumerate(images.to_uint8(sd.decode(chunk, tile=tile))):
+            yield Rendered(first + offset, request.single(first + offset), picture, np.array(chunk[offset]))

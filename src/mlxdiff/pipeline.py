@@ -274,5 +274,5 @@ class StableDiffusion:
         picture = images.load_picture(request.image, size=(request.height, request.width))
         mean, logvar = self._posterior(mx.array(picture)[None])
         # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
-        encoded = self.vae.normalize(mean + mx.exp(0.5 * mx.clip(logvar, -30, 20)) * drawn())
+        encoded = self.vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
         return encoded + (drawn() if latents is None else latents.astype(mx.float32)) * schedule.sigmas[0]

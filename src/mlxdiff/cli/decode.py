@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import RequestError
+from ..errors import InputError, RequestError
+from ..request import Request
 from . import options, output
 from .generate import Keep, picture_paths
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 def decode(
-    files: Annotated[list[Path], typer.Argument(help="Files that `generate --save-latents` wrote.", metavar="LATENTS")],
+    saved: Annotated[
+        list[Path],
+        typer.Argument(help="Files that `generate --save-latents` wrote.", metavar="LATENTS...", show_default=False),
+    ],
     model: options.Model = None,
     output_path: options.Output = None,
     decode_batch_size: options.DecodeBatchSize = 1,
@@ -27,13 +35,60 @@ def decode(
 
     NAME.safetensors becomes NAME.png, or NAME-SEED.png for each image where it holds several.
     """
-    from ..latents import load_latents
-
-    saved = [load_latents(path) for path in files]
     if output_path is not None and len(saved) > 1:
         raise RequestError(f"There are {len(saved)} files of latents and one --output.", "Decode them without it.")
-    from .. import images
-    from ..batch import Rendered, decode_images
-    from ..files import check_writable
+    with output.RenderBars() as bars:
+        import mlx.core as mx
 
-    keep = Keep(force=force, metadata=not no_metadata, latents=False, json=json)
+        from .. import batch, files
+        from ..pipeline import StableDiffusion
+
+        jobs = [read_job(path, model, output_path) for path in saved]
+        for job in jobs:
+            for target in job.targets:
+                files.check_writable(target, force=force)
+        models = {job.model: StableDiffusion(job.model, dtype=dtype) for job in jobs}
+        bars.start(steps=0, n_images=sum(len(job.targets) for job in jobs), batch_size=1)
+        for job in jobs:
+            keep = Keep(force=force, metadata=job.documented and not no_metadata, latents=False, json=json)
+            decoded = batch.decode(
+                models[job.model],
+                mx.array(job.latents),
+                job.request,
+                decode_batch_size=decode_batch_size,
+                tile=tile,
+            )
+            for item in bars.follow(decoded):
+                keep.picture(job.targets[item.index], item)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file of latents (B, h, w, C): what made it, and where its pictures go."""
+
+    model: str
+    latents: np.ndarray
+    request: Request
+    documented: bool
+    targets: list[Path]
+
+
+def read_job(path: Path, model: str | None, wanted: Path | None) -> Job:
+    """Raises InputError for a file that does not fit together, RequestError where nothing names the model."""
+    from ..latents import load_latents
+
+    found = load_latents(path)
+    model = found.model if model is None else model
+    if model is None:
+        raise RequestError(f"{path} does not say which model made it.", "Name the model with --model.")
+    if found.is_trajectory:
+        raise InputError(f"{path} is a trajectory of {len(found.array)} steps.", "Give the latents of one step.")
+    n_images = found.array.shape[0]
+    # Latents of other tools carry no request: their pictures are numbered, and say nothing of how they were made.
+    request = Request(n_images=n_images, seed=0, model=model) if found.request is None else found.request
+    if request.batch_size != n_images:
+        raise InputError(
+            f"{path} holds {n_images} images, and says it holds {request.batch_size}.", "Get the file again."
+        )
+    targets = picture_paths(path.with_suffix(".png") if wanted is None else wanted, request)
+    return Job(model, found.array, request, found.request is not None, targets)

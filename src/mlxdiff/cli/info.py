@@ -10,7 +10,7 @@ import typer
 from . import options, output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 def info(
@@ -36,7 +36,13 @@ def about_machine() -> dict[str, Any]:
     from .. import backend, hub
 
     models = [
-        {"name": model.reference, "revision": model.revision, "bytes": model.size, "path": str(model.path)}
+        {
+            "model": model.reference,
+            "revision": model.revision,
+            "bytes": model.size,
+            "complete": model.complete,
+            "path": str(model.path),
+        }
         for model in hub.cached_models()
     ]
     return {**backend.describe(), "default model": hub.default_model(), "models": models}
@@ -56,8 +62,8 @@ def about_model(reference: str) -> dict[str, Any]:
         "size": f"{defaults.width}x{defaults.height}",
         "steps": defaults.steps,
         "guidance_scale": defaults.guidance_scale,
-        "sampler": sd.scheduler.sampler,
-        "prediction_type": sd.scheduler.prediction_type,
+        "scheduler": checkpoint.scheduler.get("_class_name"),
+        "prediction_type": checkpoint.scheduler.get("prediction_type", "epsilon"),
         "latents": f"{checkpoint.vae.latent_channels} channels, {checkpoint.scale_factor} pixels a cell",
         "components": sorted(checkpoint.index.components),
     }
@@ -67,6 +73,8 @@ def about_picture(path: Path) -> dict[str, Any]:
     from ..metadata import read_picture
 
     found = read_picture(path)
+    for remark in found.notes:
+        output.note(remark, style="yellow")
     values: dict[str, Any] = {"file": str(path), "format": found.format, "size": f"{found.size[0]}x{found.size[1]}"}
     return values | made_with(found.request, found.parameters)
 
@@ -90,11 +98,25 @@ def made_with(request: Any, parameters: str | None) -> dict[str, Any]:
 
 
 def show(values: Mapping[str, Any]) -> None:
-    """A table of names and values; nested ones are indented."""
+    """A table of names and values; what is nested gets a line each."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in flat(values):
+    for name, value in _rows(values):
         table.add_row(Text(name, style="bold"), Text(value))
     output.out_console().print(table)
+
+
+def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield name, ""
+            yield from ((f"  {key}", str(item)) for key, item in value.items())
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield name, ""
+            yield from (("", "  ".join(str(part) for part in item.values())) for item in value)
+        elif isinstance(value, list):
+            yield name, ", ".join(str(item) for item in value) or "none"
+        else:
+            yield name, "-" if value is None else str(value)

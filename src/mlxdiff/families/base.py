@@ -17,7 +17,6 @@ from ..checkpoint.detect import ModelIndex, read_json, read_model_index
 from ..checkpoint.load import load_component
 from ..checkpoint.quantize import quantize
 from ..checkpoint.rename import OLD_VAE_ATTENTION
-from ..diffusion.schedule import SchedulerConfig
 from ..errors import CheckpointError, UnsupportedError
 from ..models.unet import UNet2DConditionModel, UNetConfig
 from ..models.vae import AutoencoderKL, VAEConfig
@@ -131,8 +130,10 @@ def is_distilled(checkpoint: Checkpoint) -> bool:
 
     Adversarially distilled checkpoints say so only through their scheduler: an Euler class with trailing spacing.
     """
-    config = SchedulerConfig.from_dict(checkpoint.scheduler, None)
-    return config.sampler in ("euler", "euler_ancestral") and config.timestep_spacing == "trailing"
+    return (
+        checkpoint.scheduler.get("_class_name") in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+        and checkpoint.scheduler.get("timestep_spacing") == "trailing"
+    )
 
 
 def load_unet(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> UNet2DConditionModel:

@@ -1,0 +1,100 @@
+"""Requests: what is refused, what is expanded, and that JSON loses nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxdiff.errors import RequestError
+from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+seeds = st.integers(0, 2**63 - 1)
+requests = st.builds(
+    Request,
+    prompt=st.one_of(text, st.lists(text, min_size=1, max_size=3).map(tuple)),
+    negative_prompt=st.none() | text,
+    n_images=st.integers(1, 9),
+    steps=st.none() | st.integers(1, 1000),
+    guidance_scale=st.none() | st.floats(0, 1e6),
+    seed=st.none() | seeds,
+    height=st.none() | st.integers(8, 4096),
+    width=st.none() | st.integers(8, 4096),
+    sampler=st.none() | st.sampled_from(SAMPLERS),
+    schedule=st.none() | st.sampled_from(SCHEDULES),
+    strength=st.none() | st.floats(0, 1),
+    rng=st.sampled_from(NOISE_SOURCES),
+    model=st.none() | text,
+)
+
+
+@given(requests)
+def test_json_gives_the_same_request_back(request):
+    written = request.to_json()
+    assert Request.from_json(written) == request
+    assert written.isascii()
+    assert written == json.dumps(json.loads(written), sort_keys=True, separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": -3}, "steps is -3"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"steps": True}, "steps is True"),
+        ({"n_images": 0}, "n_images is 0"),
+        ({"height": -8}, "height is -8"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"guidance_scale": -1}, "guidance_scale is -1"),
+        ({"strength": 1.5}, "strength is 1.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "seed is"),
+        ({"seed": (1, 2)}, "2 seeds for 1 images"),
+        ({"sampler": "eular"}, "no sampler 'eular'"),
+        ({"schedule": "k"}, "no schedule 'k'"),
+        ({"rng": "cuda"}, "no rng 'cuda'"),
+        ({"prompt": 5}, "prompt is int"),
+        ({"prompt": ()}, "list of prompts is empty"),
+        ({"prompt": ("a", None)}, "prompt is NoneType"),
+        ({"negative_prompt": 1}, "negative_prompt is int"),
+    ],
+)
+def test_what_cannot_be_rendered_is_refused_in_two_sentences(values, words):
+    with pytest.raises(RequestError) as caught:
+        Request(**values)
+    assert words in caught.value.problem
+    assert caught.value.problem.endswith(".")
+    assert caught.value.remedy.endswith(".")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("value", [0, 0.0])
+def test_zero_is_a_seed_and_a_guidance_scale(value):
+    request = Request(seed=0, guidance_scale=value)
+    assert request.seeds == (0,)
+    assert request.guidance_scale == 0
+    assert '"seed":0' in request.to_json()
+
+
+def test_each_prompt_is_drawn_n_images_times_with_seeds_that_count_on():
+    request = Request(prompt=["a", "b"], n_images=2, seed=7)
+    assert request.prompts == ("a", "a", "b", "b")
+    assert request.seeds == (7, 8, 9, 10)
+    assert request.single(2) == Request(prompt="b", seed=9)
+    assert request.batch_size == 4
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"prompt": "a", "colour": 1}', "[" * 100_000, '{"steps": "4"}'])
+def test_text_that_is_no_request_is_refused(text):
+    with pytest.raises(RequestError):
+        Request.from_json(text)
+
+
+def test_samplers_named_without_mlx_are_those_that_exist():
+    from mlxdiff.diffusion import samplers
+
+    assert tuple(samplers.SAMPLERS) == SAMPLERS
