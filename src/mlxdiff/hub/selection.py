@@ -1,0 +1,123 @@
+"""Which files of a repository mlxdiff loads, out of all that are in it.
+
+Left out are pickles, Flax, ONNX and OpenVINO, safety checkers, second precisions, and whole checkpoints in one file at
+the root. Knows names only; the names that count are the ones that `checkpoint` loads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+from ..errors import CheckpointError, UnsupportedError
+
+MODEL_INDEX = "model_index.json"
+PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+
+_TOKENIZER = (
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
+FILES = {
+    "scheduler": ("scheduler_config.json",),
+    "tokenizer": _TOKENIZER,
+    "tokenizer_2": _TOKENIZER,
+    **dict.fromkeys(_WEIGHTED, ("config.json",)),
+}
+_ESSENTIAL = {name: "its vocabulary" if files is _TOKENIZER else files[0] for name, files in FILES.items()}
+_NEEDED = ("unet", "vae", "scheduler")
+_STEM = r"(?:diffusion_pytorch_model|model)"
+_SINGLE = re.compile(rf"{_STEM}(?:\.(?P<variant>\w+))?\.safetensors")
+# Both the variant's place in a shard's name and its place in an index's name have moved.
+_SHARDS = (
+    re.compile(rf"{_STEM}(?:\.(?P<variant>\w+))?-\d{{5}}-of-(?P<count>\d{{5}})\.safetensors"),
+    re.compile(rf"{_STEM}-\d{{5}}-of-(?P<count>\d{{5}})\.(?P<variant>\w+)\.safetensors"),
+)
+_INDEXES = (
+    re.compile(rf"{_STEM}\.safetensors\.index(?:\.(?P<variant>\w+))?\.json"),
+    re.compile(rf"{_STEM}\.(?P<variant>\w+)\.safetensors\.index\.json"),
+)
+
+
+def choose_files(names: Collection[str], variant: str | None, place: str) -> list[str]:
+    """The files of a repository that mlxdiff loads, out of all their names; `place` is its name in errors.
+
+    Weights come in one precision. Left out are pickles, Flax, ONNX and OpenVINO, safety checkers, and checkpoints in a
+    single file at the root.
+    """
+    if MODEL_INDEX not in names:
+        raise UnsupportedError(
+            f"{place} is no model in the diffusers layout: it has no {MODEL_INDEX}.",
+            "Choose a repository that has one, with unet, vae and text_encoder folders beside it.",
+        )
+    chosen = [MODEL_INDEX, *({"mlxdiff.json"} & set(names))]
+    for component in FILES:
+        inside = files_in(component, names)
+        if inside.intersection(FILES[component]):
+            chosen += [f"{component}/{name}" for name in choose_component(component, inside, variant, place)]
+        elif component in _NEEDED:
+            raise UnsupportedError(
+                f"{place} has no {component}, so it is no Stable Diffusion model.",
+                "mlxdiff renders the families of Stable Diffusion 1, 2 and XL: choose one of them.",
+            )
+    return chosen
+
+
+def files_in(folder: str, names: Iterable[str]) -> set[str]:
+    """The names below a folder, without it."""
+    return {name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")}
+
+
+def choose_component(component: str, names: Collection[str], variant: str | None, place: str) -> list[str]:
+    """The files of one component, out of all in its folder.
+
+    Raises CheckpointError where it is not complete, UnsupportedError where its weights are pickles.
+    """
+    place = f"{place}/{component}"
+    files = [name for name in FILES[component] if name in names]
+    if not files or (component.startswith("tokenizer") and not _has_vocabulary(files)):
+        raise CheckpointError(f"{place} lacks {_ESSENTIAL[component]}.", "Choose another repository or revision.")
+    return files + _choose_weights(names, variant, place) if component in _WEIGHTED else files
+
+
+def _has_vocabulary(names: Collection[str]) -> bool:
+    return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
+
+
+def _choose_weights(names: Collection[str], variant: str | None, place: str) -> list[str]:
+    """The safetensors of one component: a single file, or an index with all its shards."""
+    found: dict[str | None, list[str]] = {}
+    for name, key in _matches((_SINGLE,), names):
+        found.setdefault(key["variant"], [name])
+    for name, key in _matches(_INDEXES, names):
+        shards = {
+            shard: int(its["count"]) for shard, its in _matches(_SHARDS, names) if its["variant"] == key["variant"]
+        }
+        complete = set(shards.values()) == {len(shards)}
+        found.setdefault(key["variant"], [name, *shards] if complete else [])
+    if variant is None and None not in found:
+        variant = "fp16" if "fp16" in found or len(found) != 1 else next(iter(found))
+    if found.get(variant):
+        return found[variant]
+    if found and variant not in found:
+        have = ", ".join(sorted("plain ones" if key is None else key for key in found))
+        raise CheckpointError(f"{place} has no {variant} weights, but {have}.", "Name a variant that is there.")
+    if not found and any(name.endswith(PICKLES) for name in names):
+        raise UnsupportedError(
+            f"{place} has only pickled weights, which could run any code when they are opened.",
+            "Choose a repository or a revision with safetensors.",
+        )
+    raise CheckpointError(f"{place} has no complete weights.", "Choose another repository or revision.")
+
+
+def _matches(patterns: Iterable[re.Pattern[str]], names: Iterable[str]) -> Iterator[tuple[str, re.Match[str]]]:
+    for name in sorted(names):
+        for pattern in patterns:
+            if match := pattern.fullmatch(name):
+                yield name, match
+                break
