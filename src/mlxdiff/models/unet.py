@@ -1,0 +1,187 @@
+"""UNet2DConditionModel, the denoiser of Stable Diffusion (Rombach et al. 2022; Podell et al. 2023 for SDXL).
+
+    B,h,w,C -> conv_in -> down_blocks -> mid_block -> up_blocks -> conv_out -> B,h,w,C
+                             \\________ feature maps _______/
+
+It knows nothing of sigmas, guidance or prompts: latents, a timestep and an encoded context go in.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import CheckpointError
+from .layers import GroupNormSiLU, ResnetBlock2D, TimestepEmbedding, silu, timestep_embedding
+from .transformer import Transformer2DModel
+from .unet_blocks import Attend, DownBlock, MidBlock, UpBlock
+from .unet_config import UNetConfig
+
+__all__ = ["UNet2DConditionModel", "UNetConfig"]
+
+
+class UNet2DConditionModel(nn.Module):
+    """The UNet of a config; its parameters' paths are the keys of diffusers' state dict."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        channels, kernel = config.block_out_channels, config.conv_in_kernel
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], kernel, padding=(kernel - 1) // 2)
+        self.time_embedding = TimestepEmbedding(channels[0], config.time_embed_dim, config.time_cond_proj_dim)
+        if config.added_width is not None:
+            self.add_embedding = TimestepEmbedding(config.added_width, config.time_embed_dim)
+        self.down_blocks = [_down_block(config, level) for level in range(config.levels)]
+        if config.mid_block_type is not None:
+            self.mid_block = _mid_block(config)
+        self.up_blocks = [_up_block(config, level) for level in reversed(range(config.levels))]
+        kernel = config.conv_out_kernel
+        self.conv_norm_out = GroupNormSiLU(config.norm_num_groups, channels[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(channels[0], config.out_channels, kernel, padding=(kernel - 1) // 2)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The weights' dtype, which `sample` should have."""
+        return self.conv_in.weight.dtype
+
+    def __call__(
+        self,
+        sample: mx.array,
+        timestep: mx.array | float,
+        context: mx.array,
+        *,
+        pooled: mx.array | None = None,
+        time_ids: mx.array | None = None,
+        timestep_cond: mx.array | None = None,
+    ) -> mx.array:
+        """The network's output for `sample` (B, h, w, in_channels): (B, h, w, out_channels), in its dtype.
+
+        timestep       () or (B,), in fp32
+        context        (B, S, cross_attention_dim), the encoded prompt
+        pooled         (B, P) and `time_ids` (B, n), for SDXL alone
+        timestep_cond  (B, time_cond_proj_dim), the embedded guidance scale
+
+        Raises CheckpointError where the encoders' output does not fit.
+        """
+        self._check(context, pooled, time_ids)
+        context = context.astype(sample.dtype)
+        temb = self._embed(sample, mx.array(timestep), pooled, time_ids, timestep_cond)
+        if self.config.center_input_sample:
+            sample = 2 * sample - 1
+        x = self.conv_in(sample)
+        skips = [x]
+        for block in self.down_blocks:
+            skips.extend(block(skips[-1], temb, context))
+        x = skips[-1]
+        if "mid_block" in self:
+            x = self.mid_block(x, temb, context)
+        for block in self.up_blocks:
+            x = block(x, temb, context, skips)
+        return self.conv_out(self.conv_norm_out(x))
+
+    def _embed(
+        self,
+        sample: mx.array,
+        timestep: mx.array,
+        pooled: mx.array | None,
+        time_ids: mx.array | None,
+        timestep_cond: mx.array | None,
+    ) -> mx.array:
+        """What the resnet blocks are told: (B, time_embed_dim), with SiLU applied. Embedded in fp32, then cast."""
+        config, batch, dtype = self.config, sample.shape[0], sample.dtype
+        embedding = timestep_embedding(
+            mx.broadcast_to(timestep, (batch,)),
+            config.block_out_channels[0],
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
+        )
+        condition = None if timestep_cond is None else timestep_cond.astype(dtype)
+        temb = self.time_embedding(embedding.astype(dtype), condition)
+        if config.time_id_width is not None and pooled is not None and time_ids is not None:
+            ids = timestep_embedding(
+                time_ids.reshape(-1),
+                config.time_id_width,
+                flip_sin_to_cos=config.flip_sin_to_cos,
+                freq_shift=config.freq_shift,
+            )
+            added = mx.concatenate([pooled.astype(dtype), ids.reshape(batch, -1).astype(dtype)], axis=-1)
+            temb = temb + self.add_embedding(added)
+        return silu(temb)
+
+    def _check(self, context: mx.array, pooled: mx.array | None, time_ids: mx.array | None) -> None:
+        config = self.config
+        if context.shape[-1] not in config.cross_attention_dim:
+            raise _unfit(f"a context of width {config.cross_attention_dim[-1]}", f"{context.shape[-1]}")
+        if config.time_id_width is not None:
+            if pooled is None or time_ids is None:
+                raise _unfit("a pooled prompt and time ids, as SDXL's do", "neither")
+            width = pooled.shape[-1] + time_ids.shape[-1] * config.time_id_width
+            if width != config.added_width:
+                raise _unfit(f"a pooled prompt and time ids of width {config.added_width}", f"{width}")
+
+
+def _unfit(wanted: str, given: str) -> CheckpointError:
+    return CheckpointError(
+        f"The UNet wants {wanted}; the text encoders give {given}.",
+        "Its files belong to different models: download the model again.",
+    )
+
+
+def _down_block(config: UNetConfig, level: int) -> DownBlock:
+    channels = config.block_out_channels
+    return DownBlock(
+        channels[max(level - 1, 0)],
+        channels[level],
+        config.layers[level],
+        lambda i, o: _resnet(config, i, o),
+        _attend(config, level, config.down_transformers[level], config.down_block_types[level]),
+        downsample_padding=None if level == config.levels - 1 else config.downsample_padding,
+    )
+
+
+def _mid_block(config: UNetConfig) -> MidBlock:
+    return MidBlock(
+        config.block_out_channels[-1],
+        lambda i, o: _resnet(config, i, o, config.mid_block_scale_factor),
+        _attend(config, config.levels - 1, (config.mid_transformer,), str(config.mid_block_type)),
+    )
+
+
+def _up_block(config: UNetConfig, level: int) -> UpBlock:
+    channels = config.block_out_channels
+    above = channels[max(level - 1, 0)]
+    return UpBlock(
+        channels[min(level + 1, config.levels - 1)],
+        channels[level],
+        # What the level made on its way down; last what it got from above, already halved.
+        [channels[level]] * config.layers[level] + [above],
+        lambda i, o: _resnet(config, i, o),
+        _attend(config, level, config.up_transformers[level], config.up_block_types[-1 - level]),
+        upsample=level > 0,
+    )
+
+
+def _resnet(config: UNetConfig, in_channels: int, out_channels: int, out_scale: float = 1.0) -> ResnetBlock2D:
+    return ResnetBlock2D(
+        in_channels,
+        out_channels,
+        config.time_embed_dim,
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        out_scale=out_scale,
+    )
+
+
+def _attend(config: UNetConfig, level: int, n_layers: tuple[int, ...], block_type: str) -> Attend | None:
+    if "CrossAttn" not in block_type:
+        return None
+    return lambda i: Transformer2DModel(
+        config.block_out_channels[level],
+        config.heads[level],
+        n_layers[i],
+        config.cross_attention_dim[level],
+        groups=config.norm_num_groups,
+        use_linear_projection=config.use_linear_projection,
+        only_cross_attention=config.only_cross_attention[level] and not block_type.startswith("UNetMid"),
+        upcast=config.upcast_attention,
+    )

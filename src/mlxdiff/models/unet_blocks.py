@@ -1,0 +1,107 @@
+"""The levels of a UNet: resnet blocks, each with a transformer behind it or not, and a change of size at the end.
+
+Attribute names are diffusers'. Whether a level has attention, and which sizes, the caller decides with `attend`: a
+function that builds the i-th transformer, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .layers import Downsample2D, ResnetBlock2D, Upsample2D
+from .transformer import Transformer2DModel
+
+# (i) -> the transformer behind the i-th resnet block.
+Attend = Callable[[int], Transformer2DModel]
+# (in_channels, out_channels) -> a resnet block.
+Resnet = Callable[[int, int], ResnetBlock2D]
+
+
+class DownBlock(nn.Module):
+    """A level on the way down; every feature map that it makes goes to the way up."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        n_layers: int,
+        resnet: Resnet,
+        attend: Attend | None,
+        *,
+        downsample_padding: int | None,
+    ):
+        super().__init__()
+        self.resnets = [resnet(in_channels if i == 0 else out_channels, out_channels) for i in range(n_layers)]
+        if attend is not None:
+            self.attentions = [attend(i) for i in range(n_layers)]
+        if downsample_padding is not None:
+            self.downsamplers = [Downsample2D(out_channels, out_channels, downsample_padding)]
+
+    def __call__(self, x: mx.array, temb: mx.array, context: mx.array) -> list[mx.array]:
+        made = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, temb)
+            if "attentions" in self:
+                x = self.attentions[i](x, context)
+            made.append(x)
+        if "downsamplers" in self:
+            made.append(self.downsamplers[0](x))
+        return made
+
+
+class MidBlock(nn.Module):
+    """The bottom: a resnet block, then a transformer with another resnet block behind it, if there is attention."""
+
+    def __init__(self, channels: int, resnet: Resnet, attend: Attend | None):
+        super().__init__()
+        self.resnets = [resnet(channels, channels)]
+        if attend is not None:
+            self.attentions = [attend(0)]
+            self.resnets.append(resnet(channels, channels))
+
+    def __call__(self, x: mx.array, temb: mx.array, context: mx.array) -> mx.array:
+        x = self.resnets[0](x, temb)
+        if "attentions" in self:
+            x = self.resnets[1](self.attentions[0](x, context), temb)
+        return x
+
+
+class UpBlock(nn.Module):
+    """A level on the way up; each resnet block also takes a feature map of the way down, the last one first.
+
+    skip_channels  channels of those feature maps, in the order in which they are taken
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        skip_channels: list[int],
+        resnet: Resnet,
+        attend: Attend | None,
+        *,
+        upsample: bool,
+    ):
+        super().__init__()
+        self.resnets = [
+            resnet((in_channels if i == 0 else out_channels) + skip, out_channels)
+            for i, skip in enumerate(skip_channels)
+        ]
+        if attend is not None:
+            self.attentions = [attend(i) for i in range(len(skip_channels))]
+        if upsample:
+            self.upsamplers = [Upsample2D(out_channels, out_channels)]
+
+    def __call__(self, x: mx.array, temb: mx.array, context: mx.array, skips: list[mx.array]) -> mx.array:
+        """Takes its feature maps off the end of `skips` and enlarges x to the size of the one that is then last."""
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(mx.concatenate([x, skips.pop()], axis=-1), temb)
+            if "attentions" in self:
+                x = self.attentions[i](x, context)
+        if "upsamplers" in self:
+            height, width = skips[-1].shape[1:3]
+            x = self.upsamplers[0](x, (height, width))
+        return x
