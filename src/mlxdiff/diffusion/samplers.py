@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -22,8 +23,7 @@ Noise = Callable[[], mx.array]
 """Draws fresh unit noise in the shape of the latents."""
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
+class Step(NamedTuple):
     """One step of a run, not evaluated.
 
     index      0 to n - 1
@@ -32,7 +32,7 @@ class Step:
     denoised   the newest prediction of x0, for previews
     """
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] (hides tuple.index, which no one needs here)
     sigma: float
     latents: mx.array
     denoised: mx.array
@@ -181,17 +181,17 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def sample(denoise: Denoiser, latents: mx.array, schedule: Schedule, noise: Noise) -> Iterator[Step]:
-    """Runs the schedule's own sampler on latents with noise of schedule.sigmas[0]; `noise` is called if it needs any.
+def sample(name: str, denoise: Denoiser, latents: mx.array, schedule: Schedule, noise: Noise) -> Iterator[Step]:
+    """Runs a sampler on latents that carry noise of schedule.sigmas[0]; `noise` is called if the sampler needs any.
 
     `denoise` is a network's (`prediction.denoiser`), guidance included. Raises RequestError for an unknown sampler.
     """
-    if schedule.sampler not in SAMPLERS:
-        raise RequestError(f"There is no sampler {schedule.sampler!r}.", f"Choose one of {', '.join(SAMPLERS)}.")
-    sampler = SAMPLERS[schedule.sampler]
-    if schedule.sampler == "lcm":
+    if name not in SAMPLERS:
+        raise RequestError(f"There is no sampler {name!r}.", f"Choose one of {', '.join(SAMPLERS)}.")
+    sampler = SAMPLERS[name]
+    if name == "lcm":
         denoise = consistency(denoise, schedule)
-    if schedule.sampler == "pndm":
+    if name == "pndm":
         return pndm(denoise, latents, schedule.sigmas, schedule.prediction_type)
     if sampler.stochastic:
         return sampler.run(denoise, latents, schedule.sigmas, noise)

@@ -160,7 +160,9 @@ def _spaced_timesteps(config: SchedulerConfig, steps: int, table: np.ndarray) ->
     """Descending timesteps (Lin et al. 2024, table 2), with the differences between diffusers' classes.
 
     Euler and Heun keep the fractions of linspace; DPM-Solver divides into one step more and leaves the last one out,
-    and may skip the noisiest timesteps (`lambda_min_clipped`, where lambda = -log sigma).
+    and may skip the noisiest timesteps (`lambda_min_clipped`, where lambda = -log sigma). DDIM and PLMS go from each to
+    the next of the list. diffusers' classes go back by N // steps instead, and so a little beside it where the spacing
+    is uneven: linspace, or trailing with steps that do not divide N.
     """
     n = config.num_train_timesteps
     dpm = config.sampler in _DPM
@@ -210,9 +212,10 @@ def _timesteps_at(config: SchedulerConfig, sigmas: np.ndarray, table: np.ndarray
     timesteps = np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
     if config.sampler not in _DPM:
         return timesteps
-    # DPM-Solver's class hands integers to the network, rounded in one case and cut off in the others.
+    # DPM-Solver's class hands integers to the network, rounded in one case and cut off in the others. The ends of a ramp
+    # are whole up to rounding errors, which must not decide (in diffusers they do, and 999 may become 998).
     rounds = config.ramp == "karras" and config.beta_schedule != "squaredcos_cap_v2"
-    return np.round(timesteps) if rounds else np.trunc(timesteps)
+    return np.round(timesteps) if rounds else np.floor(timesteps + 1e-6)
 
 
 def _beta_quantiles(probabilities: np.ndarray, a: float) -> np.ndarray:

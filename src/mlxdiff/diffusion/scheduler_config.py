@@ -93,7 +93,7 @@ _DPM_ONLY = {
 _ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
     "ddim": {"clip_sample": (False,), "thresholding": (False,)},
     "pndm": {"skip_prk_steps": (True,)},
-    "euler": {"interpolation_type": ("linear",), "timestep_type": ("discrete",)},
+    "euler": {"interpolation_type": ("linear",)},
     "euler_ancestral": {},
     "heun": {"clip_sample": (False,)},
     "dpmpp_2m": _DPM_ONLY,
@@ -139,11 +139,16 @@ class SchedulerConfig:
             raise CheckpointError("The scheduler's config is not a JSON object.", "Download the checkpoint again.")
         sampler = _sampler_of(mapping, sampler)
         given = {key: value for key, value in mapping.items() if value is not None}
+        if given.get("timestep_type", "discrete") != "discrete":
+            raise UnsupportedError(
+                f"The scheduler's timestep_type is {given['timestep_type']!r}, which is not implemented.",
+                "Use a checkpoint whose network was trained on discrete timesteps.",
+            )
         for key, implemented in _ONLY[sampler].items():
             if key in given and given[key] not in implemented:
                 raise UnsupportedError(
                     f"The scheduler's {key} is {given[key]!r}, which is not implemented for the sampler {sampler}.",
-                    "Choose another sampler, such as euler.",
+                    f"Choose another sampler, such as {'ddim' if sampler == 'euler' else 'euler'}.",
                 )
         defaults = _DEFAULTS[sampler]
         values = _Values({**defaults, **{k: v for k, v in given.items() if k in defaults or k in _SHARED}})

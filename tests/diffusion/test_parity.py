@@ -1,0 +1,103 @@
+"""Step by step against diffusers: its schedulers, the same configs, the same analytic network, the same noise.
+
+Most errors are near 1e-6, the rounding of fp32. What is allowed more, and why:
+- Euler's classes lose digits at zero terminal SNR: from sigma 4096 they compute sample + derivative * dt in fp32, where
+  the two terms cancel. `test_where_eulers_class_cancels_...` shows who is right.
+- diffusers' tables are fp32, and off by 1.7e-5 at the smallest sigma, where linspace with one or two steps stands.
+- DPM-Solver's class cuts the fractions off the timesteps of exponential and beta ramps, so that rounding errors decide
+  whether the network is told 999 or 998.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle_schedulers
+import pytest
+from oracle_schedulers import CHECKPOINTS, RAMPS, SD1, SDXL, ZERO_SNR, error_table, is_even, max_error, scheduler_of
+
+from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
+from mlxdiff.request import SAMPLERS
+
+TOLERANCE = 1e-5
+CANCELLED = 2e-3  # 4096 * 2^-24, some times over
+SMALLEST_SIGMA = 4e-5
+ONE_TIMESTEP = 5e-3
+
+
+def allowed(name: str, sampler: str, steps: int, schedule: str | None) -> float:
+    config = CHECKPOINTS[name]
+    plan = make_schedule(SchedulerConfig.from_dict(config, sampler), steps, schedule)
+    if sampler.startswith("euler") and config.get("rescale_betas_zero_snr") and plan.sigmas[0] > 4000:
+        return CANCELLED
+    if sampler.startswith("dpmpp") and schedule in ("exponential", "beta"):
+        return ONE_TIMESTEP
+    return SMALLEST_SIGMA if plan.timesteps[-1] < 0.5 and steps <= 2 else TOLERANCE
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 50])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_sampler_on_every_checkpoints_config(name, sampler, steps):
+    assert max_error(CHECKPOINTS[name], sampler, steps) < allowed(name, sampler, steps, None)
+
+
+@pytest.mark.parametrize("schedule", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
+@pytest.mark.parametrize("name", ["sd1", "sd21", "zero_snr"])
+def test_every_spacing(name, sampler, schedule):
+    for steps in (1, 2, 5, 20):
+        assert max_error(CHECKPOINTS[name], sampler, steps, schedule) < allowed(name, sampler, steps, schedule)
+
+
+@pytest.mark.parametrize("schedule", RAMPS)
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("name", ["sd1", "sd21", "sdxl", "zero_snr"])
+def test_every_ramp(name, sampler, schedule):
+    for steps in (2, 20):
+        assert max_error(CHECKPOINTS[name], sampler, steps, schedule) < allowed(name, sampler, steps, schedule)
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", ["sd1", "sd21", "zero_snr"])
+def test_image_to_image(name, sampler, strength):
+    for steps in (5, 20):
+        tolerance = CANCELLED if strength > 0.9 and name == "zero_snr" and sampler.startswith("euler") else TOLERANCE
+        assert max_error(CHECKPOINTS[name], sampler, steps, strength=strength) < tolerance
+
+
+@pytest.mark.parametrize("steps", [3, 7, 12, 30])
+@pytest.mark.parametrize("sampler", ["ddim", "pndm"])
+def test_uneven_timesteps_against_diffusers_with_its_stride_put_right(sampler, steps):
+    """1000 // steps joins no two timesteps here; diffusers itself then lands beside the level it goes on from."""
+    assert not is_even(scheduler_of(ZERO_SNR, sampler, steps))
+    assert max_error(ZERO_SNR, sampler, steps) < TOLERANCE
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "pndm"])
+def test_where_the_stride_is_right_the_oracle_is_diffusers_as_it_is(sampler):
+    for steps in (1, 2, 4, 5, 8, 10, 20, 25, 50):
+        assert is_even(scheduler_of(ZERO_SNR, sampler, steps))
+        assert is_even(scheduler_of(SD1, sampler, steps))
+    assert is_even(scheduler_of(SD1, sampler, 30))  # leading counts in whole strides from the other end
+
+
+def test_where_eulers_class_cancels_the_closed_form_says_that_we_are_right():
+    """One step from sigma 4096 to 0 ends at the predicted x0, and DPM-Solver's class, which does not cancel, agrees."""
+    assert max_error(ZERO_SNR, "euler", 1) > 1e-4
+    assert max_error(ZERO_SNR, "dpmpp_2m", 1) < 1e-6
+
+
+def test_the_oracle_notices_a_wrong_schedule(monkeypatch):
+    """The comparison is not vacuous: the neighbouring timestep, or noise from other seeds, is far outside."""
+    ours = oracle_schedulers.trajectory(SD1, "ddim", 10)
+    theirs = oracle_schedulers.reference({**SD1, "steps_offset": 2}, "ddim", 10)
+    assert np.abs(ours[-1] - theirs[-1]).max() > 100 * TOLERANCE
+    monkeypatch.setattr(oracle_schedulers, "SEEDS", (0, 2))
+    assert np.abs(ours[-1] - oracle_schedulers.trajectory(SD1, "ddim", 10)[-1]).max() > 0.1
+
+
+def test_the_table_of_errors_covers_all():
+    table = error_table(steps=(2,))
+    assert set(table) == {(name, sampler) for name in CHECKPOINTS for sampler in SAMPLERS}
+    assert table["sdxl", "euler"] == max_error(SDXL, "euler", 2)

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle_schedulers import CHECKPOINTS, LCM, RAMPS, SD1, SD21, SDXL, TURBO, ZERO_SNR, scheduler_of
+
+import mlxdiff
+from mlxdiff.diffusion.schedule import SchedulerConfig
+from mlxdiff.errors import CheckpointError, MlxdiffError, RequestError, UnsupportedError
+from mlxdiff.request import SAMPLERS
+
+# Ours to diffusers', where the names are the same.
+SAME_NAMES = (
+    "prediction_type",
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "rescale_betas_zero_snr",
+    "timestep_spacing",
+    "steps_offset",
+    "original_inference_steps",
+    "timestep_scaling",
+)
+BARE = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+CONFIGS = {**CHECKPOINTS, "bare": BARE, "bare_ddim": {"_class_name": "DDIMScheduler", "clip_sample": False}}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_another_sampler_reads_a_file_as_diffusers_from_config(name, sampler):
+    ours = SchedulerConfig.from_dict(CONFIGS[name], sampler)
+    theirs = scheduler_of(CONFIGS[name], sampler)
+    known = theirs._get_init_keys(type(theirs))
+    compared = [key for key in SAME_NAMES if key in known]
+    assert {key: getattr(ours, key) for key in compared} == {key: theirs.config[key] for key in compared}
+    assert ours.sampler == sampler
+    assert ours.rescale_betas_zero_snr == ("rescale_betas_zero_snr" in known and theirs.config.rescale_betas_zero_snr)
+    if "set_alpha_to_one" in known and sampler != "lcm":
+        assert ours.final_sigma == ("zero" if theirs.config.set_alpha_to_one else "sigma_min")
+    else:
+        assert ours.final_sigma == "zero"
+
+
+@pytest.mark.parametrize(
+    ("config", "sampler"),
+    [
+        (SD1, "pndm"),
+        (SD21, "ddim"),
+        (SDXL, "euler"),
+        (TURBO, "euler_ancestral"),
+        ({"_class_name": "HeunDiscreteScheduler"}, "heun"),
+        (LCM, "lcm"),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, "dpmpp_2m"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++"}, "dpmpp_2m"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde"),
+    ],
+)
+def test_the_files_class_decides_the_sampler(config, sampler):
+    assert SchedulerConfig.from_dict(config).sampler == sampler
+
+
+def test_the_built_in_checkpoint_is_read():
+    folder = Path(mlxdiff.__file__).parent / "assets" / "emoji" / "scheduler"
+    config = SchedulerConfig.from_dict(json.loads((folder / "scheduler_config.json").read_text()))
+    assert (config.sampler, config.timestep_spacing, config.prediction_type) == ("ddim", "trailing", "v_prediction")
+    assert config.rescale_betas_zero_snr
+
+
+def test_a_missing_spacing_is_each_classs_own():
+    spacings = {sampler: SchedulerConfig.from_dict(SD1, sampler).timestep_spacing for sampler in SAMPLERS}
+    assert spacings == {
+        "ddim": "leading",
+        "pndm": "leading",
+        "euler": "linspace",
+        "euler_ancestral": "linspace",
+        "heun": "linspace",
+        "dpmpp_2m": "linspace",
+        "dpmpp_2m_sde": "linspace",
+        "lcm": "leading",
+    }
+
+
+@pytest.mark.parametrize("ramp", RAMPS)
+def test_ramps_are_read_by_the_classes_that_have_them(ramp):
+    config = {**SDXL, "use_karras_sigmas": ramp == "karras", f"use_{ramp}_sigmas": True}
+    ramps = {sampler: SchedulerConfig.from_dict(config, sampler).ramp for sampler in SAMPLERS}
+    having = {"euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"}
+    assert ramps == {sampler: ramp if sampler in having else None for sampler in SAMPLERS}
+
+
+@pytest.mark.parametrize("sampler", [None, "ddim"])
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "Nonsense"])
+def test_a_class_with_another_noise_schedule_is_unsupported(name, sampler):
+    with pytest.raises(UnsupportedError, match=name) as caught:
+        SchedulerConfig.from_dict({**SD1, "_class_name": name}, sampler)
+    assert ", ".join(SAMPLERS) in caught.value.remedy
+
+
+def test_a_class_without_its_solver_can_be_used_with_another_sampler():
+    config = {**SD1, "_class_name": "UniPCMultistepScheduler", "solver_order": 2, "solver_type": "bh2"}
+    with pytest.raises(UnsupportedError, match="UniPCMultistepScheduler") as caught:
+        SchedulerConfig.from_dict(config)
+    assert ", ".join(SAMPLERS) in caught.value.remedy
+    assert SchedulerConfig.from_dict(config, "dpmpp_2m").sampler == "dpmpp_2m"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "key", "value"),
+    [
+        ("ddim", "clip_sample", True),
+        ("ddim", "thresholding", True),
+        ("pndm", "skip_prk_steps", False),
+        ("euler", "interpolation_type", "log_linear"),
+        ("euler", "timestep_type", "continuous"),
+        ("ddim", "timestep_type", "continuous"),
+        ("heun", "clip_sample", True),
+        ("dpmpp_2m", "solver_order", 3),
+        ("dpmpp_2m", "solver_type", "heun"),
+        ("dpmpp_2m_sde", "thresholding", True),
+        ("dpmpp_2m", "final_sigmas_type", "sigma_min"),
+        ("dpmpp_2m", "use_flow_sigmas", True),
+        ("dpmpp_2m", "use_lu_lambdas", True),
+        ("dpmpp_2m", "variance_type", "learned_range"),
+        ("lcm", "clip_sample", True),
+        ("euler", "prediction_type", "flow_prediction"),
+        ("euler", "beta_schedule", "sigmoid"),
+        ("euler", "timestep_spacing", "quadratic"),
+        ("euler", "final_sigmas_type", "sigma_max"),
+    ],
+)
+def test_a_setting_that_is_not_implemented_is_named(sampler, key, value):
+    with pytest.raises(UnsupportedError, match=key):
+        SchedulerConfig.from_dict({**SD1, key: value}, sampler)
+
+
+def test_a_setting_that_the_samplers_class_does_not_have_is_skipped():
+    config = SchedulerConfig.from_dict({**SD21, "clip_sample": True, "solver_order": 3}, "euler")
+    assert config == SchedulerConfig.from_dict(SD21, "euler")
+
+
+def test_heun_and_pndm_skip_zero_terminal_snr_as_diffusers_does():
+    rescaled = {sampler for sampler in SAMPLERS if SchedulerConfig.from_dict(ZERO_SNR, sampler).rescale_betas_zero_snr}
+    assert rescaled == set(SAMPLERS) - {"heun", "pndm"}
+
+
+def test_an_algorithm_that_is_not_implemented_is_named_unless_a_sampler_is_chosen():
+    config = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}
+    with pytest.raises(UnsupportedError, match="algorithm_type 'dpmsolver'"):
+        SchedulerConfig.from_dict(config)
+    assert SchedulerConfig.from_dict(config, "dpmpp_2m").sampler == "dpmpp_2m"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_train_timesteps", "1000"),
+        ("num_train_timesteps", 0),
+        ("num_train_timesteps", 10**12),
+        ("num_train_timesteps", True),
+        ("beta_start", "small"),
+        ("beta_start", -0.1),
+        ("beta_start", 0.5),
+        ("beta_end", 1.0),
+        ("beta_end", float("nan")),
+        ("beta_schedule", 3),
+        ("trained_betas", [0.1, 2.0]),
+        ("trained_betas", [0.1, 0.2]),
+        ("trained_betas", "0.1"),
+        ("steps_offset", -1),
+        ("steps_offset", 0.5),
+        ("use_karras_sigmas", "yes"),
+        ("sigma_max", -1.0),
+        ("sigma_min", []),
+        ("rescale_betas_zero_snr", 1),
+        ("prediction_type", ["epsilon"]),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_a_damaged_checkpoint(key, value):
+    with pytest.raises(CheckpointError, match="beta" if key.startswith("beta_") else key):
+        SchedulerConfig.from_dict({**SDXL, key: value}, "euler")
+
+
+def test_two_ramps_at_once_are_refused():
+    with pytest.raises(CheckpointError, match="karras and beta"):
+        SchedulerConfig.from_dict({**SDXL, "use_karras_sigmas": True, "use_beta_sigmas": True})
+
+
+@pytest.mark.parametrize("mapping", [None, [], "DDIMScheduler"])
+def test_a_config_that_is_no_object_is_refused(mapping):
+    with pytest.raises(CheckpointError, match="not a JSON object"):
+        SchedulerConfig.from_dict(mapping)
+
+
+def test_a_config_without_a_class_needs_a_sampler():
+    with pytest.raises(CheckpointError, match="_class_name"):
+        SchedulerConfig.from_dict({})
+    assert SchedulerConfig.from_dict({}, "euler").timestep_spacing == "linspace"
+
+
+def test_an_unknown_sampler_is_a_bad_request():
+    with pytest.raises(RequestError, match="no sampler 'ancestral'") as caught:
+        SchedulerConfig.from_dict(SD1, "ancestral")
+    assert ", ".join(SAMPLERS) in caught.value.remedy
+
+
+def test_a_config_is_a_value():
+    config = SchedulerConfig.from_dict({**SD1, "num_train_timesteps": 2, "trained_betas": [0.1, 0.2]})
+    assert config.trained_betas == (0.1, 0.2)
+    assert len({config, SchedulerConfig.from_dict(SD1)}) == 2
+    with pytest.raises(AttributeError):
+        config.sampler = "euler"  # type: ignore[misc]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(SAMPLERS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+KEYS = sorted({*SDXL, *LCM, *SAME_NAMES, "algorithm_type", "solver_order", "final_sigmas_type", "lambda_min_clipped"})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4), st.sampled_from([None, *SAMPLERS]))
+def test_whatever_the_file_says_the_answer_is_a_config_or_one_of_our_errors(changes, sampler):
+    try:
+        config = SchedulerConfig.from_dict({**SDXL, **changes}, sampler)
+    except MlxdiffError:
+        return
+    assert hash(config) == hash(config)
+    assert config.sampler in SAMPLERS
