@@ -13,8 +13,9 @@ Module = TypeVar("Module", bound=nn.Module)
 BITS = (8, 4)
 GROUP_SIZES = (128, 64, 32)
 
-# Layers left as they are: few weights, and their error reaches every block (time and size embeddings) or comes last.
-KEPT = ("time_embedding", "add_embedding", "time_emb_proj", "text_projection")
+# Layers left as they are: few weights, whose error meets all that follows. On the built-in UNet at 4 bits, proj_in and
+# proj_out alone (4 % of the weights) make a fifth of the error; in SD 1.x they are convolutions anyway.
+KEPT = ("time_embedding", "add_embedding", "proj_in", "proj_out", "text_projection")
 
 
 def quantize(module: Module, bits: int, group_size: int = 64) -> Module:

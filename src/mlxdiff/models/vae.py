@@ -15,7 +15,7 @@ import mlx.nn as nn
 
 from ..errors import CheckpointError, UnsupportedError
 from . import config as read
-from .layers import Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D, attention, silu
+from .layers import Downsample2D, GroupNorm, GroupNormSiLU, PointwiseConv2d, ResnetBlock2D, Upsample2D, attention
 
 # Every norm of the VAE, where the UNet's resnet blocks have 1e-5.
 EPS = 1e-6
@@ -124,9 +124,9 @@ class AutoencoderKL(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         if config.use_quant_conv:
-            self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+            self.quant_conv = PointwiseConv2d(2 * config.latent_channels, 2 * config.latent_channels)
         if config.use_post_quant_conv:
-            self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+            self.post_quant_conv = PointwiseConv2d(config.latent_channels, config.latent_channels)
 
     @property
     def scale_factor(self) -> int:
@@ -185,7 +185,7 @@ class Encoder(nn.Module):
             for i, out in enumerate(channels)
         ]
         self.mid_block = MidBlock2D(channels[-1], config)
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], EPS)
+        self.conv_norm_out = GroupNormSiLU(config.norm_num_groups, channels[-1], EPS)
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -193,7 +193,7 @@ class Encoder(nn.Module):
         for block in self.down_blocks:
             x = block(x)
         x = self.mid_block(x)
-        return self.conv_out(silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x))
 
 
 class Decoder(nn.Module):
@@ -208,14 +208,14 @@ class Decoder(nn.Module):
         self.up_blocks = [
             UpDecoderBlock2D(channels[max(i - 1, 0)], out, config, upsample=i < last) for i, out in enumerate(channels)
         ]
-        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], EPS)
+        self.conv_norm_out = GroupNormSiLU(config.norm_num_groups, channels[-1], EPS)
         self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x))
 
 
 class DownEncoderBlock2D(nn.Module):
