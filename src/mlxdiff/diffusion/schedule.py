@@ -212,8 +212,8 @@ def _timesteps_at(config: SchedulerConfig, sigmas: np.ndarray, table: np.ndarray
     timesteps = np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
     if config.sampler not in _DPM:
         return timesteps
-    # DPM-Solver's class hands integers to the network, rounded in one case and cut off in the others. The ends of a ramp
-    # are whole up to rounding errors, which must not decide (in diffusers they do, and 999 may become 998).
+    # DPM-Solver's class hands integers to the network, rounded in one case and cut off in the others. A ramp's ends are
+    # whole up to rounding errors, which must not decide (in diffusers they do, and 999 may become 998).
     rounds = config.ramp == "karras" and config.beta_schedule != "squaredcos_cap_v2"
     return np.round(timesteps) if rounds else np.floor(timesteps + 1e-6)
 
