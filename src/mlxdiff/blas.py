@@ -24,7 +24,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import MlxdiffWarning
 
@@ -35,12 +35,14 @@ if TYPE_CHECKING:
 
     from .elf import Slot
 
+    _Matrix = Sequence[Sequence[float]]
+
 VARIABLE = "MLXDIFF_BLAS"
 REMEDY = "Run: pip install scipy-openblas32 (the extra mlxdiff[cpu] brings it), or install the system's OpenBLAS."
 
 # Fedora and openSUSE call the threaded build libopenblasp, Alpine numbers it 3; elsewhere it is libopenblas.so.0.
 _SYSTEM_NAMES = ("libopenblasp.so.0", "libopenblas.so.0", "libopenblaso.so.0", "libopenblas.so.3", "libopenblas.so")
-_PREFIXES = ("scipy_", "")
+_PREFIXES = ("", "scipy_")
 # CBLAS, and Fortran's LAPACK: precision, letters, underscore (sgesdd_, dpotrf_, cheevd_).
 _FUNCTION = re.compile(r"cblas_[a-z0-9_]+|[sdcz][a-z0-9]{2,7}_")
 # Files that hold a slow BLAS, or (MLX's own) a slot that is not bound yet. MKL, BLIS, FlexiBLAS are left alone.
@@ -227,7 +229,7 @@ def _examine(path: str, origin: str, *, only_openblas: bool = False) -> _Provide
     if (config is not None and "USE64BITINT" in config) or not _has_32_bit_integers(library, prefix):
         raise _Unfit("has 64-bit integers where MLX passes 32-bit ones")
     if not _multiplies(library, prefix):
-        raise _Unfit("multiplies matrices wrongly")
+        raise _Unfit("multiplies wrongly on this processor (OPENBLAS_CORETYPE=ARMV8 or HASWELL takes plainer kernels)")
     return _Provider(library, prefix, _describe(library, prefix, origin))
 
 
@@ -244,20 +246,47 @@ def _has_32_bit_integers(library: ctypes.CDLL, prefix: str) -> bool:
 
 
 def _multiplies(library: ctypes.CDLL, prefix: str) -> bool:
-    """Compares one cblas_sgemm of small whole numbers, exact in single precision, with the same sums in Python."""
+    """Compares products of small whole numbers with the same sums in Python: both precisions, transposed, accumulated.
+
+    One product is not enough. OpenBLAS 0.3.34 for ARM's SME gets A @ B right and nearly all other cases wrong.
+    """
     import ctypes
 
-    m, n, k = 7, 9, 11
-    row_major, no_transpose = 101, 111
-    left = [float((3 * i) % 13 - 6) for i in range(m * k)]
-    right = [float((5 * i) % 17 - 8) for i in range(k * n)]
-    a, b, c = (ctypes.c_float * (m * k))(*left), (ctypes.c_float * (k * n))(*right), (ctypes.c_float * (m * n))()
-    whole, real, data = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-    gemm = library[f"{prefix}cblas_sgemm"]
-    gemm.argtypes = (whole, whole, whole, whole, whole, whole, real, data, whole, data, whole, real, data, whole)
-    gemm.restype = None
-    gemm(row_major, no_transpose, no_transpose, m, n, k, 1.0, a, k, b, n, 0.0, c, n)
-    return list(c) == [sum(left[i * k + t] * right[t * n + j] for t in range(k)) for i in range(m) for j in range(n)]
+    m, n, k = 11, 13, 17
+    left = [[(3 * i + 5 * t) % 13 - 6 for t in range(k)] for i in range(m)]
+    right = [[(7 * t + 2 * j) % 17 - 8 for j in range(n)] for t in range(k)]
+    start = [[(i + j) % 5 - 2 for j in range(n)] for i in range(m)]
+    product = [[sum(row[t] * right[t][j] for t in range(k)) for j in range(n)] for row in left]
+    for name, real in (("cblas_sgemm", ctypes.c_float), ("cblas_dgemm", ctypes.c_double)):
+        for turned in ((False, False), (False, True), (True, False), (True, True)):
+            for alpha, beta in ((1, 0), (2, -1)):
+                expected = [alpha * p + beta * c for p, c in zip(_flat(product), _flat(start), strict=True)]
+                if _gemm(library[prefix + name], real, left, right, start, turned, alpha, beta) != expected:
+                    return False
+    return True
+
+
+def _gemm(
+    function: Any, real: Any, left: _Matrix, right: _Matrix, start: _Matrix, turned: tuple[bool, bool], *factors: float
+) -> list[float]:
+    """alpha * left @ right + beta * start, where a matrix that is `turned` is handed over transposed."""
+    import ctypes
+
+    row_major, plain, transposed = 101, 111, 112
+    alpha, beta = factors
+    a, b = (list(zip(*x, strict=True)) if t else x for x, t in zip((left, right), turned, strict=True))
+    data = [(real * (len(x) * len(x[0])))(*_flat(x)) for x in (a, b, start)]
+    modes = [transposed if t else plain for t in turned]
+    whole, pointer = ctypes.c_int, ctypes.c_void_p
+    function.argtypes = (*[whole] * 6, real, pointer, whole, pointer, whole, real, pointer, whole)
+    function.restype = None
+    m, n, k = len(start), len(start[0]), len(right)
+    function(row_major, *modes, m, n, k, alpha, data[0], len(a[0]), data[1], len(b[0]), beta, data[2], n)
+    return list(data[2])
+
+
+def _flat(matrix: _Matrix) -> list[float]:
+    return [value for row in matrix for value in row]
 
 
 def _openblas_config(library: ctypes.CDLL, prefix: str) -> str | None:
