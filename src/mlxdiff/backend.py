@@ -33,6 +33,8 @@ _INSTALL_MAC = "Run: pip install --force-reinstall mlx, on a Mac with Apple sili
 _USE_CPU = "pip uninstall mlx mlx-cuda-12 mlx-cuda-13, then pip install 'mlxdiff[cpu]'"
 _REINSTALL = "Start afresh: pip uninstall mlx mlx-cpu mlx-cuda-12 mlx-cuda-13."
 
+_CONTROL_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2, 1
+
 
 def require_mlx() -> ModuleType:
     """`mlx.core`, imported and fit for use; raises BackendError with what to install."""
@@ -137,9 +139,9 @@ def memory_size() -> int:
 
 
 def _container_limits() -> list[int]:
-    """Bytes that the control group grants this process (version 2, 1); empty without a limit."""
+    """Bytes that control groups grant this process; empty without a limit."""
     found = []
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for name in _CONTROL_GROUPS:
         path = Path(name)
         text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
         if text.isdigit():

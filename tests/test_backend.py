@@ -1,0 +1,213 @@
+"""Which device MLX has, and what people are told where it has none."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlxdiff import __version__, backend
+from mlxdiff.errors import BackendError, RequestError
+
+SOURCE = Path(backend.__file__).parents[1]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="speaks of Linux's wheels")
+on_cpu = pytest.mark.skipif(mx.default_device().type == mx.gpu, reason="speaks of a CPU")
+
+
+def complaint(folder: Path, core: str | None) -> str:
+    """What require_mlx says in a process where `mlx.core` is this source, or where there is no `mlx`."""
+    if core is not None:
+        (folder / "mlx").mkdir()
+        (folder / "mlx" / "__init__.py").touch()
+        (folder / "mlx" / "core.py").write_text(core)
+    absent = """
+class Absent:
+    def find_spec(self, name, *_):
+        if name == "mlx": raise ModuleNotFoundError("No module named 'mlx'", name="mlx")
+sys.meta_path.insert(0, Absent())
+"""
+    program = f"""
+import sys
+{absent if core is None else ""}
+from mlxdiff import backend
+from mlxdiff.errors import BackendError
+try: backend.require_mlx()
+except BackendError as error: print(error.problem + "|" + error.remedy)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{SOURCE}"}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@linux
+@pytest.mark.parametrize(
+    ("core", "problem", "remedy"),
+    [
+        (None, "MLX is not installed.", "mlxdiff[cpu]"),
+        (
+            "raise ImportError('libmlx.so: cannot open shared object file: No such file or directory')",
+            "without a backend",
+            "mlxdiff[cpu]",
+        ),
+        (
+            "raise ImportError('libcuda.so.1: cannot open shared object file: No such file or directory')",
+            "driver",
+            "pip uninstall mlx mlx-cuda-12",
+        ),
+        (
+            "raise ImportError('libnccl.so.2: cannot open shared object file: No such file or directory')",
+            "CUDA build does not start: libnccl",
+            "mlxdiff[cuda12]",
+        ),
+        (
+            "raise ImportError('cudaMemAdvise(data_, 1, 2, 0) failed: invalid argument')",
+            "CUDA build does not start",
+            "nvidia-smi",
+        ),
+        (
+            "raise ImportError('/lib/libc.so.6: version `GLIBC_2.35\\' not found (required by core.so)')",
+            "cannot be loaded: /lib/libc.so.6: version",
+            "Start afresh",
+        ),
+        ("raise OSError('undefined symbol: _ZN3mlx')", "cannot be loaded: undefined symbol", "mlxdiff[cpu]"),
+        ("__version__ = '0.31.2'", "This is MLX 0.31.2, and mlxdiff needs 0.32 or newer", "pip install --upgrade mlx"),
+        ("__version__ = '0.9.0.dev20251101+abc'", "This is MLX 0.9.0.dev", "--upgrade"),
+        (
+            "class cuda: is_available = lambda: True\n__version__ = '1.0'\ngpu = 1\ndevice_count = lambda kind: 0",
+            "finds no NVIDIA GPU",
+            "CUDA_VISIBLE_DEVICES",
+        ),
+    ],
+)
+def test_a_broken_mlx_is_one_sentence_and_what_to_install(tmp_path, core, problem, remedy):
+    said = complaint(tmp_path, core).split("|")
+    assert len(said) == 2
+    assert problem in said[0]
+    assert remedy in said[1]
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.40.1.dev3", "1.0"])
+def test_new_versions_pass(tmp_path, version):
+    core = f"class cuda: is_available = lambda: False\n__version__ = {version!r}"
+    assert complaint(tmp_path, core) == ""
+
+
+def test_a_mac_is_told_the_plain_package(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    error = backend._explain(ModuleNotFoundError("No module named 'mlx'", name="mlx"))
+    assert isinstance(error, BackendError)
+    assert "force-reinstall mlx" in error.remedy
+    assert "cuda" not in error.remedy
+
+
+def test_importing_the_backend_imports_no_mlx():
+    program = "import sys; from mlxdiff import backend; assert not {'mlx', 'numpy', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(SOURCE)}, check=True)
+
+
+# -- number formats ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("fp16", mx.float16),
+        ("float16", mx.float16),
+        ("half", mx.float16),
+        ("bf16", mx.bfloat16),
+        ("bfloat16", mx.bfloat16),
+        ("fp32", mx.float32),
+        ("float32", mx.float32),
+        ("FP32", mx.float32),
+        (mx.float16, mx.float16),
+        (mx.bfloat16, mx.bfloat16),
+    ],
+)
+def test_names_of_number_formats(name, dtype):
+    assert backend.parse_dtype(name) == dtype
+    assert backend.parse_dtype(backend.dtype_name(dtype)) == dtype
+
+
+@pytest.mark.parametrize("name", ["fp8", "", "int8", mx.int8, mx.float64, "float64"])
+def test_unknown_number_formats(name):
+    with pytest.raises(RequestError, match="fp16, bf16, fp32"):
+        backend.parse_dtype(name)
+
+
+def test_short_names_are_those_of_the_command_line():
+    assert [backend.dtype_name(dtype) for dtype in (mx.float16, mx.bfloat16, mx.float32)] == ["fp16", "bf16", "fp32"]
+
+
+@pytest.mark.parametrize(("gpu", "dtype"), [(True, mx.float16), (False, mx.float32)])
+def test_half_precision_is_for_gpus(monkeypatch, gpu, dtype):
+    monkeypatch.setattr(backend, "is_gpu", lambda: gpu)
+    assert backend.default_dtype() == dtype
+
+
+# -- device and memory ---------------------------------------------------------------------------------------------
+
+
+@on_cpu
+def test_this_machine():
+    about = backend.describe()
+    assert about["mlxdiff"] == __version__
+    assert about["python"] == platform.python_version()
+    assert about["backend"] == "CPU"
+    assert about["dtype"] == "fp32"
+    assert about["device"]
+    assert about["blas"] == backend.blas.live()
+    assert json.loads(json.dumps(about)) == about
+
+
+@on_cpu
+@linux
+def test_memory_is_the_machine_s_or_less():
+    total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    assert 0 < backend.memory_size() <= total
+
+
+def test_a_container_s_limit_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(backend, "is_gpu", lambda: False)
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(backend, "_CONTROL_GROUPS", (str(limit), str(tmp_path / "absent")))
+    whole = backend.memory_size()
+    limit.write_text("max\n")
+    assert backend.memory_size() == whole
+    limit.write_text("104857600\n")
+    assert backend.memory_size() == 104857600
+
+
+@pytest.fixture
+def cache_limit():
+    before = mx.set_cache_limit(0)
+    mx.set_cache_limit(before)
+    yield before
+    mx.set_cache_limit(before)
+    mx.clear_cache()
+
+
+@on_cpu
+@pytest.mark.usefixtures("cache_limit")
+def test_a_large_buffer_is_kept_for_the_next_operation():
+    limit = backend.limit_cache()
+    assert 32 * 2**20 < limit <= 4 * backend.GIB
+    size = 40 * 2**20  # more than MLX keeps by itself
+    x = mx.zeros(size // 4)
+    mx.eval(x)
+    del x
+    assert mx.get_cache_memory() >= size
+
+
+@pytest.mark.parametrize(("gpu", "limit"), [(True, 20 * backend.GIB), (False, 4 * backend.GIB)])
+def test_how_much_is_kept(monkeypatch, cache_limit, gpu, limit):
+    monkeypatch.setattr(backend, "is_gpu", lambda: gpu)
+    monkeypatch.setattr(backend, "memory_size", lambda: 80 * backend.GIB)
+    assert backend.limit_cache() == limit
+    assert mx.set_cache_limit(cache_limit) == limit
