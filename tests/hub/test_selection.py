@@ -1,4 +1,4 @@
-"""Which files of a repository are fetched: on listings like those of real repositories, and as `checkpoint` would load."""
+"""Which files of a repository are fetched: on listings as real ones are, and always what `checkpoint` would load."""
 
 from __future__ import annotations
 
@@ -12,8 +12,30 @@ from mlxdiff.checkpoint.detect import choose_weights
 from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 from mlxdiff.hub.selection import choose_component, choose_files
 
-SD15 = [".gitattributes", "README.md", "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "v1-5-pruned-emaonly.ckpt", "feature_extractor/preprocessor_config.json", "safety_checker/config.json", "safety_checker/model.safetensors", "safety_checker/model.fp16.safetensors", "safety_checker/pytorch_model.bin", "safety_checker/flax_model.msgpack", "scheduler/scheduler_config.json", "scheduler/scheduler_config-checkpoint.json", "text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors", "text_encoder/pytorch_model.bin", "text_encoder/pytorch_model.fp16.bin", "text_encoder/flax_model.msgpack", "text_encoder/openvino_model.bin", "text_encoder/openvino_model.xml", "text_encoder/model.onnx", "tokenizer/merges.txt", "tokenizer/vocab.json", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.bin", "unet/diffusion_flax_model.msgpack", "vae/config.json", "vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin"]
-SDXL_TURBO = ["model_index.json", "LICENSE.md", "sd_xl_turbo_1.0.safetensors", "sd_xl_turbo_1.0_fp16.safetensors", "output.png", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.fp16.safetensors", "text_encoder_2/config.json", "text_encoder_2/model.fp16.safetensors", "tokenizer/merges.txt", "tokenizer/vocab.json", "tokenizer_2/merges.txt", "tokenizer_2/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.safetensors", "vae_1_0/config.json", "vae_1_0/diffusion_pytorch_model.safetensors"]
+SD15_LISTING = """
+.gitattributes README.md model_index.json v1-5-pruned.ckpt v1-5-pruned.safetensors v1-5-pruned-emaonly.ckpt
+feature_extractor/preprocessor_config.json safety_checker/config.json safety_checker/model.safetensors
+safety_checker/model.fp16.safetensors safety_checker/pytorch_model.bin safety_checker/flax_model.msgpack
+scheduler/scheduler_config.json scheduler/scheduler_config-checkpoint.json text_encoder/config.json
+text_encoder/model.safetensors text_encoder/model.fp16.safetensors text_encoder/pytorch_model.bin
+text_encoder/pytorch_model.fp16.bin text_encoder/flax_model.msgpack text_encoder/openvino_model.bin
+text_encoder/openvino_model.xml text_encoder/model.onnx tokenizer/merges.txt tokenizer/vocab.json
+tokenizer/special_tokens_map.json tokenizer/tokenizer_config.json unet/config.json
+unet/diffusion_pytorch_model.safetensors unet/diffusion_pytorch_model.fp16.safetensors
+unet/diffusion_pytorch_model.non_ema.safetensors unet/diffusion_pytorch_model.bin
+unet/diffusion_flax_model.msgpack vae/config.json vae/diffusion_pytorch_model.safetensors
+vae/diffusion_pytorch_model.fp16.safetensors vae/diffusion_pytorch_model.bin
+"""
+SD15 = SD15_LISTING.split()
+SDXL_TURBO_LISTING = """
+model_index.json LICENSE.md sd_xl_turbo_1.0.safetensors sd_xl_turbo_1.0_fp16.safetensors output.png
+scheduler/scheduler_config.json text_encoder/config.json text_encoder/model.fp16.safetensors
+text_encoder_2/config.json text_encoder_2/model.fp16.safetensors tokenizer/merges.txt tokenizer/vocab.json
+tokenizer_2/merges.txt tokenizer_2/vocab.json unet/config.json unet/diffusion_pytorch_model.fp16.safetensors
+vae/config.json vae/diffusion_pytorch_model.fp16.safetensors vae/diffusion_pytorch_model.safetensors
+vae_1_0/config.json vae_1_0/diffusion_pytorch_model.safetensors
+"""
+SDXL_TURBO = SDXL_TURBO_LISTING.split()
 
 
 def test_plain_weights_go_before_others():
@@ -53,7 +75,7 @@ def test_half_precision_is_taken_where_there_is_nothing_else():
 
 
 def test_a_variant_that_a_component_lacks_is_an_error():
-    with pytest.raises(CheckpointError, match=r"it/text_encoder has no non_ema weights, but fp16, plain ones\."):
+    with pytest.raises(CheckpointError, match=r"it/vae has no non_ema weights, but fp16, plain ones\."):
         choose_files(SD15, "non_ema", "it")
 
 

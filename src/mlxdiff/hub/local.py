@@ -93,10 +93,10 @@ def is_local(reference: str) -> bool:
 
 def cached_models() -> list[CachedModel]:
     """The models in the cache that are in the diffusers layout, by name; other repositories are left out."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        found = scan_cache_dir()
+        found = scan_cache_dir(constants.HF_HUB_CACHE)
     except (CacheNotFound, ValueError):  # no cache yet, or a file in its place
         return []
     models = [

