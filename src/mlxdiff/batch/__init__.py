@@ -1,0 +1,4 @@
+"""Many pictures: between the command line, which parses and draws, and the pipeline, which denoises.
+
+render      a request of many images, a batch at a time
+"""
