@@ -25,7 +25,7 @@ from .diffusion.samplers import Step  # noqa: E402
 from .diffusion.schedule import Schedule, SchedulerConfig, make_schedule  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import Conditioning, base, family_of  # noqa: E402
-from .models.layers import guidance_embedding  # noqa: E402
+from .models.layers import timestep_embedding  # noqa: E402
 from .models.tiling import decode_tiled  # noqa: E402
 from .models.unet import UNet2DConditionModel  # noqa: E402
 from .models.vae import AutoencoderKL  # noqa: E402
@@ -241,7 +241,11 @@ class StableDiffusion:
         unet, dtype = self.unet, self.dtype
         width = self.checkpoint.unet.time_cond_proj_dim
         batch = conditioning.context.shape[0]
-        told = None if width is None else guidance_embedding(mx.full((batch,), request.guidance_scale - 1), width)
+        told = None
+        if width is not None:
+            # Distilled with guidance as an input (Meng et al. 2023), embedded as if it were a timestep of 1000 w.
+            scales = mx.full((batch,), 1000 * (request.guidance_scale - 1))
+            told = timestep_embedding(scales, width, flip_sin_to_cos=False, freq_shift=1).astype(dtype)
 
         def network(scaled: mx.array, timestep: mx.array) -> mx.array:
             return unet(
