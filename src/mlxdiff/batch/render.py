@@ -20,11 +20,15 @@ PER_BATCH = 4
 
 @dataclass(frozen=True)
 class Denoised:
-    """Denoising step `step` of `steps` is done, and evaluated, for the `n_images` images that share a batch."""
+    """Denoising step `step` of `steps` is done, and evaluated, for the `n_images` images that share a batch.
+
+    `denoised` (n_images, h, w, C) is the step's guess of x0, which a preview may look at; reading it costs nothing more.
+    """
 
     step: int
     steps: int
     n_images: int
+    denoised: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def render(
         for step in sd.denoise(part):
             latents = step.latents
             mx.eval(latents)
-            yield Denoised(step.index + 1, steps, part.batch_size)
+            yield Denoised(step.index + 1, steps, part.batch_size, step.denoised)
         for item in decode(sd, latents, part, decode_batch_size=decode_batch_size, tile=tile):
             yield replace(item, index=first + item.index)
 
