@@ -126,6 +126,20 @@ def test_the_module_looks_untouched():
         """)
 
 
+@linux
+@needs_scipy
+def test_an_importer_that_the_hook_does_not_see():
+    """As under a frozen or patched import system: then the first use of mlxdiff does it."""
+    run("""
+        import mlxdiff, sys
+        sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "mlxdiff.blas"]
+        import mlx.core as mx
+        from mlxdiff import backend
+        assert mlxdiff.blas.live().startswith("unknown")
+        assert backend.describe()["blas"].startswith("OpenBLAS")
+        """)
+
+
 # -- which library -------------------------------------------------------------------------------------------------
 
 

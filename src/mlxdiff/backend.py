@@ -43,6 +43,7 @@ def require_mlx() -> ModuleType:
         import mlx.core as mx
     except (ImportError, OSError) as error:
         raise _explain(error) from error
+    blas.activate()  # where no import hook did it: on a Mac, or under an importer that is not Python's own
     version = mlx_version(mx)
     if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < OLDEST_MLX:
         oldest = ".".join(str(number) for number in OLDEST_MLX)
