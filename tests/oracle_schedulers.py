@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -207,12 +205,9 @@ def run_scheduler(scheduler: Any, sampler: str, x: torch.Tensor, generators: Any
     latents = []
     stochastic = {"generator": generators} if sampler in ("euler_ancestral", "dpmpp_2m_sde", "lcm") else {}
     timesteps = getattr(scheduler, "timesteps_to_run", scheduler.timesteps)
-    lands = sampler in ("ddim", "pndm") and not is_even(scheduler)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for i, t in enumerate(timesteps):
-            if lands:
-                land(scheduler, t, correcting=sampler == "pndm" and i == 1)
+        for t in timesteps:
             output = torch_network(scheduler.scale_model_input(x, t), t)
             x = scheduler.step(output, t, x, **stochastic).prev_sample
             latents.append(nhwc(x))
@@ -223,35 +218,21 @@ def distinct(scheduler: Any) -> list[int]:
     return list(dict.fromkeys(scheduler.timesteps.tolist()))
 
 
-def is_even(scheduler: Any) -> bool:
-    """Whether a DDIM or PNDM scheduler's stride, num_train_timesteps // num_inference_steps, joins its timesteps."""
-    timesteps, n = distinct(scheduler), scheduler.config.num_train_timesteps
-    stride = n // len(timesteps)
-    return all(a - b == stride for a, b in pairwise(timesteps)) and timesteps[-1] < stride
-
-
-def land(scheduler: Any, t: Any, *, correcting: bool) -> None:
-    """Makes a DDIM or PNDM scheduler step to the timestep that follows in its own list, by replacing its stride.
-
-    Where the spacing is uneven (linspace, or trailing with a number of steps that does not divide), the classes arrive
-    elsewhere, and then treat latents of one noise level as being of another.
-    """
-    timesteps, n = distinct(scheduler), scheduler.config.num_train_timesteps
-    i = timesteps.index(int(t))
-    if correcting:  # PNDM's second evaluation goes back one stride and comes again
-        stride = timesteps[i - 1] - timesteps[i]
-    else:
-        stride = timesteps[i] - timesteps[i + 1] if i + 1 < len(timesteps) else n
-    scheduler.num_inference_steps = Fraction(n, stride)
-
-
 def levels_after(scheduler: Any, sampler: str) -> list[float]:
     """The sigma of a variance-preserving scheduler's latents after each step."""
     if sampler.startswith("dpmpp"):
         return scheduler.sigmas[1:].double().tolist()
     bars = scheduler.alphas_cumprod.double()
-    last = 1.0 if sampler == "lcm" else float(scheduler.final_alpha_cumprod)
-    return [math.sqrt((1 - bar) / bar) for bar in [*(float(bars[t]) for t in distinct(scheduler)[1:]), last]]
+    levels = [*(float(bars[t]) for t in distinct(scheduler)[1:]), last_alpha_bar(scheduler, sampler)]
+    return [math.sqrt((1 - bar) / bar) for bar in levels]
+
+
+def last_alpha_bar(scheduler: Any, sampler: str) -> float:
+    """Where DDIM's, PNDM's and LCM's classes end: DDIM and PNDM one stride below their last timestep."""
+    if sampler == "lcm":
+        return 1.0
+    landing = distinct(scheduler)[-1] - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    return float(scheduler.alphas_cumprod.double()[landing] if landing >= 0 else scheduler.final_alpha_cumprod)
 
 
 def trajectory(

@@ -61,6 +61,10 @@ def test_json_gives_the_same_request_back(request):
         ({"prompt": ()}, "list of prompts is empty"),
         ({"prompt": ("a", None)}, "prompt is NoneType"),
         ({"negative_prompt": 1}, "negative_prompt is int"),
+        ({"image": ["a"]}, "image is list"),
+        ({"model": 3}, "model is int"),
+        ({"quantize": 5}, "quantize is 5"),
+        ({"quantize": True}, "quantize is True"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused_in_two_sentences(values, words):

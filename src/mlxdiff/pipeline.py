@@ -53,9 +53,10 @@ class StableDiffusion:
         self.family = family_of(self.checkpoint)
         self.defaults = base.defaults(self.family, self.checkpoint)
         self.dtype = backend.default_dtype() if dtype is None else backend.parse_dtype(dtype)
-        if quantize not in (None, 4, 8):
-            raise RequestError(f"quantize is {quantize!r}.", "It is 8 or 4 bits, or None.")
-        self.quantize = quantize
+        if self.dtype != mx.float32 and not backend.is_gpu():
+            name = backend.dtype_name(self.dtype)
+            warnings.warn(MlxdiffWarning(f"On a CPU {name} is about 50 times slower than fp32."), stacklevel=2)
+        self.quantize = Request(quantize=quantize).quantize
         backend.limit_cache()
 
     @cached_property
@@ -161,6 +162,7 @@ class StableDiffusion:
         schedule = self._schedule(request)
         conditioning = self._condition(request)
         mx.eval(conditioning.arrays())
+        mx.clear_cache()  # the encoders' buffers have sizes that the loop never asks for, and MLX keeps them
         streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
         start = self._start(request, schedule, streams, latents)
         denoise = denoiser(self._network(request, conditioning), schedule)

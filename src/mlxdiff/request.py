@@ -16,6 +16,7 @@ from .errors import RequestError
 SAMPLERS = ("ddim", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
 SCHEDULES = ("leading", "linspace", "trailing", "karras", "exponential", "beta")
 NOISE_SOURCES = ("torch", "mlx", "philox")
+QUANTIZE_BITS = (8, 4)
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
 
@@ -58,8 +59,11 @@ class Request:
         _check_text("prompt", self.prompt if isinstance(self.prompt, tuple) else (self.prompt,))
         if isinstance(self.prompt, tuple) and not self.prompt:
             raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
-        if self.negative_prompt is not None:
-            _check_text("negative_prompt", (self.negative_prompt,))
+        for name in ("negative_prompt", "image", "model", "revision", "dtype"):
+            if getattr(self, name) is not None:
+                _check_text(name, (getattr(self, name),))
+        if self.quantize is not None and (isinstance(self.quantize, bool) or self.quantize not in QUANTIZE_BITS):
+            raise RequestError(f"quantize is {self.quantize!r}.", "It is 8 or 4 bits.")
         _check_whole("n_images", self.n_images, low=1)
         if self.steps is not None:
             _check_whole("steps", self.steps, low=1, high=MAX_STEPS)

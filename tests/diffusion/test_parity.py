@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import oracle_schedulers
 import pytest
-from oracle_schedulers import CHECKPOINTS, RAMPS, SD1, SDXL, ZERO_SNR, error_table, is_even, max_error, scheduler_of
+from oracle_schedulers import CHECKPOINTS, RAMPS, SD1, SDXL, ZERO_SNR, error_table, max_error
 
 from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
 from mlxdiff.request import SAMPLERS
@@ -66,20 +66,14 @@ def test_image_to_image(name, sampler, strength):
         assert max_error(CHECKPOINTS[name], sampler, steps, strength=strength) < tolerance
 
 
-@pytest.mark.parametrize("steps", [3, 7, 12, 30])
+@pytest.mark.parametrize("schedule", ["linspace", "trailing"])
 @pytest.mark.parametrize("sampler", ["ddim", "pndm"])
-def test_uneven_timesteps_against_diffusers_with_its_stride_put_right(sampler, steps):
-    """1000 // steps joins no two timesteps here; diffusers itself then lands beside the level it goes on from."""
-    assert not is_even(scheduler_of(ZERO_SNR, sampler, steps))
-    assert max_error(ZERO_SNR, sampler, steps) < TOLERANCE
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "pndm"])
-def test_where_the_stride_is_right_the_oracle_is_diffusers_as_it_is(sampler):
-    for steps in (1, 2, 4, 5, 8, 10, 20, 25, 50):
-        assert is_even(scheduler_of(ZERO_SNR, sampler, steps))
-        assert is_even(scheduler_of(SD1, sampler, steps))
-    assert is_even(scheduler_of(SD1, sampler, 30))  # leading counts in whole strides from the other end
+def test_timesteps_that_1000_does_not_divide_into(sampler, schedule):
+    """diffusers then lands beside the timestep that it goes on from, and we with it."""
+    for steps in (3, 6, 7, 12, 30):
+        plan = make_schedule(SchedulerConfig.from_dict(ZERO_SNR, sampler), steps, schedule)
+        assert plan.arrivals != plan.sigmas[1:]
+        assert max_error(ZERO_SNR, sampler, steps, schedule) < TOLERANCE
 
 
 def test_where_eulers_class_cancels_the_closed_form_says_that_we_are_right():

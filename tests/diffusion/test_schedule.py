@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle_schedulers import CHECKPOINTS, CLASSES, LCM, RAMPS, SD1, SD21, SDXL, TURBO, ZERO_SNR, distinct, scheduler_of
+from oracle_schedulers import CHECKPOINTS, CLASSES, LCM, RAMPS, SD1, SD21, SDXL, TURBO, ZERO_SNR, distinct, last_alpha_bar, scheduler_of
 from scipy.stats import beta
 
 from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, _beta_quantiles, make_schedule
@@ -41,8 +41,7 @@ def their_sigmas(scheduler, sampler: str) -> list[float]:
         return list(dict.fromkeys(scheduler.sigmas.tolist()))
     if hasattr(scheduler, "sigmas"):
         return scheduler.sigmas.tolist()
-    last = 1.0 if sampler == "lcm" else float(scheduler.final_alpha_cumprod)
-    bars = [*scheduler.alphas_cumprod.double()[distinct(scheduler)].tolist(), last]
+    bars = [*scheduler.alphas_cumprod.double()[distinct(scheduler)].tolist(), last_alpha_bar(scheduler, sampler)]
     return [math.sqrt((1 - bar) / bar) if bar > 0 else math.inf for bar in bars]
 
 

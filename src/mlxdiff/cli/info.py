@@ -102,9 +102,11 @@ def show(values: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ..metadata import printable
+
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _rows(values):
-        table.add_row(Text(name, style="bold"), Text(value))
+        table.add_row(Text(printable(name), style="bold"), Text(printable(value)))
     output.out_console().print(table)
 
 

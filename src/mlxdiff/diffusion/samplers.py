@@ -46,9 +46,18 @@ def euler(denoise: Denoiser, latents: mx.array, sigmas: Sequence[float]) -> Iter
         yield Step(i, sigma_next, latents, denoised)
 
 
-def ddim(denoise: Denoiser, latents: mx.array, sigmas: Sequence[float]) -> Iterator[Step]:
-    """DDIM (Song et al. 2021, equation 12, without noise): in these variables Euler's method (their equation 14)."""
-    return euler(denoise, latents, sigmas)
+def ddim(
+    denoise: Denoiser, latents: mx.array, sigmas: Sequence[float], arrivals: Sequence[float] | None = None
+) -> Iterator[Step]:
+    """DDIM (Song et al. 2021, equation 12, without noise): in these variables Euler's method (their equation 14).
+
+    `arrivals` (n levels) is where the steps land if not on sigmas[1:], see `Schedule.arrivals`.
+    """
+    arrivals = sigmas[1:] if arrivals is None else arrivals
+    for i, (sigma, arrival, sigma_next) in enumerate(zip(sigmas, arrivals, sigmas[1:], strict=False)):
+        denoised = denoise(latents, sigma)
+        latents = _read_as(_rescale_noise(latents, denoised, arrival / sigma), arrival, sigma_next)
+        yield Step(i, sigma_next, latents, denoised)
 
 
 def euler_ancestral(denoise: Denoiser, latents: mx.array, sigmas: Sequence[float], noise: Noise) -> Iterator[Step]:
@@ -85,27 +94,35 @@ _ADAMS_BASHFORTH = (
 
 
 def pndm(
-    denoise: Denoiser, latents: mx.array, sigmas: Sequence[float], prediction_type: str = "epsilon"
+    denoise: Denoiser,
+    latents: mx.array,
+    sigmas: Sequence[float],
+    prediction_type: str = "epsilon",
+    arrivals: Sequence[float] | None = None,
+    departure: float | None = None,
 ) -> Iterator[Step]:
     """PLMS, the pseudo linear multi-step method (Liu et al. 2022, equation 12), started with a step of Heun's.
 
     n steps take n + 1 evaluations, two of them in the first; a single step is Euler's. What is averaged over steps is
     the noise, or with another `prediction_type` that output of the network, as diffusers does; of second order for
-    epsilon, of first for v_prediction.
+    epsilon, of first for v_prediction. `arrivals` and `departure` are `Schedule`'s.
     """
+    arrivals = sigmas[1:] if arrivals is None else arrivals
     outputs: list[mx.array] = []
-    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        ratio = sigma_next / sigma
+    for i, (sigma, arrival, sigma_next) in enumerate(zip(sigmas, arrivals, sigmas[1:], strict=False)):
         denoised = denoise(latents, sigma)
         outputs = [*outputs[-3:], to_output(prediction_type, denoised, latents, sigma)]
         if i == 0 and len(sigmas) > 2:
-            ahead = _rescale_noise(latents, denoised, ratio)
+            ahead = _read_as(_rescale_noise(latents, denoised, arrival / sigma), arrival, sigma_next)
             denoised = denoise(ahead, sigma_next)
             mean = (outputs[0] + to_output(prediction_type, denoised, ahead, sigma_next)) / 2
+            start = sigma if departure is None else departure
+            latents, sigma, arrival = _read_as(latents, sigma, start), start, sigma_next
         else:
             weights = _ADAMS_BASHFORTH[len(outputs) - 1]
             mean = sum((o * weight for o, weight in zip(outputs, weights, strict=True)), mx.array(0.0))
-        latents = _rescale_noise(latents, to_denoised(prediction_type, mean, latents, sigma), ratio)
+        moved = _rescale_noise(latents, to_denoised(prediction_type, mean, latents, sigma), arrival / sigma)
+        latents = _read_as(moved, arrival, sigma_next)
         yield Step(i, sigma_next, latents, denoised)
 
 
@@ -146,6 +163,11 @@ def lcm(denoise: Denoiser, latents: mx.array, sigmas: Sequence[float], noise: No
         if sigma_next > 0:
             latents = denoised + noise() * sigma_next
         yield Step(i, sigma_next, latents, denoised)
+
+
+def _read_as(latents: mx.array, sigma: float, other: float) -> mx.array:
+    """Latents of level `sigma` whose variance-preserving form is taken to be of level `other`."""
+    return latents if sigma == other else latents * (math.hypot(other, 1.0) / math.hypot(sigma, 1.0))
 
 
 def _rescale_noise(latents: mx.array, denoised: mx.array, ratio: float) -> mx.array:
@@ -191,8 +213,11 @@ def sample(name: str, denoise: Denoiser, latents: mx.array, schedule: Schedule, 
     sampler = SAMPLERS[name]
     if name == "lcm":
         denoise = consistency(denoise, schedule)
+    if name == "ddim":
+        return ddim(denoise, latents, schedule.sigmas, schedule.arrivals)
     if name == "pndm":
-        return pndm(denoise, latents, schedule.sigmas, schedule.prediction_type)
+        plan = (schedule.prediction_type, schedule.arrivals, schedule.departure)
+        return pndm(denoise, latents, schedule.sigmas, *plan)
     if sampler.stochastic:
         return sampler.run(denoise, latents, schedule.sigmas, noise)
     return sampler.run(denoise, latents, schedule.sigmas)

@@ -36,6 +36,8 @@ class Schedule:
     init_noise_sigma  unit noise times this is what the loop starts from, when it starts from noise alone
     signal_scale      final latents times this are what the VAE decodes (see `to_signal`)
     timestep_scaling  of the consistency sampler's boundary condition
+    arrivals          n levels: where each step of DDIM and PLMS lands, to be read as sigmas[1:] (see `_strides`)
+    departure         the level that PLMS' repeated first step is taken to start from
     """
 
     sampler: str
@@ -45,6 +47,8 @@ class Schedule:
     init_noise_sigma: float
     signal_scale: float = 1.0
     timestep_scaling: float = 10.0
+    arrivals: tuple[float, ...] | None = None
+    departure: float | None = None
 
     def timestep(self, sigma: float) -> float:
         """What the network is told at one of the schedule's own levels. Raises ValueError for any other."""
@@ -89,6 +93,10 @@ def make_schedule(
         )
     last = 0.0 if config.final_sigma == "zero" else float(table[0])
     cut = _cut(len(timesteps), strength)
+    arrivals, departure = None, None
+    if config.sampler in ("ddim", "pndm") and config.ramp is None:
+        arrivals, departure = _strides(config, timesteps[cut:], steps, table, last)
+        last = arrivals[-1]
     keeps_variance = config.sampler in _VARIANCE_PRESERVING
     first = float(sigmas[0])
     return Schedule(
@@ -100,7 +108,24 @@ def make_schedule(
         init_noise_sigma=math.hypot(first, 1.0) if keeps_variance or config.timestep_spacing == "leading" else first,
         signal_scale=1 / math.hypot(last, 1.0) if keeps_variance else 1.0,
         timestep_scaling=config.timestep_scaling,
+        arrivals=arrivals,
+        departure=departure,
     )
+
+
+def _strides(
+    config: SchedulerConfig, timesteps: np.ndarray, steps: int, table: np.ndarray, last: float
+) -> tuple[tuple[float, ...], float]:
+    """Where DDIM and PLMS land, as diffusers' classes have it: always num_train_timesteps // steps further down.
+
+    With uneven timesteps (linspace, or trailing where the steps do not divide) that is not the next timestep, and the
+    network is told of a level slightly off. The same pictures as diffusers need the same slip.
+    """
+    stride = config.num_train_timesteps // steps
+    places = np.arange(len(table))
+    arrivals = [float(np.interp(t - stride, places, table)) if t >= stride else last for t in timesteps]
+    again = timesteps[1] + stride if len(timesteps) > 1 else timesteps[0]
+    return tuple(arrivals), float(np.interp(again, places, table))
 
 
 def _with_schedule(config: SchedulerConfig, schedule: str | None) -> SchedulerConfig:

@@ -161,3 +161,12 @@ def each_once(encode: Callable[[list[str]], list[mx.array]], texts: Sequence[str
     rows = mx.array([distinct.index(text) for text in texts])
     return [array[rows] for array in encode(distinct)]
 
+
+
+def check_vocabulary(folder: Path, largest: int, size: int) -> None:
+    """The text encoder has a row for every id of its tokenizer; MLX would read past the table without a word."""
+    if largest > size:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has {largest} tokens, its text encoder {size}.",
+            "They belong to different models: download the model again.",
+        )

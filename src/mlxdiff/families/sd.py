@@ -12,13 +12,14 @@ from ..checkpoint.quantize import quantize
 from ..checkpoint.rename import TEXT_MODEL_PREFIX
 from ..models.clip import CLIPTextConfig, CLIPTextModel
 from ..text.tokenizer import Tokenizer
-from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled
+from .base import Checkpoint, Conditioning, Family, PromptEncoder, check_vocabulary, each_once, is_distilled
 
 
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
     folder = checkpoint.folder
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     config = CLIPTextConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
+    check_vocabulary(folder / "tokenizer", tokenizer.vocab_size, config.vocab_size)
     clip = load_component(CLIPTextModel(config), folder / "text_encoder", dtype=dtype, rename=TEXT_MODEL_PREFIX)
     if bits is not None:
         quantize(clip, bits)

@@ -17,7 +17,7 @@ from ..checkpoint.rename import TEXT_MODEL_PREFIX
 from ..errors import CheckpointError
 from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
 from ..text.tokenizer import Tokenizer
-from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled
+from .base import Checkpoint, Conditioning, Family, PromptEncoder, check_vocabulary, each_once, is_distilled
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
@@ -62,6 +62,7 @@ def _stage(checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | Non
     folder = checkpoint.folder / f"text_encoder{suffix}"
     tokenizer = Tokenizer.from_folder(checkpoint.folder / f"tokenizer{suffix}")
     config = CLIPTextConfig.from_dict(read_json(folder / "config.json"))
+    check_vocabulary(checkpoint.folder / f"tokenizer{suffix}", tokenizer.vocab_size, config.vocab_size)
     clip = CLIPTextModel(config, with_projection=suffix == "_2")
     load_component(clip, folder, dtype=dtype, rename=TEXT_MODEL_PREFIX)
     if bits is not None:
