@@ -22,12 +22,14 @@ PER_BATCH = 4
 class Denoised:
     """Denoising step `step` of `steps` is done, and evaluated, for the `n_images` images that share a batch.
 
-    `denoised` (n_images, h, w, C) is the step's guess of x0, which a preview may look at; reading it costs nothing more.
+    They are those from index `first` on. `latents` and `denoised`, the step's guess of x0, are (n_images, h, w, C).
     """
 
     step: int
     steps: int
     n_images: int
+    first: int = 0
+    latents: mx.array | None = None
     denoised: mx.array | None = None
 
 
@@ -67,7 +69,7 @@ def render(
         for step in sd.denoise(part):
             latents = step.latents
             mx.eval(latents)
-            yield Denoised(step.index + 1, steps, part.batch_size, step.denoised)
+            yield Denoised(step.index + 1, steps, part.batch_size, first, step.latents, step.denoised)
         for item in decode(sd, latents, part, decode_batch_size=decode_batch_size, tile=tile):
             yield replace(item, index=first + item.index)
 
