@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from . import options, output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors")
 
 
 def info(
@@ -24,6 +27,8 @@ def info(
         values = about_machine()
     elif Path(subject).is_file():
         values = about_latents(Path(subject)) if subject.endswith(".safetensors") else about_picture(Path(subject))
+    elif Path(subject).suffix.lower() in FILE_SUFFIXES:
+        raise InputError(f"There is no file {subject}.", "Check its name and folder.")
     else:
         values = about_model(subject)
     if json:

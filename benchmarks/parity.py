@@ -1,0 +1,179 @@
+"""How close mlxdiff is to diffusers and transformers: parts, samplers and whole pictures, all in fp32 on the CPU.
+
+Renders with both from the same files: tiny random pipelines that diffusers wrote, and the built-in model. The tables
+go into docs/parity.md:
+    python benchmarks/parity.py [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlxdiff  # before MLX and torch
+import mlx.core as mx
+import numpy as np
+
+import machine
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+PAGE = ROOT / "docs" / "parity.md"
+START, END = "<!-- parity -->\n", "<!-- /parity -->"
+
+
+def relative(ours: mx.array | np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference over the reference's largest magnitude."""
+    return float(np.abs(np.array(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def components(folder: Path, kind: type) -> Iterator[tuple[str, float]]:
+    """(component, relative error) of each network of a pipeline on disk."""
+    import torch
+
+    from mlxdiff import StableDiffusion
+
+    pipe = kind.from_pretrained(folder, torch_dtype=torch.float32)
+    sd = StableDiffusion(str(folder), dtype="fp32")
+    prompts = ["a red apple", "a dog face on a blue background"]
+    encoded = sd.encode_prompt(prompts, guided=False)
+    theirs = pipe.encode_prompt(prompts, "cpu", 1, False) if sd.family.name == "sd" else pipe.encode_prompt(
+        prompts, do_classifier_free_guidance=False, device="cpu"
+    )
+    yield "text encoders", relative(encoded.context, theirs[0].detach().numpy())
+    rng = np.random.default_rng(0)
+    size = sd.checkpoint.unet.sample_size
+    latents = rng.standard_normal((2, size, size, 4)).astype(np.float32)
+    added = {}
+    if encoded.pooled is not None and encoded.time_ids is not None:
+        added = {
+            "added_cond_kwargs": {
+                "text_embeds": torch.from_numpy(np.array(encoded.pooled)),
+                "time_ids": torch.from_numpy(np.array(encoded.time_ids)),
+            }
+        }
+    with torch.no_grad():
+        expected = pipe.unet(
+            torch.from_numpy(latents.transpose(0, 3, 1, 2)),
+            torch.tensor(601.0),
+            torch.from_numpy(np.array(encoded.context)),
+            **added,
+        ).sample.numpy()
+        output = sd.unet(
+            mx.array(latents), mx.array(601.0), encoded.context, pooled=encoded.pooled, time_ids=encoded.time_ids
+        )
+        yield "UNet", relative(output, expected.transpose(0, 2, 3, 1))
+        picture = photograph(32 if size < 32 else 128)
+        nchw = torch.from_numpy(picture.transpose(0, 3, 1, 2)) * 2 - 1
+        posterior = pipe.vae.encode(nchw).latent_dist
+        mean = posterior.mean.numpy().transpose(0, 2, 3, 1)
+        yield "VAE encoder", relative(sd.vae.encode(mx.array(picture) * 2 - 1)[0], mean)
+        decoded = pipe.vae.decode(posterior.mean).sample.numpy().transpose(0, 2, 3, 1)
+        yield "VAE decoder", relative(sd.vae.decode(mx.array(mean)), decoded)
+
+
+def photograph(size: int) -> np.ndarray:
+    """scikit-image's astronaut, (1, size, size, 3) in [0, 1]."""
+    from PIL import Image
+    from skimage import data
+
+    return np.asarray(Image.fromarray(data.astronaut()).resize((size, size)), np.float32)[None] / 255
+
+
+def parts(folders: dict[str, tuple[Path, type]]) -> str:
+    rows = []
+    for name, (folder, kind) in folders.items():
+        rows.append([name, *(f"{error:.1e}" for _, error in components(folder, kind))])
+    return table(["pipeline", "text encoders", "UNet", "VAE encoder", "VAE decoder"], rows)
+
+
+def samplers() -> str:
+    from oracle_schedulers import CHECKPOINTS, error_table
+
+    from mlxdiff.request import SAMPLERS
+
+    errors = error_table(steps=(5, 20, 50))
+    rows = [[f"`{name}`", *(f"{errors[checkpoint, name]:.1e}" for checkpoint in CHECKPOINTS)] for name in SAMPLERS]
+    return table(["sampler", *CHECKPOINTS], rows)
+
+
+def pictures(folders: dict[str, tuple[Path, type]]) -> str:
+    import torch
+    from test_pipeline import PROMPTS, SCHEDULERS, generators, ours, psnr
+
+    rows = []
+
+    def row(name: str, folder: Path, pipe, steps: int, guidance: float, sampler: str | None = None) -> None:
+        pipe.set_progress_bar_config(disable=True)
+        theirs = pipe(
+            PROMPTS,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators([3, 4]),
+            output_type="np",
+        ).images
+        found = ours(folder, prompt=PROMPTS, steps=steps, guidance_scale=guidance, seed=3, sampler=sampler)
+        default = "the checkpoint's" if sampler is None else f"`{sampler}`"
+        rows.append([name, default, str(steps), f"{guidance:g}", f"{psnr(found, theirs):.0f} dB"])
+
+    for name, (folder, kind) in folders.items():
+        steps, guidance = (25, 4.0) if name == "emoji" else (5, 5.0)
+        row(name, folder, kind.from_pretrained(folder, torch_dtype=torch.float32), steps, guidance)
+    folder, kind = folders["emoji"]
+    for sampler, (scheduler, options) in SCHEDULERS.items():
+        pipe = kind.from_pretrained(folder, torch_dtype=torch.float32)
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **options)
+        row("emoji", folder, pipe, 25, 4.0, sampler)
+    return table(["pipeline", "sampler", "steps", "guidance", "PSNR"], rows)
+
+
+def report() -> str:
+    import tiny
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    with tempfile.TemporaryDirectory() as root:
+        folders: dict[str, tuple[Path, type]] = {}
+        for name, make in tiny.PIPELINES.items():
+            kind = StableDiffusionPipeline if name.startswith("sd1") or name == "sd21" else StableDiffusionXLPipeline
+            folders[name] = (tiny.write(make, Path(root) / name), kind)
+        folders["emoji"] = (tiny.EMOJI, StableDiffusionPipeline)
+        about = machine.describe("mlx", "mlxdiff", "torch", "diffusers", "transformers")
+        return "\n\n".join(
+            [
+                f"Measured with `benchmarks/parity.py` on {machine.line(about)}.",
+                "### Networks: largest relative error",
+                parts(folders),
+                "### Samplers: largest relative error in any step, worst of 5, 20 and 50 steps",
+                samplers(),
+                "### Whole pictures, two prompts each: peak signal-to-noise ratio",
+                pictures(folders),
+                "",
+            ]
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="renew the tables of docs/parity.md")
+    options = parser.parse_args()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = report()
+    print(text)
+    if options.write:
+        page = PAGE.read_text()
+        head, rest = page.split(START, 1)
+        PAGE.write_text(f"{head}{START}{text}{END}{rest.split(END, 1)[1]}")
+
+
+if __name__ == "__main__":
+    main()
