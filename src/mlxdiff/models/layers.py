@@ -99,13 +99,13 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, upc
 
 
 def _is_fused(q: mx.array) -> bool:
-    """Whether MLX surely has one kernel for attention of q (B, heads, T, size)."""
+    """Whether MLX has one kernel for attention of q (B, heads, T, size), on Metal or on CUDA (Ampere and later)."""
     if mx.default_device() == mx.cpu:
         return False
     length, size = q.shape[2:]
     if mx.metal.is_available():
         return length > 8 and size in _METAL_HEAD_SIZES
-    return size % 8 == 0 and size <= 128
+    return length > 1 and size % 8 == 0 and size <= 128
 
 
 def _attention_in_blocks(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
