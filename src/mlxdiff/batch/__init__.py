@@ -1,4 +1,5 @@
 """Many pictures: between the command line, which parses and draws, and the pipeline, which denoises.
 
 render      a request of many images, a batch at a time
+sweep       one request varied along one or two axes, as the cells of a sheet
 """

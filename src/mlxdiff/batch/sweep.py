@@ -1,0 +1,208 @@
+"""Sweeps: one request varied along one or two axes, as the cells of a sheet. Knows no MLX, and renders nothing.
+
+An axis is written NAME=VALUES: `steps=10,20,30`, `guidance-scale=2..8+2`, `prompt=apple,pear,"a plum, ripe"`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import product
+
+from ..errors import RequestError
+from ..request import Request
+
+MAX_VALUES = 100
+MAX_CELLS = 1000
+WHOLE = ("seed", "steps", "height", "width")
+DECIMAL = ("guidance_scale", "strength")
+CHOICE = ("sampler", "schedule")
+NAMES = ("prompt", *WHOLE, *DECIMAL, *CHOICE)
+ALIASES = {"cfg": "guidance_scale"}
+
+_NUMBER = r"-?\d{1,19}(?:\.\d{1,9})?"
+_RANGE = re.compile(rf"({_NUMBER}?)\.\.({_NUMBER}?)(?:([+-])(\S*))?")
+# A field in quotes, where two quotes stand for one, or everything up to the next comma.
+_FIELD = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^",][^,]*)?)(,|$)')
+
+
+@dataclass(frozen=True)
+class Axis:
+    """`name` is a field of Request. Of a prompt axis, each value replaces the first one where that occurs."""
+
+    name: str
+    values: tuple[int | float | str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        if self.name in ("prompt", *CHOICE):
+            return tuple(str(value) for value in self.values)
+        return tuple(f"{_shown(self.name)} {_plain(value)}" for value in self.values)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the sheet, and the request that renders it; `values` are those of the axes."""
+
+    row: int
+    column: int
+    request: Request
+    values: tuple[int | float | str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that are rendered as one request of several images: image i is shown in the cells places[i]."""
+
+    request: Request
+    places: tuple[tuple[int, ...], ...]
+
+
+def parse_axis(text: str) -> Axis:
+    """Reads NAME=VALUES; raises RequestError, which quotes the part that is wrong."""
+    name, equals, values = text.partition("=")
+    field = name.strip().replace("-", "_").lower()
+    field = ALIASES.get(field, field)
+    if not equals:
+        raise RequestError(f"--vary {text!r} has no values.", "Write it as steps=10,20 or guidance-scale=2..8+2.")
+    if field not in NAMES:
+        known = ", ".join(_shown(known) for known in NAMES)
+        raise RequestError(f"A sweep cannot vary {name.strip()!r}.", f"It varies {known}.")
+    found: list[int | float | str] = []
+    for value, quoted in _fields(text, values):
+        if field in ("prompt", *CHOICE):
+            found.append(value)
+        elif ".." in value and not quoted:
+            found += _range(field, value)
+        else:
+            found.append(_number(field, value))
+        if len(found) > MAX_VALUES:
+            raise _too_many(_shown(field))
+    if field == "prompt" and not found[0]:
+        raise RequestError(f"The first value of --vary {text!r} is empty.", "Begin with words of the prompt.")
+    return Axis(field, tuple(found))
+
+
+def cells(request: Request, axes: Sequence[Axis]) -> list[Cell]:
+    """The cells in reading order: the first axis gives the columns, the second one the rows.
+
+    Raises RequestError for axes that do not go together, and for values that a request cannot have.
+    """
+    if not 1 <= len(axes) <= 2:
+        raise RequestError(f"{len(axes)} things are varied.", "Give --vary once or twice: columns, then rows.")
+    names = [axis.name for axis in axes]
+    if len(set(names)) < len(names) and names[0] != "prompt":
+        raise RequestError(f"{_shown(names[0])} is varied twice.", "Vary two different things.")
+    columns, rows = axes[0].values, axes[1].values if len(axes) == 2 else (None,)
+    if len(columns) * len(rows) > MAX_CELLS:
+        raise RequestError(f"The sweep has {len(columns) * len(rows)} cells.", f"At most {MAX_CELLS} are rendered.")
+    for axis in axes:
+        if axis.name == "prompt":
+            _check_occurs(str(axis.values[0]), request)
+    found = []
+    for (row, below), (column, across) in product(enumerate(rows), enumerate(columns)):
+        values = (across,) if below is None else (across, below)
+        found.append(Cell(row, column, _varied(request, axes, values), values))
+    return found
+
+
+def groups(requests: Sequence[Request]) -> list[Group]:
+    """Requests of one image each, with equal ones rendered once, and those alike but for prompt and seed together."""
+    alike: dict[Request, dict[tuple, list[int]]] = {}
+    for place, request in enumerate(requests):
+        key = replace(request, prompt="", seed=0)
+        alike.setdefault(key, {}).setdefault((request.prompt, request.seed), []).append(place)
+    return [
+        Group(
+            replace(key, prompt=tuple(prompt for prompt, _ in found), seed=tuple(seed for _, seed in found)),
+            tuple(tuple(places) for places in found.values()),
+        )
+        for key, found in alike.items()
+    ]
+
+
+def _varied(request: Request, axes: Sequence[Axis], values: Sequence[int | float | str]) -> Request:
+    changes = {axis.name: value for axis, value in zip(axes, values, strict=True) if axis.name != "prompt"}
+    words = {str(axis.values[0]): str(value) for axis, value in zip(axes, values, strict=True) if axis.name == "prompt"}
+    if words:
+        # In one pass, longest first: what one axis puts in is not for the other one to find.
+        pattern = re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
+        for name in ("prompt", "negative_prompt"):
+            text = getattr(request, name)
+            if text is not None:
+                changes[name] = pattern.sub(lambda match: words[match[0]], text)
+    return replace(request, **changes)
+
+
+def _check_occurs(word: str, request: Request) -> None:
+    if word not in str(request.prompt) and word not in (request.negative_prompt if request.negative_prompt else ""):
+        raise RequestError(
+            f"{word!r} does not occur in the prompt {request.prompt!r}.",
+            "The first value of --vary prompt=... is what the others replace.",
+        )
+
+
+def _fields(text: str, values: str) -> list[tuple[str, bool]]:
+    """The values between commas, each with whether it was quoted."""
+    found, at = [], 0
+    while True:
+        match = _FIELD.match(values, at)
+        if match is None:
+            raise RequestError(f"A quote in --vary {text!r} is not closed, or closed too early.", "Check the quotes.")
+        quoted, plain, comma = match.groups()
+        if quoted is None and (plain is None or not plain.strip()):
+            raise RequestError(f"A value of --vary {text!r} is empty.", 'Remove a comma, or write "" for nothing.')
+        found.append((plain.strip(), False) if quoted is None else (quoted.replace('""', '"'), True))
+        at = match.end()
+        if not comma:
+            return found
+        if len(found) > MAX_VALUES:
+            raise _too_many(text.partition("=")[0])
+
+
+def _range(field: str, text: str) -> list[int | float]:
+    """START..STOP+STEP with both ends, or START..STOP-STEP downwards; exact, since it counts in decimals."""
+    match = _RANGE.fullmatch(text)
+    if match is None or not match[1] or not match[2]:
+        raise RequestError(f"{text!r} is not a range.", "Write one as 2..8+2, or as 8..2-2 to go down.")
+    start, stop = Decimal(match[1]), Decimal(match[2])
+    down = stop < start
+    if match[3] is None:
+        step = Decimal(-1 if down else 1)
+    else:
+        if not re.fullmatch(_NUMBER, match[4]) or Decimal(match[4]) <= 0:
+            raise RequestError(f"The step of the range {text!r} is {match[4]!r}.", "It is a number above 0.")
+        step = Decimal(match[4]) * (-1 if match[3] == "-" else 1)
+    if start != stop and (step < 0) != down:
+        raise RequestError(
+            f"The range {text!r} goes from {start} away from {stop}.", "Go up with +STEP and down with -STEP."
+        )
+    count = int((stop - start) / step) + 1
+    if count > MAX_VALUES:
+        raise _too_many(_shown(field))
+    return [_number(field, format(start + i * step, "f")) for i in range(count)]
+
+
+def _number(field: str, text: str) -> int | float:
+    if not re.fullmatch(_NUMBER, text):
+        raise RequestError(f"{text!r} is no value for {_shown(field)}.", "Give numbers, or a range such as 2..8+2.")
+    if field in DECIMAL:
+        return float(text)
+    value = Decimal(text)
+    if value != value.to_integral_value():
+        raise RequestError(f"{text} is no value for {_shown(field)}.", "It takes whole numbers.")
+    return int(value)
+
+
+def _too_many(name: str) -> RequestError:
+    return RequestError(f"{name} has more than {MAX_VALUES} values.", "Vary it over fewer.")
+
+
+def _shown(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _plain(value: int | float | str) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
