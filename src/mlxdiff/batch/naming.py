@@ -221,7 +221,7 @@ def _with_format(template: Template) -> Template:
     if last.field is not None:
         return Template((*template.pieces, Piece(".png")))
     # After a field even a dot at the start begins a suffix: "{seed}.png".
-    name = f"...{last.text}" if others else last.text
+    name = f"*{last.text}" if others else last.text
     if not PurePath(name).suffix:
         return Template((*others, Piece(f"{last.text}.png")))
     picture_format(name)

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ..errors import InputError, RequestError
 from ..request import Request
@@ -93,7 +93,7 @@ def source_name(path: str) -> str:
     return "standard input" if path == STANDARD_INPUT else path
 
 
-def _lines(stream: BinaryIO, name: str, *, close: bool) -> Iterator[bytes]:
+def _lines(stream: IO[Any], name: str, *, close: bool) -> Iterator[bytes]:
     try:
         while line := stream.readline(MAX_LINE + 3):  # a carriage return, a newline, and one that is too many
             yield line
