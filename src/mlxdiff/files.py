@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import secrets
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +33,7 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, force
             raise _is_a_folder(path)
         _make_folder(path.parent)
         # A name of its own, not the target's with a suffix: that could be too long where the target's is not.
-        part = path.parent / f".mlxdiff-{os.getpid()}-{secrets.token_hex(6)}.part"
+        part = path.parent / f".mlxdiff-{_host()}-{os.getpid()}-{secrets.token_hex(6)}.part"
         try:
             with open(part, "xb") as stream:
                 write(stream)
@@ -46,6 +49,18 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, force
         if isinstance(error, ValueError) and "\0" not in str(path):
             raise
         raise output_error(path, error) from error
+
+
+def remove_parts(folder: str | Path, *, ours: bool = False) -> None:
+    """Removes the unfinished files that processes of this machine left in `folder` when they were killed.
+
+    With `ours` it removes those of this process instead, which is then about to end without unwinding.
+    """
+    for part in Path(folder).glob(f".mlxdiff-{_host()}-*.part"):
+        process = part.name.split("-")[2]
+        if process.isdecimal() and (int(process) == os.getpid() if ours else not _is_alive(int(process))):
+            with suppress(OSError):
+                part.unlink()
 
 
 def check_writable(path: str | Path, *, force: bool = False) -> None:
@@ -90,6 +105,21 @@ def output_error(path: Path, error: OSError | ValueError) -> OutputError:
             return OutputError(f"The name {path.name[:40]}... is too long for a file.", "Choose a shorter one.")
     reason = os.strerror(number) if number is not None else str(error)
     return OutputError(f"{path} cannot be written ({reason}).", "Check the path, or name another.")
+
+
+def _host() -> str:
+    """A short name for this machine: others that write to the same folder have processes of the same numbers."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def _make_folder(folder: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
@@ -104,10 +105,16 @@ def picture_format(path: str | Path) -> str:
 def write_picture(
     path: str | Path, picture: np.ndarray, text: Mapping[str, str] | None = None, *, force: bool = False
 ) -> None:
-    """Writes (H, W, 3) uint8 as PNG, JPEG or WebP by the file's name, whole or not at all, with `text` inside.
+    """Writes (H, W, 3) uint8 as `encode_picture` makes it, whole or not at all; raises as that and OutputError."""
+    data = encode_picture(path, picture, text)
+    atomic_write(path, lambda stream: stream.write(data), force=force)
 
-    PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff` and `Software`. Raises OutputError,
-    and RequestError for an unknown format.
+
+def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of (H, W, 3) uint8 as PNG, JPEG or WebP, by the file's name, with `text` inside.
+
+    PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff` and `Software`. Raises RequestError
+    for an unknown format, OutputError for texts that it cannot hold.
     """
     kind = picture_format(path)
     image = Image.fromarray(picture)
@@ -125,10 +132,9 @@ def write_picture(
                 "Write a PNG, or leave the metadata out with --no-metadata.",
             )
 
-    def save(stream: BinaryIO) -> None:
-        image.save(stream, kind, **options)
-
-    atomic_write(path, save, force=force)
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def stored_texts(picture: Image.Image) -> dict[str, str]:

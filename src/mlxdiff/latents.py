@@ -32,13 +32,18 @@ class SavedLatents:
 
 def save_latents(path: str | Path, latents: np.ndarray, request: Request, *, force: bool = False) -> None:
     """Writes latents (B, h, w, C), or (T, B, h, w, C), as fp32, with their resolved request; raises OutputError."""
+    data = encode_latents(latents, request)
+    atomic_write(path, lambda stream: stream.write(data), force=force)
+
+
+def encode_latents(latents: np.ndarray, request: Request) -> bytes:
+    """The bytes of the file that `save_latents` writes."""
     if latents.ndim not in (4, 5):
         raise ValueError(f"latents are (B, h, w, C) or (T, B, h, w, C), not of shape {latents.shape}")
     metadata = {"mlxdiff": request.to_json()}
     if request.model is not None:
         metadata["model"] = request.model if request.revision is None else f"{request.model}@{request.revision}"
-    data = save({KEY: np.ascontiguousarray(latents, dtype=np.float32)}, metadata)
-    atomic_write(path, lambda stream: stream.write(data), force=force)
+    return save({KEY: np.ascontiguousarray(latents, dtype=np.float32)}, metadata)
 
 
 def load_latents(path: str | Path) -> SavedLatents:

@@ -1,0 +1,95 @@
+"""Who renders what, among processes that share a folder: a lock file for each group that is being rendered.
+
+The claim is the lock that the operating system holds for a living process (flock), not the file's existence: when a
+process is killed its claims are free the same moment. The file is removed with the claim.
+
+Between machines this is as good as the shared file system's locks: NFS since version 4 and SMB carry them, some
+cluster file systems want a mount option (Lustre: `flock`). Where there are none a warning says so, and processes should
+then run one after the other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import MlxdiffWarning
+from ..files import output_error
+from .journal import NO_LOCKS
+
+PATTERN = ".mlxdiff-*.lock"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A group that is this process' alone until it is released, or the process ends."""
+
+    path: Path
+    descriptor: int
+
+    def release(self) -> None:
+        # First the name, then the lock: whoever opened the file meanwhile finds that its name is gone, and retries.
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def take(folder: Path, name: str) -> Claim | None:
+    """Claims `name` in the folder, or None while another process has it; raises OutputError where files cannot be made.
+
+    Once it is taken, look again at what is done: the process that had it before may just have finished.
+    """
+    path = folder / f".mlxdiff-{name}.lock"
+    try:
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if not _lock(descriptor, folder):
+                os.close(descriptor)
+                return None
+            if _is_at(path, descriptor):
+                return Claim(path, descriptor)
+            os.close(descriptor)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes the lock files of processes that are dead."""
+    for path in folder.glob(PATTERN):
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):
+                path.unlink(missing_ok=True)
+        except OSError:
+            pass  # alive, or a file system without locks: then the file may be anybody's
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(
+            MlxdiffWarning(f"The file system of {folder} has no locks: run one process at a time there."), stacklevel=4
+        )
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(descriptor)
+    return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
