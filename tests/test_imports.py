@@ -12,7 +12,7 @@ LEAVES = {"errors", "request", "files"}
 ALLOWED = {
     "__init__": {"blas", "diffusion", "pipeline", "text"},
     "__main__": {"cli"},
-    "cli": {"__init__", "batch", "pipeline", "hub", "images", "latents", "metadata", "backend", "families"},
+    "cli": {"__init__", "batch", "pipeline", "hub", "images", "latents", "metadata", "backend", "families", "labels"},
     "batch": {"pipeline", "images"},
     "pipeline": {"families", "checkpoint", "models", "diffusion", "text", "hub", "images", "metadata", "backend"},
     "families": {"checkpoint", "models", "diffusion", "text"},
