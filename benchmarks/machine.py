@@ -11,16 +11,18 @@ def describe(*packages: str) -> dict[str, str]:
     """The processor, the system and the versions of the packages named."""
     found = {"machine": f"{_processor()}, {os.cpu_count()} cores", "system": platform.platform()}
     found["python"] = platform.python_version()
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {package: _version(package) for package in packages}
 
 
 def line(described: dict[str, str]) -> str:
     return ", ".join(value if key in ("machine", "system") else f"{key} {value}" for key, value in described.items())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

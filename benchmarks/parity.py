@@ -14,11 +14,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlxdiff  # before MLX and torch
+import machine
 import mlx.core as mx
 import numpy as np
-
-import machine
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -46,12 +44,14 @@ def components(folder: Path, kind: type) -> Iterator[tuple[str, float]]:
     sd = StableDiffusion(str(folder), dtype="fp32")
     prompts = ["a red apple", "a dog face on a blue background"]
     encoded = sd.encode_prompt(prompts, guided=False)
-    theirs = pipe.encode_prompt(prompts, "cpu", 1, False) if sd.family.name == "sd" else pipe.encode_prompt(
-        prompts, do_classifier_free_guidance=False, device="cpu"
+    theirs = (
+        pipe.encode_prompt(prompts, "cpu", 1, False)
+        if sd.family.name == "sd"
+        else pipe.encode_prompt(prompts, do_classifier_free_guidance=False, device="cpu")
     )
     yield "text encoders", relative(encoded.context, theirs[0].detach().numpy())
     rng = np.random.default_rng(0)
-    size = sd.checkpoint.unet.sample_size
+    size = sd.defaults.height // sd.checkpoint.scale_factor
     latents = rng.standard_normal((2, size, size, 4)).astype(np.float32)
     added = {}
     if encoded.pooled is not None and encoded.time_ids is not None:

@@ -19,7 +19,11 @@ def help_of(command: str) -> str:
     """The plain text of `mlxdiff COMMAND --help`, 100 columns wide."""
     environment = {**os.environ, "COLUMNS": "100", "TYPER_USE_RICH": "0", "NO_COLOR": "1", "TERM": "dumb"}
     shown = subprocess.run(
-        [sys.executable, "-m", "mlxdiff", command, "--help"], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "mlxdiff", command, "--help"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return "\n".join(line.rstrip() for line in shown.strip().splitlines()).replace("python -m mlxdiff", "mlxdiff")
 

@@ -97,6 +97,7 @@ def test_the_walk_sees_imports_inside_functions_and_of_every_form(tmp_path, monk
     source = tmp_path / "diffusion" / "x.py"
     source.parent.mkdir()
     source.write_text(
-        "import mlxdiff.hub\nfrom .. import hub\ndef f():\n    from ..models import unet\n    from mlxdiff.cli.app import main\n"
+        "import mlxdiff.hub\nfrom .. import hub\n"
+        "def f():\n    from ..models import unet\n    from mlxdiff.cli.app import main\n"
     )
     assert imports_of(source) == {("hub",), ("models", "unet"), ("cli", "app")}

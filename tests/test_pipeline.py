@@ -84,7 +84,7 @@ def folders(tmp_path_factory):
 
 
 def theirs_of(folder, name):
-    kind = StableDiffusionPipeline if name.startswith("sd1") or name.startswith("sd2") else StableDiffusionXLPipeline
+    kind = StableDiffusionPipeline if name.startswith(("sd1", "sd2")) else StableDiffusionXLPipeline
     return quiet(kind.from_pretrained(folder))
 
 
@@ -166,7 +166,9 @@ def test_image_to_image(folders, tmp_path, name, strength):
 
 def test_an_image_does_not_depend_on_its_batch():
     together = ours("emoji", prompt=PROMPTS, seed=[11, 4], steps=6)
-    alone = np.concatenate([ours("emoji", prompt=text, seed=s, steps=6) for text, s in zip(PROMPTS, (11, 4), strict=True)])
+    alone = np.concatenate(
+        [ours("emoji", prompt=text, seed=s, steps=6) for text, s in zip(PROMPTS, (11, 4), strict=True)]
+    )
     assert psnr(together, alone) > 80
 
 
@@ -190,7 +192,10 @@ def test_given_noise_replaces_the_drawn_noise():
     from mlxdiff.diffusion.noise import standard_normal
 
     noise = mx.transpose(standard_normal((4, 32, 32), 21), (1, 2, 0))[None]
-    assert psnr(ours("emoji", prompt="a cat", steps=3, latents=noise), ours("emoji", prompt="a cat", steps=3, seed=21)) > 80
+    assert (
+        psnr(ours("emoji", prompt="a cat", steps=3, latents=noise), ours("emoji", prompt="a cat", steps=3, seed=21))
+        > 80
+    )
     with pytest.raises(RequestError, match="shape"):
         ours("emoji", prompt="a cat", steps=3, latents=noise[:, :16])
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar
 
 from . import backend
 
@@ -32,6 +33,8 @@ from .models.vae import AutoencoderKL  # noqa: E402
 from .request import Request  # noqa: E402
 
 SEEDS = 2**32
+
+T = TypeVar("T")
 
 
 class StableDiffusion:
@@ -167,10 +170,10 @@ class StableDiffusion:
         start = self._start(request, schedule, streams, latents)
         denoise = denoiser(self._network(request, conditioning), schedule)
         if self._is_guided(request):
-            denoise = guidance.classifier_free(denoise, request.guidance_scale)
+            denoise = guidance.classifier_free(denoise, _filled(request.guidance_scale))
         shape = start.shape[1:]
         steps = samplers.sample(
-            request.sampler, denoise, start, schedule, noise=lambda: noise.batch_noise(streams, *shape)
+            _filled(request.sampler), denoise, start, schedule, noise=lambda: noise.batch_noise(streams, *shape)
         )
         for step in steps:
             last = step.index == len(schedule.sigmas) - 2
@@ -221,11 +224,11 @@ class StableDiffusion:
 
     def _schedule(self, request: Request) -> Schedule:
         config = SchedulerConfig.from_dict(self.checkpoint.scheduler, request.sampler)
-        return make_schedule(config, request.steps, schedule=request.schedule, strength=request.strength)
+        return make_schedule(config, _filled(request.steps), schedule=request.schedule, strength=request.strength)
 
     def _is_guided(self, request: Request) -> bool:
         """Guidance at 1 or below changes nothing and costs half the time, so it is left out, as in diffusers."""
-        return request.guidance_scale > 1 and self.checkpoint.unet.time_cond_proj_dim is None
+        return _filled(request.guidance_scale) > 1 and self.checkpoint.unet.time_cond_proj_dim is None
 
     def _condition(self, request: Request) -> Conditioning:
         guided = self._is_guided(request)
@@ -246,7 +249,7 @@ class StableDiffusion:
         told = None
         if width is not None:
             # Distilled with guidance as an input (Meng et al. 2023), embedded as if it were a timestep of 1000 w.
-            scales = mx.full((batch,), 1000 * (request.guidance_scale - 1))
+            scales = mx.full((batch,), 1000 * (_filled(request.guidance_scale) - 1))
             told = timestep_embedding(scales, width, flip_sin_to_cos=False, freq_shift=1).astype(dtype)
 
         def network(scaled: mx.array, timestep: mx.array) -> mx.array:
@@ -266,7 +269,8 @@ class StableDiffusion:
     ) -> mx.array:
         """Where the loop starts: noise of the first sigma, alone or on top of the encoded picture."""
         factor = self.checkpoint.scale_factor
-        shape = (request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels)
+        height, width = _filled(request.height), _filled(request.width)
+        shape = (height // factor, width // factor, self.checkpoint.vae.latent_channels)
         if latents is not None and tuple(latents.shape) != (request.batch_size, *shape):
             raise RequestError(
                 f"The noise given has shape {tuple(latents.shape)}.", f"It must be {(request.batch_size, *shape)}."
@@ -277,8 +281,15 @@ class StableDiffusion:
 
         if request.image is None:
             return (drawn() if latents is None else latents.astype(mx.float32)) * schedule.init_noise_sigma
-        picture = images.load_picture(request.image, size=(request.height, request.width))
+        picture = images.load_picture(request.image, size=(height, width))
         mean, logvar = self._posterior(mx.array(picture)[None])
         # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
         encoded = self.vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
         return encoded + (drawn() if latents is None else latents.astype(mx.float32)) * schedule.sigmas[0]
+
+
+def _filled(value: T | None) -> T:
+    """A field of a request that `resolve` has been through."""
+    if value is None:
+        raise RequestError("The request is not resolved.", "Pass it through StableDiffusion.resolve first.")
+    return value

@@ -11,7 +11,20 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle_schedulers import CHECKPOINTS, CLASSES, LCM, RAMPS, SD1, SD21, SDXL, TURBO, ZERO_SNR, distinct, last_alpha_bar, scheduler_of
+from oracle_schedulers import (
+    CHECKPOINTS,
+    CLASSES,
+    LCM,
+    RAMPS,
+    SD1,
+    SD21,
+    SDXL,
+    TURBO,
+    ZERO_SNR,
+    distinct,
+    last_alpha_bar,
+    scheduler_of,
+)
 from scipy.stats import beta
 
 from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, _beta_quantiles, make_schedule

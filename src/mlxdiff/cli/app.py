@@ -41,6 +41,7 @@ def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and every warning.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no notes; data and errors only.")] = False,
 ) -> None:
+    del version  # its callback has ended the program
     output.verbosity.verbose = verbose
     output.verbosity.quiet = quiet
     output.show_warnings()

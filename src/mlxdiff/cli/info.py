@@ -18,7 +18,7 @@ FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors")
 
 def info(
     subject: Annotated[
-        str | None, typer.Argument(help="A model, or a picture or latents file.", metavar="[MODEL or FILE]")
+        str | None, typer.Argument(help="A model, or a picture or latents file.", metavar="MODEL_OR_FILE")
     ] = None,
     json: options.Json = False,
 ) -> None:

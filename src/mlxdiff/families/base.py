@@ -162,7 +162,6 @@ def each_once(encode: Callable[[list[str]], list[mx.array]], texts: Sequence[str
     return [array[rows] for array in encode(distinct)]
 
 
-
 def check_vocabulary(folder: Path, largest: int, size: int) -> None:
     """The text encoder has a row for every id of its tokenizer; MLX would read past the table without a word."""
     if largest > size:

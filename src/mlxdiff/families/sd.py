@@ -30,6 +30,7 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
     def encode(
         prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
     ) -> Conditioning:
+        del height, width  # not told to these networks
         negatives = ["" if negative_prompt is None else negative_prompt] * len(prompts) if guided else []
         (context,) = each_once(states, [*negatives, *prompts])
         return Conditioning(context)

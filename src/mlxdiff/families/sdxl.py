@@ -46,13 +46,14 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
         sizes = [height, width, 0, 0]
         time_ids = [[*sizes, AESTHETIC_SCORE] if scored else [*sizes, height, width]] * len(prompts)
         if not guided:
-            return Conditioning(*positive, mx.array(time_ids, dtype=mx.float32))
+            context, pooled = positive
+            return Conditioning(context, pooled, mx.array(time_ids, dtype=mx.float32))
         if negative_prompt is None and zeros_for_absent:
             negative = [mx.zeros_like(array) for array in positive]
         else:
             negative = each_once(states, ["" if negative_prompt is None else negative_prompt] * len(prompts))
         negative_ids = [[*sizes, NEGATIVE_AESTHETIC_SCORE]] * len(prompts) if scored else time_ids
-        context, pooled = (mx.concatenate(pair) for pair in zip(negative, positive, strict=True))
+        context, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, positive, strict=True))
         return Conditioning(context, pooled, mx.array(negative_ids + time_ids, dtype=mx.float32))
 
     return encode

@@ -1,0 +1,54 @@
+"""The documentation is complete and true: every command has its page, with today's help, and links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from mlxdiff.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+
+_spec = importlib.util.spec_from_file_location("make_help", ROOT / "docs" / "make_help.py")
+make_help = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make_help)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_page_with_its_help_as_it_is(command):
+    page = ROOT / "docs" / f"{command}.md"
+    assert page.read_text() == make_help.rendered(page), "run: python docs/make_help.py"
+    assert f"docs/{command}.md" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readmes_tree_names_what_is_there():
+    tree = re.search(r"```\nsrc/mlxdiff/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    inside, outside = tree.split("benchmarks/", 1)
+    for name in re.findall(r"^  (\S+)", inside, re.MULTILINE):
+        assert (ROOT / "src" / "mlxdiff" / name).exists(), name
+    named = set(re.findall(r"[a-z0-9_]+(?:\.py|/)", inside))
+    for path in (ROOT / "src" / "mlxdiff").iterdir():
+        name = f"{path.name}/" if path.is_dir() else path.name
+        if name not in ("__pycache__/", "__init__.py", "__main__.py"):
+            assert name in named, f"README's tree lacks {name}"
+    assert "docs/" in outside
+    assert "tests/" in outside
+
+
+def test_every_sampler_and_schedule_is_named_in_the_readme_or_the_changelog():
+    from mlxdiff.request import SAMPLERS, SCHEDULES
+
+    text = (ROOT / "README.md").read_text() + (ROOT / "CHANGELOG.md").read_text()
+    assert all(f"`{name}`" in text for name in (*SAMPLERS, *SCHEDULES))
