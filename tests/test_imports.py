@@ -13,7 +13,7 @@ ALLOWED = {
     "__init__": {"blas", "diffusion", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {"__init__", "batch", "pipeline", "hub", "images", "latents", "metadata", "backend", "families", "labels"},
-    "batch": {"pipeline", "images"},
+    "batch": {"pipeline", "backend", "images", "latents", "metadata"},
     "pipeline": {"families", "checkpoint", "models", "diffusion", "text", "hub", "images", "metadata", "backend"},
     "families": {"checkpoint", "models", "diffusion", "text"},
     "models": {"kernels"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,12 @@ def encode_latents(latents: np.ndarray, request: Request) -> bytes:
     metadata = {"mlxdiff": request.to_json()}
     if request.model is not None:
         metadata["model"] = request.model if request.revision is None else f"{request.model}@{request.revision}"
-    return save({KEY: np.ascontiguousarray(latents, dtype=np.float32)}, metadata)
+    data = save({KEY: np.ascontiguousarray(latents, dtype=np.float32)}, metadata)
+    # safetensors writes the metadata in a random order; the same latents shall be the same file.
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def load_latents(path: str | Path) -> SavedLatents:

@@ -28,9 +28,9 @@ class Denoised:
     step: int
     steps: int
     n_images: int
+    latents: mx.array
+    denoised: mx.array
     first: int = 0
-    latents: mx.array | None = None
-    denoised: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,18 @@ def render(
     steps = sd.n_steps(request)
     for first, part in split(request, batch_size):
         latents = mx.array([])
-        for step in sd.denoise(part):
-            latents = step.latents
-            mx.eval(latents)
-            yield Denoised(step.index + 1, steps, part.batch_size, first, step.latents, step.denoised)
+        for event in denoise(sd, part, steps=steps, first=first):
+            latents = event.latents
+            yield event
         for item in decode(sd, latents, part, decode_batch_size=decode_batch_size, tile=tile):
             yield replace(item, index=first + item.index)
+
+
+def denoise(sd: StableDiffusion, request: Request, *, steps: int, first: int = 0) -> Iterator[Denoised]:
+    """Denoises the images of a resolved request as one batch of `steps` steps, each evaluated when it is yielded."""
+    for step in sd.denoise(request):
+        mx.eval(step.latents)
+        yield Denoised(step.index + 1, steps, request.batch_size, step.latents, step.denoised, first)
 
 
 def decode(
