@@ -17,7 +17,8 @@ ALLOWED = {
     "pipeline": {"families", "checkpoint", "models", "diffusion", "text", "hub", "images", "metadata", "backend"},
     "families": {"checkpoint", "models", "diffusion", "text"},
     "models": {"kernels"},
-    "metadata": {"__init__", "images"},
+    "metadata": {"__init__", "images", "parameters", "png"},
+    "parameters": {"__init__"},
     "backend": {"__init__", "blas"},
     "blas": {"elf"},
 }

@@ -14,15 +14,8 @@ from PIL import Image, PngImagePlugin
 from mlxdiff import __version__
 from mlxdiff.errors import InputError, RequestError
 from mlxdiff.images import write_picture
-from mlxdiff.metadata import (
-    MAX_JSON,
-    SAMPLER_NAMES,
-    parameters_text,
-    picture_text,
-    printable,
-    read_picture,
-    request_of,
-)
+from mlxdiff.metadata import MAX_JSON, picture_text, printable, read_picture, request_of
+from mlxdiff.parameters import SAMPLER_NAMES, parameters_text
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
 PIXEL = np.zeros((1, 1, 3), np.uint8)

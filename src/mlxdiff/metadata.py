@@ -1,36 +1,33 @@
-"""What a picture says about how it was made: a Request as JSON, and the lines that other tools read.
+"""What a picture says about how it was made: a Request as JSON, and the lines that other tools read; and back again.
 
 `mlxdiff` is the canonical JSON of the Request, enough to render the picture again. `parameters` is the text format of
-AUTOMATIC1111's web UI, which galleries and other programs show. `Software` names the version.
+AUTOMATIC1111's web UI, which galleries and other programs show (parameters.py). `Software` names the version.
+Files come from anybody: whatever they hold ends in a Request or in an MlxdiffError.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
+from typing import Any
 
 from . import __version__
-from .errors import RequestError
+from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
 from .images import open_picture, stored_texts
+from .parameters import parameters_text, parse_parameters
+from .png import read_texts
 from .request import Request
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
-
-# The web UI's names, so that its "send to txt2img" finds them.
-SAMPLER_NAMES = {
-    "ddim": "DDIM",
-    "pndm": "PLMS",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "lcm": "LCM",
-}
-SCHEDULE_NAMES = {"karras": "Karras", "exponential": "Exponential", "beta": "Beta"}
-RNG_NAMES = {"torch": "CPU", "philox": "NV"}
+# More than a terminal session asks for in one request, less than what fills memory before the first step.
+MAX_IMAGES = 10_000
+MAX_SIDE = 2**16  # pixels
+MAX_DIGITS = 30
+TEXT_FILES = (".txt",)
 
 # Escape sequences of terminals (ECMA-48): CSI to its final letter, a string (OSC, DCS) to its end, then all others.
 _ESCAPES = re.compile(
@@ -67,7 +64,9 @@ def read_picture(path: str | Path) -> PictureInfo:
     """What the picture at `path` was made with, as far as it says so; raises InputError when it is not a picture."""
     with open_picture(path) as picture:
         size, kind = picture.size, str(picture.format)
-        texts = stored_texts(picture)
+        texts = {} if kind == "PNG" else stored_texts(picture)
+    if kind == "PNG":  # Pillow would decode all pixels to get to the texts after them
+        texts = read_texts(path, ("mlxdiff", "parameters", "Software"))
     request, notes = None, []
     if "mlxdiff" in texts:
         try:
@@ -78,36 +77,57 @@ def read_picture(path: str | Path) -> PictureInfo:
     return PictureInfo(request, None if parameters is None else printable(parameters), size, kind, tuple(notes))
 
 
+def request_from_file(path: str | Path, *, find_model: Callable[[str], str | None] | None = None) -> Request:
+    """What renders a picture again: from the picture, or from a .txt file with A1111's text.
+
+    mlxdiff's own words come first and are exact; A1111's say less, and what they say that mlxdiff cannot do is an
+    MlxdiffWarning. `find_model` gives the full reference of a model's bare name, or None. Raises InputError.
+    """
+    path = Path(path)
+    if path.suffix.lower() in TEXT_FILES:
+        parameters = printable(_read_text(path))
+    else:
+        found = read_picture(path)
+        if found.request is not None:
+            return found.request
+        if found.parameters is None:
+            said = found.notes[0] if found.notes else "It says nothing about how it was made."
+            raise InputError(f"{path}: {said}", "Give a picture with metadata, or the options themselves.")
+        for note in found.notes:
+            warnings.warn(f"{path}: {note} Its A1111 text is read instead.", MlxdiffWarning, stacklevel=2)
+        parameters = found.parameters
+    try:
+        return parse_parameters(parameters, find_model)
+    except RequestError as error:
+        raise InputError(f"{path}: {error.problem}", error.remedy) from None
+
+
 def request_of(text: str) -> Request:
     """The Request in a text from a file that anybody may have written; raises RequestError."""
     if len(text) > MAX_JSON:
         raise RequestError(f"The request is {len(text)} characters long.", f"At most {MAX_JSON} are read.")
-    return Request.from_json(text)
-
-
-def parameters_text(request: Request) -> str:
-    """The request in the web UI's format: the prompt, the negative prompt, and one line of `Name: value`.
-
-    Values that hold a comma, a colon or a newline are quoted as JSON strings. Of several images, the first one's seed.
-    """
-    lines = list(dict.fromkeys(request.prompts))
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    values = {
-        "Steps": request.steps,
-        "Sampler": None if request.sampler is None else SAMPLER_NAMES.get(request.sampler, request.sampler),
-        "Schedule type": None if request.schedule is None else SCHEDULE_NAMES.get(request.schedule),
-        "CFG scale": _number(request.guidance_scale),
-        "Seed": None if request.seed is None else request.seeds[0],
-        "Size": None if request.width is None else f"{request.width}x{request.height}",
-        "Model": None if request.model is None else _model_name(request.model),
-        "Denoising strength": _number(request.strength),
-        "Batch size": None if request.batch_size == 1 else request.batch_size,
-        "RNG": RNG_NAMES.get(request.rng, request.rng),
-        "Version": f"mlxdiff {__version__}",
-    }
-    lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in values.items() if value is not None))
-    return "\n".join(lines)
+    try:
+        values = json.loads(text, parse_int=_whole)
+    except MlxdiffError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
+        ) from None
+    if not isinstance(values, dict):
+        raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
+    for name in ("image", "model", "revision", "dtype"):
+        _check(name, values, str | None)
+    _check("quantize", values, int | None)
+    _check("rng", values, str)
+    request = Request.from_dict(values)
+    if request.batch_size > MAX_IMAGES:
+        raise RequestError(f"The request is for {request.batch_size} images.", f"At most {MAX_IMAGES} are read.")
+    if any(side is not None and side > MAX_SIDE for side in (request.height, request.width)):
+        raise RequestError(
+            f"The request is for {request.width} x {request.height} pixels.", f"A side has at most {MAX_SIDE}."
+        )
+    return request
 
 
 def printable(text: str) -> str:
@@ -116,17 +136,31 @@ def printable(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
 
 
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+def _read_text(path: Path) -> str:
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_JSON + 1)
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.", "Check its name and folder.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder.", "Name a file in it.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", "Check its name and permissions.") from None
+    if len(data) > MAX_JSON:
+        raise InputError(f"{path} is longer than {MAX_JSON} bytes.", "Give the text of one picture.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from None
 
 
-def _number(value: float | None) -> str | None:
-    """4 for 4.0, and all digits of anything else."""
-    if value is None:
-        return None
-    return str(int(value)) if float(value).is_integer() else str(value)
+def _whole(digits: str) -> int:
+    """Python reads long numbers in quadratic time, and no field takes one."""
+    if len(digits) > MAX_DIGITS:
+        raise RequestError(f"The request has a number of {len(digits)} digits.", "Check where the text comes from.")
+    return int(digits)
 
 
-def _model_name(reference: str) -> str:
-    """The last part, as the web UI names a model by its file: folders are nobody's business."""
-    return PurePath(reference).name.removesuffix(".safetensors")
+def _check(name: str, values: dict[str, Any], kind: Any) -> None:
+    if name in values and (not isinstance(values[name], kind) or isinstance(values[name], bool)):
+        raise RequestError(f"{name} is {type(values[name]).__name__}.", "Check where the text comes from.")

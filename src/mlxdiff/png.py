@@ -1,0 +1,86 @@
+"""The texts inside a PNG file, found without decoding the picture, however large it claims to be.
+
+PNG 3rd edition: 5.3 (chunk layout), 11.3.3 (tEXt, zTXt, iTXt). What the texts mean is the business of metadata.py.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import InputError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAX_TEXT = 2**22  # bytes of one text, also when it is unpacked
+MAX_CHUNKS = 2**20
+_KEYWORD = 80  # bytes: at most 79 and a NUL
+
+
+def read_texts(path: str | Path, names: Collection[str]) -> dict[str, str]:
+    """The texts called `names`, the first of each, wherever they stand in the file; raises InputError for damage.
+
+    A file that ends early is read as far as it goes: pictures cut off on the way still say how they were made.
+    """
+    found: dict[str, str] = {}
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(len(SIGNATURE))
+            for _ in range(MAX_CHUNKS):
+                header = stream.read(8)
+                length, kind = int.from_bytes(header[:4], "big"), header[4:]
+                if len(header) < 8 or kind == b"IEND" or len(found) == len(names):
+                    break
+                end = stream.tell() + length + 4
+                if kind in (b"tEXt", b"zTXt", b"iTXt"):
+                    name = stream.read(min(length, _KEYWORD)).partition(b"\0")[0].decode("latin-1")
+                    if name in names and name not in found:
+                        stream.seek(end - length - 4)
+                        found[name] = _text(kind, _data(stream, kind, length))
+                stream.seek(end)
+    except _DamagedError as error:
+        raise InputError(f"{path} is damaged ({error}).", "Get the file again.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).", "Check the file and the disk.") from None
+    return found
+
+
+class _DamagedError(Exception):
+    """What is wrong with a chunk."""
+
+
+def _data(stream: BinaryIO, kind: bytes, length: int) -> bytes:
+    if length > MAX_TEXT:
+        raise _DamagedError(f"a text of {length} bytes")
+    data, check = stream.read(length), stream.read(4)
+    if len(data) < length or len(check) < 4:
+        raise _DamagedError("it ends inside a text")
+    if zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(check, "big"):
+        raise _DamagedError("the checksum of a text is wrong")
+    return data
+
+
+def _text(kind: bytes, data: bytes) -> str:
+    _, _, rest = data.partition(b"\0")
+    if kind == b"tEXt":
+        return rest.decode("latin-1")
+    if kind == b"zTXt":
+        return _unpacked(rest[1:]).decode("latin-1")
+    packed, (_, _, text) = rest[:1] == b"\1", rest[2:].partition(b"\0")  # after the language
+    text = text.partition(b"\0")[2]  # after the translated keyword
+    try:
+        return (_unpacked(text) if packed else text).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _DamagedError("a text is not UTF-8") from None
+
+
+def _unpacked(data: bytes) -> bytes:
+    unpack = zlib.decompressobj()
+    try:
+        text = unpack.decompress(data, MAX_TEXT)
+    except zlib.error:
+        raise _DamagedError("a text cannot be unpacked") from None
+    if unpack.unconsumed_tail:
+        raise _DamagedError(f"a text unpacks to more than {MAX_TEXT} bytes")
+    return text
