@@ -30,9 +30,10 @@ MAX_DIGITS = 30
 TEXT_FILES = (".txt",)
 
 # Escape sequences of terminals (ECMA-48): CSI to its final letter, a string (OSC, DCS) to its end, then all others.
+# A string stops at the start of another one, or many starts without an end would each be searched to the last letter.
 _ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
 )
 # What else must not reach a terminal: controls but tab and newline, and marks that turn the direction of writing.

@@ -62,7 +62,11 @@ _NEUTRAL = {("clip skip", "1"), ("clip skip", ""), ("emphasis", "original"), ("v
 _TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>\n]{1,200}>", re.IGNORECASE)
 
 _NAME = re.compile(r"\s*(\w[\w \-/.+]{0,60}):[ \t]*")
-_KNOWN = {"steps", "sampler", "schedule type", "cfg scale", "seed", "size", "rng", "model", "model hash", "version"}
+_KNOWN = {"steps", "sampler", "schedule type", "cfg scale", "seed", "size", "rng", "model", "model hash", "version"} | {
+    "denoising strength",
+    "batch size",
+}
+_MAX_FAILURES = 16  # of JSON in a line: each costs as much as the line is long
 _NEGATIVE = "Negative prompt:"
 
 
@@ -105,7 +109,7 @@ def parse_parameters(text: str, find_model: Callable[[str], str | None] | None =
     different = [f"{name}: {value}" for name, value in _unsupported(settings)]
     if not is_ours:
         tags = _TAG.findall(prompt) + _TAG.findall(negative)
-        different += tags
+        different = [*dict.fromkeys(tags), *different]
         prompt, negative = _TAG.sub("", prompt).strip(), _TAG.sub("", negative).strip()
     sampler, schedule = _sampler(settings, different)
     width, height = _size(settings)
@@ -130,7 +134,7 @@ def parse_parameters(text: str, find_model: Callable[[str], str | None] | None =
     )
     if different:
         _warn(
-            f"The picture was made with {_short(', '.join(different))}, which mlxdiff leaves out.",
+            f"The picture was made with {_listed(different)}, which mlxdiff leaves out.",
             "Expect another picture.",
         )
     return request
@@ -156,16 +160,16 @@ def _settings(lines: list[str]) -> tuple[int, dict[str, str]]:
 
 def _pairs(line: str) -> Iterator[tuple[str, str]]:
     """`Name: value` after `Name: value`, each read once: a value is a JSON string, list or object, or has no comma."""
-    decoder, at = json.JSONDecoder(), 0
+    decoder, at, failures = json.JSONDecoder(), 0, 0
     while at < len(line):
         found = _NAME.match(line, at)
         start = at if found is None else found.end()
         end, value = start, None
-        if line[start : start + 1] in ('"', "{", "["):
+        if failures < _MAX_FAILURES and line[start : start + 1] in ('"', "{", "["):
             try:
                 value, end = decoder.raw_decode(line, start)
             except (ValueError, RecursionError):  # not JSON after all
-                value, end = None, start
+                value, end, failures = None, start, failures + 1
         comma = line.find(",", end)
         comma = len(line) if comma < 0 else comma
         if found is not None:
@@ -199,7 +203,7 @@ def _sampler(settings: Mapping[str, str], different: list[str]) -> tuple[str | N
 def _unsupported(settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
         if _DIFFERENT.match(name) and (name, value.lower()) not in _NEUTRAL and not name.endswith("hash"):
-            yield name.capitalize(), value
+            yield name.upper() if name in ("vae", "ensd") else name.capitalize(), value
 
 
 def _model(settings: Mapping[str, str], find_model: Callable[[str], str | None] | None) -> str | None:
@@ -249,6 +253,12 @@ def _warn(problem: str, remedy: str) -> None:
 
 def _short(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _listed(parts: list[str]) -> str:
+    """The parts for one line, each cut, and at most a dozen."""
+    shown = [part if len(part) <= 60 else f"{part[:60]}..." for part in parts[:12]]
+    return ", ".join(shown) + (f" and {len(parts) - 12} more" if len(parts) > 12 else "")
 
 
 def _quoted(value: str) -> str:

@@ -1,0 +1,341 @@
+"""A1111's text, as people share it, read into a Request; and what mlxdiff itself writes, back again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
+from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
+
+
+def parsed(text: str, find_model=None) -> tuple[Request, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        request = parse_parameters(text, find_model)
+    assert all(warning.category is MlxdiffWarning for warning in caught)
+    return request, [str(warning.message) for warning in caught]
+
+
+def settings_of(line: str) -> Request:
+    """The request of a text with these settings, which warn of nothing."""
+    request, said = parsed(f"a\n{line}")
+    assert said == []
+    return request
+
+
+# -- texts as they are shared ------------------------------------------------------------------------------------------
+
+
+def test_a_picture_of_an_old_version():
+    text = (
+        "portrait of a lighthouse keeper, oil on canvas,\n"
+        "(warm light:1.2), highly detailed\n"
+        "Negative prompt: blurry, lowres,\n"
+        "extra fingers\n"
+        "Steps: 28, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 2847561920, Size: 512x768, Model hash: 1a2b3c4d"
+    )
+    request, said = parsed(text)
+    assert request == Request(
+        prompt="portrait of a lighthouse keeper, oil on canvas,\n(warm light:1.2), highly detailed",
+        negative_prompt="blurry, lowres,\nextra fingers",
+        steps=28,
+        sampler="dpmpp_2m",
+        schedule="karras",
+        guidance_scale=6.5,
+        seed=2847561920,
+        width=512,
+        height=768,
+        rng="philox",
+    )
+    assert said == [
+        "The picture was made with a model with the hash 1a2b3c4d, which says too little to find it."
+        " Name it with --model."
+    ]
+
+
+def test_a_picture_of_a_new_version_with_much_that_mlxdiff_does_not_do():
+    text = (
+        "<lora:inkSketch_v2:0.7> fox in the snow\r\n"
+        "Negative prompt: frame\r\n"
+        "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Seed: 7, Size: 640x512, "
+        'Model hash: 6ce0161689, Model: "v1-5, pruned: emaonly", VAE hash: 735e4c3a44, VAE: ft-mse.safetensors, '
+        'Denoising strength: 0.45, Clip skip: 2, Hires upscale: 2, Hires steps: 12, Hires upscaler: "4x, sharp", '
+        'ControlNet 0: "Module: canny, Model: control_v11p [d14c016b], Weight: 1, Steps: 99", '
+        'Lora hashes: "inkSketch_v2: 0f1e2d3c", Hashes: {"model": "6ce0161689", "lora:x": "Seed: 5"}, '
+        "RNG: CPU, Version: v1.10.1"
+    )
+    asked = []
+    request, said = parsed(text, lambda name: asked.append(name) or "owner/v1-5")
+    assert asked == ["v1-5, pruned: emaonly"]
+    assert request == Request(
+        prompt="fox in the snow",
+        negative_prompt="frame",
+        steps=20,
+        sampler="euler_ancestral",
+        guidance_scale=7.0,
+        seed=7,
+        width=640,
+        height=512,
+        rng="torch",
+        model="owner/v1-5",
+    )
+    (warning,) = said
+    for part in (
+        "Clip skip: 2",
+        "Hires upscale: 2",
+        "Controlnet 0",
+        "VAE: ft-mse",
+        "Lora hashes",
+        "<lora:inkSketch_v2:0.7>",
+    ):
+        assert part in warning
+    for part in ("Steps", "Seed", "Version", "Vae hash", "RNG"):
+        assert f", {part}:" not in warning
+
+
+def test_a_picture_of_a_gallery_with_lists_in_its_line():
+    text = (
+        "a teapot\nSteps: 30, Sampler: DPM++ 2M SDE, CFG scale: 5, Seed: 11, Size: 1024x1024, Clip skip: 1, "
+        'Created Date: 2024-09-11T10:15:30.123Z, Civitai resources: [{"type":"checkpoint","modelVersionId":1,'
+        '"modelName":"Seed: 3, Steps: 9"}], Civitai metadata: {}'
+    )
+    request = settings_of(text.removeprefix("a teapot\n"))
+    assert (request.steps, request.seed, request.sampler, request.width) == (30, 11, "dpmpp_2m_sde", 1024)
+
+
+def test_image_to_image_keeps_its_strength():
+    assert settings_of("Steps: 20, Sampler: DDIM, Seed: 1, Denoising strength: 0.75").strength == 0.75
+
+
+def test_lines_after_the_settings_and_prompts_that_look_like_settings():
+    request, said = parsed(
+        "Style: baroque, Mood: calm\nSteps: of marble\nNegative prompt: Size: huge\n"
+        "Steps: 12, Sampler: Heun, CFG scale: 3, Seed: 5\nTemplate: __style__ apple"
+    )
+    assert said == []
+    assert request.prompt == "Style: baroque, Mood: calm\nSteps: of marble"
+    assert request.negative_prompt == "Size: huge"
+    assert (request.steps, request.sampler) == (12, "heun")
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "schedule"),
+    [
+        ("Euler", "euler", None),
+        ("Euler a", "euler_ancestral", None),
+        ("euler A", "euler_ancestral", None),
+        ("k_euler_a", "euler_ancestral", None),
+        ("Heun", "heun", None),
+        ("DDIM", "ddim", None),
+        ("PLMS", "pndm", None),
+        ("LCM", "lcm", None),
+        ("DPM++ 2M", "dpmpp_2m", None),
+        ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
+        ("DPM++ 2M SDE", "dpmpp_2m_sde", None),
+        ("DPM++ 2M SDE Karras", "dpmpp_2m_sde", "karras"),
+        ("DPM++ 2M SDE Exponential", "dpmpp_2m_sde", "exponential"),
+        ("DPM++ 2M, Schedule type: Karras", "dpmpp_2m", "karras"),
+        ("DPM++ 2M, Schedule type: Automatic", "dpmpp_2m", "karras"),
+        ("DPM++ 2M SDE, Schedule type: Automatic", "dpmpp_2m_sde", "exponential"),
+        ("Euler, Schedule type: Automatic", "euler", None),
+        ("Euler, Schedule type: Beta", "euler", "beta"),
+        ("Euler, Schedule type: Uniform", "euler", "linspace"),
+        ("Euler, Schedule type: SGM Uniform", "euler", "trailing"),
+    ],
+)
+def test_samplers_and_schedules(name, sampler, schedule):
+    request = settings_of(f"Steps: 4, Sampler: {name}, Seed: 1")
+    assert (request.sampler, request.schedule) == (sampler, schedule)
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("Sampler: DPM++ 3M SDE Karras", "Sampler: DPM++ 3M SDE Karras"),
+        ("Sampler: UniPC", "Sampler: UniPC"),
+        ("Schedule type: Align Your Steps", "Schedule type: Align Your Steps"),
+        ("Clip skip: 2", "Clip skip: 2"),
+        ("ENSD: 31337", "ENSD: 31337"),
+        ("Variation seed: 4", "Variation seed: 4"),
+        ("Face restoration: CodeFormer", "Face restoration: CodeFormer"),
+        ("Refiner: xl [7440]", "Refiner: xl [7440]"),
+        ("RNG: dice", "RNG: dice"),
+    ],
+)
+def test_what_makes_another_picture_is_named(line, part):
+    _, said = parsed(f"a\nSteps: 4, {line}, Seed: 1")
+    assert said == [f"The picture was made with {part}, which mlxdiff leaves out. Expect another picture."]
+
+
+@pytest.mark.parametrize(("rng", "source"), [("RNG: CPU", "torch"), ("RNG: NV", "philox"), ("RNG: GPU", "philox")])
+def test_where_noise_came_from(rng, source):
+    assert settings_of(f"Steps: 1, Sampler: Euler, {rng}").rng == source
+    assert settings_of("Steps: 1, Sampler: Euler").rng == "philox"  # the web UI says nothing of its default, the GPU
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a red apple",
+        "a\nb: c, d: e, f: g",
+        "Steps: many",
+        "a\nSteps: many, Sampler: Euler, Seed: 1",
+        "a\nSteps: 0, Sampler: Euler, Seed: 1",
+        "a\nSteps: 4, Seed: -1",
+        "a\nSteps: 4, Seed: " + "9" * 19,
+        "a\nSteps: 4, Seed: " + "9" * 10_000,
+        "a\nSteps: 4, Seed: ٣",
+        "a\nSteps: 4, Size: big",
+        "a\nSteps: 4, Size: 512x",
+        "a\nSteps: 4, Size: 0x0",
+        "a\nSteps: 4, CFG scale: nan",
+        "a\nSteps: 4, CFG scale: 1.2.3",
+        "a\nSteps: 4, CFG scale: 1e999",
+        "a\nSteps: 4, Denoising strength: 2",
+    ],
+    ids=lambda text: text[-20:],
+)
+def test_settings_that_make_no_sense(text):
+    with pytest.raises(RequestError) as caught:
+        parse_parameters(text)
+    assert len(str(caught.value)) < 500
+
+
+# -- round trip --------------------------------------------------------------------------------------------------------
+
+
+def some(strategy):
+    return st.none() | strategy
+
+
+def carried(text: str) -> bool:
+    """Whether the format can hold the text: it has no mark for where a prompt ends but the next heading."""
+    return not re.search(r"\r|^\s*Negative prompt:", text, re.MULTILINE)
+
+
+texts = (st.text(st.characters(codec="utf-8") | st.sampled_from(',:"\\{[ <>\n'), max_size=40)).filter(carried)
+sizes = st.none() | st.tuples(st.integers(8, 99_999), st.integers(8, 99_999))
+
+
+@settings(max_examples=300)
+@given(
+    texts,
+    some(texts),
+    some(st.integers(1, 1000)),
+    some(st.floats(0, 1e9)),
+    some(st.integers(0, 2**63 - 1)),
+    sizes,
+    some(st.sampled_from(SAMPLERS)),
+    some(st.sampled_from(SCHEDULES)),
+    some(st.floats(0, 1)),
+    st.sampled_from(NOISE_SOURCES),
+    some(texts),
+)
+def test_what_mlxdiff_writes_comes_back(
+    prompt, negative, steps, guidance, seed, size, sampler, schedule, strength, rng, model
+):
+    width, height = (None, None) if size is None else size
+    request = Request(
+        prompt=prompt,
+        negative_prompt=negative,
+        steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        width=width,
+        height=height,
+        sampler=sampler,
+        schedule=schedule,
+        strength=strength,
+        rng=rng,
+        model=model,
+    )
+    text = parameters_text(request)
+    found, _ = parsed(text, lambda name: f"found {name}")
+    for name in ("prompt", "steps", "guidance_scale", "seed", "width", "height", "sampler", "strength", "rng"):
+        assert getattr(found, name) == getattr(request, name), (name, text)
+    assert found.negative_prompt == (negative if negative else None)
+    # The web UI has no names for the spacings that a checkpoint's own scheduler asks for.
+    assert found.schedule == (schedule if schedule in ("karras", "exponential", "beta") else None)
+    if found.model is not None:
+        assert found.model.removeprefix("found ") in request.model
+
+
+def test_a_model_comes_back_by_its_bare_name():
+    text = parameters_text(Request(prompt="a", model='/home/a/b, "c": d.safetensors'))
+    request, said = parsed(text, {'b, "c": d': "owner/b"}.get)
+    assert (request.model, said) == ("owner/b", [])
+    request, said = parsed(text)
+    assert request.model is None
+    assert said == [
+        'The picture was made with a model called b, "c": d, which says too little to find it. Name it with --model.'
+    ]
+
+
+def test_tags_in_a_prompt_of_mlxdiff_stay():
+    request = Request(prompt=" <lora:a:1> b ", seed=1)
+    assert parsed(parameters_text(request))[0].prompt == request.prompt
+
+
+# -- texts of anybody --------------------------------------------------------------------------------------------------
+
+NAMES = ["Steps", "Sampler", "Seed", "CFG scale", "Size", "Schedule type", "RNG", "Model", "Version", "Clip skip", "x"]
+values = st.text(max_size=8) | st.sampled_from(
+    ['"a, b', '{"a": [', "1", "1e5", "512x512", "Euler a", "-0", "٣", "\x1b[2J"]
+)
+lines = st.lists(st.tuples(st.sampled_from(NAMES), values), max_size=8).map(
+    lambda pairs: ", ".join(f"{name}: {value}" for name, value in pairs)
+)
+
+
+@settings(max_examples=400)
+@given(st.lists(st.text(max_size=20) | lines | st.just("Negative prompt: x"), max_size=4).map("\n".join))
+def test_any_text_is_a_request_or_an_error(text):
+    try:
+        request, _ = parsed(text)
+    except MlxdiffError:
+        return
+    assert Request.from_json(request.to_json()) == request
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Steps: 1, " + "a: {, " * 100_000,
+        "Steps: 1, " + 'a: "' * 100_000,
+        "Steps: 1, " + "a:[" * 100_000,
+        "Steps: 1, a: " + "[" * 500_000,
+        "Steps: 1, a: " + '{"a":' * 100_000,
+        "Steps: 1, " + "a" * 500_000,
+        "Steps: 1, a: " + "9" * 500_000,
+        "Steps: 1, a: [" + "9" * 500_000 + "]",
+        "Steps: 1, " + "a " * 250_000,
+        "Steps: 1" + "," * 500_000,
+        "Steps: x\n" * 50_000,
+        "Negative prompt:\n" * 30_000 + "Steps: 1",
+        "<lora:" * 80_000 + "\nSteps: 1",
+        "Steps: 1, Sampler: " + "karras " * 70_000,
+        "Steps: 1, CFG scale: " + "1" * 500_000,
+    ],
+    ids=lambda text: f"{text[:12]}-{text[-8:]}",
+)
+def test_no_text_takes_long(text):
+    start = time.process_time()
+    with contextlib.suppress(MlxdiffError):
+        parsed(text)
+    assert time.process_time() - start < 1.5
+
+
+def test_a_quoted_value_is_what_json_says():
+    value = 'a, "b": \\ é\n'
+    request, _ = parsed(f"x\nSteps: 1, Model: {json.dumps(value)}, Seed: 3", str)
+    assert (request.model, request.seed) == (value, 3)
