@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from mlxdiff import __version__
-from mlxdiff.errors import InputError, RequestError
+from mlxdiff.errors import InputError, MlxdiffWarning, RequestError
 from mlxdiff.images import write_picture
-from mlxdiff.metadata import MAX_JSON, picture_text, printable, read_picture, request_of
+from mlxdiff.metadata import MAX_JSON, picture_text, printable, read_picture, request_from_file, request_of
 from mlxdiff.parameters import SAMPLER_NAMES, parameters_text
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
@@ -261,3 +262,139 @@ def test_printable_never_lets_a_control_through(text):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
     assert printable(shown) == shown
     shown.encode()
+
+
+# -- back to a request ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(request_=requests)
+def test_a_picture_gives_back_the_request_that_made_it(tmp_path_factory, kind, request_):
+    path = tmp_path_factory.getbasetemp() / f"back.{kind}"
+    write_picture(path, PIXEL, picture_text(request_), force=True)
+    assert request_from_file(path) == request_
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_its_own_words_a1111s_are_read(tmp_path, kind):
+    request = Request(prompt="a,\nb", negative_prompt="c", seed=3, steps=5, sampler="ddim", height=64, width=96)
+    text = parameters_text(request)
+    write_picture(tmp_path / f"a.{kind}", PIXEL, {"parameters": text})
+    assert request_from_file(tmp_path / f"a.{kind}") == request
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert request_from_file(tmp_path / "a.txt") == request
+
+
+def test_its_own_words_come_first(tmp_path):
+    png_with(tmp_path / "a.png", parameters="b\nSteps: 9, Seed: 1", mlxdiff='{"prompt":"a"}')
+    assert request_from_file(tmp_path / "a.png") == Request(prompt="a")
+
+
+def test_damaged_words_of_its_own_are_told_of(tmp_path):
+    png_with(tmp_path / "a.png", parameters="b\nSteps: 9, Seed: 1", mlxdiff='{"prompt":3}')
+    with pytest.warns(MlxdiffWarning, match=r"prompt is int, not text.*A1111 text is read instead"):
+        assert request_from_file(tmp_path / "a.png").steps == 9
+    png_with(tmp_path / "a.png", mlxdiff='{"prompt":3}')
+    with pytest.raises(InputError, match="prompt is int, not text"):
+        request_from_file(tmp_path / "a.png")
+
+
+def test_a_model_is_found_by_who_knows_models(tmp_path):
+    (tmp_path / "a.txt").write_text("a\nSteps: 4, Seed: 1, Model: sd, RNG: CPU")
+    assert request_from_file(tmp_path / "a.txt", find_model={"sd": "owner/sd"}.get).model == "owner/sd"
+    with pytest.warns(MlxdiffWarning, match="a model called sd"):
+        assert request_from_file(tmp_path / "a.txt").model is None
+
+
+def test_escape_codes_of_a1111s_text_do_not_get_into_a_prompt(tmp_path):
+    (tmp_path / "a.txt").write_text("\x1b[31mred\x1b]0;x\x07 apple\nSteps: 4, Seed: 1")
+    png_with(tmp_path / "a.png", parameters="\x1b[31mred\x1b]0;x\x07 apple\nSteps: 4, Seed: 1")
+    for name in ("a.txt", "a.png"):
+        assert request_from_file(tmp_path / name).prompt == "red apple"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.txt", b"just a prompt", "no line of settings"),
+        ("a.txt", b"caf\xe9\nSteps: 4", "not UTF-8"),
+        ("a.txt", b"a" * (MAX_JSON + 1), "longer than"),
+        ("a.txt", b"", "no line of settings"),
+        ("a.txt", None, "no file"),
+        ("a.png", b"a\nSteps: 4", "not a picture"),
+        ("a.png", None, "no picture"),
+    ],
+)
+def test_files_that_say_nothing(tmp_path, name, data, said):
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=said):
+        request_from_file(tmp_path / name)
+
+
+def test_folders_and_pictures_without_metadata(tmp_path):
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="says nothing about how it was made"):
+        request_from_file(tmp_path / "a.png")
+    (tmp_path / "b.txt").mkdir()
+    for path in (tmp_path, tmp_path / "b.txt"):
+        with pytest.raises(InputError, match="folder"):
+            request_from_file(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"guidance_scale": 1' + "0" * 400 + "}",  # no float holds it
+        '{"steps": 1' + "0" * 400 + "}",
+        '{"n_images": 1000000000000}',
+        '{"prompt": ["a", "b"], "n_images": 9999}',
+        '{"height": 99999999}',
+        '{"image": 3}',
+        '{"model": ["a"]}',
+        '{"revision": {}}',
+        '{"dtype": 16}',
+        '{"quantize": "8"}',
+        '{"quantize": true}',
+        '{"rng": null}',
+        '{"strength": NaN}',
+        '{"strength": Infinity}',
+        '{"sampler": {"a": 1}}',
+        '{"seed": [1, 2]}',
+    ],
+    ids=lambda text: text[:25],
+)
+def test_a_request_that_would_do_harm_later(text):
+    with pytest.raises(RequestError) as caught:
+        request_of(text)
+    assert len(str(caught.value)) < 500
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from([*Request.__dataclass_fields__, "other"]), json_values, max_size=6))
+def test_any_json_is_a_request_or_an_error(values):
+    try:
+        request = request_of(json.dumps(values))
+    except RequestError:
+        return
+    assert request_of(request.to_json()) == request
+    assert parameters_text(request)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x90" * 500_000, "\x1b]" * 250_000, "\x1b[" + "0" * 500_000, "\x1b]" + "a" * 500_000, "\x9d\x90" * 250_000],
+    ids=lambda text: ascii(text[:6]),
+)
+def test_printable_takes_no_time_over_codes_without_an_end(text):
+    start = time.process_time()
+    assert not re.search(r"[\x1b\x90\x9d]", printable(text))
+    assert time.process_time() - start < 1
