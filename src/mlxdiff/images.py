@@ -137,6 +137,11 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     return stream.getvalue()
 
 
+def exif_of(text: Mapping[str, str]) -> bytes:
+    """The texts that `encode_picture` puts into WebP, for a file of several frames."""
+    return _exif({name: _encodable(value) for name, value in text.items()})
+
+
 def stored_texts(picture: Image.Image) -> dict[str, str]:
     """The texts in an opened picture by name: those of `write_picture`, and what other tools put in their place."""
     if isinstance(picture, PngImagePlugin.PngImageFile):

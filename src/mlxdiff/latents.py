@@ -37,14 +37,15 @@ def save_latents(path: str | Path, latents: np.ndarray, request: Request, *, for
     atomic_write(path, lambda stream: stream.write(data), force=force)
 
 
-def encode_latents(latents: np.ndarray, request: Request) -> bytes:
-    """The bytes of the file that `save_latents` writes."""
+def encode_latents(latents: np.ndarray, request: Request, **beside: np.ndarray) -> bytes:
+    """The bytes of the file that `save_latents` writes; `beside` are more arrays, by name."""
     if latents.ndim not in (4, 5):
         raise ValueError(f"latents are (B, h, w, C) or (T, B, h, w, C), not of shape {latents.shape}")
     metadata = {"mlxdiff": request.to_json()}
     if request.model is not None:
         metadata["model"] = request.model if request.revision is None else f"{request.model}@{request.revision}"
-    data = save({KEY: np.ascontiguousarray(latents, dtype=np.float32)}, metadata)
+    arrays = {KEY: latents, **beside}
+    data = save({name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}, metadata)
     # safetensors writes the metadata in a random order; the same latents shall be the same file.
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
@@ -74,10 +75,11 @@ def load_latents(path: str | Path) -> SavedLatents:
             "They are floats (images, height, width, channels), or (steps, ...) of them.",
         )
     metadata = {} if metadata is None else metadata
-    return SavedLatents(array.astype(np.float32, copy=False), _request(path, metadata), metadata.get("model"))
+    return SavedLatents(array.astype(np.float32, copy=False), request_in(path, metadata), metadata.get("model"))
 
 
-def _request(path: Path, metadata: dict[str, str]) -> Request | None:
+def request_in(path: Path, metadata: dict[str, str]) -> Request | None:
+    """The request that a file's metadata holds, if any; raises InputError where it cannot be used."""
     text = metadata.get("mlxdiff")
     if text is None:
         return None

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ..batch.projection import Projection
     from ..batch.render import Denoised, Rendered
     from ..pipeline import StableDiffusion
+
+Event = TypeVar("Event")
+
+T = TypeVar("T")
 
 SHARE = 0.05
 MAX_COLUMNS, MAX_ROWS = 64, 32
@@ -57,19 +61,19 @@ class Preview:
         self._refresh = progress.refresh
         return progress
 
-    def follow(self, sd: StableDiffusion, events: Iterable[Denoised | Rendered]) -> Iterator[Denoised | Rendered]:
-        """Passes every event on, and shows what it brings when there is time for it."""
+    def follow(self, sd: StableDiffusion, events: Iterable[Event]) -> Iterator[Event]:
+        """Passes every event on, and shows what a step foresees and what is decoded when there is time for it."""
+        from ..batch.render import Denoised, Rendered
+
         self._budget.start()
         for event in events:
-            if hasattr(event, "picture"):
-                self._finished(event)  # pyright: ignore[reportArgumentType]
-            else:
-                self._foreseen(sd, event)  # pyright: ignore[reportArgumentType]
+            if isinstance(event, Denoised):
+                self._foreseen(sd, event)
+            elif isinstance(event, Rendered):
+                self._finished(event)
             yield event
 
     def _foreseen(self, sd: StableDiffusion, event: Denoised) -> None:
-        if event.denoised is None:
-            return
         self._budget.ran(event.step, event.steps)
         if self._projection is None:
             self._projection = self._fitted(sd, event)
@@ -85,7 +89,7 @@ class Preview:
         """The projection, if the run is long enough to pay for it."""
         from ..batch import projection
 
-        height, width = event.denoised.shape[1:3]  # pyright: ignore[reportOptionalMemberAccess]
+        height, width = event.denoised.shape[1:3]
         # An encoding costs about as much as a step on a picture of the same size, or less.
         estimate = self._budget.step_seconds * min(1.0, projection.CHART_CELLS / (height * width))
         if not self._budget.allows_setup(estimate):

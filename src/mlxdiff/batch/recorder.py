@@ -1,0 +1,39 @@
+"""Keeps every step of the images that are under way, until someone takes them as a trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from .render import Denoised
+
+Event = TypeVar("Event")
+
+
+class Recorder:
+    """Watches the events of a render; what it has of an image is handed out, and forgotten, by `take`."""
+
+    def __init__(self) -> None:
+        self._steps: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def follow(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Passes every event on, having kept what it says of its images."""
+        for event in events:
+            if isinstance(event, Denoised):
+                self.keep(event)
+            yield event
+
+    def keep(self, event: Denoised) -> None:
+        """Of a batch that is tried again only the last try is kept."""
+        latents, denoised = np.array(event.latents), np.array(event.denoised)
+        for offset in range(event.n_images):
+            if event.step == 1:
+                self._steps[event.first + offset] = []
+            self._steps[event.first + offset].append((latents[offset], denoised[offset]))
+
+    def take(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """What each step of image `index` left and foresaw, both (T, 1, h, w, C)."""
+        left, foreseen = zip(*self._steps.pop(index), strict=True)
+        return np.stack(left)[:, None], np.stack(foreseen)[:, None]
