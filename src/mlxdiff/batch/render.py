@@ -22,7 +22,7 @@ PER_BATCH = 4
 class Denoised:
     """Denoising step `step` of `steps` is done, and evaluated, for the `n_images` images that share a batch.
 
-    They are those from index `first` on. `latents` and `denoised`, the step's guess of x0, are (n_images, h, w, C).
+    `indices` says which. `latents` and `denoised`, the step's guess of x0, are (n_images, h, w, C).
     """
 
     step: int
@@ -30,7 +30,11 @@ class Denoised:
     n_images: int
     latents: mx.array
     denoised: mx.array
-    first: int = 0
+    indices: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        return self.indices[0]
 
 
 @dataclass(frozen=True)
@@ -63,21 +67,21 @@ def render(
 
     An image does not depend on its batch: each has its own seed and noise stream.
     """
-    steps = sd.n_steps(request)
     for first, part in split(request, batch_size):
         latents = mx.array([])
-        for event in denoise(sd, part, steps=steps, first=first):
+        for event in denoise(sd, part, indices=tuple(range(first, first + part.batch_size))):
             latents = event.latents
             yield event
         for item in decode(sd, latents, part, decode_batch_size=decode_batch_size, tile=tile):
             yield replace(item, index=first + item.index)
 
 
-def denoise(sd: StableDiffusion, request: Request, *, steps: int, first: int = 0) -> Iterator[Denoised]:
-    """Denoises the images of a resolved request as one batch of `steps` steps, each evaluated when it is yielded."""
+def denoise(sd: StableDiffusion, request: Request, *, indices: tuple[int, ...]) -> Iterator[Denoised]:
+    """Denoises the images of a resolved request as one batch, each step evaluated when it is yielded."""
+    steps = sd.n_steps(request)
     for step in sd.denoise(request):
         mx.eval(step.latents)
-        yield Denoised(step.index + 1, steps, request.batch_size, step.latents, step.denoised, first)
+        yield Denoised(step.index + 1, steps, request.batch_size, step.latents, step.denoised, indices)
 
 
 def decode(

@@ -23,17 +23,10 @@ from ..errors import BackendError, MlxdiffError
 from ..pipeline import StableDiffusion
 from . import claims
 from .jobs import Group, Job
-from .render import Denoised, denoise
+from .render import Denoised, Rendered, denoise
 from .store import Store, attempt
 
 POLL = 0.2  # seconds between looks at groups that another process has
-
-
-@dataclass(frozen=True)
-class Starting:
-    """The group is about to be denoised."""
-
-    group: Group
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class Failed:
     error: MlxdiffError
 
 
-Event = Starting | Denoised | Written | Failed
+Event = Denoised | Rendered | Written | Failed
 
 
 @dataclass(frozen=True)
@@ -180,7 +173,6 @@ class _Runner:
         if not rest:
             active.release()
             return True
-        yield Starting(group)
         yield from self._denoise(active)
         return True
 
@@ -212,7 +204,7 @@ class _Runner:
 
     def _steps(self, active: Active) -> Iterator[Event]:
         request = active.group.request
-        for event in denoise(self.sd, request, steps=self.sd.n_steps(request), first=active.group.jobs[0].index):
+        for event in denoise(self.sd, request, indices=tuple(job.index for job in active.group.jobs)):
             active.latents = event.latents
             yield event
             # The device did the decoding that was queued before this step, so that fetching it costs no wait.
@@ -254,8 +246,9 @@ class _Runner:
                     yield self._fail(job, _in_words(problem, len(active.group.jobs)))
                     continue
                 assert active.latents is not None
-                work = self._work(job, picture, np.array(active.latents[first + offset]))
-                active.writing.append((job, self.writer.submit(work)))
+                latents = np.array(active.latents[first + offset])
+                active.writing.append((job, self.writer.submit(self._work(job, picture, latents))))
+                yield Rendered(job.index, job.request, picture, latents)
         active.decoding, active.latents = [], None
 
     def _work(self, job: Job, picture: np.ndarray, latents: np.ndarray) -> Callable[[], MlxdiffError | None]:

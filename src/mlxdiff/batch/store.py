@@ -47,6 +47,11 @@ class Store:
     def latents_path(self, job: Job) -> Path | None:
         return job.path.with_suffix(LATENTS) if self.latents else None
 
+    def paths(self, job: Job) -> list[Path]:
+        """Every file that the job makes."""
+        latents = self.latents_path(job)
+        return [job.path] if latents is None else [job.path, latents]
+
     def is_done(self, job: Job) -> bool:
         """Whether the journal, as far as it was read, and the disk agree that the job is finished."""
         if job.id in self.verified:

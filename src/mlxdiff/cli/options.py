@@ -57,6 +57,16 @@ Rng = Annotated[
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Picture to write: .png, .jpg or .webp.", show_default=False)
 ]
+OutputPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Picture to write (.png, .jpg, .webp), a folder, or a template such as"
+        " out/{index:04d}-{prompt:.30}-{seed}.png.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object a line.")]
 NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="Leave out how the picture was made.")]

@@ -65,10 +65,15 @@ def report(error: MlxdiffError) -> None:
         import traceback
 
         traceback.print_exception(error)
+    complain("error", str(error))
+
+
+def complain(what: str, text: str) -> None:
+    """One line on stderr for what went wrong, also under --quiet."""
     from rich.console import Console
     from rich.text import Text
 
-    line = Text("error: ", style="bold red").append(Text(str(error), style="not bold default"))
+    line = Text(f"{what}: ", style="bold red").append(Text(text, style="not bold default"))
     Console(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 

@@ -1,0 +1,65 @@
+"""Ctrl-C once: what is at hand is finished. Twice: the program ends at once, also in a long computation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class Interrupts:
+    """While it is entered, the first SIGINT or SIGTERM sets `received`, and the second ends the process.
+
+    tell    called once, with the first signal, from another thread
+    clean   called before the process ends at once
+
+    Python's own handlers wait for MLX to come back from a computation, which may take a minute. So a thread of its own
+    reads the signals' numbers from the pipe into which Python writes them at once.
+    """
+
+    def __init__(self, tell: Callable[[], None], clean: Callable[[], None]) -> None:
+        self.received: int | None = None
+        self._tell, self._clean = tell, clean
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's: 130 for SIGINT, 143 for SIGTERM."""
+        assert self.received is not None
+        return 128 + self.received
+
+    def is_set(self) -> bool:
+        return self.received is not None
+
+    def __enter__(self) -> Interrupts:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = [signal.signal(number, lambda *_: None) for number in SIGNALS]
+        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True, name="mlxdiff-signals").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in zip(SIGNALS, self._before, strict=True):
+            signal.signal(number, handler)
+        os.close(self._writer)  # the thread reads the end and goes
+
+    def _watch(self) -> None:
+        while data := os.read(self._reader, 1):
+            number = data[0]
+            if number not in SIGNALS:
+                continue
+            if self.received is None:
+                self.received = number
+                self._tell()
+            else:
+                self._clean()
+                if sys.stderr.isatty():
+                    os.write(2, f"{SHOW_CURSOR}\n".encode())
+                os._exit(128 + number)
+        os.close(self._reader)
