@@ -16,7 +16,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..errors import CheckpointError
 from .detect import weight_files
 from .header import FLOATS, Header, read_header
+from .quantize import quantize, quantized_layers
 from .rename import UNCHANGED, Rename, is_ignored, rename_key
+from .stored import read_quantization
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -29,24 +31,33 @@ def load_component(
     dtype: mx.Dtype,
     rename: Rename = UNCHANGED,
     optional: Collection[str] = (),
+    bits: int | None = None,
 ) -> Module:
     """Fills the module with the safetensors weights of a component's folder, lazily, and returns it.
 
     Weights stored as fp16, bf16 or fp32 are cast to `dtype`. `rename` is a table of checkpoint.rename. `optional`
-    lists parameter paths that the files may lack; those keep the module's initial values. Raises CheckpointError,
-    which names the first key that is missing, unexpected or misshapen, or UnsupportedError for pickles.
+    lists parameter paths that the files may lack; those keep the module's initial values. `bits` quantizes the linear
+    layers; a stored quantized copy says itself how it is. Raises CheckpointError, which names the first key that is
+    missing, unexpected or misshapen, or UnsupportedError for pickles.
     """
+    stored = read_quantization(folder)
+    if stored is not None:
+        stored.check_asked(folder, bits)
+        quantize(module, stored.bits, stored.group_size)
+        stored.check_layers(folder, quantized_layers(module))
+        bits = None
     files = weight_files(folder, variant)
     headers = {path: read_header(path) for path in files.paths}
     if files.index is not None:
         _check_index(folder, files.index, headers)
+    packed = set() if stored is None else {f"{layer}.weight" for layer in stored.layers}
     weights = {}
     for path, header in headers.items():
         tensors = map_tensors(path)
-        weights |= {key: tensors[key] for key, info in header.tensors.items() if info.dtype in FLOATS}
-        _check_integers(path, header)
+        weights |= {key: tensors[key] for key, info in header.tensors.items() if info.dtype in FLOATS or key in packed}
+        _check_integers(path, header, packed)
     source = str(files.paths[0] if len(files.paths) == 1 else folder)
-    return fill(module, weights, source=source, dtype=dtype, rename=rename, optional=optional)
+    return fill(module, weights, source=source, dtype=dtype, rename=rename, optional=optional, bits=bits)
 
 
 def read_tensors(path: Path) -> dict[str, mx.array]:
@@ -73,10 +84,12 @@ def fill(
     dtype: mx.Dtype,
     rename: Rename = UNCHANGED,
     optional: Collection[str] = (),
+    bits: int | None = None,
 ) -> Module:
     """Puts arrays in torch's layout (by a checkpoint's keys) into the module; `source` names them in errors.
 
-    Convolutions go from OIHW to OHWI; a 1x1 convolution and a linear layer stand in for each other. Raises
+    Convolutions go from OIHW to OHWI; a 1x1 convolution and a linear layer stand in for each other. `bits` quantizes
+    the weights as they are stored, before they are cast, so that a stored copy serves every dtype exactly. Raises
     CheckpointError, as `load_component` does.
     """
     initial: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
@@ -100,8 +113,14 @@ def fill(
         first = misshapen[0]
         shapes = f"{tuple(found[first].shape)} where its config makes it {_torch_shape(parameters[first])}"
         raise _misfit(source, f"has {first!r} in the shape {shapes}", misshapen)
+    mistyped = sorted(path for path, array in found.items() if _is_packed(array) != _is_packed(initial[path]))
+    if mistyped:
+        raise _misfit(source, f"has {mistyped[0]!r} in the type {found[mistyped[0]].dtype}", mistyped)
     weights = initial | {path: array for path, array in fitted.items() if array is not None}
-    module.update(tree_unflatten([(path, array.astype(dtype)) for path, array in weights.items()]))
+    module.update(tree_unflatten(list(weights.items())))
+    if bits is not None:
+        quantize(module, bits)
+    module.set_dtype(dtype)  # floats only: packed weights stay
     return module
 
 
@@ -115,6 +134,10 @@ def fit_shape(array: mx.array, shape: tuple[int, ...]) -> mx.array | None:
     if {array.ndim, len(shape)} == {2, 4} and _as_linear(tuple(array.shape)) == _as_linear(shape) is not None:
         return array.reshape(shape)
     return None
+
+
+def _is_packed(array: mx.array) -> bool:
+    return array.dtype == mx.uint32
 
 
 def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -139,9 +162,9 @@ def _check_index(folder: Path, index: Mapping[str, str], headers: Mapping[Path, 
             )
 
 
-def _check_integers(path: Path, header: Header) -> None:
+def _check_integers(path: Path, header: Header, packed: Collection[str]) -> None:
     for key, info in header.tensors.items():
-        if info.dtype not in FLOATS and not is_ignored(key):
+        if info.dtype not in FLOATS and not is_ignored(key) and key not in packed:
             raise CheckpointError(
                 f"{path} stores {key!r} as integers ({info.dtype}).",
                 f"Use a checkpoint stored as {', '.join(FLOATS)}; mlxdiff quantizes it itself.",

@@ -38,3 +38,8 @@ def quantize(module: Module, bits: int, group_size: int = 64) -> Module:
 
     nn.quantize(module, group_size=group_size, bits=bits, class_predicate=choose)
     return module
+
+
+def quantized_layers(module: nn.Module) -> dict[str, int]:
+    """Path of each quantized layer of the module -> its group size."""
+    return {path: layer.group_size for path, layer in module.named_modules() if isinstance(layer, nn.QuantizedLinear)}

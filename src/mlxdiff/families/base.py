@@ -15,7 +15,6 @@ import mlx.core as mx
 
 from ..checkpoint.detect import ModelIndex, read_json, read_model_index
 from ..checkpoint.load import load_component
-from ..checkpoint.quantize import quantize
 from ..checkpoint.rename import OLD_VAE_ATTENTION
 from ..errors import CheckpointError, UnsupportedError
 from ..models.unet import UNet2DConditionModel, UNetConfig
@@ -143,8 +142,7 @@ def load_unet(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> UNet
             f" {checkpoint.vae.latent_channels}: an inpainting or editing checkpoint.",
             "Use a text-to-image checkpoint.",
         )
-    unet = load_component(UNet2DConditionModel(checkpoint.unet), checkpoint.folder / "unet", dtype=dtype)
-    return unet if bits is None else quantize(unet, bits)
+    return load_component(UNet2DConditionModel(checkpoint.unet), checkpoint.folder / "unet", dtype=dtype, bits=bits)
 
 
 def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> AutoencoderKL:

@@ -8,7 +8,6 @@ import mlx.core as mx
 
 from ..checkpoint.detect import read_json
 from ..checkpoint.load import load_component
-from ..checkpoint.quantize import quantize
 from ..checkpoint.rename import TEXT_MODEL_PREFIX
 from ..models.clip import CLIPTextConfig, CLIPTextModel
 from ..text.tokenizer import Tokenizer
@@ -20,9 +19,8 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
     tokenizer = Tokenizer.from_folder(folder / "tokenizer")
     config = CLIPTextConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
     check_vocabulary(folder / "tokenizer", tokenizer.vocab_size, config.vocab_size)
-    clip = load_component(CLIPTextModel(config), folder / "text_encoder", dtype=dtype, rename=TEXT_MODEL_PREFIX)
-    if bits is not None:
-        quantize(clip, bits)
+    clip = CLIPTextModel(config)
+    load_component(clip, folder / "text_encoder", dtype=dtype, rename=TEXT_MODEL_PREFIX, bits=bits)
 
     def states(texts: list[str]) -> list[mx.array]:
         return [clip(mx.array(tokenizer.batch(texts))).last_hidden_state]

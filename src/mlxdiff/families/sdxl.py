@@ -12,7 +12,6 @@ import mlx.core as mx
 
 from ..checkpoint.detect import read_json
 from ..checkpoint.load import load_component
-from ..checkpoint.quantize import quantize
 from ..checkpoint.rename import TEXT_MODEL_PREFIX
 from ..errors import CheckpointError
 from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
@@ -65,9 +64,7 @@ def _stage(checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | Non
     config = CLIPTextConfig.from_dict(read_json(folder / "config.json"))
     check_vocabulary(checkpoint.folder / f"tokenizer{suffix}", tokenizer.vocab_size, config.vocab_size)
     clip = CLIPTextModel(config, with_projection=suffix == "_2")
-    load_component(clip, folder, dtype=dtype, rename=TEXT_MODEL_PREFIX)
-    if bits is not None:
-        quantize(clip, bits)
+    load_component(clip, folder, dtype=dtype, rename=TEXT_MODEL_PREFIX, bits=bits)
     return lambda texts: clip(mx.array(tokenizer.batch(texts)))
 
 
