@@ -5,7 +5,6 @@ Frames are taken one at a time. Knows nothing of what they show.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +27,12 @@ def animation_format(path: str | Path) -> str | None:
     return FORMATS.get(Path(path).suffix.lower())
 
 
+def check_fps(fps: float) -> None:
+    """Raises RequestError for a rate outside 0.1 to 50 frames a second."""
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise RequestError(f"{fps:g} frames a second are not possible.", f"Ask for {MIN_FPS} to {MAX_FPS:g}.")
+
+
 def write_animation(
     path: str | Path,
     frames: Iterable[np.ndarray],
@@ -45,8 +50,7 @@ def write_animation(
     kind = animation_format(path)
     if kind is None:
         raise RequestError(f"{path} is no animation by its name.", f"End it in {' or '.join(FORMATS)}.")
-    if not MIN_FPS <= fps <= MAX_FPS:
-        raise RequestError(f"{fps:g} frames a second are not possible.", f"Ask for {MIN_FPS} to {MAX_FPS:g}.")
+    check_fps(fps)
     durations = [round(1000 / fps)] * (n_frames - 1) + [HOLD]
     options: dict[str, Any] = {"duration": durations, "loop": 0}
     if kind == "WEBP":
@@ -72,4 +76,4 @@ def _pictures(frames: Iterable[np.ndarray], kind: str) -> Iterator[Image.Image]:
 def frame_paths(stem: Path, n_frames: int) -> list[Path]:
     """STEM-000.png and so on, with as many digits as the last one needs."""
     digits = max(3, len(str(n_frames - 1)))
-    return [stem.with_name(f"{stem.name}-{i:0{digits}d}.png") for i in itertools.islice(itertools.count(), n_frames)]
+    return [stem.with_name(f"{stem.name}-{i:0{digits}d}.png") for i in range(n_frames)]
