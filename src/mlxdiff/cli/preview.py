@@ -50,7 +50,7 @@ class Preview:
         self._budget = Budget(clock)
         self._projection: Projection | None = None
         self._tiles: list[Image.Image] = []
-        self._first = 0
+        self._indices: tuple[int, ...] = ()
         self._lines: list[str] = []
         self._unseen = False
         self._refresh: Callable[[], None] = lambda: None
@@ -81,7 +81,7 @@ class Preview:
             return
         with self._budget.frame():
             small = self._projection(np.array(event.denoised))
-            self._first = event.first
+            self._indices = event.indices
             self._tiles = [self._tile(Image.fromarray(picture)) for picture in small]
             self._show()
 
@@ -98,9 +98,9 @@ class Preview:
             return projection.fit(sd)
 
     def _finished(self, item: Rendered) -> None:
-        place = item.index - self._first
-        if not 0 <= place < len(self._tiles) or not self._budget.allows_frame():
+        if item.index not in self._indices or not self._budget.allows_frame():
             return
+        place = self._indices.index(item.index)
         with self._budget.frame():
             size = self._tiles[place].size
             self._tiles[place] = Image.fromarray(item.picture).resize(size, Image.Resampling.BOX)
