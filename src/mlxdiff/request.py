@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -19,6 +18,9 @@ NOISE_SOURCES = ("torch", "mlx", "philox")
 QUANTIZE_BITS = (8, 4)
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
+MAX_IMAGES = 100_000
+MAX_SIDE = 65_536
+MAX_GUIDANCE_SCALE = 1e6
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,20 @@ class Request:
                 _check_text(name, (getattr(self, name),))
         if self.quantize is not None and (isinstance(self.quantize, bool) or self.quantize not in QUANTIZE_BITS):
             raise RequestError(f"quantize is {self.quantize!r}.", "It is 8 or 4 bits.")
-        _check_whole("n_images", self.n_images, low=1)
+        _check_whole("n_images", self.n_images, low=1, high=MAX_IMAGES)
         if self.steps is not None:
             _check_whole("steps", self.steps, low=1, high=MAX_STEPS)
         for name in ("height", "width"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), low=8)
+                _check_whole(name, getattr(self, name), low=8, high=MAX_SIDE)
         if self.guidance_scale is not None:
-            _check_number("guidance_scale", self.guidance_scale, low=0.0)
+            _check_number("guidance_scale", self.guidance_scale, low=0.0, high=MAX_GUIDANCE_SCALE)
         if self.strength is not None:
             _check_number("strength", self.strength, low=0.0, high=1.0)
         self._check_seed()
         _check_choice("sampler", self.sampler, SAMPLERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("rng", self.rng, NOISE_SOURCES)
+        _check_choice("rng", "" if self.rng is None else self.rng, NOISE_SOURCES)
 
     def _check_seed(self) -> None:
         seeds = self.seed if isinstance(self.seed, tuple) else () if self.seed is None else (self.seed,)
@@ -145,20 +147,26 @@ def _check_text(name: str, texts: tuple[Any, ...]) -> None:
             raise RequestError(f"{name} is {type(text).__name__}, not text.", "Give a string or a list of strings.")
 
 
-def _check_whole(name: str, value: Any, *, low: int, high: int | None = None) -> None:
+def _check_whole(name: str, value: Any, *, low: int, high: int) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        span = f"{low} or more" if high is None else f"from {low} to {high}"
-        raise RequestError(f"{name} is {value!r}.", f"It is a whole number, {span}.")
+    if not whole or not low <= value <= high:
+        raise RequestError(f"{name} is {_shown(value)}.", f"It is a whole number from {low} to {high}.")
 
 
-def _check_number(name: str, value: Any, *, low: float, high: float = math.inf) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < low or value > high:
-        span = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-        raise RequestError(f"{name} is {value!r}.", f"It is a number, {span}.")
+def _shown(value: Any) -> str:
+    """The value in an error, cut where it is long; Python refuses to write whole numbers of over 4300 digits."""
+    if isinstance(value, int) and abs(value) >= 10**60:
+        return "a number of over 60 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_number(name: str, value: Any, *, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # also false for NaN; huge whole numbers compare without overflow
+        raise RequestError(f"{name} is {_shown(value)}.", f"It is a number from {low:g} to {high:g}.")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value is not None and value not in choices:
-        raise RequestError(f"There is no {name} {value!r}.", f"Choose one of {', '.join(choices)}.")
+        raise RequestError(f"There is no {name} {_shown(value)}.", f"Choose one of {', '.join(choices)}.")
