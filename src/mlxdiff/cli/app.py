@@ -54,6 +54,14 @@ def main() -> None:
     except MlxdiffError as error:
         output.report(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        unforeseen = MlxdiffError(
+            f"mlxdiff met an error that it did not foresee ({type(error).__name__}: {error}).",
+            "Run the command again as `mlxdiff -v ...` for the details, and please report them.",
+        )
+        unforeseen.__cause__ = error
+        output.report(unforeseen)
+        sys.exit(unforeseen.exit_code)
     except KeyboardInterrupt:
         output.note("Interrupted.", style="yellow")
         sys.exit(130)
