@@ -1,0 +1,312 @@
+"""Files of prompts with the real program and the built-in model: killed, interrupted, doubled and dealt to ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from program import mlxdiff
+
+from mlxdiff.batch.journal import NAME
+
+PROMPTS = ("a cat", "a dog", "a fish", "a house", "a tree", "a star", "a car", "a moon", "a boat")
+# One thread: so many processes at once would only wait for each other.
+THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+LAUNCH = Path(sys.executable).with_name("mlx.launch")
+
+
+def arguments(folder: Path | str, *more: str) -> list[str]:
+    return [
+        *("generate", "--prompts-file", "prompts.txt", "--output", str(folder), "--model", "emoji"),
+        *("--steps", "2", "--seed", "7", "--batch-size", "2", *more),
+    ]
+
+
+def start(cwd: Path, *command: str, **streams: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, **THREADS, "NO_COLOR": "1", "COLUMNS": "200"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen([sys.executable, "-m", "mlxdiff", *command], cwd=cwd, env=environment, text=True, **pipes)  # pyright: ignore
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file by name; the journal's lines sorted, since processes that share work finish in any order."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    found[NAME] = b"".join(sorted(found[NAME].splitlines(keepends=True)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """A folder with the prompts, and in `whole` what one process makes of them when nobody disturbs it."""
+    cwd = tmp_path_factory.mktemp("batch")
+    (cwd / "prompts.txt").write_text("# things\n" + "\n".join(PROMPTS) + "\n")
+    done = mlxdiff(*arguments("whole"), cwd=cwd, **THREADS)
+    assert len(done.stdout.splitlines()) == len(PROMPTS)
+    return cwd
+
+
+@pytest.fixture
+def fresh(undisturbed, tmp_path) -> Path:
+    """A folder of this test's own with the same prompts."""
+    shutil.copy(undisturbed / "prompts.txt", tmp_path)
+    return tmp_path
+
+
+def test_pictures_are_named_journaled_and_those_of_a_single_prompt(undisturbed):
+    whole = undisturbed / "whole"
+    pictures = sorted(path.name for path in whole.glob("*.png"))
+    assert pictures == [f"{i:05d}-{p.replace(' ', '-')}-{7 + i}.png" for i, p in enumerate(PROMPTS)]
+    assert len(os.listdir(whole)) == len(PROMPTS) + 1
+    lines = [json.loads(line) for line in (whole / NAME).read_text().splitlines()]
+    assert lines[0]["batch_size"] == 2
+    assert lines[0]["seed"] == 7
+    assert [line["path"] for line in lines[1:]] == pictures
+    mlxdiff(
+        "generate", "a fish", "-m", "emoji", "--steps", "2", "--seed", "9", "-o", "fish.png", cwd=undisturbed, **THREADS
+    )
+    alone, batched = (
+        np.asarray(Image.open(path)).astype(int) for path in (undisturbed / "fish.png", whole / pictures[2])
+    )
+    assert np.abs(alone - batched).max() <= 1
+
+
+def test_second_run_renders_nothing(undisturbed):
+    before = {path: path.stat().st_mtime_ns for path in (undisturbed / "whole").iterdir()}
+    again = mlxdiff(*arguments("whole"), cwd=undisturbed, **THREADS)
+    assert again.stdout == ""
+    assert f"{len(PROMPTS)} pictures were done" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (undisturbed / "whole").iterdir()} == before
+
+
+def test_batch_size_of_the_run_holds_and_another_is_refused(undisturbed):
+    again = mlxdiff(*arguments("whole", "--batch-size", "3"), cwd=undisturbed, code=2, **THREADS)
+    assert "begun with --batch-size 2" in again.stderr
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_folder_ends_up_as_if_never_stopped(undisturbed, tmp_path):
+    """SIGKILL at random moments of a run's life, over several folders, each finished by running the command again."""
+    chance = random.Random(20)
+    wanted = {path.name: path.read_bytes() for path in (undisturbed / "whole").iterdir()}
+    began = time.monotonic()
+    mlxdiff(*arguments(tmp_path / "timed"), cwd=undisturbed, **THREADS)
+    lifetime = time.monotonic() - began
+    kills, folder, shown, partial = 0, tmp_path / "0", [], 0
+    while kills < 20:
+        process = start(undisturbed, *arguments(folder))
+        try:
+            out, _ = process.communicate(timeout=chance.uniform(0.25, 1.0) * lifetime)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, _ = process.communicate()
+            kills += 1
+            partial += 0 < len(list(folder.glob("*.png"))) < len(PROMPTS)
+            shown += out.splitlines()
+            continue
+        assert process.returncode == 0
+        shown += out.splitlines()
+        folder = tmp_path / str(kills)
+        assert len(shown) == len(set(shown)), "a picture was rendered twice"
+    assert partial >= 3, "no kill hit the middle of a run"
+    for folder in sorted(path for path in tmp_path.iterdir() if path.name != "timed"):
+        mlxdiff(*arguments(folder), cwd=undisturbed, **THREADS)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == wanted
+
+
+def test_without_a_seed_the_drawn_one_is_kept(fresh):
+    command = ["generate", "--prompts-file", "prompts.txt", "--output", "out", "-m", "emoji", "--steps", "1"]
+    process = start(fresh, *command, "--batch-size", "2")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    mlxdiff(*command, cwd=fresh, **THREADS)
+    pictures = sorted(path.stem for path in (fresh / "out").glob("*.png"))
+    assert len(pictures) == len(PROMPTS)
+    assert len({int(name.rsplit("-", 1)[1]) - i for i, name in enumerate(pictures)}) == 1
+
+
+def test_two_processes_share_the_work(undisturbed, fresh):
+    both = [start(fresh, *arguments("out")) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    shown = [line for out, _ in said for line in out.splitlines()]
+    assert len(shown) == len(set(shown)) == len(PROMPTS)
+    assert contents(fresh / "out") == contents(undisturbed / "whole")
+
+
+@pytest.mark.skipif(not LAUNCH.exists(), reason="MLX brought no mlx.launch")
+@pytest.mark.parametrize("n", [2, 3])
+def test_ranks_make_the_same_files(undisturbed, fresh, n):
+    port = str(random.randrange(20000, 30000))
+    command = [str(LAUNCH), "-n", str(n), "--starting-port", port, "--", sys.executable, "-m", "mlxdiff"]
+    done = subprocess.run(
+        [*command, *arguments("out")],
+        cwd=fresh,
+        env={**os.environ, **THREADS},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert contents(fresh / "out") == contents(undisturbed / "whole")
+    assert len([line for line in done.stdout.splitlines() if line.endswith(".png")]) == len(PROMPTS)
+
+
+def test_picture_without_its_line_is_adopted(undisturbed, fresh):
+    shutil.copytree(undisturbed / "whole", fresh / "out")
+    journal = fresh / "out" / NAME
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-2]))
+    done = mlxdiff(*arguments("out"), cwd=fresh, **THREADS)
+    assert done.stdout == ""
+    assert contents(fresh / "out") == contents(undisturbed / "whole")
+
+
+def test_picture_of_somebody_else_stays_and_is_told(undisturbed, fresh):
+    (fresh / "out").mkdir()
+    theirs = fresh / "out" / "00003-a-house-10.png"
+    shutil.copy(undisturbed / "whole" / "00004-a-tree-11.png", theirs)
+    before = theirs.read_bytes()
+    done = mlxdiff(*arguments("out"), cwd=fresh, code=1, **THREADS)
+    assert "exists already" in done.stderr
+    assert theirs.read_bytes() == before
+    assert not list((fresh / "out").glob("00000*"))
+    mlxdiff(*arguments("out", "--force"), cwd=fresh, **THREADS)
+    assert contents(fresh / "out") == contents(undisturbed / "whole")
+
+
+def test_without_metadata_a_picture_without_its_line_is_compared(fresh):
+    (fresh / "prompts.txt").write_text("\n".join(PROMPTS[:2]))
+    mlxdiff(*arguments("out", "--no-metadata", "--save-latents"), cwd=fresh, **THREADS)
+    before = contents(fresh / "out")
+    journal = fresh / "out" / NAME
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:1]))
+    (fresh / "out" / "00001-a-dog-8.png").unlink()
+    mlxdiff(*arguments("out", "--no-metadata", "--save-latents"), cwd=fresh, **THREADS)
+    assert contents(fresh / "out") == before
+    assert len(before) == 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_once_finishes_the_group_at_hand(undisturbed, fresh, number, code):
+    process = start(fresh, *arguments("out", "--steps", "2"))
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    shown = [first.strip(), *out.splitlines()]
+    names = {Path(line).name for line in shown}
+    whole = contents(undisturbed / "whole")
+    assert {path.name for path in (fresh / "out").iterdir()} == {*names, NAME}
+    assert len(names) < len(PROMPTS)
+    assert all((fresh / "out" / name).read_bytes() == whole[name] for name in names)
+    assert re.search(rf"Interrupted: {len(names)} of {len(PROMPTS)} pictures are done", err)
+    assert "Traceback" not in err
+
+
+def test_interrupted_twice_ends_at_once(fresh):
+    process = start(fresh, *arguments("out", "--steps", "500"))
+    assert process.stderr is not None
+    while not (fresh / "out" / NAME).exists() or not list((fresh / "out").glob("*.lock")):
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert "Finishing" in (line := process.stderr.readline()), line
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 2
+
+
+def limited(size: int):
+    """Files of at most `size` bytes, as on a disk that is nearly full."""
+
+    def limit() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.parametrize(("option", "code", "n"), [("--keep-going", 3, 9), ("--fail-fast", 1, 2)])
+def test_pictures_that_do_not_fit_on_the_disk_are_listed(fresh, option, code, n):
+    process = start(fresh, *arguments("out", option), preexec_fn=limited(8000))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert out == ""
+    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert len(failed) >= n if code == 1 else len(failed) == n
+    assert "prompts.txt, line 2, out/00000-a-cat-7.png" in failed[0]
+    assert os.listdir(fresh / "out") == [NAME]
+
+
+def test_stream_renders_before_it_ends(fresh):
+    command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji", "--steps", "1", "--seed", "3", "--json"]
+    process = start(fresh, *command, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write('a cat\n# note\n{"prompt": "a dog", "seed": 11}\n')
+    process.stdin.flush()
+    said = [json.loads(process.stdout.readline()) for _ in range(2)]
+    assert [(line["prompt"], line["seed"]) for line in said] == [("a cat", 3), ("a dog", 11)]
+    out, err = process.communicate("a fish\n", timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["path"] == "out/00002-a-fish-5.png"
+
+
+def test_bad_line_of_a_file_is_found_before_the_first_picture_and_of_a_stream_after(fresh):
+    (fresh / "prompts.txt").write_text('a cat\n{"prompt": "a dog", "steps": -1}\n')
+    done = mlxdiff(*arguments("out"), cwd=fresh, code=2, **THREADS)
+    assert "prompts.txt, line 2" in done.stderr
+    assert not list(fresh.glob("out/*.png"))
+    command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji", "--steps", "1", "--seed", "3"]
+    process = start(fresh, *command, stdin=subprocess.PIPE)
+    _, err = process.communicate('a cat\n{"prompt": "a dog", "steps": -1}\n', timeout=60)
+    assert process.returncode == 2
+    assert "standard input, line 2" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["a cat", "--prompts-file", "prompts.txt"], "There is a prompt and a file"),
+        ([], "nothing to draw"),
+        (["--prompts-file", "prompts.txt", "--n-rows", "2"], "no contact sheet"),
+        (["--prompts-file", "missing.txt"], "no prompt file"),
+    ],
+)
+def test_wrong_usage_is_told(fresh, options, problem):
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxdiff", "generate", *options], cwd=fresh, capture_output=True, text=True
+    )
+    assert done.returncode in (1, 2)
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_picture_is_rendered_again_and_overridden(undisturbed, fresh):
+    source = undisturbed / "whole" / "00000-a-cat-7.png"
+    mlxdiff("generate", "--from", source, "-o", "again.png", "--batch-size", "2", cwd=fresh, **THREADS)
+    again, before = (np.asarray(Image.open(path)).astype(int) for path in (fresh / "again.png", source))
+    assert np.abs(again - before).max() <= 1
+    done = mlxdiff("generate", "a dog", "--from", source, "--seed", "8", "-o", "x.png", "--json", cwd=fresh, **THREADS)
+    assert json.loads(done.stdout)["prompt"] == "a dog"
+    other = np.asarray(Image.open(fresh / "x.png")).astype(int)
+    dog = np.asarray(Image.open(undisturbed / "whole" / "00001-a-dog-8.png")).astype(int)
+    assert np.abs(other - dog).max() <= 1
