@@ -19,7 +19,7 @@ backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 
-from . import hub, images  # noqa: E402
+from . import hub, images, quantized  # noqa: E402
 from .diffusion import guidance, noise, samplers  # noqa: E402
 from .diffusion.prediction import denoiser  # noqa: E402
 from .diffusion.samplers import Step  # noqa: E402
@@ -40,26 +40,45 @@ T = TypeVar("T")
 class StableDiffusion:
     """A checkpoint that renders.
 
-    model     built-in name, hub id[@revision], or folder in the diffusers layout; None is the default model
+    model     built-in name, hub id[@revision], folder in the diffusers layout, or one .safetensors file in the original
+              (LDM) layout; None is the default model
     dtype     mx.float16, mx.bfloat16, mx.float32 or their names; None is fp16 on a GPU and fp32 on a CPU
-    quantize  8 or 4 bits for the linear layers of the UNet and the text encoders; None leaves them as they are
+    quantize  8 or 4 bits for the linear layers of the UNet and the text encoders; None leaves them as they are.
+              A stored copy in these bits is used if there is one (see quantized.store): the pictures are the same
+    vae       a folder or one .safetensors file (of either layout) whose VAE replaces the checkpoint's
+    prediction_type  what the UNet predicts (epsilon, v_prediction, sample), where the checkpoint is wrong or silent
 
     Reads only configs; each network's weights are mapped when it is first needed, all of them by `load`.
     Raises ModelNotFoundError, CheckpointError or UnsupportedError.
     """
 
     def __init__(
-        self, model: str | None = None, *, dtype: mx.Dtype | str | None = None, quantize: int | None = None
+        self,
+        model: str | None = None,
+        *,
+        dtype: mx.Dtype | str | None = None,
+        quantize: int | None = None,
+        vae: str | None = None,
+        prediction_type: str | None = None,
     ) -> None:
         self.snapshot = hub.resolve(hub.default_model() if model is None else model)
-        self.checkpoint = base.read_checkpoint(self.snapshot.path)
+        self.quantize = Request(quantize=quantize, vae=vae, prediction_type=prediction_type).quantize
+        stored = None if self.quantize is None else quantized.find(self.snapshot, self.quantize)
+        self.vae_reference, self.prediction_type = vae, prediction_type
+        source = base.open_source(
+            self.snapshot.path if stored is None else stored,
+            vae=None if vae is None else hub.resolve_vae(vae),
+            prediction_type=prediction_type,
+        )
+        self.checkpoint = base.read_checkpoint(source, prediction_type=prediction_type)
+        if self.quantize is None:
+            self.quantize = quantized.bits_of(self.snapshot.path)  # a quantized copy by its own path
         self.family = family_of(self.checkpoint)
         self.defaults = base.defaults(self.family, self.checkpoint)
         self.dtype = backend.default_dtype() if dtype is None else backend.parse_dtype(dtype)
         if self.dtype != mx.float32 and not backend.is_gpu():
             name = backend.dtype_name(self.dtype)
             warnings.warn(MlxdiffWarning(f"On a CPU {name} is about 50 times slower than fp32."), stacklevel=2)
-        self.quantize = Request(quantize=quantize).quantize
         backend.limit_cache()
 
     @cached_property
@@ -99,7 +118,7 @@ class StableDiffusion:
             "revision": self.snapshot.revision,
         }
         unset = {name: value for name, value in filled.items() if getattr(request, name) is None}
-        request = replace(request, **unset, dtype=backend.dtype_name(self.dtype), quantize=self.quantize)
+        request = replace(request, **unset, **self._loaded_as())
         factor = self.checkpoint.scale_factor
         for name in ("height", "width"):
             value = getattr(request, name)
@@ -110,6 +129,15 @@ class StableDiffusion:
                 )
         self._schedule(request)
         return request
+
+    def _loaded_as(self) -> dict[str, str | int | None]:
+        """The fields of a request that this object settled when it was made."""
+        return {
+            "dtype": backend.dtype_name(self.dtype),
+            "quantize": self.quantize,
+            "vae": self.vae_reference,
+            "prediction_type": self.prediction_type,
+        }
 
     def n_steps(self, request: Request) -> int:
         """How many steps `denoise` yields for a resolved request: fewer than its `steps` where an image starts it."""

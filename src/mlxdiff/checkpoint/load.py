@@ -28,17 +28,17 @@ def load_component(
     folder: Path,
     *,
     variant: str | None = None,
-    dtype: mx.Dtype,
+    dtype: mx.Dtype | None,
     rename: Rename = UNCHANGED,
     optional: Collection[str] = (),
     bits: int | None = None,
 ) -> Module:
     """Fills the module with the safetensors weights of a component's folder, lazily, and returns it.
 
-    Weights stored as fp16, bf16 or fp32 are cast to `dtype`. `rename` is a table of checkpoint.rename. `optional`
-    lists parameter paths that the files may lack; those keep the module's initial values. `bits` quantizes the linear
-    layers; a stored quantized copy says itself how it is. Raises CheckpointError, which names the first key that is
-    missing, unexpected or misshapen, or UnsupportedError for pickles.
+    Weights stored as fp16, bf16 or fp32 are cast to `dtype`; with None they stay. `rename` is a table of
+    checkpoint.rename. `optional` lists parameter paths that the files may lack; those keep the module's initial values.
+    `bits` quantizes the linear layers; a stored quantized copy says itself how it is. Raises CheckpointError, which
+    names the first key that is missing, unexpected or misshapen, or UnsupportedError for pickles.
     """
     stored = read_quantization(folder)
     if stored is not None:
@@ -55,7 +55,7 @@ def load_component(
     for path, header in headers.items():
         tensors = map_tensors(path)
         weights |= {key: tensors[key] for key, info in header.tensors.items() if info.dtype in FLOATS or key in packed}
-        _check_integers(path, header, packed)
+        check_integers(path, header, packed)
     source = str(files.paths[0] if len(files.paths) == 1 else folder)
     return fill(module, weights, source=source, dtype=dtype, rename=rename, optional=optional, bits=bits)
 
@@ -81,7 +81,7 @@ def fill(
     weights: Mapping[str, mx.array],
     *,
     source: str,
-    dtype: mx.Dtype,
+    dtype: mx.Dtype | None,
     rename: Rename = UNCHANGED,
     optional: Collection[str] = (),
     bits: int | None = None,
@@ -120,7 +120,8 @@ def fill(
     module.update(tree_unflatten(list(weights.items())))
     if bits is not None:
         quantize(module, bits)
-    module.set_dtype(dtype)  # floats only: packed weights stay
+    if dtype is not None:
+        module.set_dtype(dtype)  # floats only: packed weights stay
     return module
 
 
@@ -162,7 +163,8 @@ def _check_index(folder: Path, index: Mapping[str, str], headers: Mapping[Path, 
             )
 
 
-def _check_integers(path: Path, header: Header, packed: Collection[str]) -> None:
+def check_integers(path: Path, header: Header, packed: Collection[str]) -> None:
+    """Raises CheckpointError where a weight is stored as integers, but for the keys in `packed`."""
     for key, info in header.tensors.items():
         if info.dtype not in FLOATS and not is_ignored(key) and key not in packed:
             raise CheckpointError(
