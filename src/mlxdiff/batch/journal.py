@@ -47,6 +47,7 @@ class Done:
     path: str
     sha256: str
     latents: str | None = None
+    trajectory: str | None = None
 
 
 class Journal:
@@ -150,7 +151,9 @@ class Journal:
                 self.runs.setdefault(run.run, run)
             else:
                 done = Done(**values)
-                if not _are(str, done.id, done.path, done.sha256) or not isinstance(done.latents, str | None):
+                if not _are(str, done.id, done.path, done.sha256) or not all(
+                    isinstance(digest, str | None) for digest in (done.latents, done.trajectory)
+                ):
                     return False
                 self.done[done.id] = done
         except (ValueError, TypeError, RecursionError):

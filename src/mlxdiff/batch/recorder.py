@@ -28,10 +28,10 @@ class Recorder:
     def keep(self, event: Denoised) -> None:
         """Of a batch that is tried again only the last try is kept."""
         latents, denoised = np.array(event.latents), np.array(event.denoised)
-        for offset in range(event.n_images):
+        for offset, index in enumerate(event.indices):
             if event.step == 1:
-                self._steps[event.first + offset] = []
-            self._steps[event.first + offset].append((latents[offset], denoised[offset]))
+                self._steps[index] = []
+            self._steps[index].append((latents[offset], denoised[offset]))
 
     def take(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """What each step of image `index` left and foresaw, both (T, 1, h, w, C)."""

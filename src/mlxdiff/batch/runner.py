@@ -23,8 +23,9 @@ from ..errors import BackendError, MlxdiffError
 from ..pipeline import StableDiffusion
 from . import claims
 from .jobs import Group, Job
+from .recorder import Recorder
 from .render import Denoised, Rendered, denoise
-from .store import Store, attempt
+from .store import Steps, Store, attempt
 
 POLL = 0.2  # seconds between looks at groups that another process has
 
@@ -109,6 +110,7 @@ class _Runner:
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="mlxdiff-writer")
         self.decoding: Active | None = None
         self.writing: list[Active] = []
+        self.recorder = Recorder() if store.trajectory else None
         self.failed = False
 
     def events(self, groups: Iterable[Group | None]) -> Iterator[Event]:
@@ -206,6 +208,8 @@ class _Runner:
         request = active.group.request
         for event in denoise(self.sd, request, indices=tuple(job.index for job in active.group.jobs)):
             active.latents = event.latents
+            if self.recorder is not None:
+                self.recorder.keep(event)
             yield event
             # The device did the decoding that was queued before this step, so that fetching it costs no wait.
             yield from self._fetch()
@@ -235,6 +239,7 @@ class _Runner:
         yield from self._collect(1)
         self.writing.append(active)
         missing = {job.index for job in active.missing}
+        steps = {} if self.recorder is None else {job.index: self.recorder.take(job.index) for job in active.group.jobs}
         for first, chunk in active.decoding:
             jobs = active.group.jobs[first : first + chunk.shape[0]]
             for offset, job in enumerate(jobs):
@@ -247,13 +252,17 @@ class _Runner:
                     continue
                 assert active.latents is not None
                 latents = np.array(active.latents[first + offset])
-                active.writing.append((job, self.writer.submit(self._work(job, picture, latents))))
+                active.writing.append(
+                    (job, self.writer.submit(self._work(job, picture, latents, steps.get(job.index))))
+                )
                 yield Rendered(job.index, job.request, picture, latents)
         active.decoding, active.latents = [], None
 
-    def _work(self, job: Job, picture: np.ndarray, latents: np.ndarray) -> Callable[[], MlxdiffError | None]:
+    def _work(
+        self, job: Job, picture: np.ndarray, latents: np.ndarray, steps: Steps | None
+    ) -> Callable[[], MlxdiffError | None]:
         def write() -> None:
-            self.store.write(job, picture, latents)
+            self.store.write(job, picture, latents, steps)
 
         return lambda: attempt(write, self.settings.retries, time.sleep)
 

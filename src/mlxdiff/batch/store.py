@@ -9,7 +9,7 @@ file is somebody's, and stays.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,36 +21,42 @@ from ..images import encode_picture
 from ..latents import encode_latents, load_latents
 from ..metadata import picture_text, read_picture
 from ..request import Request
+from ..trajectory import SUFFIX as TRAJECTORY
+from ..trajectory import encode_trajectory
 from .jobs import Job
 from .journal import Done, Journal
 
 LATENTS = ".safetensors"
+Steps = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Store:
     """How pictures of a run are kept.
 
-    journal   None for a command that is not resumed
-    metadata  whether pictures say how they were made
-    latents   whether NAME.safetensors is written beside each
-    force     whether files that are in the way may be overwritten
+    journal     None for a command that is not resumed
+    metadata    whether pictures say how they were made
+    latents     whether NAME.safetensors is written beside each
+    trajectory  whether NAME.trajectory.safetensors is
+    force       whether files that are in the way may be overwritten
     """
 
     folder: Path
     journal: Journal | None = None
     metadata: bool = True
     latents: bool = False
+    trajectory: bool = False
     force: bool = False
     verified: set[str] = field(default_factory=set, compare=False)  # jobs whose files were read and found sound
 
-    def latents_path(self, job: Job) -> Path | None:
-        return job.path.with_suffix(LATENTS) if self.latents else None
+    def beside(self, job: Job) -> dict[str, Path]:
+        """The files beside the job's picture: `latents` and `trajectory`, where they are kept."""
+        kept = {"latents": (self.latents, LATENTS), "trajectory": (self.trajectory, TRAJECTORY)}
+        return {kind: job.path.with_suffix(suffix) for kind, (wanted, suffix) in kept.items() if wanted}
 
     def paths(self, job: Job) -> list[Path]:
         """Every file that the job makes."""
-        latents = self.latents_path(job)
-        return [job.path] if latents is None else [job.path, latents]
+        return [job.path, *self.beside(job).values()]
 
     def is_done(self, job: Job) -> bool:
         """Whether the journal, as far as it was read, and the disk agree that the job is finished."""
@@ -59,9 +65,10 @@ class Store:
         line = None if self.journal is None else self.journal.done.get(job.id)
         if line is None or _hash_of(job.path) != line.sha256:
             return False
-        latents = self.latents_path(job)
-        if latents is not None and (line.latents is None or _hash_of(latents) != line.latents):
-            return False
+        for kind, path in self.beside(job).items():
+            digest = getattr(line, kind)
+            if digest is None or _hash_of(path) != digest:
+                return False
         self.verified.add(job.id)
         return True
 
@@ -69,37 +76,42 @@ class Store:
         """Raises the OutputError that `write` would raise, as far as it can be foreseen."""
         if not self._picture_may_be_ours(job):
             check_writable(job.path, force=self.force)
-        latents = self.latents_path(job)
-        if latents is not None and not (self.journal is not None and _request_in(latents) == job.request):
-            check_writable(latents, force=self.force)
+        for path in self.beside(job).values():
+            if self.journal is None or _request_in(path) != job.request:
+                check_writable(path, force=self.force)
 
     def adopt(self, job: Job) -> bool:
         """Whether the job's file is there, without a line in the journal, and says that this request made it.
 
-        Then the line is added. Latents are not read: a job that has some is rendered again.
+        Then the line is added. What is kept beside pictures is not read: a job that has such is rendered again.
         """
         journal = self.journal
-        if journal is None or self.latents or job.id in journal.done or not self._says_so(job):
+        if journal is None or self.beside(job) or job.id in journal.done or not self._says_so(job):
             return False
         digest = _hash_of(job.path)
         if digest is None:
             return False
-        journal.append(self._line(job, digest, None))
+        journal.append(self._line(job, digest, {}))
         return True
 
-    def write(self, job: Job, picture: np.ndarray, latents: np.ndarray) -> None:
-        """Writes (H, W, 3) uint8, and the latents (h, w, C) where they are kept; then the line in the journal.
+    def write(self, job: Job, picture: np.ndarray, latents: np.ndarray, steps: Steps | None = None) -> None:
+        """Writes (H, W, 3) uint8, and what is kept beside it; then the line in the journal. Raises OutputError.
 
-        Raises OutputError.
+        `latents` are (h, w, C); `steps`, needed for a trajectory, is what each left and foresaw, (T, 1, h, w, C).
         """
         self._check_folder()
-        digest = None
-        if (beside := self.latents_path(job)) is not None:
-            digest = self._put(beside, encode_latents(latents[None], job.request))
+        digests = {}
+        for kind, path in self.beside(job).items():
+            if kind == "latents":
+                data = encode_latents(latents[None], job.request)
+            else:
+                assert steps is not None
+                data = encode_trajectory(*steps, job.request)
+            digests[kind] = self._put(path, data)
         text = picture_text(job.request) if self.metadata else None
-        picture_digest = self._put(job.path, encode_picture(job.path, picture, text))
+        digest = self._put(job.path, encode_picture(job.path, picture, text))
         if self.journal is not None:
-            self.journal.append(self._line(job, picture_digest, digest))
+            self.journal.append(self._line(job, digest, digests))
 
     def _check_folder(self) -> None:
         """A folder that was there and is gone was deleted, or its disk unmounted: it is not made again unasked."""
@@ -109,8 +121,8 @@ class Store:
                 "Put it back, and run the same command again.",
             )
 
-    def _line(self, job: Job, digest: str, latents: str | None) -> Done:
-        return Done(job.id, job.path.relative_to(self.folder).as_posix(), digest, latents)
+    def _line(self, job: Job, digest: str, beside: Mapping[str, str]) -> Done:
+        return Done(job.id, job.path.relative_to(self.folder).as_posix(), digest, **beside)
 
     def _put(self, path: Path, data: bytes) -> str:
         """Writes the file, unless it is there with the same bytes; returns their hash."""

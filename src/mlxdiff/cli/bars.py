@@ -91,6 +91,7 @@ class BatchBars:
     def _finish(self, index: int) -> None:
         self._finished.add(index)
         self._progress.update(self._images, completed=len(self._finished))
+        self._say_rate()
 
     def _step(self, event: Denoised) -> None:
         if event.step == 1:
@@ -98,9 +99,14 @@ class BatchBars:
             self._at_hand = event.n_images
         self._progress.update(self._steps, completed=event.step, total=event.steps)
         self._denoised = self._before + self._at_hand * event.step / event.steps
+        self._say_rate()
+
+    def _say_rate(self) -> None:
+        if self._denoised == 0:
+            return
         speed = self._denoised / max(time.perf_counter() - self._began, 1e-9)
         said = _speed(speed)
-        if self._wanted is not None:
+        if self._wanted is not None and len(self._finished) < self._wanted:
             # What is denoised but not yet written costs no more time to speak of.
             left = self._wanted - len(self._finished) - max(0.0, self._denoised - self._rendered)
             said = f"{said} {_clock(max(0.0, left) / speed)}"

@@ -85,6 +85,10 @@ def generate(
     save_latents: Annotated[
         bool, typer.Option("--save-latents", help="Write NAME.safetensors beside each picture, for `decode`.")
     ] = False,
+    save_trajectory: Annotated[
+        bool,
+        typer.Option("--save-trajectory", help="Write every step as NAME.trajectory.safetensors, for `decode`."),
+    ] = False,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
     rng: options.Rng = "torch",
@@ -115,6 +119,8 @@ def generate(
         "rng": rng if _is_given(context, "rng") else None,
     }
     request = _overridden(base, {name: value for name, value in given.items() if value is not None})
+    if n_rows is not None and save_trajectory:
+        raise RequestError("A contact sheet has no trajectory.", "Leave --n-rows or --save-trajectory out.")
     if n_rows is not None and n_rows > request.batch_size:
         raise RequestError(
             f"{request.batch_size} pictures do not fill {n_rows} rows.", "Ask for fewer rows or more pictures."
@@ -124,6 +130,7 @@ def generate(
         decode_batch_size=decode_batch_size,
         tile=tile,
         latents=save_latents,
+        trajectory=save_trajectory,
         metadata=not no_metadata,
         force=force,
         json=json,

@@ -36,6 +36,7 @@ class Wishes:
     decode_batch_size: int
     tile: int | None
     latents: bool
+    trajectory: bool
     metadata: bool
     force: bool
     json: bool
@@ -66,11 +67,10 @@ def render_request(
     from ..batch.prompts import Entry
     from ..batch.runner import Settings
     from ..batch.sizing import default_batch_size
-    from ..batch.store import Store
 
     entry = Entry(request, None, "the prompt")
     jobs = [job for job in jobs_of([entry], lambda resolved: resolved, pattern) if job is not None]
-    store = Store(pattern.folder, None, metadata=wishes.metadata, latents=wishes.latents, force=wishes.force)
+    store = _store(pattern, None, wishes)
     check_clashes((path, job.source) for job in jobs for path in store.paths(job))
     for job in jobs:
         store.check(job)
@@ -101,7 +101,6 @@ def render_file(
     from ..batch.naming import check_clashes, parse_output
     from ..batch.prompts import STANDARD_INPUT, open_prompts, read_entries, source_name
     from ..batch.runner import Settings
-    from ..batch.store import Store
     from .interrupt import Interrupts
 
     streams = prompts == STANDARD_INPUT
@@ -113,7 +112,7 @@ def render_file(
     group, base, batch_size = _agree(sd, base, pattern, wishes, journal)
     if not streams:
         claims.sweep(pattern.folder)
-    store = Store(pattern.folder, journal, metadata=wishes.metadata, latents=wishes.latents, force=wishes.force)
+    store = _store(pattern, journal, wishes)
     jobs = _cleaned(jobs_of(read_entries(lines, source_name(prompts), base), sd.resolve, pattern))
     n_images = None
     if not streams:
@@ -175,6 +174,19 @@ def _agree(
         group, plan = ranks.join(pattern.folder, ranks.Plan(recorded.seed, recorded.batch_size), recorded=True)
     run = journal.begin(Run(name, plan.seed, plan.batch_size))
     return group, replace(base, seed=run.seed), run.batch_size
+
+
+def _store(pattern: OutputPattern, journal: Journal | None, wishes: Wishes) -> Store:
+    from ..batch.store import Store
+
+    return Store(
+        pattern.folder,
+        journal,
+        metadata=wishes.metadata,
+        latents=wishes.latents,
+        trajectory=wishes.trajectory,
+        force=wishes.force,
+    )
 
 
 def _cleaned(jobs: Iterable[Job | None]) -> Iterator[Job]:
@@ -241,8 +253,7 @@ def _say(job: Job, store: Store, *, json: bool) -> None:
         output.say(str(job.path))
         return
     said = {"path": str(job.path), "seed": job.request.seed, "prompt": job.request.prompt, "index": job.index}
-    latents = store.latents_path(job)
-    output.say_json(said if latents is None else {**said, "latents": str(latents)})
+    output.say_json(said | {kind: str(path) for kind, path in store.beside(job).items()})
 
 
 def _say_interrupted(outcome: Outcome, n_images: int | None, interrupts: Interrupts) -> None:
