@@ -229,7 +229,7 @@ def run_in_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[
 
 def test_a_render_in_a_terminal_shows_the_picture_above_its_bars(tmp_path):
     code, received = run_in_terminal(
-        tmp_path, "generate", "a red apple", "--steps", "8", "-o", "a.png", "--preview", MLXDIFF_PREVIEW="blocks"
+        tmp_path, "generate", "a red apple", "--steps", "16", "-o", "a.png", "--preview", MLXDIFF_PREVIEW="blocks"
     )
     assert code == 0, received
     assert (tmp_path / "a.png").is_file()
