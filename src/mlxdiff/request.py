@@ -15,6 +15,7 @@ from .errors import RequestError
 SAMPLERS = ("ddim", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
 SCHEDULES = ("leading", "linspace", "trailing", "karras", "exponential", "beta")
 NOISE_SOURCES = ("torch", "mlx", "philox")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
@@ -34,6 +35,8 @@ class Request:
     image, strength   path of the picture to start from, and how much of the schedule (0 to 1] is run on it
     rng               where the noise comes from: torch, mlx or philox
     model             reference of the checkpoint, recorded so that the picture can be rendered again
+    vae               reference of the VAE used instead of the checkpoint's own
+    prediction_type   what the UNet was told to predict, against or without the checkpoint's word
     """
 
     prompt: str | tuple[str, ...] = ""
@@ -53,6 +56,8 @@ class Request:
     revision: str | None = None
     dtype: str | None = None
     quantize: int | None = None
+    vae: str | None = None
+    prediction_type: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "seed"):
@@ -61,7 +66,7 @@ class Request:
         _check_text("prompt", self.prompt if isinstance(self.prompt, tuple) else (self.prompt,))
         if isinstance(self.prompt, tuple) and not self.prompt:
             raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
-        for name in ("negative_prompt", "image", "model", "revision", "dtype"):
+        for name in ("negative_prompt", "image", "model", "revision", "dtype", "vae"):
             if getattr(self, name) is not None:
                 _check_text(name, (getattr(self, name),))
         if self.quantize is not None and (isinstance(self.quantize, bool) or self.quantize not in QUANTIZE_BITS):
@@ -80,6 +85,7 @@ class Request:
         _check_choice("sampler", self.sampler, SAMPLERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("rng", "" if self.rng is None else self.rng, NOISE_SOURCES)
+        _check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
 
     def _check_seed(self) -> None:
         seeds = self.seed if isinstance(self.seed, tuple) else () if self.seed is None else (self.seed,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import struct
 from pathlib import Path
@@ -108,13 +109,37 @@ def test_a_header_that_lies_is_a_checkpoint_error(tmp_path, lie):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x10", b"\x10" + b"\0" * 7, b"PK\x03\x04" * 100, b"\xff" * 100, struct.pack("<Q", 10**8 + 1) + b"{}"],
-    ids=["empty", "one byte", "no header", "zip", "ones", "long header"],
+    [b"", b"\x10", b"\x10" + b"\0" * 7, b"\xff" * 100, struct.pack("<Q", 10**8 + 1) + b"{}"],
+    ids=["empty", "one byte", "no header", "ones", "long header"],
 )
 def test_what_is_no_safetensors_file_is_a_checkpoint_error(tmp_path, content):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"bad\.safetensors is not a sound"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_under_another_name_is_refused_unopened(tmp_path, zipped):
+    path = tmp_path / "model.safetensors"
+    torch.save({"weight": torch.zeros(64)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnsupportedError, match="is a pickle under another name") as caught:
+        read_tensors(path)
+    assert "safe_serialization" in caught.value.remedy
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_of_any_binary_protocol_is_refused_unopened(tmp_path, protocol):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps({"weight": list(range(1000))}, protocol=protocol))
+    with pytest.raises(UnsupportedError, match="is a pickle under another name"):
+        read_tensors(path)
+
+
+def test_a_damaged_file_whose_length_looks_like_a_pickle_is_a_checkpoint_error(tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(struct.pack("<Q", 0x0280) + b"{" * 0x0280)
+    with pytest.raises(CheckpointError, match="is not a sound"):
         read_tensors(path)
 
 

@@ -88,7 +88,11 @@ def read_model_index(folder: Path) -> ModelIndex:
     path = folder / MODEL_INDEX
     if not path.exists():
         raise _no_model(folder)
-    values = read_json(path)
+    return parse_model_index(path, read_json(path))
+
+
+def parse_model_index(path: Path, values: Mapping[str, Any]) -> ModelIndex:
+    """What the values of a `model_index.json` say; `path` names them in errors, which are `read_model_index`'s."""
     class_name = values.get("_class_name")
     if not isinstance(class_name, str):
         raise CheckpointError(f"{path} names no pipeline (_class_name).", "Download it again.")

@@ -27,6 +27,9 @@ FLOATS = {"F32": 4, "F16": 2, "BF16": 2}
 INTEGERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
 """Types that MLX reads too; no weight has one, but buffers such as position_ids do."""
 
+# torch.save writes a zip, and wrote a bare pickle before version 1.6.
+_ZIP, _PICKLE, _PROTOCOLS = b"PK\x03\x04", b"\x80", (b"\x02", b"\x03", b"\x04", b"\x05")
+
 _REMEDY = "The file is damaged or was not downloaded whole: download it again."
 
 
@@ -61,10 +64,24 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).", _REMEDY) from None
     except (SafetensorError, ValueError, RecursionError) as error:
+        refuse_pickle(path)
         detail = str(error).removeprefix("Error while deserializing header: ")[:200]
         raise CheckpointError(f"{path} is not a sound safetensors file ({detail!r}).", _REMEDY) from None
     tensors = {name: _tensor(path, name, entry) for name, entry in entries.items() if name != "__metadata__"}
     return Header(tensors, {} if metadata is None else metadata)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises UnsupportedError for a file that starts as a pickle does, whatever it is called: nothing unpickles it."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A header's length may begin like a pickle, but then its brace stands at the ninth byte.
+    if start.startswith(_ZIP) or (start[:1] == _PICKLE and start[1:2] in _PROTOCOLS and start[8:] != b"{"):
+        raise UnsupportedError(
+            f"{path} is a pickle under another name, which could run any code when it is opened.",
+            "Get the model's safetensors from where it was published; a pickle that you trust can be converted with "
+            "diffusers' save_pretrained(..., safe_serialization=True).",
+        )
 
 
 def _header_bytes(path: Path) -> bytes:

@@ -6,6 +6,7 @@ sampler nor the loop. docs/adding-a-family.md walks through one.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.detect import ModelIndex, read_json, read_model_index
-from ..checkpoint.load import load_component
-from ..checkpoint.rename import OLD_VAE_ATTENTION
-from ..errors import CheckpointError, UnsupportedError
+from ..checkpoint.detect import ModelIndex
+from ..checkpoint.rename import OLD_VAE_ATTENTION, TEXT_MODEL_PREFIX
+from ..checkpoint.single_file import read_single_file
+from ..errors import CheckpointError, MlxdiffWarning, UnsupportedError
+from ..models.clip import CLIPTextConfig, CLIPTextModel
 from ..models.unet import UNet2DConditionModel, UNetConfig
 from ..models.vae import AutoencoderKL, VAEConfig
+from ..text.tokenizer import Tokenizer
+from .source import FileSource, FolderSource, Source, WithVAE
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,17 @@ class Defaults:
 class Checkpoint:
     """The configs of one checkpoint: everything that can be known without reading a weight."""
 
-    folder: Path
+    source: Source
     index: ModelIndex
     unet: UNetConfig
     vae: VAEConfig
     scheduler: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's folder, or its single file."""
+        return self.source.path
 
     @property
     def scale_factor(self) -> int:
@@ -84,22 +93,49 @@ class Family:
     upcasts_vae: bool
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Reads every config of a folder in the diffusers layout. Raises CheckpointError or UnsupportedError."""
-    index = read_model_index(folder)
+def open_source(path: Path, *, vae: Path | None = None, prediction_type: str | None = None) -> Source:
+    """The source of a checkpoint: a folder in the diffusers layout, or a file in the original one.
+
+    vae              a folder or file whose VAE replaces the checkpoint's
+    prediction_type  what the UNet predicts, where a file does not say it
+    """
+    if path.is_file():
+        file = read_single_file(path, prediction_type)
+        if file.assumed:
+            warnings.warn(
+                MlxdiffWarning(
+                    f"{path} does not say what its UNet predicts: taken for v_prediction, as Stable Diffusion 2.1 at"
+                    " 768 pixels does. If pictures are noise, say prediction_type epsilon, as the base models need."
+                ),
+                stacklevel=2,
+            )
+        source: Source = FileSource(file)
+    else:
+        source = FolderSource(path)
+    return source if vae is None else WithVAE(source, vae)
+
+
+def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None) -> Checkpoint:
+    """Reads every config of a source, or of what is at a path. Raises CheckpointError or UnsupportedError.
+
+    `prediction_type` overrules what the scheduler's config says that the UNet predicts.
+    """
+    if isinstance(source, Path):
+        source = open_source(source)
+    index = source.index()
     for name in ("unet", "vae", "scheduler"):
         if name not in index.components:
             raise CheckpointError(
-                f"{folder} names no {name} in its model_index.json.", "Use a complete Stable Diffusion checkpoint."
+                f"{source.path} names no {name} in its model_index.json.", "Use a complete Stable Diffusion checkpoint."
             )
-    settings = folder / "mlxdiff.json"
+    scheduler = source.config("scheduler")
     return Checkpoint(
-        folder=folder,
+        source=source,
         index=index,
-        unet=UNetConfig.from_dict(read_json(folder / "unet" / "config.json")),
-        vae=VAEConfig.from_dict(read_json(folder / "vae" / "config.json")),
-        scheduler=read_json(folder / "scheduler" / "scheduler_config.json"),
-        settings=read_json(settings) if settings.exists() else {},
+        unet=UNetConfig.from_dict(source.config("unet")),
+        vae=VAEConfig.from_dict(source.config("vae")),
+        scheduler=scheduler if prediction_type is None else {**scheduler, "prediction_type": prediction_type},
+        settings=source.settings(),
     )
 
 
@@ -132,6 +168,7 @@ def is_distilled(checkpoint: Checkpoint) -> bool:
     return (
         checkpoint.scheduler.get("_class_name") in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
         and checkpoint.scheduler.get("timestep_spacing") == "trailing"
+        and not checkpoint.scheduler.get("rescale_betas_zero_snr")  # which asks for trailing spacing too
     )
 
 
@@ -142,7 +179,8 @@ def load_unet(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> UNet
             f" {checkpoint.vae.latent_channels}: an inpainting or editing checkpoint.",
             "Use a text-to-image checkpoint.",
         )
-    return load_component(UNet2DConditionModel(checkpoint.unet), checkpoint.folder / "unet", dtype=dtype, bits=bits)
+    unet = UNet2DConditionModel(checkpoint.unet)
+    return checkpoint.source.load(unet, "unet", dtype=dtype, bits=bits)
 
 
 def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> AutoencoderKL:
@@ -150,7 +188,7 @@ def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> Autoenc
     if family.upcasts_vae and checkpoint.vae.force_upcast:
         dtype = mx.float32
     vae = AutoencoderKL(checkpoint.vae)
-    return load_component(vae, checkpoint.folder / "vae", dtype=dtype, rename=OLD_VAE_ATTENTION)
+    return checkpoint.source.load(vae, "vae", dtype=dtype, rename=OLD_VAE_ATTENTION)
 
 
 def each_once(encode: Callable[[list[str]], list[mx.array]], texts: Sequence[str]) -> list[mx.array]:
@@ -160,10 +198,19 @@ def each_once(encode: Callable[[list[str]], list[mx.array]], texts: Sequence[str
     return [array[rows] for array in encode(distinct)]
 
 
-def check_vocabulary(folder: Path, largest: int, size: int) -> None:
-    """The text encoder has a row for every id of its tokenizer; MLX would read past the table without a word."""
-    if largest > size:
+def load_text_encoder(
+    checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | None
+) -> tuple[Tokenizer, CLIPTextModel]:
+    """A tokenizer and its text encoder; `suffix` is "" or "_2", which also projects the pooled text."""
+    source, component = checkpoint.source, f"text_encoder{suffix}"
+    tokenizer = source.tokenizer(f"tokenizer{suffix}")
+    config = CLIPTextConfig.from_dict(source.config(component))
+    # MLX would read past the table without a word.
+    if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"The tokenizer in {folder} has {largest} tokens, its text encoder {size}.",
+            f"The tokenizer{suffix} of {source.path} has {tokenizer.vocab_size} tokens, its {component}"
+            f" {config.vocab_size}.",
             "They belong to different models: download the model again.",
         )
+    clip = CLIPTextModel(config, with_projection=suffix == "_2")
+    return tokenizer, source.load(clip, component, dtype=dtype, rename=TEXT_MODEL_PREFIX, bits=bits)

@@ -6,21 +6,11 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from ..checkpoint.detect import read_json
-from ..checkpoint.load import load_component
-from ..checkpoint.rename import TEXT_MODEL_PREFIX
-from ..models.clip import CLIPTextConfig, CLIPTextModel
-from ..text.tokenizer import Tokenizer
-from .base import Checkpoint, Conditioning, Family, PromptEncoder, check_vocabulary, each_once, is_distilled
+from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
 
 
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
-    folder = checkpoint.folder
-    tokenizer = Tokenizer.from_folder(folder / "tokenizer")
-    config = CLIPTextConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
-    check_vocabulary(folder / "tokenizer", tokenizer.vocab_size, config.vocab_size)
-    clip = CLIPTextModel(config)
-    load_component(clip, folder / "text_encoder", dtype=dtype, rename=TEXT_MODEL_PREFIX, bits=bits)
+    tokenizer, clip = load_text_encoder(checkpoint, "", dtype, bits)
 
     def states(texts: list[str]) -> list[mx.array]:
         return [clip(mx.array(tokenizer.batch(texts))).last_hidden_state]

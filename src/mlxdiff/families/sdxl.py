@@ -10,13 +10,9 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from ..checkpoint.detect import read_json
-from ..checkpoint.load import load_component
-from ..checkpoint.rename import TEXT_MODEL_PREFIX
 from ..errors import CheckpointError
-from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
-from ..text.tokenizer import Tokenizer
-from .base import Checkpoint, Conditioning, Family, PromptEncoder, check_vocabulary, each_once, is_distilled
+from ..models.clip import CLIPOutput
+from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
@@ -59,12 +55,7 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
 
 
 def _stage(checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | None) -> TextStage:
-    folder = checkpoint.folder / f"text_encoder{suffix}"
-    tokenizer = Tokenizer.from_folder(checkpoint.folder / f"tokenizer{suffix}")
-    config = CLIPTextConfig.from_dict(read_json(folder / "config.json"))
-    check_vocabulary(checkpoint.folder / f"tokenizer{suffix}", tokenizer.vocab_size, config.vocab_size)
-    clip = CLIPTextModel(config, with_projection=suffix == "_2")
-    load_component(clip, folder, dtype=dtype, rename=TEXT_MODEL_PREFIX, bits=bits)
+    tokenizer, clip = load_text_encoder(checkpoint, suffix, dtype, bits)
     return lambda texts: clip(mx.array(tokenizer.batch(texts)))
 
 
