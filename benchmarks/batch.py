@@ -1,0 +1,107 @@
+"""Pictures a second over batch sizes with the built-in model, and the share of the time that the model does not take.
+
+Each size renders the same prompts through the batch runner into a new folder, journal and PNG files included. The
+time of the model is that of denoising and decoding alone, one after the other with nothing beside them. The sizes take
+turns, so that a busy moment hits all, and medians are printed.
+    python benchmarks/batch.py [--images 48] [--steps 10] [--repeats 3] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import machine
+import mlx.core as mx
+
+from mlxdiff import Request, StableDiffusion, backend
+from mlxdiff.batch.jobs import Group, grouped, jobs_of
+from mlxdiff.batch.journal import Journal, Run
+from mlxdiff.batch.naming import parse_output
+from mlxdiff.batch.prompts import Entry
+from mlxdiff.batch.runner import run
+from mlxdiff.batch.store import Store
+
+SIZES = (1, 2, 4, 6, 8, 12, 16)
+THINGS = ("apple", "cat", "house", "tree", "fish", "star", "car", "moon")
+
+
+@dataclass(frozen=True)
+class Row:
+    batch_size: int
+    images_a_second: float
+    outside: float
+
+
+def groups_of(sd: StableDiffusion, folder: Path, n_images: int, steps: int, size: int) -> list[Group]:
+    entries = [
+        Entry(Request(f"a {THINGS[i % len(THINGS)]}", seed=i, steps=steps), None, str(i)) for i in range(n_images)
+    ]
+    found = grouped(jobs_of(entries, sd.resolve, parse_output(f"{folder}/", several=True)), size)
+    return [group for group in found if group is not None]
+
+
+def whole(sd: StableDiffusion, groups: list[Group], folder: Path, size: int) -> float:
+    """Seconds of a run, from the first line of the journal to the last."""
+    start = time.perf_counter()
+    journal = Journal(folder)
+    journal.begin(Run("benchmark", 0, size))
+    for _ in run(sd, groups, Store(folder, journal)):
+        pass
+    return time.perf_counter() - start
+
+
+def model_alone(sd: StableDiffusion, groups: list[Group]) -> float:
+    start = time.perf_counter()
+    for group in groups:
+        latents = mx.array([])
+        for step in sd.denoise(group.request):
+            latents = step.latents
+            mx.eval(latents)
+        for i in range(len(group.jobs)):
+            mx.eval(sd.decode(latents[i : i + 1]))
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    sd = StableDiffusion("emoji").load()
+    times: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
+    with tempfile.TemporaryDirectory() as temporary:
+        for turn in range(options.repeats + 1):  # the first turn warms up
+            for size in SIZES:
+                folder = Path(temporary) / f"{turn}-{size}"
+                n_images = size if turn == 0 else options.images
+                groups = groups_of(sd, folder, n_images, options.steps, size)
+                now = whole(sd, groups, folder, size), model_alone(sd, groups)
+                if turn > 0:
+                    times[size].append(now)
+    rows = []
+    for size, measured in times.items():
+        total, model = (statistics.median(column) for column in zip(*measured, strict=True))
+        rows.append(Row(size, options.images / total, max(0.0, 1 - model / total)))
+    about = machine.describe("mlx", "mlxdiff", "scipy-openblas32") | {"backend": backend.backend_name()}
+    load = os.getloadavg()[0]
+    if options.json:
+        print(json.dumps({"rows": [asdict(row) for row in rows], "load": load, **about}))
+        return
+    print(f"{machine.line(about)}, load {load:.1f}")
+    print(f"{options.images} pictures, {options.steps} steps")
+    print("| batch size | images/s | outside the model |\n|---|---|---|")
+    for row in rows:
+        print(f"| {row.batch_size} | {row.images_a_second:.2f} | {row.outside:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
