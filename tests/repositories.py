@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
+NAME = "owner/name"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 COMPONENTS = ("unet", "vae", "text_encoder")
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -39,3 +43,19 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     return folder
+
+
+def cached(cache: Path, files: dict[str, bytes], *, name: str = NAME, ref: str = "main", commit: str = COMMIT) -> Path:
+    """A snapshot laid out as huggingface_hub does: blobs, links to them, and a branch."""
+    storage = cache / f"models--{name.replace('/', '--')}"
+    (storage / "blobs").mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        blob = storage / "blobs" / hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        blob.write_bytes(content)
+        link = storage / "snapshots" / commit / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    (storage / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+    (storage / "refs" / ref).write_text(commit)
+    return storage / "snapshots" / commit

@@ -23,6 +23,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("MLXDIFF_HOME", str(tmp_path / "state"))
     return tmp_path / "hf" / "hub"
 
 
@@ -35,5 +36,6 @@ def online(server, cache, monkeypatch) -> HubServer:
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("mlxdiff.hub.retry.PAUSE", 0.01)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     return server

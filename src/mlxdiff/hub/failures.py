@@ -9,7 +9,9 @@ from typing import Any
 
 from ..errors import MlxdiffError, ModelNotFoundError
 from ..files import output_error
-from .local import MIRRORS, how_to_pull
+from .local import cached_names
+from .mirrors import MIRRORS, RemovedError, nearest
+from .transfer import Stopped
 
 
 @contextmanager
@@ -17,7 +19,7 @@ def explained(name: str, revision: str) -> Iterator[None]:
     """Any failure of huggingface_hub inside becomes a MlxdiffError of two sentences."""
     try:
         yield
-    except MlxdiffError:
+    except (MlxdiffError, Stopped):
         raise
     except Exception as error:
         raise _explain(error, name, revision) from error
@@ -28,8 +30,6 @@ def _explain(error: BaseException, name: str, revision: str) -> MlxdiffError:
 
     hub = constants.ENDPOINT
     again = "Run the same command again; the files that have arrived are kept."
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        return _explain(error.__cause__, name, revision)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return ModelNotFoundError(
             f"{name} cannot be fetched while HF_HUB_OFFLINE is set.", "Unset it, or use a model from the cache."
@@ -49,8 +49,6 @@ def _explain(error: BaseException, name: str, revision: str) -> MlxdiffError:
         return _explain_status(error, name)
     if isinstance(error, errors.HFValidationError):
         return ModelNotFoundError(f"{name!r} is no id of a repository.", "It has the form owner/name.")
-    if isinstance(error, errors.FileMetadataError):
-        return MlxdiffError(f"{hub} does not answer as a hub does.", "Check HF_ENDPOINT and any proxy.")
     # httpx or httpx2, whichever this version of huggingface_hub is built on.
     if isinstance(error, errors.HfHubHTTPError.__bases__[0]):
         return MlxdiffError(
@@ -87,8 +85,10 @@ def _explain_status(error: Any, name: str) -> MlxdiffError:
 
 def _no_repository(name: str) -> ModelNotFoundError:
     if name in MIRRORS:
-        return ModelNotFoundError(f"{name} was removed from the hub.", how_to_pull(name))
+        return RemovedError(name, MIRRORS[name])
+    near = nearest(name, cached_names())
+    hint = "Check its spelling" if near is None else f"Did you mean {near}? Check the spelling"
     return ModelNotFoundError(
         f"There is no repository {name} on the hub, or it is private.",
-        "Check its spelling; for a private one set HF_TOKEN or run: hf auth login",
+        f"{hint}; for a private one set HF_TOKEN or run: hf auth login",
     )

@@ -1,33 +1,23 @@
-"""A model's name to its folder on this disk, without the network: built in, a folder, or in the Hugging Face cache."""
+"""A model's name to its files on this disk, without the network: built in, a folder, one file, or in the cache."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MlxdiffError, ModelNotFoundError, UnsupportedError
+from .mirrors import MIRRORS, how_to_mirror, nearest
 from .selection import FILES, MODEL_INDEX, PICKLES, choose_component, files_in
 
 BUILT_IN = "emoji"
 MAIN = "main"
-# Removed from the hub by their owners: where the same files are.
-MIRRORS = {
-    f"stabilityai/{name}": f"sd2-community/{name}"
-    for name in (
-        "stable-diffusion-2",
-        "stable-diffusion-2-base",
-        "stable-diffusion-2-inpainting",
-        "stable-diffusion-2-1",
-        "stable-diffusion-2-1-base",
-    )
-} | {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
-}
-FORMS = f"A model is {BUILT_IN} (built in), a hub id such as owner/name or owner/name@revision, or a folder's path."
+SINGLE_FILE = ".safetensors"
+FORMS = (
+    f"A model is {BUILT_IN} (built in), a hub id such as owner/name or owner/name@revision, a folder's path, or a"
+    f" {SINGLE_FILE} file's."
+)
 
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -35,28 +25,18 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A model on this disk: how it was asked for, its folder, and its commit if it comes from the hub."""
+    """A model on this disk: how it was asked for, its folder or single file, and its commit if it is the hub's."""
 
     reference: str
     path: Path
     revision: str | None = None
 
 
-@dataclass(frozen=True)
-class CachedModel:
-    """One revision of a repository in the cache; `size` in bytes, `complete` when `resolve` would take it."""
-
-    reference: str
-    revision: str
-    size: int
-    path: Path
-    complete: bool
-
-
 def resolve(reference: str) -> Snapshot:
     """Where a model's files are, from a built-in name, a folder's path or a repository in the cache; no network.
 
-    Raises ModelNotFoundError where there is nothing under this name, UnsupportedError for a file of weights.
+    A .safetensors file stands for itself. Raises ModelNotFoundError where there is nothing under this name,
+    UnsupportedError for any other file.
     """
     if reference == BUILT_IN:
         return Snapshot(BUILT_IN, Path(__file__).parents[1] / "assets" / BUILT_IN)
@@ -68,12 +48,16 @@ def resolve(reference: str) -> Snapshot:
                 "Give the folder that holds one, with its components in folders beside it.",
             )
         return Snapshot(reference, path)
+    if path is not None and path.is_file() and path.suffix.lower() == SINGLE_FILE:
+        return Snapshot(reference, path)
     _refuse_files(reference, path)
     parsed = parse_repository(reference)
     if parsed is None:
         raise _unknown(reference)
     name, revision = parsed
-    commit = _cached_commit(name, MAIN if revision is None else revision)
+    commit = cached_commit(name, MAIN if revision is None else revision)
+    if commit is None and (mirror := _agreed_mirror(name)) is not None:
+        name, commit = mirror, cached_commit(mirror, MAIN if revision is None else revision)
     if commit is None:
         raise ModelNotFoundError(
             f"{reference} is not in the cache, and there is no such folder.", how_to_pull(reference)
@@ -85,33 +69,21 @@ def resolve(reference: str) -> Snapshot:
     return Snapshot(name, folder, commit)
 
 
+def resolve_vae(reference: str) -> Path:
+    """Where a VAE to use instead of a model's own is: its folder, a model's folder or name, or a .safetensors file.
+
+    Raises ModelNotFoundError and UnsupportedError, as `resolve` does; no network.
+    """
+    path = as_path(reference)
+    if path is not None and (path / "config.json").is_file() and not (path / MODEL_INDEX).is_file():
+        return path
+    return resolve(reference).path
+
+
 def is_local(reference: str) -> bool:
     """Whether a reference is built in or a path, and so nothing that the hub has."""
     path = as_path(reference)
-    return reference == BUILT_IN or parse_repository(reference) is None or (path is not None and path.is_dir())
-
-
-def cached_models() -> list[CachedModel]:
-    """The models in the cache that are in the diffusers layout, by name; other repositories are left out."""
-    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
-
-    try:
-        found = scan_cache_dir(constants.HF_HUB_CACHE)
-    except (CacheNotFound, ValueError):  # no cache yet, or a file in its place
-        return []
-    models = [
-        CachedModel(
-            repo.repo_id,
-            revision.commit_hash,
-            revision.size_on_disk,
-            path,
-            what_is_missing(path, repo.repo_id) is None,
-        )
-        for repo in found.repos
-        for revision in repo.revisions
-        if repo.repo_type == "model" and ((path := Path(revision.snapshot_path)) / MODEL_INDEX).is_file()
-    ]
-    return sorted(models, key=lambda model: (model.reference, model.revision))
+    return reference == BUILT_IN or parse_repository(reference) is None or (path is not None and path.exists())
 
 
 def parse_repository(reference: str) -> tuple[str, str | None] | None:
@@ -129,7 +101,8 @@ def storage(name: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
 
 
-def _cached_commit(name: str, revision: str) -> str | None:
+def cached_commit(name: str, revision: str) -> str | None:
+    """The commit that a branch, tag or commit stands for in the cache; None where its snapshot is not there."""
     folder = storage(name)
     try:
         commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
@@ -177,14 +150,15 @@ def _refuse_files(reference: str, path: Path | None) -> None:
     if suffix in PICKLES:
         raise UnsupportedError(
             f"{reference} is a pickle, which could run any code when it is opened.",
-            "Use the model's safetensors in the diffusers layout.",
+            "Get the model's .safetensors file from where it was published; a pickle that you trust can be converted"
+            " with diffusers' save_pretrained(..., safe_serialization=True).",
         )
-    if suffix == ".safetensors" and not is_file:
+    if suffix == SINGLE_FILE and not is_file:
         raise ModelNotFoundError(f"There is no file {reference}.", "Check the path.")
     if is_file:
         raise UnsupportedError(
-            f"{reference} is a single file, which mlxdiff cannot load yet.",
-            "Use the same model in the diffusers layout: a folder, or a repository on the hub.",
+            f"{reference} is a file of another kind than {SINGLE_FILE}, the only one that mlxdiff loads models from.",
+            "Give a checkpoint's .safetensors file, or a folder in the diffusers layout.",
         )
 
 
@@ -193,13 +167,31 @@ def _unknown(reference: str) -> ModelNotFoundError:
         return ModelNotFoundError("The model's name is empty.", FORMS)
     if any(mark in reference for mark in ("/", "\\", "~")) or reference.startswith("."):
         return ModelNotFoundError(f"There is no folder {reference}.", f"Check the path. {FORMS}")
-    near = difflib.get_close_matches(reference.lower(), [BUILT_IN], n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}? " if near else ""
+    near = nearest(reference, [BUILT_IN, *cached_names()])
+    hint = f"Did you mean {near}? " if near is not None else ""
     return ModelNotFoundError(f"There is no model {reference!r}.", f"{hint}{FORMS}")
 
 
 def how_to_pull(asked: str) -> str:
-    mirror = MIRRORS.get(asked)
-    if mirror is not None:
-        return f"It was removed from the hub; for the same files run: mlxdiff pull {mirror}"
-    return f"Run: mlxdiff pull {asked}"
+    """What to run for a repository that is not in the cache."""
+    name = asked.partition("@")[0]
+    if name in MIRRORS:
+        return f"It was removed from the hub. {how_to_mirror(asked, MIRRORS[name])}"
+    near = nearest(name, cached_names())
+    if near is None or near.lower() == name.lower():
+        return f"Run: mlxdiff pull {asked}"
+    return f"Run: mlxdiff pull {asked}; or did you mean {near}?"
+
+
+def cached_names() -> list[str]:
+    """The repositories that have a folder in the cache, whatever is in it."""
+    from huggingface_hub import constants
+
+    found = sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*"))
+    return [path.name.removeprefix("models--").replace("--", "/", 1) for path in found]
+
+
+def _agreed_mirror(name: str) -> str | None:
+    from .state import mirror_of  # which imports this module
+
+    return mirror_of(name) if name in MIRRORS else None

@@ -1,4 +1,4 @@
-"""What mlxdiff remembers between runs: the default model, in a small JSON file."""
+"""What mlxdiff remembers between runs, in a small JSON file: the default model, and mirrors that stand for others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import MlxdiffError
 from ..files import atomic_write
-from .local import BUILT_IN, as_path
+from .local import BUILT_IN, as_path, parse_repository
 
 
 def home() -> Path:
@@ -38,12 +38,32 @@ def set_default_model(reference: str) -> None:
     path = as_path(reference)
     if reference != BUILT_IN and path is not None and path.is_dir():
         reference = str(path.resolve())
-    state = json.dumps({**_read_state(), "default_model": reference}, indent=1, sort_keys=True)
-    atomic_write(_state_file(), lambda stream: stream.write(state.encode()), force=True)
+    _write_state({**_read_state(), "default_model": reference})
+
+
+def mirror_of(name: str) -> str | None:
+    """The repository that the user agreed to take for one that was removed from the hub; None where none was asked."""
+    mirrors = _read_state().get("mirrors", {})
+    if not isinstance(mirrors, dict):
+        raise _damaged_state()
+    mirror = mirrors.get(name)
+    return mirror if isinstance(mirror, str) and parse_repository(mirror) is not None else None
+
+
+def set_mirror(name: str, mirror: str) -> None:
+    """Records that `mirror` stands for `name` from now on. Raises OutputError where it cannot be written."""
+    state = _read_state()
+    mirrors = state.get("mirrors", {})
+    _write_state({**state, "mirrors": {**(mirrors if isinstance(mirrors, dict) else {}), name: mirror}})
 
 
 def _state_file() -> Path:
     return home() / "state.json"
+
+
+def _write_state(state: dict[str, Any]) -> None:
+    content = json.dumps(state, indent=1, sort_keys=True).encode()
+    atomic_write(_state_file(), lambda stream: stream.write(content), force=True)
 
 
 def _read_state() -> dict[str, Any]:
