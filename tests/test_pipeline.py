@@ -218,3 +218,24 @@ def test_encode_is_the_inverse_of_decode():
     sd = StableDiffusion("emoji", dtype="fp32")
     again = np.array(sd.decode(sd.encode(mx.array(picture))))
     assert psnr(again, picture) > 24
+
+
+def test_runs_that_say_the_same_encode_it_once(monkeypatch):
+    sd = StableDiffusion("emoji")
+    encode, calls = sd._encode, []
+
+    def counting(prompts, *arguments, **options):
+        calls.append(tuple(prompts))
+        return encode(prompts, *arguments, **options)
+
+    monkeypatch.setitem(sd.__dict__, "_encode", counting)
+    alone = [list(sd.generate_latents("a cat", seed=1, steps=steps))[-1] for steps in (2, 3)]
+    assert calls == [("a cat",)]
+    fresh = list(StableDiffusion("emoji").generate_latents("a cat", seed=1, steps=3))[-1]
+    assert mx.array_equal(alone[1], fresh)
+    for changed in ({"negative_prompt": "a dog"}, {"guidance_scale": 1.0}, {"height": 64}, {"n_images": 2}):
+        list(sd.generate_latents("a cat", seed=1, steps=1, **changed))
+    assert len(calls) == 5
+    for i in range(10):
+        list(sd.generate_latents(f"a {i}", seed=1, steps=1))
+    assert len(sd._conditioned) <= 8

@@ -33,6 +33,7 @@ from .models.vae import AutoencoderKL  # noqa: E402
 from .request import Request  # noqa: E402
 
 SEEDS = 2**32
+KEPT_CONDITIONINGS = 8
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ class StableDiffusion:
         if self.dtype != mx.float32 and not backend.is_gpu():
             name = backend.dtype_name(self.dtype)
             warnings.warn(MlxdiffWarning(f"On a CPU {name} is about 50 times slower than fp32."), stacklevel=2)
+        self._conditioned: dict[tuple, Conditioning] = {}
         backend.limit_cache()
 
     @cached_property
@@ -265,9 +267,17 @@ class StableDiffusion:
                 MlxdiffWarning(f"The negative prompt does nothing at guidance scale {request.guidance_scale:g}."),
                 stacklevel=2,
             )
-        return self._encode(
-            request.prompts, request.negative_prompt, guided=guided, height=request.height, width=request.width
-        )
+        # Runs that differ only in steps, seed, sampler or scale are told the same. Whole batches are kept, not prompts:
+        # a prompt's last bits depend on its neighbours, and a picture is the same however often it is rendered.
+        height, width = _filled(request.height), _filled(request.width)
+        key = (request.prompts, request.negative_prompt, guided, height, width)
+        if key not in self._conditioned:
+            if len(self._conditioned) == KEPT_CONDITIONINGS:
+                del self._conditioned[next(iter(self._conditioned))]
+            self._conditioned[key] = self._encode(
+                request.prompts, request.negative_prompt, guided=guided, height=height, width=width
+            )
+        return self._conditioned[key]
 
     def _network(self, request: Request, conditioning: Conditioning):
         """The UNet as prediction.denoiser wants it: (scaled latents, timestep) -> output."""
