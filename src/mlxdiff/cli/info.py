@@ -39,17 +39,9 @@ def info(
 
 def about_machine() -> dict[str, Any]:
     from .. import backend, hub
+    from .cache import described
 
-    models = [
-        {
-            "model": model.reference,
-            "revision": model.revision,
-            "bytes": model.size,
-            "complete": model.complete,
-            "path": str(model.path),
-        }
-        for model in hub.cached_models()
-    ]
+    models = [described(model) for model in hub.cached_models()]
     return {**backend.describe(), "default model": hub.default_model(), "models": models}
 
 

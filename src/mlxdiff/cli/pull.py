@@ -1,12 +1,14 @@
-"""`mlxdiff pull`: bring a model into the cache."""
+"""`mlxdiff pull`: bring a model into the cache, and keep the cache."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options, output
+from ..errors import RequestError
+from . import cache, options, output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,31 +17,106 @@ if TYPE_CHECKING:
 
 
 def pull(
-    model: Annotated[str, typer.Argument(help="Id on the hub: owner/name or owner/name@revision.", metavar="MODEL")],
+    model: Annotated[
+        str | None, typer.Argument(help="Id on the hub: owner/name or owner/name@revision.", show_default=False)
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None,
     variant: Annotated[
         str | None,
         typer.Option(help="Precision of the weights, such as fp16. Default: the plain ones if there are any."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched.")] = False,
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror",
+            help="Take a removed model from its mirror, or do not. Default: ask on a terminal.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Fetch also what is there.")] = False,
+    token: Annotated[
+        str | None, typer.Option(help="Access token of the hub, instead of HF_TOKEN.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched or removed.")] = False,
     set_default: Annotated[
         bool, typer.Option("--set-default", help="Use this model from now on when none is named.")
     ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the models in the cache.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove MODEL, or one revision of it.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove old revisions and unfinished downloads of all models.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read MODEL, or every model, again and compare with its hashes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Bring MODEL into the Hugging Face cache, which every tool shares.
+    """Bring MODEL into the Hugging Face cache, which every tool shares; or keep that cache.
 
-    Fetches only what mlxdiff loads, in one precision. The last line is "ready" and the model's folder.
+    Fetches only what mlxdiff loads, in one precision, and goes on where an earlier pull broke off.
+    The last line is "ready" and the model's folder.
     """
+    verbs = [name for name, given in _verbs(list_, remove, prune, verify).items() if given]
+    if len(verbs) > 1:
+        raise RequestError(f"{' and '.join(verbs)} are different commands.", "Give one of them.")
+    if not verbs:
+        if model is None:
+            raise RequestError("No model is named.", "Name one, or give --list, --prune or --verify.")
+        _bring(model, revision, variant, mirror, force, token, dry_run, set_default, json)
+        return
+    if model is not None and revision is not None:
+        model = f"{model}@{revision}"
+    match verbs[0]:
+        case "--list":
+            cache.list_models(model, json=json)
+        case "--remove":
+            if model is None:
+                raise RequestError("No model is named.", "Name the one to remove; --list shows them.")
+            cache.remove_model(model, dry_run=dry_run, yes=yes, json=json)
+        case "--prune":
+            if model is not None:
+                raise RequestError("--prune is for the whole cache.", f"To remove {model} run: --remove {model}")
+            cache.prune_models(dry_run=dry_run, yes=yes, json=json)
+        case "--verify":
+            cache.verify_models(model, dry_run=dry_run, yes=yes, json=json)
+
+
+def _verbs(list_: bool, remove: bool, prune: bool, verify: bool) -> dict[str, bool]:
+    return {"--list": list_, "--remove": remove, "--prune": prune, "--verify": verify}
+
+
+def _bring(
+    model: str,
+    revision: str | None,
+    variant: str | None,
+    mirror: bool | None,
+    force: bool,
+    token: str | None,
+    dry_run: bool,
+    set_default: bool,
+    json: bool,
+) -> None:
     from .. import hub
 
     if revision is None and hub.is_local(model):
         snapshot = hub.resolve(model)
-        output.note(f"{model} is {'built in' if model == hub.BUILT_IN else 'a folder on this disk'}: nothing to fetch.")
+        output.note(f"{model} is {'built in' if model == hub.BUILT_IN else 'on this disk'}: nothing to fetch.")
         files: list[dict[str, Any]] = []
     else:
-        plan = hub.plan(model, revision, variant)
-        files = [{"path": file.path, "bytes": file.size, "here": file.here} for file in plan.files]
+        removed = None
+        try:
+            plan = hub.plan(model, revision, variant, token=token, force=force)
+        except hub.RemovedError as error:
+            removed = error
+            if not _take_mirror(error, mirror):
+                raise
+            there = model.partition("@")[2]
+            instead = f"{error.mirror}@{there}" if there else error.mirror
+            plan = hub.plan(instead, revision, variant, token=token, force=force)
+        files = [
+            {"path": file.path, "bytes": file.size, "arrived": file.arrived, "here": file.here} for file in plan.files
+        ]
         if dry_run:
             if json:
                 output.say_json({"model": plan.repository, "revision": plan.commit, "files": files, "ready": False})
@@ -47,9 +124,11 @@ def pull(
                 show(plan, output.out_console())
             return
         show(plan, output.err_console())
-        snapshot = fetch(plan)
-        if plan.revision not in ("main", plan.commit):
-            model = f"{plan.repository}@{plan.revision}"
+        snapshot = fetch(plan, token)
+        if removed is not None:
+            hub.set_mirror(removed.name, removed.mirror)
+            output.note(f"{removed.name} now stands for {removed.mirror}.")
+        model = plan.repository if plan.revision == "main" else f"{plan.repository}@{plan.revision}"
     if set_default and not dry_run:
         hub.set_default_model(model)
         output.note(f"{model} is now the default model.")
@@ -60,16 +139,39 @@ def pull(
         output.say(f"ready {snapshot.path}")
 
 
-def fetch(plan: Plan) -> Snapshot:
-    """Pulls under two bars: the file that is coming, and all of them."""
+def _take_mirror(error: Any, mirror: bool | None) -> bool:
+    """Whether to take the mirror: as the option says, as was agreed before, or as is answered on a terminal."""
+    from .. import hub
+
+    if mirror is not None:
+        if mirror:
+            output.note(f"{error.name} was removed from the hub: taking the same files from {error.mirror}.")
+        return mirror
+    if hub.mirror_of(error.name) == error.mirror:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    return typer.confirm(f"{error.problem} Take the same files from {error.mirror}?", default=True, err=True)
+
+
+def fetch(plan: Plan, token: str | None = None) -> Snapshot:
+    """Pulls under bars: one for each file that is coming, and one for all of them."""
     import logging
 
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     from .. import hub
 
-    if plan.missing == 0:
-        return hub.pull(plan)
+    if all(file.here for file in plan.files):
+        return hub.pull(plan, token=token)
     if not output.verbosity.verbose:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     columns = (
@@ -80,20 +182,21 @@ def fetch(plan: Plan) -> Snapshot:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=output.err_console()) as bars:
-        total = bars.add_task("Total", total=plan.size, completed=plan.size - plan.missing)
-        current = bars.add_task("", visible=False)
-        done: dict[str, int] = {}
+        done = {file.path: file.arrived for file in plan.files}
+        total = bars.add_task("Total", total=plan.size, completed=sum(done.values()))
+        tasks: dict[str, TaskID] = {}
 
         def progress(file: PlannedFile, n: int) -> None:
-            if file.path not in done:
-                bars.reset(current, description=file.path, total=file.size, visible=True)
-            bars.update(current, completed=n)
-            bars.advance(total, n - done.get(file.path, 0))
+            if file.path not in tasks:
+                tasks[file.path] = bars.add_task(file.path, total=file.size, completed=n)
+            bars.update(tasks[file.path], completed=n)
             done[file.path] = n
+            bars.update(total, completed=sum(done.values()))
+            if n == file.size:
+                bars.print(f"{file.path} is here", markup=False, highlight=False, soft_wrap=True)
+                bars.remove_task(tasks[file.path])
 
-        snapshot = hub.pull(plan, progress)
-        bars.update(current, visible=False)
-    return snapshot
+        return hub.pull(plan, progress, token=token)
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -106,7 +209,8 @@ def show(plan: Plan, console: Console) -> None:
     table.add_column("size", justify="right")
     table.add_column("here already")
     for file in plan.files:
-        table.add_row(Text(file.path), decimal(file.size), "yes" if file.here else "no")
+        share = f"{file.arrived / file.size:.0%}" if file.arrived > 0 else "no"
+        table.add_row(Text(file.path), decimal(file.size), "yes" if file.here else share)
     console.print(table)
     console.print(
         Text(f"{plan.repository} at {plan.commit[:12]}: {decimal(plan.missing)} of {decimal(plan.size)} to fetch"),

@@ -1,0 +1,158 @@
+"""What `mlxdiff pull` does with the cache instead of filling it: list, remove, prune, verify."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import CheckpointError, RequestError
+from . import output
+
+if TYPE_CHECKING:
+    from ..hub import CachedModel, Removal
+
+
+def described(model: CachedModel) -> dict[str, Any]:
+    """A model of the cache as a JSON object."""
+    used = datetime.fromtimestamp(model.last_used, timezone.utc).isoformat(timespec="seconds")
+    return {
+        "model": model.reference,
+        "revision": model.revision,
+        "refs": list(model.refs),
+        "bytes": model.size,
+        "last_used": used if model.last_used else None,
+        "complete": model.complete,
+        "path": str(model.path),
+    }
+
+
+def list_models(model: str | None, *, json: bool) -> None:
+    """One line a revision on stdout, or one JSON object."""
+    from .. import hub
+
+    models = hub.cached_models() if model is None else hub.find_models(model)
+    if json:
+        for found in models:
+            output.say_json(described(found))
+        return
+    if not models:
+        output.note("The cache holds no model. To get one run: mlxdiff pull MODEL")
+        return
+    _table(models)
+
+
+def remove_model(model: str, *, dry_run: bool, yes: bool, json: bool) -> None:
+    """Removes a model's revisions, or the one after the @."""
+    from .. import hub
+
+    _remove(hub.removal_of(model), dry_run=dry_run, yes=yes, json=json)
+    if not dry_run and hub.default_model().partition("@")[0] == model.partition("@")[0]:
+        output.note(f"{model} is still the default model; for another: mlxdiff pull MODEL --set-default")
+
+
+def prune_models(*, dry_run: bool, yes: bool, json: bool) -> None:
+    """Removes what no branch or tag stands for, and unfinished downloads."""
+    from .. import hub
+
+    removal = hub.prunable()
+    if removal.empty and not json:
+        output.note("There is nothing to prune.")
+        return
+    _remove(removal, dry_run=dry_run, yes=yes, json=json)
+
+
+def verify_models(model: str | None, *, dry_run: bool, yes: bool, json: bool) -> None:
+    """Reads models again; damaged files are removed after a question, so that a pull brings them anew.
+
+    Raises CheckpointError where a file is damaged or a model not complete.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from .. import hub
+
+    models = hub.cached_models() if model is None else hub.find_models(model)
+    bad: list[str] = []
+    for found in models:
+        name = f"{found.reference}@{found.revision[:12]}"
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
+        with Progress(*columns, console=output.err_console(), transient=True) as bars:
+            task = bars.add_task(name)
+            files = list(hub.verify(found, lambda path, task=task, bars=bars: bars.update(task, description=str(path))))
+        damaged = [file for file in files if file.sound is False]
+        unknown = [file for file in files if file.sound is None]
+        if json:
+            said = {"damaged": [file.path for file in damaged], "unknown": [file.path for file in unknown]}
+            output.say_json({**described(found), **said, "files": len(files)})
+        else:
+            for file in damaged:
+                output.say(f"{name}/{file.path}: damaged")
+            left = f", {len(unknown)} without a hash" if unknown else ""
+            state = f"{len(damaged)} damaged" if damaged else "sound" if found.complete else "not complete"
+            output.say(f"{name}: {state} ({len(files)} files{left})")
+        if damaged or not found.complete:
+            bad.append(found.reference)
+        if damaged and not dry_run and (yes or _agreed(f"Remove {len(damaged)} damaged files of {name}?", asked=False)):
+            hub.remove_damaged(found, damaged)
+            output.note(f"The damaged files of {name} were removed.")
+    if bad:
+        names = dict.fromkeys(bad)
+        raise CheckpointError(
+            f"{', '.join(names)}: damaged or not complete.",
+            f"Remove what is damaged with --verify --yes, then run: mlxdiff pull {next(iter(names))}",
+        )
+
+
+def _remove(removal: Removal, *, dry_run: bool, yes: bool, json: bool) -> None:
+    """Shows what would go, asks, and removes it. Raises RequestError where nobody can be asked."""
+    from rich.filesize import decimal
+
+    from .. import hub
+
+    if not json:
+        if removal.models:
+            _table(list(removal.models))
+        for path in (*removal.unfinished, *removal.folders):
+            output.say(f"unfinished {path}")
+    size = decimal(removal.size)
+    if dry_run:
+        if not json:
+            output.note(f"This would free {size}.")
+    elif not removal.empty:
+        if not yes and not _agreed(f"Remove this and free {size}?", asked=True):
+            output.note("Nothing was removed.")
+            raise typer.Exit(1)
+        hub.remove(removal)
+        if not json:
+            output.note(f"Freed {size}.")
+    if json:
+        paths = [str(path) for path in (*removal.unfinished, *removal.folders)]
+        models = [described(model) for model in removal.models]
+        output.say_json({"removed": not dry_run, "bytes": removal.size, "models": models, "unfinished": paths})
+
+
+def _agreed(question: str, *, asked: bool) -> bool:
+    """The answer given on a terminal; where there is none it is no, or an error if it had to be `asked`."""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        return typer.confirm(question, default=False, err=True)
+    if asked:
+        raise RequestError("There is no terminal to ask whether to remove this.", "Add --yes, or --dry-run to look.")
+    return False
+
+
+def _table(models: list[CachedModel]) -> None:
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("model", "revision", "size", "last used", "state"):
+        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
+    for model in models:
+        used = datetime.fromtimestamp(model.last_used).astimezone().date().isoformat() if model.last_used else "-"
+        revision = " ".join((model.revision[:12], *model.refs))
+        state = "complete" if model.complete else "not complete"
+        table.add_row(Text(model.reference), Text(revision), decimal(model.size), used, state)
+    output.out_console().print(table)
