@@ -126,7 +126,7 @@ def open_clip_weights(
         if path.startswith(f"encoder.layers.{layers}.") or (path == "text_projection.weight" and not projects):
             continue
         if path == "text_projection.weight" and array.ndim == 2:
-            renamed[path] = array.T
+            renamed[path] = mx.contiguous(array.T)  # as it is stored elsewhere: matmul sums in another order for a view
         elif _FUSED in path:
             renamed |= _split(path, array, source)
         else:
