@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..request import NOISE_SOURCES, SAMPLERS, SCHEDULES
+from ..request import NOISE_SOURCES, PREDICTION_TYPES, SAMPLERS, SCHEDULES
 
 DTYPES = ("fp16", "bf16", "fp32")
 
@@ -24,8 +24,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Built-in name, hub id (owner/name[@revision]) or folder. Default: MLXDIFF_MODEL, the one set by"
-        " `pull --set-default`, or the built-in emoji.",
+        help="Built-in name, hub id (owner/name[@revision]), folder or .safetensors file. Default: MLXDIFF_MODEL, the one"
+        " set by `pull --set-default`, or the built-in emoji.",
         show_default=False,
     ),
 ]
@@ -34,6 +34,18 @@ Dtype = Annotated[
     typer.Option(help=f"{', '.join(DTYPES)}. Default: fp16 on a GPU, fp32 on a CPU.", autocompletion=_one_of(DTYPES)),
 ]
 Quantize = Annotated[int | None, typer.Option("--quantize", "-q", help="Bits of the linear layers: 8 or 4.")]
+Vae = Annotated[
+    str | None,
+    typer.Option(help="Folder or .safetensors file with a VAE to use instead of the model's own.", show_default=False),
+]
+PredictionType = Annotated[
+    str | None,
+    typer.Option(
+        help=f"What the UNet predicts, if its file does not say: {', '.join(PREDICTION_TYPES)}.",
+        autocompletion=_one_of(PREDICTION_TYPES),
+        show_default=False,
+    ),
+]
 Sampler = Annotated[
     str | None,
     typer.Option(
