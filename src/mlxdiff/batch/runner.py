@@ -29,6 +29,8 @@ from .store import Steps, Store, attempt
 
 POLL = 0.2  # seconds between looks at groups that another process has
 
+WITH_WRITER = 2  # groups of finished pictures to hold in memory while a slow disk writes
+
 
 @dataclass(frozen=True)
 class Written:
@@ -213,6 +215,7 @@ class _Runner:
             yield event
             # The device did the decoding that was queued before this step, so that fetching it costs no wait.
             yield from self._fetch()
+            yield from self._collect(WITH_WRITER)
 
     def _queue_decoding(self, active: Active) -> None:
         """Decodes the missing pictures, in the same chunks whatever is missing, so that their bits are the same."""
@@ -236,7 +239,7 @@ class _Runner:
         active, self.decoding = self.decoding, None
         if active is None:
             return
-        yield from self._collect(1)
+        yield from self._collect(WITH_WRITER - 1)
         self.writing.append(active)
         missing = {job.index for job in active.missing}
         steps = {} if self.recorder is None else {job.index: self.recorder.take(job.index) for job in active.group.jobs}
@@ -267,12 +270,15 @@ class _Runner:
         return lambda: attempt(write, self.settings.retries, time.sleep)
 
     def _collect(self, keep: int) -> Iterator[Event]:
-        """Waits until at most `keep` groups are with the writer: the pictures of two are enough to keep in memory."""
-        while len(self.writing) > keep:
+        """Reports what the writer has done, and waits for it while it has more than `keep` groups."""
+        while self.writing:
             active = self.writing[0]
-            for job, future in active.writing:
+            while active.writing and (len(self.writing) > keep or active.writing[0][1].done()):
+                job, future = active.writing.pop(0)
                 error = future.result()
                 yield Written(job) if error is None else self._fail(job, error)
+            if active.writing:
+                return
             active.release()
             self.writing.pop(0)
 
