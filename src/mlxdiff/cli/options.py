@@ -24,8 +24,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Built-in name, hub id (owner/name[@revision]), folder or .safetensors file. Default: MLXDIFF_MODEL, the one"
-        " set by `pull --set-default`, or the built-in emoji.",
+        help="Built-in name, hub id (owner/name[@revision]), folder or .safetensors file. Default: MLXDIFF_MODEL,"
+        " the one set by `pull --set-default`, or the built-in emoji.",
         show_default=False,
     ),
 ]
