@@ -229,3 +229,15 @@ def test_an_interrupted_process_leaves_nothing(tmp_path):
     process.wait(10)
     process.stdout.close()
     assert names(tmp_path) == []
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with files.open_regular(tmp_path / name) as file:
+            assert file.read() == b"content"
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer for ever
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="no regular file"):
+            files.open_regular(path)

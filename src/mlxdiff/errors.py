@@ -17,6 +17,8 @@ Every error is two sentences: what is wrong, and what to do about it.
 
 from __future__ import annotations
 
+LONGEST_PROBLEM = 1200  # letters; two paths of a kilobyte would be unusual
+
 
 class MlxdiffError(Exception):
     """Base of all errors. `problem` says what is wrong, `remedy` what to do; `exit_code` is the shell's."""
@@ -24,9 +26,18 @@ class MlxdiffError(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, remedy: str):
+        problem = shortened(problem)
         super().__init__(f"{problem} {remedy}")
         self.problem = problem
         self.remedy = remedy
+
+
+def shortened(problem: str) -> str:
+    """The sentence without its middle where it is too long to read: values out of hostile files can be megabytes."""
+    if len(problem) <= LONGEST_PROBLEM:
+        return problem
+    end = LONGEST_PROBLEM // 4
+    return f"{problem[: LONGEST_PROBLEM - end]}...{problem[-end:]}"
 
 
 class RequestError(MlxdiffError, ValueError):

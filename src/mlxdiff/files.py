@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and never over one that the user did not offer.
 
-Everything mlxdiff writes goes through `atomic_write`. What the operating system refuses becomes an OutputError.
+Everything mlxdiff writes goes through `atomic_write`. What the operating system refuses becomes an OutputError. What
+others wrote is opened with `open_regular`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import errno
 import os
 import platform
 import secrets
+import stat
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,6 +51,13 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, force
         if isinstance(error, ValueError) and "\0" not in str(path):
             raise
         raise output_error(path, error) from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading; OSError for what is none. A pipe would wait for ever, a device might never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.open("rb")
 
 
 def remove_parts(folder: str | Path, *, ours: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import struct
@@ -220,3 +221,9 @@ def test_mutated_files_load_or_raise_but_never_crash(sound, tmp_path):
         }
     assert loaded > 5
     assert refused > 300
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_header(tmp_path / "model.safetensors")

@@ -10,6 +10,7 @@ from transformers import CLIPTokenizer
 
 from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 from mlxdiff.text import Tokenizer
+from mlxdiff.text.vocabulary import read_folder
 
 TEXT = "A cat!! <|endoftext|> <|ENDOFTEXT|> 猫 c'est ça"
 
@@ -140,3 +141,16 @@ def test_damage_in_the_unified_file_is_an_error(unified, damage):
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(MlxdiffError, match=r"vocab\.json"):
         Tokenizer.from_folder(tmp_path / "nowhere")
+
+
+def test_what_never_ends_is_not_read(tmp_path):
+    (tmp_path / "tokenizer_config.json").symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_folder(tmp_path)
+
+
+def test_a_file_far_larger_than_any_tokenizer_is_refused(tmp_path):
+    with (tmp_path / "tokenizer_config.json").open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no space
+    with pytest.raises(CheckpointError, match="too large for a tokenizer"):
+        read_folder(tmp_path)

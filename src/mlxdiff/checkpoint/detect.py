@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
+from ..files import open_regular
 
 MAX_JSON_BYTES = 32 * 2**20
 MODEL_INDEX = "model_index.json"
@@ -59,7 +60,7 @@ class WeightFiles:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; CheckpointError for a file that is missing, too large, too deep or anything else."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise CheckpointError(

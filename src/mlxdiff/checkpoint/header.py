@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, UnsupportedError
+from ..files import open_regular
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSION = 2**31 - 1
@@ -73,7 +74,7 @@ def read_header(path: Path) -> Header:
 
 def refuse_pickle(path: Path) -> None:
     """Raises UnsupportedError for a file that starts as a pickle does, whatever it is called: nothing unpickles it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(9)
     # A header's length may begin like a pickle, but then its brace stands at the ninth byte.
     if start.startswith(_ZIP) or (start[:1] == _PICKLE and start[1:2] in _PROTOCOLS and start[8:] != b"{"):
@@ -85,7 +86,7 @@ def refuse_pickle(path: Path) -> None:
 
 
 def _header_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, 2)
         file.seek(0)
         prefix = file.read(8)

@@ -24,6 +24,8 @@ from ..models.vae import AutoencoderKL, VAEConfig
 from ..text.tokenizer import Tokenizer
 from .source import FileSource, FolderSource, Source, WithVAE
 
+LARGEST_SETTING = 100_000
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -151,10 +153,12 @@ def defaults(family: Family, checkpoint: Checkpoint) -> Defaults:
         "width": width * checkpoint.scale_factor,
     }
     for key, value in checkpoint.settings.items():
-        if key not in values or isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        # NaN passes neither comparison, and no picture needs a number as large as the upper one.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key not in values or not is_number or not 0 <= value <= LARGEST_SETTING:
             raise CheckpointError(
                 f"{checkpoint.folder / 'mlxdiff.json'} has {key!r}: {value!r}.",
-                f"It may hold numbers named {', '.join(values)}.",
+                f"It may hold numbers up to {LARGEST_SETTING} named {', '.join(values)}.",
             )
         values[key] = type(values[key])(value)
     return Defaults(**values)

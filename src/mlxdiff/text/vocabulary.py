@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedError
+from ..files import open_regular
 from .bpe import Vocabulary, ids_of_merges, vocabulary
 from .special import END, START, SpecialTokens, read_special_tokens
 
 CLIP_MERGES = Path(__file__).parents[1] / "assets" / "clip" / "merges.txt.gz"
+MAX_BYTES = 32 * 2**20  # CLIP's tokenizer.json has 3.6 MB
 AGAIN = "Fetch the checkpoint again."
 
 
@@ -119,8 +121,12 @@ def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise CheckpointError(f"{path} is larger than {MAX_BYTES // 2**20} MiB, too large for a tokenizer.", AGAIN)
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise CheckpointError(f"{path} is not UTF-8 text.", AGAIN) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}).", AGAIN) from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).", AGAIN) from None
