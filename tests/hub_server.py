@@ -68,7 +68,11 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What happens to requests whose path holds `pattern`, `times` times: a status, a delay, or a cut in the body."""
+    """What happens to requests whose path holds `pattern`, `times` times.
+
+    A status instead of the answer, a delay before it, a cut of the body after some bytes, one byte of the body changed,
+    or no attention to ranges.
+    """
 
     pattern: str
     times: int
@@ -76,6 +80,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: int | None = None
+    corrupt: int | None = None
+    whole: bool = False
     method: str | None = None
 
 
@@ -99,6 +105,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Asked] = []
         self.page_size = page_size
+        self.pace: tuple[int, float] | None = None  # bodies come in pieces of so many bytes, so many seconds apart
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -148,6 +155,14 @@ class HubServer:
     def cut(self, pattern: str, after: int, *, times: int = 1) -> None:
         """The next matching downloads lose their connection after this many bytes."""
         self.faults.append(Fault(pattern, times, cut=after, method="GET"))
+
+    def corrupt(self, pattern: str, at: int, *, times: int = 1) -> None:
+        """The next matching downloads have the byte at this place of their body changed."""
+        self.faults.append(Fault(pattern, times, corrupt=at, method="GET"))
+
+    def send_whole(self, pattern: str, *, times: int = 1) -> None:
+        """The next matching downloads come from their first byte, whatever range is asked for."""
+        self.faults.append(Fault(pattern, times, whole=True, method="GET"))
 
     def slow(self, pattern: str, seconds: float, *, times: int = 1) -> None:
         """The next matching requests are answered late."""
@@ -337,10 +352,16 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.delay:
                 time.sleep(fault.delay)
             answer = self._routed(path, query) if fault is None or fault.status is None else self._failed(fault)
-            answer = _range(answer, self.headers.get("Range"))
+            same = self.headers.get("If-Range") in (None, answer.headers.get("ETag"))
+            if same and (fault is None or not fault.whole):
+                answer = _range(answer, self.headers.get("Range"))
+            if fault is not None and fault.corrupt is not None and fault.corrupt < len(answer.body):
+                changed = bytearray(answer.body)
+                changed[fault.corrupt] ^= 0xFF
+                answer.body = bytes(changed)
             try:
                 self._send(answer, None if fault is None else fault.cut)
-            except ConnectionError:  # the client has gone
+            except OSError:  # the client has gone
                 self.close_connection = True
 
         def _failed(self, fault: Fault) -> Answer:
@@ -362,7 +383,14 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD":
                 return
-            self.wfile.write(answer.body if cut is None else answer.body[:cut])
+            body = answer.body if cut is None else answer.body[:cut]
+            if server.pace is None:
+                self.wfile.write(body)
+            else:
+                piece, seconds = server.pace
+                for start in range(0, len(body), piece):
+                    self.wfile.write(body[start : start + piece])
+                    time.sleep(seconds)
             if cut is not None:
                 self.wfile.flush()
                 self.connection.close()

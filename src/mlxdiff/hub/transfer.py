@@ -45,6 +45,13 @@ class Stopped(Exception):
     """Another file failed, or the user interrupted: what has arrived stays for the next pull."""
 
 
+@dataclass
+class _Tag:
+    """The entity tag under which a file's bytes came in this process. Its hash alone guards what another one left."""
+
+    value: str | None = None
+
+
 class _Cut(MlxdiffError):
     """The body ended early, or did not begin where it should."""
 
@@ -140,11 +147,11 @@ def _complete(source: Source, report: Callable[[int], None], stop: threading.Eve
 
 
 def _fetch(source: Source, report: Callable[[int], None], stop: threading.Event) -> None:
-    failures, etag = 0, None
+    failures, tag = 0, _Tag()
     while True:
         had = size_of(source.part) or 0
         try:
-            etag = _continue(source, etag, report, stop)
+            _continue(source, tag, report, stop)
             return
         except (Stopped, MlxdiffError) as error:
             if not isinstance(error, _Cut):
@@ -166,8 +173,8 @@ def _pause(cause: Exception, failures: int) -> float | None:
     return None if failures >= 3 else 0.0
 
 
-def _continue(source: Source, etag: str | None, report: Callable[[int], None], stop: threading.Event) -> str | None:
-    """One request for the bytes that are missing. Returns the entity tag under which they came, for If-Range."""
+def _continue(source: Source, tag: _Tag, report: Callable[[int], None], stop: threading.Event) -> None:
+    """One request for the bytes that are missing."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import hf_raise_for_status
 
@@ -177,12 +184,12 @@ def _continue(source: Source, etag: str | None, report: Callable[[int], None], s
         done = 0
     if done == source.size:
         source.part.touch()  # an empty file has nothing to ask for
-        return etag
+        return
     headers = {**source.headers, "Accept-Encoding": "identity"}
     if done:
         headers["Range"] = f"bytes={done}-"
-        if etag is not None:
-            headers["If-Range"] = etag
+        if tag.value is not None:
+            headers["If-Range"] = tag.value
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", source.url, headers=headers, follow_redirects=True, timeout=timeout) as response:
         if response.status_code == 416:
@@ -192,9 +199,10 @@ def _continue(source: Source, etag: str | None, report: Callable[[int], None], s
             response.read()
         hf_raise_for_status(response)
         start = _start(response, source, done)
-        tag = response.headers.get("ETag")
+        tag.value = response.headers.get("ETag")
+        if tag.value is not None and tag.value.startswith("W/"):  # which If-Range must not have (RFC 9110, 13.1.5)
+            tag.value = None
         _write(response, source, start, report, stop)
-    return None if tag is None or tag.startswith("W/") else tag
 
 
 def _start(response, source: Source, done: int) -> int:
