@@ -141,9 +141,10 @@ def sixel(picture: Image.Image) -> str:
     out += [f"#{n};2;" + ";".join(str(level) for level in (palette[n] * 100 + 127) // 255) for n in used]
     for top in range(0, height, 6):
         band = indices[top : top + 6]
+        numbers = np.unique(band)
         weights = (1 << np.arange(len(band)))[:, None]
-        passes = ((n, ((band == n) * weights).sum(axis=0) + 63) for n in np.unique(band).tolist())
-        out.append("$".join(f"#{n}{_run_lengths(codes)}" for n, codes in passes) + "-")
+        codes = ((band == numbers[:, None, None]) * weights).sum(axis=1) + 63
+        out.append("$".join(f"#{n}{_run_lengths(row)}" for n, row in zip(numbers.tolist(), codes, strict=True)) + "-")
     return "".join(out) + "\x1b\\"
 
 
