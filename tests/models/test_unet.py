@@ -301,3 +301,12 @@ def test_encoders_of_another_model_are_refused():
         xl(sample, 1.0, context, pooled=pooled, time_ids=mx.zeros((1, 5)))
     with pytest.raises(CheckpointError, match="context of width 24"):
         xl(sample, 1.0, mx.zeros((1, 7, 32)), pooled=pooled, time_ids=mx.zeros((1, 6)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"transformer_layers_per_block": 1000}, {"layers_per_block": 100, "transformer_layers_per_block": 1000}],
+)
+def test_more_blocks_than_any_network_has_are_refused_before_they_are_made(changes):
+    with pytest.raises(CheckpointError, match="more than any network has"):
+        UNetConfig.from_dict(changes)

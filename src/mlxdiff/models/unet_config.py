@@ -12,6 +12,10 @@ from . import config as read
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 _UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 
+# Refused before modules are made, which alone could fill the memory; SDXL has 6 resnet blocks on the way down and 70
+# transformer layers.
+MOST_BLOCKS = 1000
+
 # Keys that change the maths and have few values that are implemented, diffusers' default first. All other keys mean
 # nothing to these blocks, `resnet_out_scale_factor` among them, or are training's remains; diffusers ignores them too.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
@@ -149,6 +153,10 @@ class UNetConfig:
                 types.add(str(self.mid_block_type))
             if channels % heads != 0 and any("CrossAttn" in name for name in types):
                 raise _inconsistent(f"{channels} channels, which {heads} attention heads do not divide")
+        transformers = self.mid_transformer + sum(map(sum, (*self.down_transformers, *self.up_transformers)))
+        for count, what in ((sum(self.layers), "resnet blocks on the way down"), (transformers, "transformer layers")):
+            if count > MOST_BLOCKS:
+                raise _inconsistent(f"{count} {what}, more than any network has")
         if self.mid_block_scale_factor == 0:
             raise _inconsistent("mid_block_scale_factor 0")
 
