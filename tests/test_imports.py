@@ -47,7 +47,7 @@ ALLOWED = {
     "animate": {"images"},
     "parameters": {"__init__"},
     "backend": {"__init__", "blas"},
-    "blas": {"elf"},
+    "blas": {"cores", "elf"},
 }
 FAMILY_FILES = {"sd", "sdxl"}
 

@@ -12,6 +12,8 @@ keeps what it has, with one warning. An MLX that its builder linked to a fast BL
 
 When. `install()` acts at once if `mlx.core` is imported, else right after its import, whichever module imports it.
 
+It gets as many threads as there are free cores when MLX is imported (cores.py); `OPENBLAS_NUM_THREADS` overrides that.
+
 `MLXDIFF_BLAS` overrides the choice: the path of a library, or `reference` to leave MLX alone.
 """
 
@@ -47,6 +49,8 @@ _PREFIXES = ("", "scipy_")
 _FUNCTION = re.compile(r"cblas_[a-z0-9_]+|[sdcz][a-z0-9]{2,7}_")
 # Files that hold a slow BLAS, or (MLX's own) a slot that is not bound yet. MKL, BLIS, FlexiBLAS are left alone.
 _SLOW_FILE = re.compile(r"lib(c?blas|mlx)\b.*|core\..*")
+# What OpenBLAS reads its number of threads from.
+_THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 _AS_BUILT = "the one that MLX was built with"
 
 _lock = threading.Lock()
@@ -230,7 +234,21 @@ def _examine(path: str, origin: str, *, only_openblas: bool = False) -> _Provide
         raise _Unfit("has 64-bit integers where MLX passes 32-bit ones")
     if not _multiplies(library, prefix):
         raise _Unfit("multiplies wrongly on this processor (OPENBLAS_CORETYPE=ARMV8 or HASWELL takes plainer kernels)")
+    _limit_threads(library, prefix)
     return _Provider(library, prefix, _describe(library, prefix, origin))
+
+
+def _limit_threads(library: ctypes.CDLL, prefix: str) -> None:
+    """Leaves OpenBLAS no more threads than there are free cores, unless the environment says how many."""
+    from . import cores
+
+    if any(os.environ.get(name) for name in _THREADS) or sys.platform != "linux":
+        return
+    try:
+        current = library[f"{prefix}openblas_get_num_threads"]()
+        library[f"{prefix}openblas_set_num_threads"](min(current, cores.free()))
+    except AttributeError:  # another library, or a build without threads
+        return
 
 
 def _has_32_bit_integers(library: ctypes.CDLL, prefix: str) -> bool:

@@ -1,0 +1,56 @@
+"""How many threads a BLAS gets: never more than there are cores to run them at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mlxdiff import cores, elf
+
+pytestmark = pytest.mark.skipif(not elf.supported(), reason="only Linux tells")
+
+LIVE = "import mlxdiff, mlx.core; from mlxdiff import blas; print(blas.live())"
+SPIN = "while True: pass"
+
+
+@pytest.mark.parametrize(
+    ("machine", "allowed", "neighbours", "expected"),
+    [(8, 8, 0, 8), (8, 8, 3, 5), (8, 2, 3, 2), (8, 2, 7, 1), (2, 2, 9, 1), (1, 1, 0, 1)],
+)
+def test_the_cores_that_nobody_uses(monkeypatch, machine, allowed, neighbours, expected):
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)))
+    monkeypatch.setattr(cores, "busy_neighbours", lambda: neighbours)
+    monkeypatch.setattr(cores, "quota", lambda _: 1 << 20)
+    assert cores.free() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("max 100000\n", 1 << 20), ("150000 100000\n", 2), ("50000 100000\n", 1), ("junk", 1 << 20)]
+)
+def test_a_control_groups_quota(tmp_path, text, expected):
+    (tmp_path / "cpu.max").write_text(text)
+    assert cores.quota(tmp_path / "cpu.max") == expected
+
+
+def test_without_a_control_group_there_is_no_quota(tmp_path):
+    assert cores.quota(tmp_path / "missing") > 1000
+
+
+def test_a_busy_machine_leaves_one_thread_unless_the_user_says_otherwise():
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    spinners = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        busy, told = (
+            subprocess.run([sys.executable, "-c", LIVE], env=env, capture_output=True, text=True, check=True).stdout
+            for env in (environment, {**environment, "OPENBLAS_NUM_THREADS": "2"})
+        )
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+    assert "1 thread" in busy
+    assert "2 threads" in told or os.cpu_count() == 1
