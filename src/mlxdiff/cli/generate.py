@@ -137,7 +137,7 @@ def generate(
         fail_fast=not keep_going,
         retries=retries,
     )
-    model = _reference(request, model)
+    model = reference(request, model)
     watched = _preview(preview)
     with BatchBars(visible=_is_first_rank(), preview=watched) as bars:
         from ..batch.naming import parse_output
@@ -203,7 +203,7 @@ def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
     return replace(request, **given)
 
 
-def _reference(request: Request, model: str | None) -> str:
+def reference(request: Request, model: str | None) -> str:
     """The model that is asked for, else the other picture's, else the default one, with a note on it."""
     from .. import hub
 

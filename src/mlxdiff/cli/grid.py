@@ -14,7 +14,7 @@ from . import options, sweep
 
 def grid(
     pictures: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures, in reading order.", metavar="[IMAGES...]", show_default=False)
+        list[Path] | None, typer.Argument(help="Pictures, in reading order.", metavar="IMAGES", show_default=False)
     ] = None,
     output_path: options.Output = None,
     n_rows: Annotated[int | None, typer.Option(min=1, help="Rows, for IMAGES. Default: about square.")] = None,

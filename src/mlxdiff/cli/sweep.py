@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import RequestError
 from ..request import Request
 from . import output
+from .generate import reference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ def run(
         from ..batch.render import render
         from ..pipeline import StableDiffusion
 
-        sd = StableDiffusion(model, dtype=dtype, quantize=quantize)
+        sd = StableDiffusion(reference(plan.request, model), dtype=dtype, quantize=quantize)
         cells = resolved_cells(sd, plan.request, axes)
         targets = cell_paths(plan, axes, cells)
         check_targets(plan, axes, cells, targets)
