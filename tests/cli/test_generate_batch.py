@@ -126,6 +126,7 @@ def test_killed_twenty_times_the_folder_ends_up_as_if_never_stopped(undisturbed,
 
 def test_without_a_seed_the_drawn_one_is_kept(fresh):
     command = ["generate", "--prompts-file", "prompts.txt", "--output", "out", "-m", "emoji", "--steps", "1"]
+    command += ["--height", "64", "--width", "64"]
     process = start(fresh, *command, "--batch-size", "2")
     assert process.stdout is not None
     process.stdout.readline()
@@ -202,7 +203,7 @@ def test_without_metadata_a_picture_without_its_line_is_compared(fresh):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_once_finishes_the_group_at_hand(fresh, number, code):
-    slow = arguments("out", "--steps", "30")
+    slow = arguments("out", "--steps", "12")
     with start(fresh, *slow) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -263,6 +264,7 @@ def test_pictures_that_do_not_fit_on_the_disk_are_listed(fresh, option, code, n)
 
 def test_stream_renders_before_it_ends(fresh):
     command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji", "--steps", "1", "--seed", "3", "--json"]
+    command += ["--height", "64", "--width", "64"]
     with start(fresh, *command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
