@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from mlxdiff.errors import InputError, OutputError
-from mlxdiff.latents import load_latents, save_latents
+from mlxdiff.latents import holds_latents, load_latents, save_latents
 from mlxdiff.request import Request
 
 REQUEST = Request(prompt=("猫", "dog"), seed=(3, 9), steps=5, model="emoji", revision="abc")
@@ -120,3 +120,15 @@ def test_no_file(tmp_path):
     for path in (tmp_path / "missing.safetensors", tmp_path):
         with pytest.raises(InputError, match="There is no file"):
             load_latents(path)
+
+
+def test_latents_are_told_from_other_safetensors_by_their_key(tmp_path):
+    save_latents(tmp_path / "it.safetensors", latents(1, 2, 2, 4), REQUEST)
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"latents")
+    assert [holds_latents(tmp_path / f"{name}.safetensors") for name in ("it", "other", "damaged", "none")] == [
+        True,
+        False,
+        False,
+        False,
+    ]

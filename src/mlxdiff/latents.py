@@ -53,6 +53,15 @@ def encode_latents(latents: np.ndarray, request: Request, **beside: np.ndarray) 
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
+def holds_latents(path: Path) -> bool:
+    """Whether a safetensors file is one of latents, going by its keys; False for one that cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return KEY in file.keys()  # noqa: SIM118 (a handle, not a dict)
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_latents(path: str | Path) -> SavedLatents:
     """Reads what `save_latents` wrote; raises InputError for a file that is damaged or something else."""
     path = Path(path)

@@ -26,7 +26,7 @@ def info(
     if subject is None:
         values = about_machine()
     elif Path(subject).is_file():
-        values = about_latents(Path(subject)) if subject.endswith(".safetensors") else about_picture(Path(subject))
+        values = about_file(Path(subject))
     elif Path(subject).suffix.lower() in FILE_SUFFIXES:
         raise InputError(f"There is no file {subject}.", "Check its name and folder.")
     else:
@@ -64,6 +64,14 @@ def about_model(reference: str) -> dict[str, Any]:
         "latents": f"{checkpoint.vae.latent_channels} channels, {checkpoint.scale_factor} pixels a cell",
         "components": sorted(checkpoint.index.components),
     }
+
+
+def about_file(path: Path) -> dict[str, Any]:
+    if path.suffix != ".safetensors":
+        return about_picture(path)
+    from ..latents import holds_latents
+
+    return about_latents(path) if holds_latents(path) else about_model(str(path))
 
 
 def about_picture(path: Path) -> dict[str, Any]:
