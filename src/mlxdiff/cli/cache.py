@@ -135,11 +135,33 @@ def _remove(removal: Removal, *, dry_run: bool, yes: bool, json: bool) -> None:
 
 def _agreed(question: str, *, asked: bool) -> bool:
     """The answer given on a terminal; where there is none it is no, or an error if it had to be `asked`."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        return typer.confirm(question, default=False, err=True)
+    if can_ask():
+        return confirmed(question, default=False)
     if asked:
         raise RequestError("There is no terminal to ask whether to remove this.", "Add --yes, or --dry-run to look.")
     return False
+
+
+def can_ask() -> bool:
+    """Whether somebody sees a question and can answer it."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str, *, default: bool) -> bool:
+    """Asks on stderr, whatever --quiet says; unlike typer's question this leaves stdout to data."""
+    while True:
+        sys.stderr.write(f"{question} {'[Y/n]' if default else '[y/N]'} ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer:  # end of input
+            return False
+        match answer.strip().lower():
+            case "":
+                return default
+            case "y" | "yes":
+                return True
+            case "n" | "no":
+                return False
 
 
 def _table(models: list[CachedModel]) -> None:

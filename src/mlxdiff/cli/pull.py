@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -149,9 +148,8 @@ def _take_mirror(error: Any, mirror: bool | None) -> bool:
         return mirror
     if hub.mirror_of(error.name) == error.mirror:
         return True
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    return typer.confirm(f"{error.problem} Take the same files from {error.mirror}?", default=True, err=True)
+    question = f"{error.problem} Take the same files from {error.mirror}?"
+    return cache.can_ask() and cache.confirmed(question, default=True)
 
 
 def fetch(plan: Plan, token: str | None = None) -> Snapshot:
