@@ -257,3 +257,22 @@ def test_a_cache_without_links_holds_the_files_themselves(online, monkeypatch):
     assert identical(snapshot)
     assert not any(path.is_symlink() for path in snapshot.path.rglob("*"))
     assert hub.plan(NAME).missing == 0
+
+
+def test_a_whole_file_is_reported_once_and_only_when_it_is_sound(online, monkeypatch):
+    monkeypatch.setattr(transfer, "REPORT_EVERY", 0.0)
+    online.add(NAME, FILES)
+    plan = hub.plan(NAME)
+    digest = next(file.digest for file in plan.files if file.path == WEIGHTS)
+    online.corrupt(f"/cdn/{digest}", at=0)
+    seen: list[int] = []
+    blob = plan.folder.parents[1] / "blobs" / digest
+
+    def follow(file: hub.PlannedFile, done: int) -> None:
+        if file.path == WEIGHTS:
+            assert (done == file.size) == blob.exists()
+            seen.append(done)
+
+    hub.pull(plan, follow)
+    assert seen.count(len(CONTENT)) == 1
+    assert seen.count(0) == 2

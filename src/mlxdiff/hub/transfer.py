@@ -84,7 +84,8 @@ def digest_of(path: Path, kind: str) -> str:
 def bring(source: Source, report: Callable[[int], None], stop: threading.Event, *, anew: bool = False) -> None:
     """Leaves the complete, verified file at `source.blob`; `anew` also where there is one of that size already.
 
-    report  called with the bytes that have arrived, which may also become fewer: damaged ones start over
+    report  called with the bytes that have arrived, which may also become fewer: damaged ones start over. All of them
+            are reported once, when they have been checked
     stop    ends the transfer from another thread, with Stopped
     Raises CheckpointError where what arrives is not what the hub lists; the hub's own errors when patience is over.
     """
@@ -93,6 +94,11 @@ def bring(source: Source, report: Callable[[int], None], stop: threading.Event, 
     source.blob.parent.mkdir(parents=True, exist_ok=True)
     source.lock.parent.mkdir(parents=True, exist_ok=True)
     before = _identity(source.blob)
+
+    def partly(done: int) -> None:
+        if done < source.size:
+            report(done)
+
     with ExitStack() as locked:
         while True:  # another process or thread may be bringing the same file
             try:
@@ -101,10 +107,10 @@ def bring(source: Source, report: Callable[[int], None], stop: threading.Event, 
             except TimeoutError:
                 if stop.is_set():
                     raise Stopped from None
-                report(size_of(source.part) or 0)
+                partly(size_of(source.part) or 0)
         changed = _identity(source.blob) != before
         if size_of(source.blob) != source.size or (anew and not changed):
-            _complete(source, report, stop)
+            _complete(source, partly, stop)
     report(source.size)
 
 
