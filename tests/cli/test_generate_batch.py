@@ -262,6 +262,17 @@ def test_pictures_that_do_not_fit_on_the_disk_are_listed(fresh, option, code, n)
     assert os.listdir(fresh / "out") == [NAME]
 
 
+def test_folder_deleted_on_the_way_is_told_and_not_made_again(fresh):
+    process = start(fresh, *arguments("out", "--steps", "12"))
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    shutil.rmtree(fresh / "out")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "is gone, or its journal" in err
+    assert not (fresh / "out").exists()
+
+
 def test_stream_renders_before_it_ends(fresh):
     command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji", "--steps", "1", "--seed", "3", "--json"]
     command += ["--height", "64", "--width", "64"]

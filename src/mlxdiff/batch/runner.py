@@ -155,8 +155,14 @@ class _Runner:
         missing = tuple(job for job in group.jobs if not store.is_done(job))
         lease = None
         if missing and store.journal is not None:
-            lease = claims.take(store.folder, group.id)
-            store.journal.refresh()
+            try:
+                store.check_folder()
+                lease = claims.take(store.folder, group.id)
+                store.journal.refresh()
+            except MlxdiffError as error:
+                for job in missing:
+                    yield self._fail(job, error)
+                return True
             missing = tuple(job for job in missing if not store.is_done(job))
             if lease is None and missing:
                 return False

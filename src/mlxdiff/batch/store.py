@@ -99,7 +99,7 @@ class Store:
 
         `latents` are (h, w, C); `steps`, needed for a trajectory, is what each left and foresaw, (T, 1, h, w, C).
         """
-        self._check_folder()
+        self.check_folder()
         digests = {}
         for kind, path in self.beside(job).items():
             if kind == "latents":
@@ -113,8 +113,11 @@ class Store:
         if self.journal is not None:
             self.journal.append(self._line(job, digest, digests))
 
-    def _check_folder(self) -> None:
-        """A folder that was there and is gone was deleted, or its disk unmounted: it is not made again unasked."""
+    def check_folder(self) -> None:
+        """Raises OutputError when the folder that a run began in is gone: it is not made again unasked.
+
+        It was deleted, or its disk unmounted, and then pictures would fill the disk below.
+        """
         if self.journal is not None and not self.journal.exists:
             raise OutputError(
                 f"{self.folder} is gone, or its journal: it was deleted, or its disk removed, during the run.",

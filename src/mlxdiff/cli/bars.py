@@ -43,6 +43,10 @@ class BatchBars:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """The bars stay as they are, and what follows is written below them."""
         self._progress.stop()
 
     @property

@@ -80,6 +80,7 @@ def render_request(
     settings = Settings(decode_batch_size=wishes.decode_batch_size, tile=wishes.tile, retries=wishes.retries)
     settings = replace(settings, fail_fast=wishes.fail_fast)
     outcome = _follow(sd, grouped(jobs, size), store, settings, wishes, bars, preview)
+    bars.stop()
     if len(jobs) == 1 and outcome.failures:
         raise outcome.failures[0][1]
     _end(outcome, wishes)
@@ -141,6 +142,7 @@ def render_file(
         if streams:
             jobs = _counted(stream.as_they_come(_distinct(jobs, store), interrupts.is_set), bars)
         outcome = _follow(sd, grouped(jobs, batch_size), store, settings, wishes, bars, preview)
+    bars.stop()
     claims.sweep(pattern.folder)
     if interrupts.is_set():
         _say_interrupted(outcome, n_images, interrupts)
