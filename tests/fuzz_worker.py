@@ -100,9 +100,11 @@ def use(folder: Path, name: str) -> None:
 def outcome(models: list[Path], seed: int, scratch: Path) -> str:
     rng = random.Random(seed)
     model = rng.choice(models)
-    # Weights are the largest files and the slowest: each kind of file is as likely as the others.
-    names = files_of(model)
-    name = rng.choice(names)
+    # All shards of a component count as one file, or there would be little else.
+    kinds: dict[str, list[str]] = {}
+    for name in files_of(model):
+        kinds.setdefault(f"{name.split('/')[0]}/weights" if name.endswith(".safetensors") else name, []).append(name)
+    name = rng.choice(rng.choice(list(kinds.values())))
     print("start", seed, f"{model.name}/{name}", flush=True)
     spoil(model, name, scratch, rng)
     try:

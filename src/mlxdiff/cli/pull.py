@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RequestError
+from ..request import Request
 from . import cache, options, output
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def pull(
     set_default: Annotated[
         bool, typer.Option("--set-default", help="Use this model from now on when none is named.")
     ] = False,
+    quantize: Annotated[
+        int | None,
+        typer.Option("--quantize", "-q", help="Also store a copy in 8 or 4 bits, which generate -q then loads."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the models in the cache.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove MODEL, or one revision of it.")] = False,
     prune: Annotated[
@@ -62,7 +67,7 @@ def pull(
     if not verbs:
         if model is None:
             raise RequestError("No model is named.", "Name one, or give --list, --prune or --verify.")
-        _bring(model, revision, variant, mirror, force, token, dry_run, set_default, json)
+        _bring(model, revision, variant, mirror, force, token, dry_run, set_default, quantize, json)
         return
     if model is not None and revision is not None:
         model = f"{model}@{revision}"
@@ -94,10 +99,12 @@ def _bring(
     token: str | None,
     dry_run: bool,
     set_default: bool,
+    quantize: int | None,
     json: bool,
 ) -> None:
     from .. import hub
 
+    Request(quantize=quantize)  # other bits are refused before anything is fetched
     if revision is None and hub.is_local(model):
         snapshot = hub.resolve(model)
         output.note(f"{model} is {'built in' if model == hub.BUILT_IN else 'on this disk'}: nothing to fetch.")
@@ -131,8 +138,20 @@ def _bring(
     if set_default and not dry_run:
         hub.set_default_model(model)
         output.note(f"{model} is now the default model.")
+    copy = None
+    if quantize is not None and not dry_run:
+        from .. import quantized
+
+        copy = quantized.store(model, quantize)
+        output.note(f"{model} in {quantize} bits: {copy}")
     if json:
-        said = {"model": snapshot.reference, "revision": snapshot.revision, "path": str(snapshot.path)}
+        said: dict[str, Any] = {
+            "model": snapshot.reference,
+            "revision": snapshot.revision,
+            "path": str(snapshot.path),
+        }
+        if copy is not None:
+            said["quantized"] = str(copy)
         output.say_json({**said, "files": files, "ready": True})
     else:
         output.say(f"ready {snapshot.path}")
