@@ -98,9 +98,7 @@ def measured(model: str, bits: int | None, parts: str) -> str:
     command = [sys.executable, "-c", LOAD, model, json.dumps(bits), parts]
     runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
     middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    return (
-        f"{middle['seconds']:.2f} s, {middle['peak'] / 1e6:.0f} MB more resident, {middle['mlx'] / 1e6:.0f} MB in MLX"
-    )
+    return f"{middle['seconds']:.2f} s, {middle['peak'] / 1e6:.0f} MB"
 
 
 def size(folder: Path) -> int:
