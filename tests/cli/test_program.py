@@ -149,7 +149,7 @@ WRONG = [
     (("-m", "{root}/family"), 1, "FluxPipeline"),
     (("-m", "model.ckpt"), 1, "pickle"),
     (("-o", "{root}/file/x.png"), 1, "part of its path is a file"),
-    (("-o", "{root}"), 1, "is a folder"),
+    (("--n-rows", "1", "-o", "{root}"), 1, "is a folder"),
     (("-o", "x.bmp"), 2, ".png"),
     (("--sampler", "eular"), 2, "no sampler 'eular'"),
     (("--schedule", "wild"), 2, "no schedule 'wild'"),
@@ -214,3 +214,14 @@ def test_a_prompt_that_is_cut_is_said(tmp_path):
 def test_the_model_of_the_environment_is_used(tmp_path):
     done = mlxdiff("generate", "a cat", cwd=tmp_path, code=1, MLXDIFF_MODEL="some/where")
     assert "some/where" in done.stderr
+
+
+def test_a_vae_beside_the_model_draws_and_is_recorded(rendered, tmp_path):
+    """The built-in VAE named explicitly gives the same picture, and the picture says which VAE that was."""
+    arguments = ("generate", "a red apple", *FAST, "--vae", str(tiny.EMOJI), "-o", "apple.png", "--save-latents")
+    mlxdiff(*arguments, cwd=tmp_path)
+    with Image.open(rendered / "apple.png") as first, Image.open(tmp_path / "apple.png") as second:
+        assert np.array_equal(np.asarray(first), np.asarray(second))
+    assert json.loads(mlxdiff("info", "apple.png", "--json", cwd=tmp_path).stdout)["request"]["vae"] == str(tiny.EMOJI)
+    mlxdiff("decode", "apple.safetensors", "-o", "again.png", cwd=tmp_path)
+    mlxdiff("decode", "apple.safetensors", "--vae", "missing.safetensors", cwd=tmp_path, code=1)
