@@ -165,16 +165,16 @@ def confirmed(question: str, *, default: bool) -> bool:
 
 
 def _table(models: list[CachedModel]) -> None:
+    """Aligned lines as wide as they are: a table that fits the screen would cut names that scripts read."""
     from rich.filesize import decimal
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("model", "revision", "size", "last used", "state"):
-        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
+    rows = [("model", "revision", "size", "last used", "state")]
     for model in models:
         used = datetime.fromtimestamp(model.last_used).astimezone().date().isoformat() if model.last_used else "-"
         revision = " ".join((model.revision[:12], *model.refs))
-        state = "complete" if model.complete else "not complete"
-        table.add_row(Text(model.reference), Text(revision), decimal(model.size), used, state)
-    output.out_console().print(table)
+        rows.append(
+            (model.reference, revision, decimal(model.size), used, "complete" if model.complete else "not complete")
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        output.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
