@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from . import __version__
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
@@ -117,10 +116,6 @@ def request_of(text: str) -> Request:
         ) from None
     if not isinstance(values, dict):
         raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
-    for name in ("image", "model", "revision", "dtype"):
-        _check(name, values, str | None)
-    _check("quantize", values, int | None)
-    _check("rng", values, str)
     request = Request.from_dict(values)
     if request.batch_size > MAX_IMAGES:
         raise RequestError(f"The request is for {request.batch_size} images.", f"At most {MAX_IMAGES} are read.")
@@ -160,8 +155,3 @@ def _whole(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise RequestError(f"The request has a number of {len(digits)} digits.", "Check where the text comes from.")
     return int(digits)
-
-
-def _check(name: str, values: dict[str, Any], kind: Any) -> None:
-    if name in values and (not isinstance(values[name], kind) or isinstance(values[name], bool)):
-        raise RequestError(f"{name} is {type(values[name]).__name__}.", "Check where the text comes from.")

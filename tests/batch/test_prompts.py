@@ -198,7 +198,7 @@ def test_a_bad_line_says_where_and_why(line, said):
 def test_the_remedy_is_the_requests_own():
     with pytest.raises(RequestError) as caught:
         entries('{"prompt": "a", "steps": -1}')
-    assert str(caught.value) == "p.txt, line 1: steps is -1. It is a whole number, from 1 to 1000."
+    assert str(caught.value) == "p.txt, line 1: steps is -1. It is a whole number from 1 to 1000."
 
 
 def test_what_is_quoted_in_an_error_is_short_and_cannot_drive_a_terminal():

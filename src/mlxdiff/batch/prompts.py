@@ -25,7 +25,7 @@ MAX_DIGITS = 30  # of a number: no field takes as many, and Python reads long on
 STANDARD_INPUT = "-"
 
 # These belong to the model, which is loaded once for all lines.
-_OF_THE_RUN = ("model", "revision", "dtype", "quantize")
+_OF_THE_RUN = ("model", "revision", "dtype", "quantize", "vae", "prediction_type")
 FIELDS = (*(field.name for field in fields(Request) if field.name not in _OF_THE_RUN), "output")
 
 

@@ -40,4 +40,6 @@ def image_bytes(sd: StableDiffusion, request: Request, *, fused_attention: bool)
 
 def _weight_bytes(sd: StableDiffusion) -> int:
     """Bytes of all weight files: an upper bound of what they take once loaded, but for an fp32 CPU."""
-    return sum(path.stat().st_size for path in sd.checkpoint.folder.rglob("*.safetensors"))
+    path = sd.checkpoint.folder
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    return sum(file.stat().st_size for file in files)

@@ -43,6 +43,7 @@ def decode(
     decode_batch_size: options.DecodeBatchSize = 1,
     tile: options.Tile = None,
     dtype: options.Dtype = None,
+    vae: options.Vae = None,
     force: options.Force = False,
     no_metadata: options.NoMetadata = False,
     json: options.Json = False,
@@ -65,10 +66,13 @@ def decode(
         for job in jobs:
             for target in job.targets:
                 files.check_writable(target, force=force)
-        models = {job.model: StableDiffusion(job.model, dtype=dtype) for job in jobs}
+        # Pictures are the VAE's that made them: the one given here, else the one that the request had.
+        loaded = {(job.model, job.request.vae if vae is None else vae) for job in jobs}
+        models = {key: StableDiffusion(key[0], dtype=dtype, vae=key[1]) for key in loaded}
         bars.start(steps=0, n_images=sum(job.n_pictures for job in jobs), batch_size=1)
         for job in jobs:
-            sd, documented = models[job.model], job.documented and not no_metadata
+            sd = models[job.model, job.request.vae if vae is None else vae]
+            documented = job.documented and not no_metadata
             if isinstance(job, film.Film):
                 chunks = film.Chunks(decode_batch_size, tile)
                 film.write(job, sd, bars, chunks, documented=documented, force=force, json=json)

@@ -91,6 +91,8 @@ def generate(
     ] = False,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    vae: options.Vae = None,
+    prediction_type: options.PredictionType = None,
     rng: options.Rng = "torch",
     force: options.Force = False,
     no_metadata: options.NoMetadata = False,
@@ -116,6 +118,10 @@ def generate(
         "schedule": schedule,
         "image": None if image is None else str(image),
         "strength": strength,
+        "dtype": dtype,
+        "quantize": quantize,
+        "vae": vae,
+        "prediction_type": prediction_type,
         "rng": rng if _is_given(context, "rng") else None,
     }
     request = _overridden(base, {name: value for name, value in given.items() if value is not None})
@@ -145,11 +151,14 @@ def generate(
 
         sd = StableDiffusion(
             model,
-            dtype=request.dtype if dtype is None else dtype,
-            quantize=request.quantize if quantize is None else quantize,
+            dtype=request.dtype,
+            quantize=request.quantize,
+            vae=request.vae,
+            prediction_type=request.prediction_type,
         )
         # The model that is loaded counts, not the name under which the other picture knew it.
-        request = replace(request, model=None, revision=None, dtype=None, quantize=None)
+        loaded = ("model", "revision", "dtype", "quantize", "vae", "prediction_type")
+        request = replace(request, **dict.fromkeys(loaded))
         if prompts_file is not None:
             many.render_file(sd, request, prompts_file, output_path, wishes, bars, watched)
             return

@@ -54,6 +54,8 @@ def grid(
     tile: options.Tile = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    vae: options.Vae = None,
+    prediction_type: options.PredictionType = None,
     rng: options.Rng = "torch",
     force: options.Force = False,
     no_metadata: options.NoMetadata = False,
@@ -90,12 +92,16 @@ def grid(
         image=None if image is None else str(image),
         strength=strength,
         rng=rng,
+        dtype=dtype,
+        quantize=quantize,
+        vae=vae,
+        prediction_type=prediction_type,
     )
     plan = sweep.Plan(
         request, axes, output_path, save_cells, 4 if gap is None else gap, force=force, metadata=not no_metadata
     )
     batches = sweep.Batches(batch_size, decode_batch_size, tile)
-    sweep.run(plan, batches, model=model, dtype=dtype, quantize=quantize, json=json)
+    sweep.run(plan, batches, model=model, json=json)
 
 
 def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, *, force: bool, json: bool) -> None:

@@ -47,9 +47,7 @@ class Batches:
     tile: int | None
 
 
-def run(
-    plan: Plan, batches: Batches, *, model: str | None, dtype: str | None, quantize: int | None, json: bool
-) -> None:
+def run(plan: Plan, batches: Batches, *, model: str | None, json: bool) -> None:
     """Renders the sweep; raises before the first picture where an axis, a cell or a file is not possible."""
     from ..batch import sweep
 
@@ -59,7 +57,14 @@ def run(
         from ..batch.render import render
         from ..pipeline import StableDiffusion
 
-        sd = StableDiffusion(reference(plan.request, model), dtype=dtype, quantize=quantize)
+        request = plan.request
+        sd = StableDiffusion(
+            reference(request, model),
+            dtype=request.dtype,
+            quantize=request.quantize,
+            vae=request.vae,
+            prediction_type=request.prediction_type,
+        )
         cells = resolved_cells(sd, plan.request, axes)
         targets = cell_paths(plan, axes, cells)
         check_targets(plan, axes, cells, targets)
