@@ -7,8 +7,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import mlxdiff  # noqa: F401  (before MLX and torch)
 import pytest
+
+import mlxdiff  # noqa: F401  (before MLX and torch)
 
 
 @pytest.fixture(autouse=True)

@@ -224,7 +224,7 @@ def carried(text: str) -> bool:
 
 
 texts = (st.text(st.characters(codec="utf-8") | st.sampled_from(',:"\\{[ <>\n'), max_size=40)).filter(carried)
-sizes = st.none() | st.tuples(st.integers(8, 99_999), st.integers(8, 99_999))
+sizes = st.none() | st.tuples(st.integers(8, 65_536), st.integers(8, 65_536))
 
 
 @settings(max_examples=300)
