@@ -7,7 +7,6 @@ Files come from anybody: whatever they hold ends in a Request or in an MlxdiffEr
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__
-from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
+from .errors import InputError, MlxdiffWarning, RequestError
 from .images import open_picture, stored_texts
 from .parameters import parameters_text, parse_parameters
 from .png import read_texts
@@ -24,8 +23,6 @@ from .request import Request
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
 # More than a terminal session asks for in one request, less than what fills memory before the first step.
 MAX_IMAGES = 10_000
-MAX_SIDE = 2**16  # pixels
-MAX_DIGITS = 30
 TEXT_FILES = (".txt",)
 
 # Escape sequences of terminals (ECMA-48): CSI to its final letter, a string (OSC, DCS) to its end, then all others.
@@ -106,23 +103,9 @@ def request_of(text: str) -> Request:
     """The Request in a text from a file that anybody may have written; raises RequestError."""
     if len(text) > MAX_JSON:
         raise RequestError(f"The request is {len(text)} characters long.", f"At most {MAX_JSON} are read.")
-    try:
-        values = json.loads(text, parse_int=_whole)
-    except MlxdiffError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise RequestError(
-            f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
-        ) from None
-    if not isinstance(values, dict):
-        raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
-    request = Request.from_dict(values)
+    request = Request.from_json(text)
     if request.batch_size > MAX_IMAGES:
         raise RequestError(f"The request is for {request.batch_size} images.", f"At most {MAX_IMAGES} are read.")
-    if any(side is not None and side > MAX_SIDE for side in (request.height, request.width)):
-        raise RequestError(
-            f"The request is for {request.width} x {request.height} pixels.", f"A side has at most {MAX_SIDE}."
-        )
     return request
 
 
@@ -148,10 +131,3 @@ def _read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from None
-
-
-def _whole(digits: str) -> int:
-    """Python reads long numbers in quadratic time, and no field takes one."""
-    if len(digits) > MAX_DIGITS:
-        raise RequestError(f"The request has a number of {len(digits)} digits.", "Check where the text comes from.")
-    return int(digits)

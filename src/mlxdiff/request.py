@@ -18,6 +18,7 @@ NOISE_SOURCES = ("torch", "mlx", "philox")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 MAX_SEED = 2**63 - 1
+MAX_DIGITS = 30
 MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
@@ -129,7 +130,7 @@ class Request:
     def from_json(cls, text: str) -> Request:
         """Reads `to_json`; raises RequestError for anything that is not a request."""
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_int=_whole_number)
         except (ValueError, RecursionError) as error:
             raise RequestError(
                 f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
@@ -145,6 +146,13 @@ class Request:
         if unknown:
             raise RequestError(f"A request has no field {unknown[0]!r}.", f"The fields are {', '.join(sorted(known))}.")
         return cls(**values)
+
+
+def _whole_number(digits: str) -> int:
+    """Python reads long numbers in quadratic time, and no field takes one."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _check_text(name: str, texts: tuple[Any, ...]) -> None:
