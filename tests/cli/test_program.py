@@ -225,3 +225,9 @@ def test_a_vae_beside_the_model_draws_and_is_recorded(rendered, tmp_path):
     assert json.loads(mlxdiff("info", "apple.png", "--json", cwd=tmp_path).stdout)["request"]["vae"] == str(tiny.EMOJI)
     mlxdiff("decode", "apple.safetensors", "-o", "again.png", cwd=tmp_path)
     mlxdiff("decode", "apple.safetensors", "--vae", "missing.safetensors", cwd=tmp_path, code=1)
+
+
+@pytest.mark.parametrize("option", [("--quantize", "8"), ("--force",), ("--variant", "fp16"), ("--set-default",)])
+def test_what_a_cache_verb_would_ignore_is_refused(tmp_path, option):
+    done = mlxdiff("pull", "--list", *option, cwd=tmp_path, code=2)
+    assert f"{option[0]} does nothing beside --list" in done.stderr

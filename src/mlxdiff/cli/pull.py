@@ -69,6 +69,17 @@ def pull(
             raise RequestError("No model is named.", "Name one, or give --list, --prune or --verify.")
         _bring(model, revision, variant, mirror, force, token, dry_run, set_default, quantize, json)
         return
+    fetching = {
+        "--variant": variant,
+        "--mirror": mirror,
+        "--token": token,
+        "--quantize": quantize,
+        "--force": force or None,
+        "--set-default": set_default or None,
+    }
+    unfit = [name for name, value in fetching.items() if value is not None]
+    if unfit:
+        raise RequestError(f"{unfit[0]} does nothing beside {verbs[0]}.", "Leave one of them out.")
     if model is not None and revision is not None:
         model = f"{model}@{revision}"
     match verbs[0]:
