@@ -1,8 +1,8 @@
 """Pictures a second over batch sizes with the built-in model, and the share of the time that the model does not take.
 
-Each size renders the same prompts through the batch runner into a new folder, journal and PNG files included. The
-time of the model is that of denoising and decoding alone, one after the other with nothing beside them. The sizes take
-turns, so that a busy moment hits all, and medians are printed.
+Each size renders the same prompts through the batch runner into a new folder, journal and PNG files included. Outside
+the model is the time in which the main thread neither waits for MLX nor fetches a picture from it: Python, and whatever
+of the writing is not overlapped. The sizes take turns, so that a busy moment hits all, and medians are printed.
     python benchmarks/batch.py [--images 48] [--steps 10] [--repeats 3] [--json]
 """
 
@@ -14,13 +14,15 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import machine
 import mlx.core as mx
 
-from mlxdiff import Request, StableDiffusion, backend
+from mlxdiff import Request, StableDiffusion, backend, images
 from mlxdiff.batch.jobs import Group, grouped, jobs_of
 from mlxdiff.batch.journal import Journal, Run
 from mlxdiff.batch.naming import parse_output
@@ -47,26 +49,38 @@ def groups_of(sd: StableDiffusion, folder: Path, n_images: int, steps: int, size
     return [group for group in found if group is not None]
 
 
-def whole(sd: StableDiffusion, groups: list[Group], folder: Path, size: int) -> float:
-    """Seconds of a run, from the first line of the journal to the last."""
-    start = time.perf_counter()
-    journal = Journal(folder)
-    journal.begin(Run("benchmark", 0, size))
-    for _ in run(sd, groups, Store(folder, journal)):
-        pass
-    return time.perf_counter() - start
+@dataclass
+class Waiting:
+    """Adds up the seconds that a function takes, whoever calls it."""
+
+    seconds: float = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return call
 
 
-def model_alone(sd: StableDiffusion, groups: list[Group]) -> float:
-    start = time.perf_counter()
-    for group in groups:
-        latents = mx.array([])
-        for step in sd.denoise(group.request):
-            latents = step.latents
-            mx.eval(latents)
-        for i in range(len(group.jobs)):
-            mx.eval(sd.decode(latents[i : i + 1]))
-    return time.perf_counter() - start
+def measure(sd: StableDiffusion, groups: list[Group], folder: Path, size: int) -> tuple[float, float]:
+    """Seconds of a run, from the first line of the journal to the last, and those in which it waited for the model."""
+    waiting = Waiting()
+    # MLX lets no more than a few operations queue up, so that most of async_eval is waiting, too.
+    plain = mx.eval, mx.async_eval, images.to_uint8
+    mx.eval, mx.async_eval, images.to_uint8 = (waiting.timed(function) for function in plain)
+    try:
+        start = time.perf_counter()
+        journal = Journal(folder)
+        journal.begin(Run("benchmark", 0, size))
+        for _ in run(sd, groups, Store(folder, journal)):
+            pass
+        return time.perf_counter() - start, waiting.seconds
+    finally:
+        mx.eval, mx.async_eval, images.to_uint8 = plain
 
 
 def main() -> None:
@@ -84,13 +98,13 @@ def main() -> None:
                 folder = Path(temporary) / f"{turn}-{size}"
                 n_images = size if turn == 0 else options.images
                 groups = groups_of(sd, folder, n_images, options.steps, size)
-                now = whole(sd, groups, folder, size), model_alone(sd, groups)
+                now = measure(sd, groups, folder, size)
                 if turn > 0:
                     times[size].append(now)
     rows = []
     for size, measured in times.items():
         total, model = (statistics.median(column) for column in zip(*measured, strict=True))
-        rows.append(Row(size, options.images / total, max(0.0, 1 - model / total)))
+        rows.append(Row(size, options.images / total, 1 - model / total))
     about = machine.describe("mlx", "mlxdiff", "scipy-openblas32") | {"backend": backend.backend_name()}
     load = os.getloadavg()[0]
     if options.json:
