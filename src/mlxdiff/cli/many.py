@@ -268,13 +268,13 @@ def _say_interrupted(outcome: Outcome, n_images: int | None, interrupts: Interru
 def _end(outcome: Outcome, wishes: Wishes, group: Ranks | None = None) -> None:
     """Lists what failed, and exits accordingly."""
     if outcome.found:
-        output.note(f"{outcome.found} pictures were done already.", style="dim")
+        output.note(f"Done before, or by another process: {outcome.found}.", style="dim")
     if not outcome.failures:
         return
     for job, error in outcome.failures:
         output.complain("failed", f"{job.source}, {job.path}: {error}")
     rest = "" if not wishes.fail_fast else " The others were not tried."
-    output.note(f"{len(outcome.failures)} pictures failed.{rest}", style="yellow")
+    output.note(f"Failed: {len(outcome.failures)}.{rest}", style="yellow")
     if group is not None and not (group.is_first and group.shared):
         # mlx.launch ends all ranks as soon as one exits with an error. Where they share a folder the first one tries
         # what the others failed at, and so speaks for all; it is the last to go.
