@@ -8,8 +8,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import mlxdiff  # noqa: F401  (before MLX and torch)
+
+# A slow machine is no failure, and the gate tries the same examples each time; elsewhere they are new ones.
+settings.register_profile(
+    "mlxdiff", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("mlxdiff")
 
 
 @pytest.fixture(autouse=True)
