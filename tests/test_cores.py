@@ -40,6 +40,20 @@ def test_without_a_control_group_there_is_no_quota(tmp_path):
     assert cores.quota(tmp_path / "missing") > 1000
 
 
+def test_idle_time_is_read_from_the_first_line_and_unknown_without_it(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  10 0 5 300 20 0 0 0 0 0\ncpu0 1 1 1 1 1\n")
+    assert cores.idle_time(stat) == 320 / os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu\n")
+    assert cores.idle_time(stat) == float("inf")
+    assert cores.idle_time(tmp_path / "missing") == float("inf")
+
+
+def test_nobody_is_busy_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setattr(cores, "idle_time", lambda _: float("inf"))
+    assert cores.busy_neighbours() == 0
+
+
 def test_a_busy_machine_leaves_one_thread_unless_the_user_says_otherwise():
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
     spinners = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(2 * (os.cpu_count() or 1))]

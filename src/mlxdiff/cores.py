@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-SAMPLES, PAUSE = 3, 0.002  # seconds; a neighbour that is seen every time is there to stay
+WINDOW = 0.04  # seconds to watch the processors for; the kernel counts in steps of 0.01
 
 
 def free() -> int:
@@ -23,8 +23,23 @@ def free() -> int:
 
 
 def busy_neighbours() -> int:
-    """Threads of others that are running or ready to, the fewest of a few looks."""
-    return min(_runnable(look) for look in range(SAMPLES))
+    """Cores that others keep busy, seen over a moment; threads of this process (a BLAS' may spin) do not count."""
+    before, own, start = idle_time(Path("/proc/stat")), time.process_time(), time.perf_counter()
+    time.sleep(WINDOW)
+    after, own, elapsed = idle_time(Path("/proc/stat")), time.process_time() - own, time.perf_counter() - start
+    if math.isinf(after):
+        return 0
+    return max(0, round((os.cpu_count() or 1) - (after - before + own) / elapsed))
+
+
+def idle_time(path: Path) -> float:
+    """Seconds that all cores together have been idle; infinite where nothing tells."""
+    try:
+        fields = path.read_text(encoding="ascii").split("\n", 1)[0].split()
+        idle, waiting = int(fields[4]), int(fields[5])  # after "cpu": user, nice, system, idle, iowait, ...
+    except (OSError, ValueError, IndexError):
+        return math.inf
+    return (idle + waiting) / os.sysconf("SC_CLK_TCK")
 
 
 def quota(path: Path) -> int:
@@ -34,13 +49,3 @@ def quota(path: Path) -> int:
         return math.ceil(int(granted) / int(period))
     except (OSError, ValueError, ZeroDivisionError):  # no control group, or the word max
         return 1 << 20
-
-
-def _runnable(look: int) -> int:
-    if look > 0:
-        time.sleep(PAUSE)
-    try:
-        running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0]
-        return max(0, int(running) - 1)  # this thread itself runs while it reads
-    except (OSError, ValueError, IndexError):
-        return 0
