@@ -42,7 +42,9 @@ class BatchBars:
         self._loading = self._progress.add_task("Loading", total=None, rate="")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Below what failed there is one sentence to read, not bars that stand still.
+        self._progress.live.transient = kind is not None
         self.stop()
 
     def stop(self) -> None:

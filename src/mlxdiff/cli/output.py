@@ -120,7 +120,9 @@ class RenderBars:
         self._loading = self._progress.add_task("Loading", total=None, rate="")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Below what failed there is one sentence to read, not bars that stand still.
+        self._progress.live.transient = kind is not None
         self._progress.stop()
 
     def start(self, *, steps: int, n_images: int, batch_size: int) -> None:
