@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -188,6 +189,17 @@ def test_loading_reads_no_weight(folder):
     mx.eval(module.parameters())
     size = sum(array.nbytes for _, array in tree_flatten(module.parameters()))
     assert mx.get_active_memory() - before >= 0.9 * size
+
+
+def test_the_built_in_model_loads_at_once():
+    def seconds() -> float:
+        start = time.perf_counter()
+        for part, new in (("vae", new_vae), ("text_encoder", new_clip)):
+            module = load_component(new(EMOJI / part), EMOJI / part, dtype=mx.float32)
+            mx.eval(module.parameters())
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.15
 
 
 # What does not fit stops with its name

@@ -168,7 +168,7 @@ def test_what_is_no_text_is_an_error(clip):
 
 
 @pytest.mark.parametrize("kind", ["one letter", "one word", "two letters", "marks", "words", "han", "family"])
-def test_ten_thousand_characters_do_not_take_quadratic_time(clip, reference, kind):
+def test_ten_thousand_characters_take_no_time(clip, reference, kind):
     draw = random.Random(0)
     text = {
         "one letter": "a" * 10_000,
@@ -179,9 +179,9 @@ def test_ten_thousand_characters_do_not_take_quadratic_time(clip, reference, kin
         "han": "猫" * 10_000,
         "family": "👩‍👩‍👧" * 2_000,
     }[kind]
-    start = time.perf_counter()
+    start = time.process_time()  # which other work on the machine does not change
     ids = clip.encode(text)
-    assert time.perf_counter() - start < 5  # 60 ms here; minutes if every merge looked at every letter
+    assert time.process_time() - start < 0.5
     assert ids == reference(text).input_ids
 
 
