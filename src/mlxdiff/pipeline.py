@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -21,7 +21,7 @@ import mlx.core as mx  # noqa: E402  (after the check, which says what to instal
 
 from . import hub, images, quantized  # noqa: E402
 from .diffusion import guidance, noise, samplers  # noqa: E402
-from .diffusion.prediction import denoiser  # noqa: E402
+from .diffusion.prediction import Network, denoiser  # noqa: E402
 from .diffusion.samplers import Step  # noqa: E402
 from .diffusion.schedule import Schedule, SchedulerConfig, make_schedule  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
@@ -198,7 +198,7 @@ class StableDiffusion:
         mx.clear_cache()  # the encoders' buffers have sizes that the loop never asks for, and MLX keeps them
         streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
         start = self._start(request, schedule, streams, latents)
-        denoise = denoiser(self._network(request, conditioning), schedule)
+        denoise = denoiser(self._network(request, conditioning, schedule), schedule)
         if self._is_guided(request):
             denoise = guidance.classifier_free(denoise, _filled(request.guidance_scale))
         shape = start.shape[1:]
@@ -279,26 +279,38 @@ class StableDiffusion:
             )
         return self._conditioned[key]
 
-    def _network(self, request: Request, conditioning: Conditioning):
-        """The UNet as prediction.denoiser wants it: (scaled latents, timestep) -> output."""
-        unet, dtype = self.unet, self.dtype
-        width = self.checkpoint.unet.time_cond_proj_dim
+    @cached_property
+    def _predict(self) -> Callable[..., mx.array]:
+        """`unet.predict`; on a GPU compiled, once a shape, into fewer kernels that Python need not ask for one by one.
+
+        On a CPU the compiler runs for longer than a picture takes.
+        """
+        return mx.compile(self.unet.predict) if backend.is_gpu() else self.unet.predict
+
+    def _network(self, request: Request, conditioning: Conditioning, schedule: Schedule) -> Network:
+        """The UNet as prediction.denoiser wants it: (scaled latents, timestep) -> output.
+
+        What the prompt and the timesteps alone decide is computed once, for all steps of the schedule.
+        """
+        unet, times = self.unet, mx.array(schedule.timesteps, dtype=mx.float32)
+        known = times.tolist()
         batch = conditioning.context.shape[0]
-        told = None
+        width = self.checkpoint.unet.time_cond_proj_dim
+        told = {"pooled": conditioning.pooled, "time_ids": conditioning.time_ids}
         if width is not None:
             # Distilled with guidance as an input (Meng et al. 2023), embedded as if it were a timestep of 1000 w.
             scales = mx.full((batch,), 1000 * (_filled(request.guidance_scale) - 1))
-            told = timestep_embedding(scales, width, flip_sin_to_cos=False, freq_shift=1).astype(dtype)
+            told["timestep_cond"] = timestep_embedding(scales, width, flip_sin_to_cos=False, freq_shift=1)
+        told = {name: mx.tile(array, (len(known), 1)) for name, array in told.items() if array is not None}
+        rows = batch if told else 1  # of what a timestep adds: one serves all images, unless they are told more
+        shifts = unet.shifts(mx.repeat(times, rows), **told)
+        seen = unet.look_at(conditioning.context)
+        predict, dtype = self._predict, self.dtype
 
         def network(scaled: mx.array, timestep: mx.array) -> mx.array:
-            return unet(
-                scaled.astype(dtype),
-                timestep,
-                conditioning.context,
-                pooled=conditioning.pooled,
-                time_ids=conditioning.time_ids,
-                timestep_cond=told,
-            )
+            first = known.index(timestep.item()) * rows  # a number that the schedule gave, not a computation
+            here = [[shift[first : first + rows] for shift in level] for level in shifts]
+            return predict(scaled.astype(dtype), here, seen)
 
         return network
 

@@ -128,6 +128,7 @@ def test_timestep_of_each_picture():
 def test_timestep_is_embedded_in_fp32_in_a_half_precision_network():
     config = UNetConfig.from_dict(tiny_unets.config("sd1"))
     unet = UNet2DConditionModel(config)
+    unet.set_dtype(mx.float16)
     seen = []
     embed = unet.time_embedding
 

@@ -14,8 +14,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import CheckpointError, RequestError
+from ..kernels.activations import gelu, quick_gelu
+from ..kernels.attention import attention
 from . import config as read
-from .layers import attention, gelu, quick_gelu
+from .layers import LayerNorm
 
 ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
@@ -88,7 +90,7 @@ class CLIPTextModel(nn.Module):
         self.config = config
         self.embeddings = CLIPTextEmbeddings(config)
         self.encoder = CLIPEncoder(config)
-        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.final_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if with_projection:
             self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
 
@@ -136,9 +138,9 @@ class CLIPEncoderLayer(nn.Module):
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = CLIPAttention(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = CLIPMLP(config)
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:

@@ -8,18 +8,22 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from .layers import GroupNorm, PointwiseConv2d, attention, gelu
+from ..kernels.attention import attention
+from ..kernels.geglu import geglu
+from .layers import GroupNorm, LayerNorm, PointwiseConv2d
 
 # Transformer2D's own, whatever the resnet blocks have.
 _GROUP_NORM_EPS = 1e-6
 
+KeysValues = tuple[mx.array, mx.array]
+"""What an attention looks at: keys and values, (B, S, width) each."""
 
-class Attention(nn.Module):
-    """Multi-head attention of x (B, T, width) to a source (B, S, source_width), itself if there is none."""
 
-    def __init__(self, width: int, heads: int, source_width: int | None = None, *, upcast: bool = False):
+class _Attention(nn.Module):
+    """The projections of a multi-head attention of tokens (B, T, width) to a source (B, S, source_width)."""
+
+    def __init__(self, width: int, heads: int, source_width: int, *, upcast: bool = False):
         super().__init__()
-        source_width = width if source_width is None else source_width
         self.heads = heads
         self.upcast = upcast
         self.to_q = nn.Linear(width, width, bias=False)
@@ -27,10 +31,30 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(source_width, width, bias=False)
         self.to_out = [nn.Linear(width, width)]
 
-    def __call__(self, x: mx.array, source: mx.array | None = None) -> mx.array:
-        source = x if source is None else source
-        out = attention(self.to_q(x), self.to_k(source), self.to_v(source), heads=self.heads, upcast=self.upcast)
-        return self.to_out[0](out)
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return self.to_out[0](attention(q, k, v, heads=self.heads, upcast=self.upcast))
+
+
+class CrossAttention(_Attention):
+    """Attention of x (B, T, width) to a source that stays the same from call to call."""
+
+    def look_at(self, source: mx.array) -> KeysValues:
+        """The keys and values of a source (B, S, source_width)."""
+        return self.to_k(source), self.to_v(source)
+
+    def __call__(self, x: mx.array, seen: KeysValues) -> mx.array:
+        """`seen`: the keys and values that `look_at` gave."""
+        return self.attend(self.to_q(x), *seen)
+
+
+class SelfAttention(_Attention):
+    """Attention of x (B, T, width) to itself."""
+
+    def __init__(self, width: int, heads: int, *, upcast: bool = False):
+        super().__init__(width, heads, width, upcast=upcast)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.attend(self.to_q(x), self.to_k(x), self.to_v(x))
 
 
 class GEGLU(nn.Module):
@@ -41,8 +65,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(width, 2 * out_width)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x, gate = mx.split(self.proj(x), 2, axis=-1)
-        return x * gelu(gate)
+        return geglu(self.proj(x))
 
 
 class FeedForward(nn.Module):
@@ -62,22 +85,28 @@ class BasicTransformerBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, context_width: int, *, only_cross_attention: bool, upcast: bool):
         super().__init__()
-        self.only_cross_attention = only_cross_attention
-        self.norm1 = nn.LayerNorm(width)
-        self.attn1 = Attention(width, heads, context_width if only_cross_attention else None, upcast=upcast)
-        self.norm2 = nn.LayerNorm(width)
-        self.attn2 = Attention(width, heads, context_width, upcast=upcast)
-        self.norm3 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
+        if only_cross_attention:
+            self.attn1 = CrossAttention(width, heads, context_width, upcast=upcast)
+        else:
+            self.attn1 = SelfAttention(width, heads, upcast=upcast)
+        self.norm2 = LayerNorm(width)
+        self.attn2 = CrossAttention(width, heads, context_width, upcast=upcast)
+        self.norm3 = LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def __call__(self, x: mx.array, context: mx.array) -> mx.array:
-        x = x + self.attn1(self.norm1(x), context if self.only_cross_attention else None)
-        x = x + self.attn2(self.norm2(x), context)
+    def look_at(self, context: mx.array) -> list[KeysValues]:
+        """Keys and values of the context (B, S, context_width) for each attention that looks at it."""
+        return [a.look_at(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
+
+    def __call__(self, x: mx.array, seen: list[KeysValues]) -> mx.array:
+        x = x + self.attn1(self.norm1(x), *seen[:-1])
+        x = x + self.attn2(self.norm2(x), seen[-1])
         return x + self.ff(self.norm3(x))
 
 
 class Transformer2DModel(nn.Module):
-    """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut; context (B, S, context_width)."""
+    """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut; `seen` is what `look_at` gave."""
 
     def __init__(
         self,
@@ -103,8 +132,12 @@ class Transformer2DModel(nn.Module):
         ]
         self.proj_out = projection(channels, channels)
 
-    def __call__(self, x: mx.array, context: mx.array) -> mx.array:
+    def look_at(self, context: mx.array) -> list[list[KeysValues]]:
+        """What each block sees of the context (B, S, context_width)."""
+        return [block.look_at(context) for block in self.transformer_blocks]
+
+    def __call__(self, x: mx.array, seen: list[list[KeysValues]]) -> mx.array:
         tokens = self.proj_in(self.norm(x).reshape(x.shape[0], -1, x.shape[-1]))
-        for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+        for block, keys_values in zip(self.transformer_blocks, seen, strict=True):
+            tokens = block(tokens, keys_values)
         return x + self.proj_out(tokens).reshape(x.shape)

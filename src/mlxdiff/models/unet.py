@@ -3,7 +3,8 @@
     B,h,w,C -> conv_in -> down_blocks -> mid_block -> up_blocks -> conv_out -> B,h,w,C
                              \\________ feature maps _______/
 
-It knows nothing of sigmas, guidance or prompts: latents, a timestep and an encoded context go in.
+It knows nothing of sigmas, guidance or prompts: latents, a timestep and an encoded context go in. What the timestep and
+the context alone decide can be computed before (`shifts`, `look_at`), and leaves `predict` to be run at each step.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import CheckpointError
-from .layers import GroupNormSiLU, ResnetBlock2D, TimestepEmbedding, silu, timestep_embedding
+from ..kernels.activations import silu
+from .layers import Conv2d, GroupNormSiLU, ResnetBlock2D, TimestepEmbedding, timestep_embedding
 from .transformer import Transformer2DModel
-from .unet_blocks import Attend, DownBlock, MidBlock, UpBlock
+from .unet_blocks import Attend, DownBlock, MidBlock, Seen, UpBlock
 from .unet_config import UNetConfig
 
 __all__ = ["UNet2DConditionModel", "UNetConfig"]
@@ -27,7 +29,7 @@ class UNet2DConditionModel(nn.Module):
         super().__init__()
         self.config = config
         channels, kernel = config.block_out_channels, config.conv_in_kernel
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], kernel, padding=(kernel - 1) // 2)
+        self.conv_in = Conv2d(config.in_channels, channels[0], kernel, padding=(kernel - 1) // 2)
         self.time_embedding = TimestepEmbedding(channels[0], config.time_embed_dim, config.time_cond_proj_dim)
         if config.added_width is not None:
             self.add_embedding = TimestepEmbedding(config.added_width, config.time_embed_dim)
@@ -37,7 +39,7 @@ class UNet2DConditionModel(nn.Module):
         self.up_blocks = [_up_block(config, level) for level in reversed(range(config.levels))]
         kernel = config.conv_out_kernel
         self.conv_norm_out = GroupNormSiLU(config.norm_num_groups, channels[0], config.norm_eps)
-        self.conv_out = nn.Conv2d(channels[0], config.out_channels, kernel, padding=(kernel - 1) // 2)
+        self.conv_out = Conv2d(channels[0], config.out_channels, kernel, padding=(kernel - 1) // 2)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -63,61 +65,87 @@ class UNet2DConditionModel(nn.Module):
 
         Raises CheckpointError where the encoders' output does not fit.
         """
-        self._check(context, pooled, time_ids)
-        context = context.astype(sample.dtype)
-        temb = self._embed(sample, mx.array(timestep), pooled, time_ids, timestep_cond)
+        timesteps = mx.broadcast_to(mx.array(timestep), (sample.shape[0],))
+        shifts = self.shifts(timesteps, pooled=pooled, time_ids=time_ids, timestep_cond=timestep_cond)
+        return self.predict(sample, shifts, self.look_at(context))
+
+    def predict(self, sample: mx.array, shifts: list[list[mx.array]], seen: list[Seen]) -> mx.array:
+        """The output for `sample` (B, h, w, in_channels), of what `shifts` and `look_at` gave."""
         if self.config.center_input_sample:
             sample = 2 * sample - 1
-        x = self.conv_in(sample)
-        skips = [x]
-        for block in self.down_blocks:
-            skips.extend(block(skips[-1], temb, context))
+        skips = [self.conv_in(sample)]
+        down = len(self.down_blocks)
+        for i, block in enumerate(self.down_blocks):
+            skips.extend(block(skips[-1], shifts[i], seen[i]))
         x = skips[-1]
         if "mid_block" in self:
-            x = self.mid_block(x, temb, context)
-        for block in self.up_blocks:
-            x = block(x, temb, context, skips)
+            x = self.mid_block(x, shifts[down], seen[down])
+        for i, block in enumerate(self.up_blocks, start=-len(self.up_blocks)):
+            x = block(x, shifts[i], seen[i], skips)
         return self.conv_out(self.conv_norm_out(x))
+
+    def look_at(self, context: mx.array) -> list[Seen]:
+        """What each level sees of the encoded prompt (B, S, cross_attention_dim), in the order of the levels.
+
+        Raises CheckpointError where the width does not fit.
+        """
+        width = context.shape[-1]
+        if width not in self.config.cross_attention_dim:
+            raise _unfit(f"a context of width {self.config.cross_attention_dim[-1]}", f"{width}")
+        context = context.astype(self.dtype)
+        return [level.look_at(context) for level in self._levels()]
+
+    def shifts(
+        self,
+        timesteps: mx.array,
+        *,
+        pooled: mx.array | None = None,
+        time_ids: mx.array | None = None,
+        timestep_cond: mx.array | None = None,
+    ) -> list[list[mx.array]]:
+        """What timesteps (N,) in fp32 add inside each resnet block of each level: (N, C) each.
+
+        `pooled` (N, P), `time_ids` (N, n) and `timestep_cond` (N, time_cond_proj_dim) are those of `__call__`. Raises
+        CheckpointError where they do not fit.
+        """
+        temb = self._embed(timesteps, pooled, time_ids, timestep_cond)
+        return [level.shifts(temb) for level in self._levels()]
+
+    def _levels(self) -> list[DownBlock | MidBlock | UpBlock]:
+        return [*self.down_blocks, *([self.mid_block] if "mid_block" in self else []), *self.up_blocks]
 
     def _embed(
         self,
-        sample: mx.array,
-        timestep: mx.array,
+        timesteps: mx.array,
         pooled: mx.array | None,
         time_ids: mx.array | None,
         timestep_cond: mx.array | None,
     ) -> mx.array:
-        """What the resnet blocks are told: (B, time_embed_dim), with SiLU applied. Embedded in fp32, then cast."""
-        config, batch, dtype = self.config, sample.shape[0], sample.dtype
+        """What the resnet blocks are told: (N, time_embed_dim), with SiLU applied. Embedded in fp32, then cast."""
+        config, dtype = self.config, self.dtype
         embedding = timestep_embedding(
-            mx.broadcast_to(timestep, (batch,)),
+            timesteps,
             config.block_out_channels[0],
             flip_sin_to_cos=config.flip_sin_to_cos,
             freq_shift=config.freq_shift,
         )
         condition = None if timestep_cond is None else timestep_cond.astype(dtype)
         temb = self.time_embedding(embedding.astype(dtype), condition)
-        if config.time_id_width is not None and pooled is not None and time_ids is not None:
-            ids = timestep_embedding(
-                time_ids.reshape(-1),
-                config.time_id_width,
-                flip_sin_to_cos=config.flip_sin_to_cos,
-                freq_shift=config.freq_shift,
-            )
-            added = mx.concatenate([pooled.astype(dtype), ids.reshape(batch, -1).astype(dtype)], axis=-1)
-            temb = temb + self.add_embedding(added)
-        return silu(temb)
-
-    def _check(self, context: mx.array, pooled: mx.array | None, time_ids: mx.array | None) -> None:
-        config = self.config
-        if context.shape[-1] not in config.cross_attention_dim:
-            raise _unfit(f"a context of width {config.cross_attention_dim[-1]}", f"{context.shape[-1]}")
         if config.time_id_width is not None:
             if pooled is None or time_ids is None:
                 raise _unfit("a pooled prompt and time ids, as SDXL's do", "neither")
             width = pooled.shape[-1] + time_ids.shape[-1] * config.time_id_width
             if width != config.added_width:
                 raise _unfit(f"a pooled prompt and time ids of width {config.added_width}", f"{width}")
+            ids = timestep_embedding(
+                time_ids.reshape(-1),
+                config.time_id_width,
+                flip_sin_to_cos=config.flip_sin_to_cos,
+                freq_shift=config.freq_shift,
+            )
+            ids = ids.reshape(time_ids.shape[0], -1)
+            temb = temb + self.add_embedding(mx.concatenate([pooled.astype(dtype), ids.astype(dtype)], axis=-1))
+        return silu(temb)
 
 
 def _unfit(wanted: str, given: str) -> CheckpointError:

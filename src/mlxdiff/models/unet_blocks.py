@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .layers import Downsample2D, ResnetBlock2D, Upsample2D
-from .transformer import Transformer2DModel
+from .transformer import KeysValues, Transformer2DModel
 
 # (i) -> the transformer behind the i-th resnet block.
 Attend = Callable[[int], Transformer2DModel]
@@ -20,7 +20,26 @@ Attend = Callable[[int], Transformer2DModel]
 Resnet = Callable[[int, int], ResnetBlock2D]
 
 
-class DownBlock(nn.Module):
+Seen = list[list[list[KeysValues]]]
+"""What the transformers of a level see of the context: for each of them, for each of its blocks, for each attention."""
+
+
+class _Level(nn.Module):
+    """What levels have in common: resnet blocks, and transformers if there is attention."""
+
+    resnets: list[ResnetBlock2D]
+    attentions: list[Transformer2DModel]
+
+    def shifts(self, temb: mx.array) -> list[mx.array]:
+        """What a timestep (B, temb_channels) adds inside each resnet block: (B, C) each."""
+        return [resnet.shift(temb) for resnet in self.resnets]
+
+    def look_at(self, context: mx.array) -> Seen:
+        """What each transformer sees of the context (B, S, context_width); empty without attention."""
+        return [attention.look_at(context) for attention in self.attentions] if "attentions" in self else []
+
+
+class DownBlock(_Level):
     """A level on the way down; every feature map that it makes goes to the way up."""
 
     def __init__(
@@ -40,19 +59,19 @@ class DownBlock(nn.Module):
         if downsample_padding is not None:
             self.downsamplers = [Downsample2D(out_channels, out_channels, downsample_padding)]
 
-    def __call__(self, x: mx.array, temb: mx.array, context: mx.array) -> list[mx.array]:
+    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen) -> list[mx.array]:
         made = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, temb)
+            x = resnet(x, shifts[i])
             if "attentions" in self:
-                x = self.attentions[i](x, context)
+                x = self.attentions[i](x, seen[i])
             made.append(x)
         if "downsamplers" in self:
             made.append(self.downsamplers[0](x))
         return made
 
 
-class MidBlock(nn.Module):
+class MidBlock(_Level):
     """The bottom: a resnet block, then a transformer with another resnet block behind it, if there is attention."""
 
     def __init__(self, channels: int, resnet: Resnet, attend: Attend | None):
@@ -62,14 +81,14 @@ class MidBlock(nn.Module):
             self.attentions = [attend(0)]
             self.resnets.append(resnet(channels, channels))
 
-    def __call__(self, x: mx.array, temb: mx.array, context: mx.array) -> mx.array:
-        x = self.resnets[0](x, temb)
+    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen) -> mx.array:
+        x = self.resnets[0](x, shifts[0])
         if "attentions" in self:
-            x = self.resnets[1](self.attentions[0](x, context), temb)
+            x = self.resnets[1](self.attentions[0](x, seen[0]), shifts[1])
         return x
 
 
-class UpBlock(nn.Module):
+class UpBlock(_Level):
     """A level on the way up; each resnet block also takes a feature map of the way down, the last one first.
 
     skip_channels  channels of those feature maps, in the order in which they are taken
@@ -95,12 +114,12 @@ class UpBlock(nn.Module):
         if upsample:
             self.upsamplers = [Upsample2D(out_channels, out_channels)]
 
-    def __call__(self, x: mx.array, temb: mx.array, context: mx.array, skips: list[mx.array]) -> mx.array:
+    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen, skips: list[mx.array]) -> mx.array:
         """Takes its feature maps off the end of `skips` and enlarges x to the size of the one that is then last."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(mx.concatenate([x, skips.pop()], axis=-1), temb)
+            x = resnet(mx.concatenate([x, skips.pop()], axis=-1), shifts[i])
             if "attentions" in self:
-                x = self.attentions[i](x, context)
+                x = self.attentions[i](x, seen[i])
         if "upsamplers" in self:
             height, width = skips[-1].shape[1:3]
             x = self.upsamplers[0](x, (height, width))

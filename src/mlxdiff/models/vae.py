@@ -14,8 +14,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import CheckpointError, UnsupportedError
+from ..kernels.attention import attention
 from . import config as read
-from .layers import Downsample2D, GroupNorm, GroupNormSiLU, PointwiseConv2d, ResnetBlock2D, Upsample2D, attention
+from .layers import Conv2d, Downsample2D, GroupNorm, GroupNormSiLU, PointwiseConv2d, ResnetBlock2D, Upsample2D
 
 # Every norm of the VAE, where the UNet's resnet blocks have 1e-5.
 EPS = 1e-6
@@ -178,7 +179,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
         channels = config.block_out_channels
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         last = len(channels) - 1
         self.down_blocks = [
             DownEncoderBlock2D(channels[max(i - 1, 0)], out, config, downsample=i < last)
@@ -186,7 +187,7 @@ class Encoder(nn.Module):
         ]
         self.mid_block = MidBlock2D(channels[-1], config)
         self.conv_norm_out = GroupNormSiLU(config.norm_num_groups, channels[-1], EPS)
-        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.conv_in(x)
@@ -202,14 +203,14 @@ class Decoder(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
         channels = config.block_out_channels[::-1]
-        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.mid_block = MidBlock2D(channels[0], config)
         last = len(channels) - 1
         self.up_blocks = [
             UpDecoderBlock2D(channels[max(i - 1, 0)], out, config, upsample=i < last) for i, out in enumerate(channels)
         ]
         self.conv_norm_out = GroupNormSiLU(config.norm_num_groups, channels[-1], EPS)
-        self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], config.out_channels, 3, padding=1)
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.mid_block(self.conv_in(x))

@@ -1,0 +1,77 @@
+"""Scaled dot-product attention (Vaswani et al. 2017): MLX's own on a GPU, blocks that fit the cache on a CPU."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from .activations import EXP_STRETCH, on_cpu, softmax_numerator
+
+# Scores of attention kept at once on a CPU: 4 MiB, about what its caches hold.
+_SCORES_AT_ONCE = 2**20
+
+# The head sizes for which Metal has a fused kernel in every MLX that we support.
+_METAL_HEAD_SIZES = (64, 80, 128)
+
+
+def attention(
+    q: mx.array, k: mx.array, v: mx.array, *, heads: int, mask: mx.array | None = None, upcast: bool = False
+) -> mx.array:
+    """Scaled dot-product attention of q (B, T, D) to k and v (B, S, D), D = heads * head size; (B, T, D).
+
+    `mask` is added to the scores and broadcasts to (B, heads, T, S). `upcast` demands scores in fp32, for networks
+    whose scores pass what fp16 can hold.
+    """
+    batch, length, width = q.shape
+    size = width // heads
+    q, k, v = (a.reshape(batch, -1, heads, size).transpose(0, 2, 1, 3) for a in (q, k, v))
+    out = _attention_in_blocks(q, k, v, mask) if on_cpu(q) else _attention(q, k, v, mask, upcast)
+    return out.transpose(0, 2, 1, 3).reshape(batch, length, width)
+
+
+def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, upcast: bool) -> mx.array:
+    """q (B, heads, T, size), k and v (B, heads, S, size) -> (B, heads, T, size), by MLX's own function."""
+    dtype, length, size = q.dtype, q.shape[2], q.shape[3]
+    scale = size**-0.5
+    # SD 1.x has heads of 40. Padding to 64 saves writing the scores, which pays where they are many.
+    if size < 64 and length >= 1024 and mx.metal.is_available():
+        q, k, v = (mx.pad(a, [(0, 0), (0, 0), (0, 0), (0, 64 - size)]) for a in (q, k, v))
+    # Fused kernels keep scores in fp32 as it is; where MLX composes single operations, it does not.
+    if upcast and not _is_fused(q):
+        q, k, v = (a.astype(mx.float32) for a in (q, k, v))
+    if mask is not None:
+        mask = mask.astype(q.dtype)
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :size].astype(dtype)
+
+
+def _is_fused(q: mx.array) -> bool:
+    """Whether MLX has one kernel for attention of q (B, heads, T, size), on Metal or on CUDA (Ampere and later)."""
+    if mx.default_device() == mx.cpu:
+        return False
+    length, size = q.shape[2:]
+    if mx.metal.is_available():
+        return length > 8 and size in _METAL_HEAD_SIZES
+    return length > 1 and size % 8 == 0 and size <= 128
+
+
+def _attention_in_blocks(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+    """The same in fp32, in blocks of heads and queries whose scores fit the cache; sums come from a column of ones."""
+    batch, heads, length, size = q.shape
+    keys = k.shape[2]
+    q, k, v = (a.reshape(batch * heads, -1, size) for a in (q * (size**-0.5 * EXP_STRETCH), k, v))
+    v = mx.concatenate([v, mx.ones((*v.shape[:2], 1))], axis=-1)
+    if mask is not None:
+        mask = mx.broadcast_to(mask * EXP_STRETCH, (batch, heads, length, keys)).reshape(batch * heads, length, keys)
+    heads_at_once = max(1, _SCORES_AT_ONCE // (length * keys))
+    queries_at_once = max(1, min(length, _SCORES_AT_ONCE // keys))
+    blocks = []
+    for i in range(0, batch * heads, heads_at_once):
+        some = slice(i, i + heads_at_once)
+        rows = []
+        for j in range(0, length, queries_at_once):
+            scores = q[some, j : j + queries_at_once] @ k[some].swapaxes(1, 2)
+            if mask is not None:
+                scores = scores + mask[some, j : j + queries_at_once]
+            rows.append(softmax_numerator(scores.max(axis=-1, keepdims=True) - scores) @ v[some])
+        blocks.append(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=1))
+    out = blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=0)
+    return (out[..., :size] / out[..., size:]).reshape(batch, heads, length, size)

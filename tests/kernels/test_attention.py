@@ -1,0 +1,61 @@
+"""Attention against torch's in double precision."""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from arrays import normal, relative_error
+
+from mlxdiff.kernels import attention as module
+from mlxdiff.kernels.attention import attention
+
+
+def torch_attention(q, k, v, heads, mask=None):
+    q, k, v = (torch.from_numpy(a).double().unflatten(-1, (heads, -1)).transpose(1, 2) for a in (q, k, v))
+    mask = None if mask is None else torch.from_numpy(mask).double()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2).numpy()
+
+
+@pytest.mark.parametrize(
+    ("batch", "queries", "keys", "heads", "size"),
+    [(2, 16, 16, 4, 8), (1, 77, 77, 2, 16), (3, 33, 5, 1, 40), (2, 1, 9, 3, 4), (2, 64, 64, 1, 512), (1, 9, 1, 2, 8)],
+)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_attention_equals_torch(batch, queries, keys, heads, size, scale):
+    q = normal(batch, queries, heads * size, seed=1, scale=scale)
+    k, v = normal(batch, keys, heads * size, seed=2), normal(batch, keys, heads * size, seed=3)
+    got = attention(mx.array(q), mx.array(k), mx.array(v), heads=heads)
+    assert relative_error(got, torch_attention(q, k, v, heads)) < 2e-5
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 700, 3000])
+def test_attention_in_blocks_is_the_same(monkeypatch, at_once):
+    q, k, v = (normal(2, n, 24, seed=n) for n in (37, 19, 19))
+    mask = normal(1, 3, 37, 19)
+    wanted = torch_attention(q, k, v, 3, mask)
+    monkeypatch.setattr(module, "_SCORES_AT_ONCE", at_once)
+    got = attention(mx.array(q), mx.array(k), mx.array(v), heads=3, mask=mx.array(mask))
+    assert relative_error(got, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("infinity", [-math.inf, -1e9])
+def test_attention_with_a_causal_mask(infinity):
+    q, k, v = (normal(2, 12, 32, seed=i) for i in range(3))
+    mask = np.triu(np.full((12, 12), infinity, np.float32), 1)
+    got = attention(mx.array(q), mx.array(k), mx.array(v), heads=4, mask=mx.array(mask))
+    assert relative_error(got, torch_attention(q, k, v, 4, mask)) < 1e-5
+
+
+def test_attention_that_overflows_fp16_is_upcast():
+    q, k = (normal(1, 8, 16, seed=i, scale=300.0) for i in range(2))
+    v = normal(1, 8, 16, seed=2)
+    wanted = torch_attention(*(a.astype(np.float16).astype(np.float32) for a in (q, k, v)), 1)
+    half = [mx.array(a).astype(mx.float16) for a in (q, k, v)]
+    got = attention(*half, heads=1, upcast=True)
+    assert got.dtype == mx.float16
+    assert relative_error(got, wanted) < 2e-3
