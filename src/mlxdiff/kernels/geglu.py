@@ -9,21 +9,24 @@ import mlx.core as mx
 
 from .activations import gelu
 
-# A thread makes four outputs.
+# A thread makes WIDE outputs.
 _SOURCE = """
-  const size_t width = x_shape[1] / 2, quads = width / 4;
-  const size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x, row = index / quads;
-  if (row >= x_shape[0]) return;
-  const size_t column = index % quads * 4;
-  auto value = *reinterpret_cast<const Pack*>(x + row * 2 * width + column);
-  const auto gate = *reinterpret_cast<const Pack*>(x + row * 2 * width + width + column);
-  for (int i = 0; i < 4; i++) {
+  struct alignas(WIDE * sizeof(T)) Pack { T at[WIDE]; };
+  const unsigned width = x_shape[x_ndim - 1] / 2, columns = width / WIDE;
+  unsigned rows = 1;
+  for (int i = 0; i < x_ndim - 1; i++) rows *= x_shape[i];
+  const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, row = index / columns;
+  if (row >= rows) return;
+  const unsigned column = index % columns * WIDE;
+  const T* from = x + size_t(row) * 2 * width + column;
+  auto value = *reinterpret_cast<const Pack*>(from);
+  const auto gate = *reinterpret_cast<const Pack*>(from + width);
+  for (int i = 0; i < WIDE; i++) {
     const float g = float(gate.at[i]);
-    value.at[i] = T(float(value.at[i]) * g * 0.5f * (1.0f + erff(g * 0.70710678f)));
+    value.at[i] = T(float(value.at[i]) * g * (0.5f + 0.5f * erff(g * 0.70710678f)));
   }
-  *reinterpret_cast<Pack*>(out + row * width + column) = value;
+  *reinterpret_cast<Pack*>(out + size_t(row) * width + column) = value;
 """
-_PACK = "  struct alignas(4 * sizeof(T)) Pack { T at[4]; };\n"
 _THREADS = 256
 
 
@@ -41,19 +44,20 @@ def plain(x: mx.array) -> mx.array:
 
 
 def _on_cuda(x: mx.array) -> mx.array:
-    flat = x.reshape(-1, x.shape[-1])
-    rows, width = flat.shape[0], flat.shape[1] // 2
+    width = x.shape[-1] // 2
+    wide = 8 if width % 8 == 0 and x.itemsize == 2 else 4  # 16 bytes
+    threads = x.size // 2 // wide
     (out,) = _kernel()(
-        inputs=[flat],
-        template=[("T", x.dtype)],
-        grid=(-(-rows * width // 4 // _THREADS) * _THREADS, 1, 1),
+        inputs=[x],
+        template=[("T", x.dtype), ("WIDE", wide)],
+        grid=(-(-threads // _THREADS) * _THREADS, 1, 1),
         threadgroup=(_THREADS, 1, 1),
-        output_shapes=[(rows, width)],
+        output_shapes=[(*x.shape[:-1], width)],
         output_dtypes=[x.dtype],
     )
-    return out.reshape(*x.shape[:-1], width)
+    return out
 
 
 @cache
 def _kernel() -> Any:
-    return mx.fast.cuda_kernel(name="mlxdiff_geglu", input_names=["x"], output_names=["out"], source=_PACK + _SOURCE)
+    return mx.fast.cuda_kernel(name="mlxdiff_geglu", input_names=["x"], output_names=["out"], source=_SOURCE)

@@ -36,7 +36,7 @@ __device__ inline float block_sum(float value, float* scratch) {
 
 # A block is one group of one image. A thread keeps the same two channels of every `lanes`-th row in registers.
 _WHOLE = """
-  const int rows = x_shape[1], channels = x_shape[2], size = channels / GROUPS;
+  const int rows = x_shape[1] * x_shape[2], channels = x_shape[3], size = channels / GROUPS;
   const int columns = size / 2, lanes = THREADS / columns;
   const int channel = blockIdx.x * size + threadIdx.x % columns * 2, lane = threadIdx.x / columns;
   const size_t picture = size_t(blockIdx.y) * rows * channels + channel;
@@ -91,34 +91,34 @@ _WHOLE = """
   }
 """
 
-# A block is a run of rows of one image. A thread adds up the same four channels of every `lanes`-th row: what they and
+# A block is a run of rows of one image. A thread adds up the same WIDE channels of every `lanes`-th row: what they and
 # their squares differ from a value of the group, so that a large mean costs no digits.
 _SUMS = """
-  const int rows = x_shape[1], channels = x_shape[2], size = channels / GROUPS;
-  const int columns = channels / 4, lanes = blockDim.x / columns;
-  const int channel = threadIdx.x % columns * 4, lane = threadIdx.x / columns;
+  const int rows = x_shape[1] * x_shape[2], channels = x_shape[3], size = channels / GROUPS;
+  const int columns = channels / WIDE, lanes = blockDim.x / columns;
+  const int channel = threadIdx.x % columns * WIDE, lane = threadIdx.x / columns;
   const int run = (rows + gridDim.x - 1) / gridDim.x;
   const int first = blockIdx.x * run, last = min(rows, first + run);
   const T* picture = x + size_t(blockIdx.y) * rows * channels;
   const int shift_row = SHIFT && shift_shape[0] > 1 ? blockIdx.y * channels : 0;
-  float pivot[4], sum[4] = {}, square[4] = {};
-  for (int i = 0; i < 4; i++) {
+  float pivot[WIDE], sum[WIDE] = {}, square[WIDE] = {};
+  for (int i = 0; i < WIDE; i++) {
     const int leader = (channel + i) / size * size;
     pivot[i] = float(picture[leader]);
     if (SHIFT) pivot[i] += float(shift[shift_row + leader]) - float(shift[shift_row + channel + i]);
   }
   #pragma unroll 4
   for (int row = first + lane; row < last; row += lanes) {
-    const auto four = *reinterpret_cast<const Pack<T, 4>*>(picture + size_t(row) * channels + channel);
-    for (int i = 0; i < 4; i++) {
-      const float off = float(four.at[i]) - pivot[i];
+    const auto some = *reinterpret_cast<const Pack<T, WIDE>*>(picture + size_t(row) * channels + channel);
+    for (int i = 0; i < WIDE; i++) {
+      const float off = float(some.at[i]) - pivot[i];
       sum[i] += off;
       square[i] += off * off;
     }
   }
   __shared__ float table[4096];
   for (int pass = 0; pass < 2; pass++) {
-    for (int i = 0; i < 4; i++) table[lane * channels + channel + i] = pass == 0 ? sum[i] : square[i];
+    for (int i = 0; i < WIDE; i++) table[lane * channels + channel + i] = pass == 0 ? sum[i] : square[i];
     __syncthreads();
     for (int c = threadIdx.x; c < channels; c += blockDim.x) {
       float total = table[c];
@@ -136,9 +136,9 @@ _SUMS = """
 """
 
 _NORMALIZE = """
-  const int rows = x_shape[1], channels = x_shape[2], size = channels / GROUPS, runs = sums_shape[1];
-  const int columns = channels / 4, lanes = blockDim.x / columns;
-  const int channel = threadIdx.x % columns * 4, lane = threadIdx.x / columns;
+  const int rows = x_shape[1] * x_shape[2], channels = x_shape[3], size = channels / GROUPS, runs = sums_shape[1];
+  const int columns = channels / WIDE, lanes = blockDim.x / columns;
+  const int channel = threadIdx.x % columns * WIDE, lane = threadIdx.x / columns;
   const int run = (rows + gridDim.x - 1) / gridDim.x;
   const int first = blockIdx.x * run, last = min(rows, first + run);
   const size_t picture = size_t(blockIdx.y) * rows * channels;
@@ -150,8 +150,8 @@ _NORMALIZE = """
   }
   __syncthreads();
   const int shift_row = SHIFT && shift_shape[0] > 1 ? blockIdx.y * channels : 0;
-  float centre[4], gain[4], offset[4];
-  for (int i = 0; i < 4; i++) {
+  float centre[WIDE], gain[WIDE], offset[WIDE];
+  for (int i = 0; i < WIDE; i++) {
     const int c = channel + i, group = c / size, leader = group * size;
     const float mean = table[group], variance = fmaxf(table[GROUPS + group] - mean * mean, 0.0f);
     centre[i] = float(x[picture + leader]) + mean;
@@ -162,17 +162,17 @@ _NORMALIZE = """
   #pragma unroll 4
   for (int row = first + lane; row < last; row += lanes) {
     const size_t at = picture + size_t(row) * channels + channel;
-    auto four = *reinterpret_cast<const Pack<T, 4>*>(x + at);
-    for (int i = 0; i < 4; i++) {
-      const float y = (float(four.at[i]) - centre[i]) * gain[i] + offset[i];
-      four.at[i] = T(SILU ? y / (1.0f + __expf(-y)) : y);
+    auto some = *reinterpret_cast<const Pack<T, WIDE>*>(x + at);
+    for (int i = 0; i < WIDE; i++) {
+      const float y = (float(some.at[i]) - centre[i]) * gain[i] + offset[i];
+      some.at[i] = T(SILU ? y / (1.0f + __expf(-y)) : y);
     }
-    *reinterpret_cast<Pack<T, 4>*>(out + at) = four;
+    *reinterpret_cast<Pack<T, WIDE>*>(out + at) = some;
   }
 """
 
 _THREADS = 256  # of a block that keeps its group: few enough for each to have all the registers it can name
-_KEPT = (1, 2, 4, 8, 16, 24, 32, 48)  # pairs of channels in a thread's registers; each is a kernel of its own
+_KEPT = (4, 12, 24, 48)  # pairs of channels in a thread's registers; each is a kernel of its own
 _MOST_CHANNELS = 4096
 _BLOCKS = 1024  # a few for each multiprocessor of a large GPU
 _MOST_RUNS = 64
@@ -180,15 +180,15 @@ _ROWS_A_THREAD = 4
 
 
 def takes(x: mx.array, groups: int) -> bool:
-    """Whether the kernels apply to x (B, ..., C)."""
+    """Whether the kernels apply to x (B, h, w, C)."""
     channels = x.shape[-1]
-    return x.ndim > 2 and channels % 4 == 0 and channels <= _MOST_CHANNELS and channels % groups == 0
+    return x.ndim == 4 and channels % 4 == 0 and channels <= _MOST_CHANNELS and channels % groups == 0
 
 
 def group_norm(
     x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None
 ) -> mx.array:
-    """Group normalization of x (B, ..., C) + shift (B or 1, C)."""
+    """Group normalization of x (B, h, w, C) + shift (B or 1, C)."""
     return _run(x, weight, bias, groups, eps, shift, silu=False)
 
 
@@ -209,20 +209,18 @@ def _run(
         ("SHIFT", shift is not None),
         ("SILU", silu),
     ]
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
     shift = weight if shift is None else shift  # a kernel's inputs are fixed; without SHIFT it does not look at it
     size = x.shape[-1] // groups
-    kept = -(-flat.shape[1] // (_THREADS // max(1, size // 2)))
+    kept = -(-x.shape[1] * x.shape[2] // (_THREADS // max(1, size // 2)))
     if size % 2 == 0 and kept <= _KEPT[-1]:
-        out = _whole(flat, weight, bias, shift, constants, groups, kept)
-    else:
-        out = _in_runs(flat, weight, bias, shift, constants, groups)
-    return out.reshape(x.shape)
+        return whole(x, weight, bias, shift, constants, groups, kept)
+    return in_runs(x, weight, bias, shift, constants, groups)
 
 
-def _whole(
+def whole(
     x: mx.array, weight: mx.array, bias: mx.array, shift: mx.array, constants: list, groups: int, kept: int
 ) -> mx.array:
+    """One kernel, for groups of at most `kept` pairs of channels a thread."""
     (out,) = _kernel("whole")(
         inputs=[x, weight, bias, shift],
         template=[*constants, ("THREADS", _THREADS), ("KEPT", next(k for k in _KEPT if k >= kept))],
@@ -234,12 +232,15 @@ def _whole(
     return out
 
 
-def _in_runs(x: mx.array, weight: mx.array, bias: mx.array, shift: mx.array, constants: list, groups: int) -> mx.array:
-    batch, rows, channels = x.shape
-    columns = channels // 4
-    threads = columns * max(1, 512 // columns)
-    most = max(1, min(_BLOCKS // batch, rows * columns // (_ROWS_A_THREAD * threads)))
+def in_runs(x: mx.array, weight: mx.array, bias: mx.array, shift: mx.array, constants: list, groups: int) -> mx.array:
+    """Two kernels, for maps of any size."""
+    batch, height, width, channels = x.shape
+    wide = 8 if channels % 8 == 0 and x.itemsize == 2 else 4  # 16 bytes
+    columns = channels // wide
+    threads = columns * max(1, 256 // columns)
+    most = max(1, min(_BLOCKS // batch, height * width * columns // (_ROWS_A_THREAD * threads)))
     runs = min(_MOST_RUNS, most)
+    constants = [*constants, ("WIDE", wide)]
     (sums,) = _kernel("sums")(
         inputs=[x, shift],
         template=constants,

@@ -15,7 +15,7 @@ _PLACE = """
   const uint thread_index = thread_position_in_threadgroup.x, threads = threads_per_threadgroup.x;
   const uint image = threadgroup_position_in_grid.y, block = threadgroup_position_in_grid.x;
   const uint blocks = threadgroups_per_grid.x;
-  const uint rows = x_shape[1], channels = x_shape[2], size = channels / GROUPS;
+  const uint rows = x_shape[1] * x_shape[2], channels = x_shape[3], size = channels / GROUPS;
   const uint columns = channels / 4, lanes = threads / columns;
   const uint channel = thread_index % columns * 4, lane = thread_index / columns;
   const uint run = (rows + blocks - 1) / blocks;
@@ -100,15 +100,15 @@ _ROWS_A_THREAD = 8
 
 
 def takes(x: mx.array, groups: int) -> bool:
-    """Whether the kernels apply to x (B, ..., C)."""
+    """Whether the kernels apply to x (B, h, w, C)."""
     channels = x.shape[-1]
-    return x.ndim > 2 and channels % 4 == 0 and channels <= _MOST_CHANNELS and channels % groups == 0
+    return x.ndim == 4 and channels % 4 == 0 and channels <= _MOST_CHANNELS and channels % groups == 0
 
 
 def group_norm(
     x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None
 ) -> mx.array:
-    """Group normalization of x (B, ..., C) + shift (B or 1, C)."""
+    """Group normalization of x (B, h, w, C) + shift (B or 1, C)."""
     return _run(x, weight, bias, groups, eps, shift, silu=False)
 
 
@@ -130,14 +130,13 @@ def _run(
         ("SILU", silu),
     ]
     shift = weight if shift is None else shift
-    batch, channels = x.shape[0], x.shape[-1]
-    flat = x.reshape(batch, -1, channels)
-    rows, columns = flat.shape[1], channels // 4
+    batch, height, width, channels = x.shape
+    columns = channels // 4
     threads = columns * max(1, 256 // columns)
-    most = max(1, min(_BLOCKS // batch, rows * columns // (_ROWS_A_THREAD * threads)))
+    most = max(1, min(_BLOCKS // batch, height * width * columns // (_ROWS_A_THREAD * threads)))
     runs = min(_MOST_RUNS, most)
     (sums,) = _kernel("sums")(
-        inputs=[flat, shift],
+        inputs=[x, shift],
         template=constants,
         grid=(threads * runs, batch, 1),
         threadgroup=(threads, 1, 1),
@@ -145,14 +144,14 @@ def _run(
         output_dtypes=[mx.float32],
     )
     (out,) = _kernel("normalize")(
-        inputs=[flat, weight, bias, shift, sums],
+        inputs=[x, weight, bias, shift, sums],
         template=constants,
         grid=(threads * most, batch, 1),
         threadgroup=(threads, 1, 1),
-        output_shapes=[flat.shape],
+        output_shapes=[x.shape],
         output_dtypes=[x.dtype],
     )
-    return out.reshape(x.shape)
+    return out
 
 
 _KERNELS = {
