@@ -46,6 +46,10 @@ requests = st.builds(
     revision=some(any_text),
     dtype=some(st.sampled_from(["fp16", "bf16", "fp32"])),
     quantize=some(st.sampled_from([4, 8])),
+    guidance_start=some(st.floats(0, 0.4)),
+    guidance_end=some(st.floats(0.5, 1)),
+    cache_interval=some(st.integers(1, 1000)),
+    token_merging=some(st.floats(0, 0.75)),
 )
 
 
@@ -122,6 +126,10 @@ def test_every_setting_is_found_where_the_web_ui_looks():
         strength=0.8,
         rng="philox",
         model='/home/a/b, "c": d.safetensors',
+        guidance_start=0.1,
+        guidance_end=0.75,
+        cache_interval=3,
+        token_merging=0.5,
     )
     assert web_ui_reads(parameters_text(request)) == {
         "Prompt": 'line one\nline "two", with: marks',
@@ -134,6 +142,10 @@ def test_every_setting_is_found_where_the_web_ui_looks():
         "Size": "9x8",
         "Model": 'b, "c": d',
         "Denoising strength": "0.8",
+        "Guidance start": "0.1",
+        "Guidance end": "0.75",
+        "Cache interval": "3",
+        "Token merging ratio": "0.5",
         "RNG": "NV",
         "Version": f"mlxdiff {__version__}",
     }

@@ -240,9 +240,17 @@ sizes = st.none() | st.tuples(st.integers(8, 65_536), st.integers(8, 65_536))
     some(st.floats(0, 1)),
     st.sampled_from(NOISE_SOURCES),
     some(texts),
+    st.fixed_dictionaries(
+        {
+            "guidance_start": some(st.floats(0, 0.4)),
+            "guidance_end": some(st.floats(0.5, 1)),
+            "cache_interval": some(st.integers(1, 1000)),
+            "token_merging": some(st.floats(0, 0.75)),
+        }
+    ),
 )
 def test_what_mlxdiff_writes_comes_back(
-    prompt, negative, steps, guidance, seed, size, sampler, schedule, strength, rng, model
+    prompt, negative, steps, guidance, seed, size, sampler, schedule, strength, rng, model, approximations
 ):
     width, height = (None, None) if size is None else size
     request = Request(
@@ -258,16 +266,28 @@ def test_what_mlxdiff_writes_comes_back(
         strength=strength,
         rng=rng,
         model=model,
+        **approximations,
     )
     text = parameters_text(request)
     found, _ = parsed(text, lambda name: f"found {name}")
-    for name in ("prompt", "steps", "guidance_scale", "seed", "width", "height", "sampler", "strength", "rng"):
+    same = ("prompt", "steps", "guidance_scale", "seed", "width", "height", "sampler", "strength", "rng")
+    for name in (*same, *approximations):
         assert getattr(found, name) == getattr(request, name), (name, text)
     assert found.negative_prompt == (negative if negative else None)
     # The web UI has no names for the spacings that a checkpoint's own scheduler asks for.
     assert found.schedule == (schedule if schedule in ("karras", "exponential", "beta") else None)
     if found.model is not None:
         assert found.model.removeprefix("found ") in request.model
+
+
+def test_tokens_that_another_program_merged_are_said_and_left_out():
+    line = "Steps: 20, Sampler: Euler, Seed: 1, Token merging ratio: 0.5, Model: a, Version: "
+    request, (said,) = parsed(f"a cat\n{line}v1.10.1", lambda name: name)
+    assert request.token_merging is None
+    assert "Token merging ratio: 0.5, which mlxdiff leaves out" in said
+    request, said = parsed(f"a cat\n{line}mlxdiff 1.0", lambda name: name)
+    assert request.token_merging == 0.5
+    assert said == []
 
 
 def test_a_model_comes_back_by_its_bare_name():

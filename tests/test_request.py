@@ -28,6 +28,10 @@ requests = st.builds(
     strength=st.none() | st.floats(0, 1),
     rng=st.sampled_from(NOISE_SOURCES),
     model=st.none() | text,
+    guidance_start=st.none() | st.floats(0, 0.4),
+    guidance_end=st.none() | st.floats(0.5, 1),
+    cache_interval=st.none() | st.integers(1, 1000),
+    token_merging=st.none() | st.floats(0, 0.75),
 )
 
 
@@ -72,6 +76,17 @@ def test_json_gives_the_same_request_back(request):
         ({"model": 3}, "model is int"),
         ({"quantize": 5}, "quantize is 5"),
         ({"quantize": True}, "quantize is True"),
+        ({"guidance_start": -0.1}, "guidance_start is -0.1"),
+        ({"guidance_end": 1.1}, "guidance_end is 1.1"),
+        ({"guidance_end": float("nan")}, "guidance_end is nan"),
+        ({"guidance_start": 0.5, "guidance_end": 0.5}, "starts at 0.5 and ends at 0.5"),
+        ({"guidance_start": 1}, "starts at 1 and ends at 1"),
+        ({"guidance_end": 0}, "starts at 0 and ends at 0"),
+        ({"cache_interval": 0}, "cache_interval is 0"),
+        ({"cache_interval": 2.0}, "cache_interval is 2.0"),
+        ({"token_merging": 0.8}, "token_merging is 0.8"),
+        ({"token_merging": -0.1}, "token_merging is -0.1"),
+        ({"token_merging": True}, "token_merging is True"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused_in_two_sentences(values, words):

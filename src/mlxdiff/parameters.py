@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
+from typing import Any
 
 from . import __version__
 from .errors import MlxdiffWarning, RequestError
@@ -89,6 +90,10 @@ def parameters_text(request: Request) -> str:
         "Denoising strength": _shortest(request.strength),
         "Batch size": None if request.batch_size == 1 else request.batch_size,
         "RNG": RNG_NAMES.get(request.rng, request.rng),
+        "Guidance start": _shortest(request.guidance_start),
+        "Guidance end": _shortest(request.guidance_end),
+        "Cache interval": request.cache_interval,
+        "Token merging ratio": _shortest(request.token_merging),
         "Version": f"mlxdiff {__version__}",
     }
     lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in values.items() if value is not None))
@@ -106,6 +111,7 @@ def parse_parameters(text: str, find_model: Callable[[str], str | None] | None =
     version = settings.get("version", "")
     is_ours = version.startswith("mlxdiff ")
     prompt, negative = _prompts(lines[:at])
+    approximations = _approximations(settings) if is_ours else {}
     different = [f"{name}: {value}" for name, value in _unsupported(settings)]
     if not is_ours:
         tags = _TAG.findall(prompt) + _TAG.findall(negative)
@@ -131,6 +137,7 @@ def parse_parameters(text: str, find_model: Callable[[str], str | None] | None =
         strength=None if enlarged else _number(settings, "Denoising strength"),
         rng=_NOISE.get(rng, "torch"),
         model=_model(settings, find_model),
+        **approximations,
     )
     if different:
         _warn(
@@ -138,6 +145,18 @@ def parse_parameters(text: str, find_model: Callable[[str], str | None] | None =
             "Expect another picture.",
         )
     return request
+
+
+def _approximations(settings: dict[str, str]) -> dict[str, Any]:
+    """Takes mlxdiff's own out of the settings. The web UI's ratio is another: it draws what tokens merge into."""
+    found = {
+        "guidance_start": _number(settings, "Guidance start"),
+        "guidance_end": _number(settings, "Guidance end"),
+        "cache_interval": _whole(settings, "Cache interval"),
+        "token_merging": _number(settings, "Token merging ratio"),
+    }
+    settings.pop("token merging ratio", None)
+    return found
 
 
 def _settings(lines: list[str]) -> tuple[int, dict[str, str]]:

@@ -129,7 +129,7 @@ class StableDiffusion:
                 raise RequestError(
                     f"{name} is {value}, which is not a multiple of {factor}, the VAE's factor.", f"Try {near}."
                 )
-        self._schedule(request)
+        guidance.interval_of(self._schedule(request).sigmas, *request.guidance_interval)
         return request
 
     def _loaded_as(self) -> dict[str, str | int | None]:
@@ -162,6 +162,10 @@ class StableDiffusion:
         image: str | None = None,
         strength: float | None = None,
         rng: str = "torch",
+        guidance_start: float | None = None,
+        guidance_end: float | None = None,
+        cache_interval: int | None = None,
+        token_merging: float | None = None,
     ) -> Iterator[mx.array]:
         """Yields the latents (B, H/f, W/f, C) of each step, unevaluated; B is len(prompt) * n_images.
 
@@ -182,6 +186,10 @@ class StableDiffusion:
             image=image,
             strength=strength,
             rng=rng,
+            guidance_start=guidance_start,
+            guidance_end=guidance_end,
+            cache_interval=cache_interval,
+            token_merging=token_merging,
         )
         return (step.latents for step in self.denoise(request, latents=latents))
 
@@ -201,6 +209,10 @@ class StableDiffusion:
         denoise = denoiser(self._network(request, conditioning, schedule), schedule)
         if self._is_guided(request):
             denoise = guidance.classifier_free(denoise, _filled(request.guidance_scale))
+            if request.guidance_interval != (0, 1):
+                unguided = denoiser(self._network(request, conditioning.positive()), schedule)
+                interval = guidance.interval_of(schedule.sigmas, *request.guidance_interval)
+                denoise = guidance.in_interval(denoise, unguided, interval)
         shape = start.shape[1:]
         steps = samplers.sample(
             _filled(request.sampler), denoise, start, schedule, noise=lambda: noise.batch_noise(streams, *shape)
@@ -262,10 +274,11 @@ class StableDiffusion:
 
     def _condition(self, request: Request) -> Conditioning:
         guided = self._is_guided(request)
-        if request.negative_prompt and not guided:
+        idle = "negative prompt" if request.negative_prompt else ""
+        idle = "guidance interval" if not idle and request.guidance_interval != (0, 1) else idle
+        if idle and not guided:
             warnings.warn(
-                MlxdiffWarning(f"The negative prompt does nothing at guidance scale {request.guidance_scale:g}."),
-                stacklevel=2,
+                MlxdiffWarning(f"The {idle} does nothing at guidance scale {request.guidance_scale:g}."), stacklevel=2
             )
         # Runs that differ only in steps, seed, sampler or scale are told the same. Whole batches are kept, not prompts:
         # a prompt's last bits depend on its neighbours, and a picture is the same however often it is rendered.

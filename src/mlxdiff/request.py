@@ -23,6 +23,7 @@ MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
+MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Request:
     model             reference of the checkpoint, recorded so that the picture can be rendered again
     vae               reference of the VAE used instead of the checkpoint's own
     prediction_type   what the UNet was told to predict, against or without the checkpoint's word
+
+    Approximations, which are off when None:
+    guidance_start, guidance_end  fractions of the steps between which guidance is applied (Kynkaanniemi et al. 2024)
+    cache_interval    the UNet's deep part is computed in one call of so many (Ma et al. 2023, DeepCache); 1 is exact
+    token_merging     fraction of the tokens merged in the finest self-attention (Bolya and Hoffman 2023); 0 is exact
     """
 
     prompt: str | tuple[str, ...] = ""
@@ -59,6 +65,10 @@ class Request:
     quantize: int | None = None
     vae: str | None = None
     prediction_type: str | None = None
+    guidance_start: float | None = None
+    guidance_end: float | None = None
+    cache_interval: int | None = None
+    token_merging: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "seed"):
@@ -82,11 +92,27 @@ class Request:
             _check_number("guidance_scale", self.guidance_scale, low=0.0, high=MAX_GUIDANCE_SCALE)
         if self.strength is not None:
             _check_number("strength", self.strength, low=0.0, high=1.0)
+        self._check_approximations()
         self._check_seed()
         _check_choice("sampler", self.sampler, SAMPLERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("rng", "" if self.rng is None else self.rng, NOISE_SOURCES)
         _check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
+
+    def _check_approximations(self) -> None:
+        for name in ("guidance_start", "guidance_end"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), low=0.0, high=1.0)
+        start, end = self.guidance_interval
+        if start >= end:
+            raise RequestError(
+                f"Guidance starts at {start:g} and ends at {end:g} of the steps.",
+                "Let it start before it ends, or turn it off with a guidance_scale of 1.",
+            )
+        if self.cache_interval is not None:
+            _check_whole("cache_interval", self.cache_interval, low=1, high=MAX_STEPS)
+        if self.token_merging is not None:
+            _check_number("token_merging", self.token_merging, low=0.0, high=MAX_TOKEN_MERGING)
 
     def _check_seed(self) -> None:
         seeds = self.seed if isinstance(self.seed, tuple) else () if self.seed is None else (self.seed,)
@@ -97,6 +123,12 @@ class Request:
                 f"There are {len(self.seed)} seeds for {self.batch_size} images.",
                 "Give one seed, or one for each image.",
             )
+
+    @property
+    def guidance_interval(self) -> tuple[float, float]:
+        """Fractions of the steps between which guidance is applied: (0, 1) is all of them."""
+        start = 0.0 if self.guidance_start is None else self.guidance_start
+        return start, 1.0 if self.guidance_end is None else self.guidance_end
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from ..request import Request
 
 MAX_VALUES = 100
 MAX_CELLS = 1000
-WHOLE = ("seed", "steps", "height", "width")
-DECIMAL = ("guidance_scale", "strength")
+WHOLE = ("seed", "steps", "height", "width", "cache_interval")
+DECIMAL = ("guidance_scale", "strength", "guidance_start", "guidance_end", "token_merging")
 CHOICE = ("sampler", "schedule")
 NAMES = ("prompt", *WHOLE, *DECIMAL, *CHOICE)
 ALIASES = {"cfg": "guidance_scale"}

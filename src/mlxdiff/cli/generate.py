@@ -62,6 +62,10 @@ def generate(
     width: Annotated[int | None, typer.Option(help="Pixels. Default: the checkpoint's.")] = None,
     sampler: options.Sampler = None,
     schedule: options.Schedule = None,
+    guidance_start: options.GuidanceStart = None,
+    guidance_end: options.GuidanceEnd = None,
+    cache_interval: options.CacheInterval = None,
+    token_merging: options.TokenMerging = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from (image to image).")] = None,
     strength: Annotated[
         float | None, typer.Option(help="How far to go from --image: near 0 keeps it, 1 redraws it. Default: 0.8.")
@@ -116,6 +120,10 @@ def generate(
         "width": width,
         "sampler": sampler,
         "schedule": schedule,
+        "guidance_start": guidance_start,
+        "guidance_end": guidance_end,
+        "cache_interval": cache_interval,
+        "token_merging": token_merging,
         "image": None if image is None else str(image),
         "strength": strength,
         "dtype": dtype,

@@ -26,8 +26,9 @@ def grid(
         list[str] | None,
         typer.Option(
             help="What differs between the columns, and once more between the rows: NAME=VALUES, where NAME is"
-            " prompt, seed, steps, guidance-scale, sampler, schedule, strength, height or width, and VALUES are"
-            " 10,20,30 or 2..8+2. Of prompt=apple,pear each replaces the first in the prompt.",
+            " prompt, seed, steps, guidance-scale, sampler, schedule, strength, height, width, guidance-start,"
+            " guidance-end, cache-interval or token-merging, and VALUES are 10,20,30 or 2..8+2. Of prompt=apple,pear"
+            " each replaces the first in the prompt.",
             show_default=False,
         ),
     ] = None,
@@ -47,6 +48,10 @@ def grid(
     width: Annotated[int | None, typer.Option(help="Pixels. Default: the checkpoint's.")] = None,
     sampler: options.Sampler = None,
     schedule: options.Schedule = None,
+    guidance_start: options.GuidanceStart = None,
+    guidance_end: options.GuidanceEnd = None,
+    cache_interval: options.CacheInterval = None,
+    token_merging: options.TokenMerging = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from (image to image).")] = None,
     strength: Annotated[float | None, typer.Option(help="How far to go from --image. Default: 0.8.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images denoised at once.")] = 4,
@@ -89,6 +94,10 @@ def grid(
         width=width,
         sampler=sampler,
         schedule=schedule,
+        guidance_start=guidance_start,
+        guidance_end=guidance_end,
+        cache_interval=cache_interval,
+        token_merging=token_merging,
         image=None if image is None else str(image),
         strength=strength,
         rng=rng,

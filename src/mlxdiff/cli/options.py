@@ -59,6 +59,29 @@ Schedule = Annotated[
         autocompletion=_one_of(SCHEDULES),
     ),
 ]
+GuidanceStart = Annotated[
+    float | None,
+    typer.Option(help="Part of the steps, from 0 to 1, before which there is no guidance. Default: 0."),
+]
+GuidanceEnd = Annotated[
+    float | None,
+    typer.Option(
+        help="Part of the steps after which there is no guidance; a step without takes half the time. Default: 1."
+    ),
+]
+CacheInterval = Annotated[
+    int | None,
+    typer.Option(
+        help="Compute the UNet's deep part once in so many calls, and reuse it between (DeepCache). Default: 1, exact."
+    ),
+]
+TokenMerging = Annotated[
+    float | None,
+    typer.Option(
+        help="Part of the tokens, up to 0.75, that merge with their likes in the finest self-attention (ToMe)."
+        " Default: 0, exact."
+    ),
+]
 Rng = Annotated[
     str,
     typer.Option(

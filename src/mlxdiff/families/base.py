@@ -38,6 +38,12 @@ class Conditioning:
     pooled: mx.array | None = None
     time_ids: mx.array | None = None
 
+    def positive(self) -> Conditioning:
+        """The half of a guided one that is the prompts': what to tell the network where there is no guidance."""
+        half = self.context.shape[0] // 2
+        pooled, time_ids = (None if array is None else array[half:] for array in (self.pooled, self.time_ids))
+        return Conditioning(self.context[half:], pooled, time_ids)
+
     def arrays(self) -> list[mx.array]:
         return [array for array in (self.context, self.pooled, self.time_ids) if array is not None]
 
