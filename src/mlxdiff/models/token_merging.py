@@ -26,26 +26,26 @@ class Merging:
     """What merges into what, for each image of a batch.
 
     sources, destinations  (S,) and (D,) the cells
-    kept    (B, K) which sources stay, as places among the sources
-    shares  (B, D, S) how much of each merged source is in the mean that a destination becomes
+    ranked  (B, S) the sources, the least like any destination first: the first K are kept, the others merged
+    shares  (B, D, S - K) how much of each merged source is in the mean that a destination becomes
     own     (B, D, 1) how much of the destination itself is in it
     places  (B, N) where among the K + D merged tokens each cell finds its own
     """
 
     sources: mx.array
     destinations: mx.array
-    kept: mx.array
+    ranked: mx.array
     shares: mx.array
     own: mx.array
     places: mx.array
 
     def merge(self, tokens: mx.array) -> mx.array:
         """(B, N, C) to (B, K + D, C): the sources that are kept, then the destinations."""
-        sources, destinations = tokens[:, self.sources], tokens[:, self.destinations]
-        kept = mx.take_along_axis(sources, self.kept[..., None], axis=1)
+        sources = mx.take_along_axis(tokens[:, self.sources], self.ranked[..., None], axis=1)
+        kept, merged = mx.split(sources, [sources.shape[1] - self.shares.shape[2]], axis=1)
         # A product, not a scatter: on a GPU the order in which a scatter adds, and so its last bits, differ each time.
-        means = destinations * self.own.astype(tokens.dtype) + self.shares.astype(tokens.dtype) @ sources
-        return mx.concatenate([kept, means], axis=1)
+        joined = self.shares.astype(tokens.dtype) @ merged
+        return mx.concatenate([kept, tokens[:, self.destinations] * self.own.astype(tokens.dtype) + joined], axis=1)
 
     def unmerge(self, merged: mx.array) -> mx.array:
         """(B, K + D, C) back to (B, N, C)."""
@@ -53,7 +53,7 @@ class Merging:
 
 
 def match(tokens: mx.array, size: tuple[int, int], ratio: float) -> Merging | None:
-    """Merges int(ratio * N) of the tokens (B, N, C) of a map of `size` (height, width), or all sources if they are fewer.
+    """Merges int(ratio * N) of the tokens (B, N, C) of a map of `size` (height, width), at most all sources.
 
     None where that is no token at all. Likeness is the cosine, taken in fp32.
     """
@@ -68,16 +68,14 @@ def match(tokens: mx.array, size: tuple[int, int], ratio: float) -> Merging | No
     at, to = mx.array(sources), mx.array(destinations)
     likeness = directions[:, at] @ directions[:, to].swapaxes(1, 2)
     nearest = likeness.argmax(axis=-1)
-    # Ranked from the least like, so that the first K stay.
     ranked = mx.argsort(likeness.max(axis=-1), axis=-1)
-    rank = mx.argsort(ranked, axis=-1)
-    is_merged = rank >= n_kept
-    joins = mx.logical_and(nearest[:, None] == mx.arange(n_destinations)[:, None], is_merged[:, None])
+    joins = mx.take_along_axis(nearest, ranked[:, n_kept:], axis=1)[:, None] == mx.arange(n_destinations)[:, None]
     own = 1 / (1 + joins.sum(axis=-1, keepdims=True))
-    of_sources = mx.where(is_merged, n_kept + nearest, rank)
-    of_destinations = mx.broadcast_to(n_kept + mx.arange(n_destinations), (tokens.shape[0], n_destinations))
-    places = mx.concatenate([of_sources, of_destinations.astype(of_sources.dtype)], axis=1)[:, mx.array(order)]
-    return Merging(at, to, ranked[:, :n_kept], joins * own, own, places)
+    rank = mx.argsort(ranked, axis=-1).astype(mx.int32)
+    of_sources = mx.where(rank < n_kept, rank, n_kept + nearest.astype(mx.int32))
+    of_destinations = mx.broadcast_to(mx.arange(n_kept, n_kept + n_destinations), (tokens.shape[0], n_destinations))
+    places = mx.concatenate([of_sources, of_destinations], axis=1)[:, mx.array(order)]
+    return Merging(at, to, ranked, joins * own, own, places)
 
 
 @lru_cache(maxsize=8)
