@@ -37,13 +37,13 @@ def emoji() -> StableDiffusion:
 @pytest.fixture
 def calls(emoji, monkeypatch) -> list[int]:
     """The batch of each call of the UNet, filled as the calls come."""
-    unet, seen = emoji.unet, []
+    predict, seen = emoji._predict, []
 
-    def counting(sample, *arguments, **options):
+    def counting(sample, *arguments):
         seen.append(sample.shape[0])
-        return unet(sample, *arguments, **options)
+        return predict(sample, *arguments)
 
-    monkeypatch.setitem(emoji.__dict__, "unet", counting)
+    monkeypatch.setitem(emoji.__dict__, "_predict", counting)
     return seen
 
 

@@ -24,6 +24,7 @@ from .diffusion import guidance, noise, samplers  # noqa: E402
 from .diffusion.prediction import Network, denoiser  # noqa: E402
 from .diffusion.samplers import Step  # noqa: E402
 from .diffusion.schedule import Schedule, SchedulerConfig, make_schedule  # noqa: E402
+from .diffusion.step_cache import StepCache  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import Conditioning, base, family_of  # noqa: E402
 from .models.layers import timestep_embedding  # noqa: E402
@@ -36,6 +37,7 @@ SEEDS = 2**32
 KEPT_CONDITIONINGS = 8
 
 T = TypeVar("T")
+Predict = Callable[..., mx.array]
 
 
 class StableDiffusion:
@@ -130,6 +132,8 @@ class StableDiffusion:
                     f"{name} is {value}, which is not a multiple of {factor}, the VAE's factor.", f"Try {near}."
                 )
         guidance.interval_of(self._schedule(request).sigmas, *request.guidance_interval)
+        if request.token_merging and self.checkpoint.unet.finest_attention is None:
+            raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
         return request
 
     def _loaded_as(self) -> dict[str, str | int | None]:
@@ -206,13 +210,14 @@ class StableDiffusion:
         mx.clear_cache()  # the encoders' buffers have sizes that the loop never asks for, and MLX keeps them
         streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
         start = self._start(request, schedule, streams, latents)
-        denoise = denoiser(self._network(request, conditioning, schedule), schedule)
+        predict = self._predictor(request)
+        denoise = denoiser(self._network(request, conditioning, schedule, predict), schedule)
         if self._is_guided(request):
             denoise = guidance.classifier_free(denoise, _filled(request.guidance_scale))
             if request.guidance_interval != (0, 1):
-                unguided = denoiser(self._network(request, conditioning.positive()), schedule)
+                alone = self._network(request, conditioning.positive(), schedule, predict)
                 interval = guidance.interval_of(schedule.sigmas, *request.guidance_interval)
-                denoise = guidance.in_interval(denoise, unguided, interval)
+                denoise = guidance.in_interval(denoise, denoiser(alone, schedule), interval)
         shape = start.shape[1:]
         steps = samplers.sample(
             _filled(request.sampler), denoise, start, schedule, noise=lambda: noise.batch_noise(streams, *shape)
@@ -293,14 +298,29 @@ class StableDiffusion:
         return self._conditioned[key]
 
     @cached_property
-    def _predict(self) -> Callable[..., mx.array]:
-        """`unet.predict`; on a GPU compiled, once a shape, into fewer kernels that Python need not ask for one by one.
+    def _predict(self) -> Predict:
+        return _compiled(self.unet.predict)
 
-        On a CPU the compiler runs for longer than a picture takes.
-        """
-        return mx.compile(self.unet.predict) if backend.is_gpu() else self.unet.predict
+    @cached_property
+    def _predict_in_parts(self) -> tuple[Callable[..., list[mx.array]], Predict, Predict]:
+        return _compiled(self.unet.enter), _compiled(self.unet.deep), _compiled(self.unet.leave)
 
-    def _network(self, request: Request, conditioning: Conditioning, schedule: Schedule) -> Network:
+    def _predictor(self, request: Request) -> Predict:
+        """(sample, shifts, seen) -> output, for the calls of one run: they share what step caching keeps."""
+        merging = 0.0 if request.token_merging is None else float(request.token_merging)
+        if request.cache_interval is None or request.cache_interval == 1:
+            return lambda sample, shifts, seen: self._predict(sample, shifts, seen, merging)
+        enter, deep, leave = self._predict_in_parts
+        kept = StepCache(request.cache_interval)
+
+        def predict(sample: mx.array, shifts: list, seen: list) -> mx.array:
+            maps = enter(sample, shifts, seen, merging)
+            x = kept(lambda: deep(maps, shifts, seen, merging), sample.shape[0])
+            return leave(x, maps, shifts, seen, merging)
+
+        return predict
+
+    def _network(self, request: Request, conditioning: Conditioning, schedule: Schedule, predict: Predict) -> Network:
         """The UNet as prediction.denoiser wants it: (scaled latents, timestep) -> output.
 
         What the prompt and the timesteps alone decide is computed once, for all steps of the schedule.
@@ -318,7 +338,7 @@ class StableDiffusion:
         rows = batch if told else 1  # of what a timestep adds: one serves all images, unless they are told more
         shifts = unet.shifts(mx.repeat(times, rows), **told)
         seen = unet.look_at(conditioning.context)
-        predict, dtype = self._predict, self.dtype
+        dtype = self.dtype
 
         def network(scaled: mx.array, timestep: mx.array) -> mx.array:
             first = known.index(timestep.item()) * rows  # a number that the schedule gave, not a computation
@@ -349,6 +369,14 @@ class StableDiffusion:
         # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
         encoded = self.vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
         return encoded + (drawn() if latents is None else latents.astype(mx.float32)) * schedule.sigmas[0]
+
+
+def _compiled(function: Callable[..., T]) -> Callable[..., T]:
+    """On a GPU compiled, once a shape, into fewer kernels that Python need not ask for one by one.
+
+    On a CPU the compiler runs for longer than a picture takes.
+    """
+    return mx.compile(function) if backend.is_gpu() else function
 
 
 def _filled(value: T | None) -> T:

@@ -5,15 +5,22 @@ Tokens are the pixels of a feature map, row by row: (B, h * w, C). Attribute nam
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..kernels.attention import attention
 from ..kernels.geglu import geglu
+from . import token_merging
 from .layers import GroupNorm, LayerNorm, PointwiseConv2d
 
 # Transformer2D's own, whatever the resnet blocks have.
 _GROUP_NORM_EPS = 1e-6
+
+Match = Callable[[mx.array], token_merging.Merging | None]
+"""Which of the tokens (B, T, width) stand for others in attention among themselves."""
 
 KeysValues = tuple[mx.array, mx.array]
 """What an attention looks at: keys and values, (B, S, width) each."""
@@ -99,14 +106,20 @@ class BasicTransformerBlock(nn.Module):
         """Keys and values of the context (B, S, context_width) for each attention that looks at it."""
         return [a.look_at(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
 
-    def __call__(self, x: mx.array, seen: list[KeysValues]) -> mx.array:
-        x = x + self.attn1(self.norm1(x), *seen[:-1])
+    def __call__(self, x: mx.array, seen: list[KeysValues], match: Match | None = None) -> mx.array:
+        merging = None if match is None else match(x)
+        tokens = self.norm1(x) if merging is None else merging.merge(self.norm1(x))
+        attended = self.attn1(tokens, *seen[:-1])
+        x = x + (attended if merging is None else merging.unmerge(attended))
         x = x + self.attn2(self.norm2(x), seen[-1])
         return x + self.ff(self.norm3(x))
 
 
 class Transformer2DModel(nn.Module):
-    """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut; `seen` is what `look_at` gave."""
+    """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut; `seen` is what `look_at` gave.
+
+    `merging` is the fraction of the pixels that merge in attention among themselves.
+    """
 
     def __init__(
         self,
@@ -136,8 +149,9 @@ class Transformer2DModel(nn.Module):
         """What each block sees of the context (B, S, context_width)."""
         return [block.look_at(context) for block in self.transformer_blocks]
 
-    def __call__(self, x: mx.array, seen: list[list[KeysValues]]) -> mx.array:
+    def __call__(self, x: mx.array, seen: list[list[KeysValues]], merging: float = 0.0) -> mx.array:
+        match = partial(token_merging.match, size=x.shape[1:3], ratio=merging) if merging > 0 else None
         tokens = self.proj_in(self.norm(x).reshape(x.shape[0], -1, x.shape[-1]))
         for block, keys_values in zip(self.transformer_blocks, seen, strict=True):
-            tokens = block(tokens, keys_values)
+            tokens = block(tokens, keys_values, match)
         return x + self.proj_out(tokens).reshape(x.shape)

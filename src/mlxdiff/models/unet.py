@@ -69,20 +69,56 @@ class UNet2DConditionModel(nn.Module):
         shifts = self.shifts(timesteps, pooled=pooled, time_ids=time_ids, timestep_cond=timestep_cond)
         return self.predict(sample, shifts, self.look_at(context))
 
-    def predict(self, sample: mx.array, shifts: list[list[mx.array]], seen: list[Seen]) -> mx.array:
-        """The output for `sample` (B, h, w, in_channels), of what `shifts` and `look_at` gave."""
+    def predict(
+        self, sample: mx.array, shifts: list[list[mx.array]], seen: list[Seen], merging: float = 0.0
+    ) -> mx.array:
+        """The output for `sample` (B, h, w, in_channels), of what `shifts` and `look_at` gave.
+
+        `merging` is the fraction of the tokens that merge in the finest self-attention. The three parts are there for
+        whoever keeps what `deep` gave from another call (diffusion/step_cache.py).
+        """
+        maps = self.enter(sample, shifts, seen, merging)
+        return self.leave(self.deep(maps, shifts, seen, merging), maps, shifts, seen, merging)
+
+    def enter(
+        self, sample: mx.array, shifts: list[list[mx.array]], seen: list[Seen], merging: float = 0.0
+    ) -> list[mx.array]:
+        """The feature maps that the finest level makes on the way down, at last the halved one."""
         if self.config.center_input_sample:
             sample = 2 * sample - 1
-        skips = [self.conv_in(sample)]
-        down = len(self.down_blocks)
-        for i, block in enumerate(self.down_blocks):
-            skips.extend(block(skips[-1], shifts[i], seen[i]))
+        x = self.conv_in(sample)
+        return [x, *self.down_blocks[0](x, shifts[0], seen[0], self._merging(0, merging))]
+
+    def deep(
+        self, maps: list[mx.array], shifts: list[list[mx.array]], seen: list[Seen], merging: float = 0.0
+    ) -> mx.array:
+        """What all coarser levels make of `enter`'s feature maps for the finest one's way up: (B, h, w, C)."""
+        skips, down = list(maps), len(self.down_blocks)
+        for i in range(1, down):
+            skips.extend(self.down_blocks[i](skips[-1], shifts[i], seen[i], self._merging(i, merging)))
         x = skips[-1]
         if "mid_block" in self:
             x = self.mid_block(x, shifts[down], seen[down])
-        for i, block in enumerate(self.up_blocks, start=-len(self.up_blocks)):
-            x = block(x, shifts[i], seen[i], skips)
+        for i in range(-down, -1):
+            x = self.up_blocks[i](x, shifts[i], seen[i], skips, self._merging(-1 - i, merging))
+        return x
+
+    def leave(
+        self,
+        x: mx.array,
+        maps: list[mx.array],
+        shifts: list[list[mx.array]],
+        seen: list[Seen],
+        merging: float = 0.0,
+    ) -> mx.array:
+        """The output: the finest level's way up from what `deep` gave, with `enter`'s feature maps."""
+        block = self.up_blocks[-1]
+        x = block(x, shifts[-1], seen[-1], maps[: len(block.resnets)], self._merging(0, merging))
         return self.conv_out(self.conv_norm_out(x))
+
+    def _merging(self, level: int, merging: float) -> float:
+        """Tokens merge on one level alone: there they are most, and most alike."""
+        return merging if level == self.config.finest_attention else 0.0
 
     def look_at(self, context: mx.array) -> list[Seen]:
         """What each level sees of the encoded prompt (B, S, cross_attention_dim), in the order of the levels.

@@ -59,12 +59,12 @@ class DownBlock(_Level):
         if downsample_padding is not None:
             self.downsamplers = [Downsample2D(out_channels, out_channels, downsample_padding)]
 
-    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen) -> list[mx.array]:
+    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen, merging: float = 0.0) -> list[mx.array]:
         made = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, shifts[i])
             if "attentions" in self:
-                x = self.attentions[i](x, seen[i])
+                x = self.attentions[i](x, seen[i], merging)
             made.append(x)
         if "downsamplers" in self:
             made.append(self.downsamplers[0](x))
@@ -114,12 +114,14 @@ class UpBlock(_Level):
         if upsample:
             self.upsamplers = [Upsample2D(out_channels, out_channels)]
 
-    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen, skips: list[mx.array]) -> mx.array:
+    def __call__(
+        self, x: mx.array, shifts: list[mx.array], seen: Seen, skips: list[mx.array], merging: float = 0.0
+    ) -> mx.array:
         """Takes its feature maps off the end of `skips` and enlarges x to the size of the one that is then last."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(mx.concatenate([x, skips.pop()], axis=-1), shifts[i])
             if "attentions" in self:
-                x = self.attentions[i](x, seen[i])
+                x = self.attentions[i](x, seen[i], merging)
         if "upsamplers" in self:
             height, width = skips[-1].shape[1:3]
             x = self.upsamplers[0](x, (height, width))

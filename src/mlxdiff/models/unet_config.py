@@ -89,6 +89,12 @@ class UNetConfig:
         """Sizes of feature maps; each is half the one above."""
         return len(self.block_out_channels)
 
+    @property
+    def finest_attention(self) -> int | None:
+        """The highest level with attention, counted from the top; None if there is none but perhaps at the bottom."""
+        attends = zip(self.down_block_types, reversed(self.up_block_types), strict=True)
+        return next((level for level, types in enumerate(attends) if any("CrossAttn" in t for t in types)), None)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UNetConfig:
         """Reads a `config.json`; CheckpointError for a wrong value, UnsupportedError for one not implemented."""
