@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from merging import averages, copies, owners
 
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.errors import MlxdiffWarning, RequestError
@@ -144,3 +151,146 @@ def test_an_interval_without_a_step_is_refused_and_one_without_guidance_is_said(
         emoji.resolve(Request("a cat", steps=4, guidance_start=0.6, guidance_end=0.7))
     with pytest.warns(MlxdiffWarning, match="guidance interval does nothing at guidance scale 1"):
         last_latents(emoji, prompt="a cat", steps=1, guidance_scale=1.0, guidance_end=0.5, **SMALL)
+
+
+# -- step caching -------------------------------------------------------------------------------------------------
+
+
+def caching(unet, interval: int) -> None:
+    """Makes a UNet of diffusers keep what its coarser levels give to the finest one's way up."""
+    kept = []
+
+    def instead(_, __, output):
+        if len(kept) % interval == 0:
+            kept.append(output)
+        else:
+            kept.append(kept[-1])
+        return kept[-1]
+
+    unet.up_blocks[-2].register_forward_hook(instead)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "sampler", "interval"),
+    [
+        ("sd21", DDIMScheduler, "ddim", 2),
+        ("sd21", HeunDiscreteScheduler, "heun", 3),
+        ("sdxl", EulerDiscreteScheduler, "euler", 4),
+    ],
+)
+def test_step_caching_is_diffusers_with_its_deep_features_kept(tmp_path, name, scheduler, sampler, interval):
+    settings = {"guidance_scale": 5.0, "height": 32, "width": 48}
+    folder = tiny.write(tiny.PIPELINES[name], tmp_path / name)
+    pipe = (StableDiffusionPipeline if name == "sd21" else StableDiffusionXLPipeline).from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+
+    def theirs() -> np.ndarray:
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in (3, 4)]
+        latents = pipe(PROMPTS, num_inference_steps=5, generator=generators, output_type="latent", **settings).images
+        return latents.numpy().transpose(0, 2, 3, 1)
+
+    exact = theirs()
+    caching(pipe.unet, interval)
+    expected = theirs()
+    sd = StableDiffusion(str(folder), dtype="fp32")
+    found = last_latents(sd, prompt=PROMPTS, steps=5, seed=3, sampler=sampler, cache_interval=interval, **settings)
+    size = np.abs(expected).max()
+    assert np.abs(found - expected).max() < 1e-4 * size
+    assert np.abs(exact - expected).max() > 1e-2 * size, "what is kept must matter, or this proves nothing"
+
+
+def test_runs_and_batches_do_not_share_what_is_kept(emoji):
+    settings = {"prompt": "a red apple", "steps": 3, "cache_interval": 2, **SMALL}
+    alone = last_latents(emoji, seed=1, **settings)
+    last_latents(emoji, seed=2, **settings)
+    assert np.array_equal(last_latents(emoji, seed=1, **settings), alone)
+    # Steps of two runs in turns.
+    both = zip(emoji.generate_latents(seed=2, **settings), emoji.generate_latents(seed=1, **settings), strict=True)
+    assert np.array_equal(np.array(list(both)[-1][1]), alone)
+
+
+def test_with_all_of_them_nothing_is_computed_before_it_is_asked_for(emoji):
+    emoji.load()
+    latents = list(emoji.generate_latents("a cat", steps=2, seed=0, token_merging=0.5, cache_interval=2))
+    mx.eval(latents)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    latents = list(emoji.generate_latents("a cat", steps=2, seed=0, token_merging=0.5, cache_interval=2))
+    unasked = mx.get_peak_memory() - before
+    mx.eval(latents)
+    assert unasked < 2**20 < (mx.get_peak_memory() - before) / 4
+
+
+# -- token merging ------------------------------------------------------------------------------------------------
+
+
+def merged(block, size, ratio: float) -> None:
+    """Makes a transformer block of diffusers attend among merged tokens, matched by what comes in."""
+    found = []
+
+    def remember(_, arguments, options):
+        tokens = arguments[0] if arguments else options["hidden_states"]
+        found[:] = [owners(image, size, ratio) for image in tokens.numpy()]
+
+    def attend(tokens, *arguments, **options):
+        fewer = torch.stack([torch.from_numpy(averages(o)).float() @ t for o, t in zip(found, tokens, strict=True)])
+        out = attention(fewer, *arguments, **options)
+        return torch.stack([torch.from_numpy(copies(o)).float() @ t for o, t in zip(found, out, strict=True)])
+
+    attention = block.attn1.forward
+    block.register_forward_pre_hook(remember, with_kwargs=True)
+    block.attn1.forward = attend
+
+
+@pytest.mark.parametrize(("name", "level"), [("sd15", 0), ("sdxl", 1)])
+@pytest.mark.parametrize("ratio", [0.3, 0.75])
+def test_token_merging_is_diffusers_with_the_tokens_of_its_finest_attention_merged(tmp_path, name, level, ratio):
+    folder = tiny.write(tiny.PIPELINES[name], tmp_path / name)
+    kind = StableDiffusionPipeline if name == "sd15" else StableDiffusionXLPipeline
+    pipe = kind.from_pretrained(folder)
+    sd = StableDiffusion(str(folder), dtype="fp32")
+    encoded = sd.encode_prompt(PROMPTS, guided=False)
+    latents = np.random.default_rng(0).standard_normal((2, 10, 14, 4)).astype(np.float32)
+    told = None
+    if encoded.pooled is not None:
+        pooled, ids = (torch.from_numpy(np.array(array)) for array in (encoded.pooled, encoded.time_ids))
+        told = {"text_embeds": pooled, "time_ids": ids}
+
+    def theirs() -> np.ndarray:
+        sample = torch.from_numpy(latents.transpose(0, 3, 1, 2))
+        with torch.no_grad():
+            context = torch.from_numpy(np.array(encoded.context))
+            return pipe.unet(sample, 601.0, context, added_cond_kwargs=told).sample.numpy().transpose(0, 2, 3, 1)
+
+    exact = theirs()
+    for blocks in (pipe.unet.down_blocks[level], pipe.unet.up_blocks[-1 - level]):
+        for transformer in blocks.attentions:
+            for block in transformer.transformer_blocks:
+                merged(block, (10 >> level, 14 >> level), ratio)
+    expected = theirs()
+    unet = sd.unet
+    shifts = unet.shifts(mx.array([601.0] * 2), pooled=encoded.pooled, time_ids=encoded.time_ids)
+    found = np.array(unet.predict(mx.array(latents), shifts, unet.look_at(encoded.context), ratio))
+    size = np.abs(expected).max()
+    assert np.abs(found - expected).max() < 1e-4 * size
+    assert np.abs(exact - expected).max() > 1e-3 * size, "merging must matter, or this proves nothing"
+
+
+def test_an_image_with_merged_tokens_does_not_depend_on_its_batch(emoji):
+    settings = {"steps": 3, "token_merging": 0.5, **SMALL}
+    together = last_latents(emoji, prompt=PROMPTS, seed=[11, 4], **settings)
+    alone = last_latents(emoji, prompt=PROMPTS[1], seed=4, **settings)
+    assert np.abs(together[1:] - alone).max() < 1e-3
+
+
+def test_a_model_without_attention_has_no_tokens_to_merge(tmp_path):
+    def plain():
+        pipe = tiny.sd15()
+        pipe.unet = tiny.unet(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+        return pipe
+
+    sd = StableDiffusion(str(tiny.write(plain, tmp_path / "plain")))
+    with pytest.raises(RequestError, match="no attention in which tokens could merge"):
+        sd.resolve(Request("a cat", token_merging=0.5))
+    sd.resolve(Request("a cat", token_merging=0.0))

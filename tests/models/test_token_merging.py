@@ -7,29 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from merging import averages, copies, owners
 
-from mlxdiff.models.layers import attention
+from mlxdiff.kernels.attention import attention
 from mlxdiff.models.token_merging import match
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def naive(tokens: np.ndarray, size: tuple[int, int], ratio: float):
-    """One image, (N, C): the cells' owners in groups, kept sources alone, and each group's mean."""
-    height, width = size
-    is_destination = [row % 2 == 0 and column % 2 == 0 for row in range(height) for column in range(width)]
-    destinations = [cell for cell in range(height * width) if is_destination[cell]]
-    best = {}
-    for cell in range(height * width):
-        if not is_destination[cell]:
-            a = tokens[cell].astype(np.float64)
-            cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in tokens[destinations].astype(np.float64)]
-            best[cell] = (max(cosines), destinations[int(np.argmax(cosines))])
-    likest = sorted(best, key=lambda cell: -best[cell][0])[: int(ratio * height * width)]
-    owner = {cell: best[cell][1] if cell in likest else cell for cell in range(height * width)}
-    return {cell: tokens[[c for c in owner if owner[c] == owner[cell]]].mean(axis=0) for cell in owner}
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,9 +31,8 @@ def test_each_cell_finds_the_mean_of_its_group(height, width, ratio, seed):
     assert merged.shape == (2, n_left, 5)
     found = np.array(merging.unmerge(merged))
     for image, alone in zip(found, tokens, strict=True):
-        expected = naive(alone, (height, width), ratio)
-        for cell, mean in expected.items():
-            assert np.allclose(image[cell], mean, atol=1e-5), cell
+        owner = owners(alone, (height, width), ratio)
+        assert np.allclose(image, copies(owner) @ averages(owner) @ alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.01])
