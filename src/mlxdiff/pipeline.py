@@ -18,6 +18,7 @@ from . import backend
 backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
+import numpy as np  # noqa: E402
 
 from . import hub, images, quantized  # noqa: E402
 from .diffusion import guidance, noise, samplers  # noqa: E402
@@ -326,7 +327,7 @@ class StableDiffusion:
         What the prompt and the timesteps alone decide is computed once, for all steps of the schedule.
         """
         unet, times = self.unet, mx.array(schedule.timesteps, dtype=mx.float32)
-        known = times.tolist()
+        known: list[float] = np.array(times).tolist()
         batch = conditioning.context.shape[0]
         width = self.checkpoint.unet.time_cond_proj_dim
         told = {"pooled": conditioning.pooled, "time_ids": conditioning.time_ids}

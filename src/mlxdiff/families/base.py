@@ -190,7 +190,7 @@ def load_unet(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> UNet
             "Use a text-to-image checkpoint.",
         )
     unet = UNet2DConditionModel(checkpoint.unet)
-    return checkpoint.source.load(unet, "unet", dtype=dtype, bits=bits)
+    return checkpoint.source.load(unet, "unet", dtype=dtype, bits=bits).fuse()
 
 
 def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> AutoencoderKL:

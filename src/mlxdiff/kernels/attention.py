@@ -28,6 +28,18 @@ def attention(
     return out.transpose(0, 2, 1, 3).reshape(batch, length, width)
 
 
+def self_attention(qkv: mx.array, *, heads: int, upcast: bool = False) -> mx.array:
+    """Attention of tokens to each other: qkv (B, T, 3 D), queries, keys and values side by side -> (B, T, D)."""
+    if on_cpu(qkv):
+        q, k, v = mx.split(qkv, 3, axis=-1)
+        return attention(q, k, v, heads=heads)
+    batch, length, width = qkv.shape
+    # One view of all heads, cut in three: each view costs as much time of the host as a small kernel.
+    apart = qkv.reshape(batch, length, 3 * heads, -1).transpose(0, 2, 1, 3)
+    out = _attention(*mx.split(apart, 3, axis=1), None, upcast)
+    return out.transpose(0, 2, 1, 3).reshape(batch, length, width // 3)
+
+
 def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, upcast: bool) -> mx.array:
     """q (B, heads, T, size), k and v (B, heads, S, size) -> (B, heads, T, size), by MLX's own function."""
     dtype, length, size = q.dtype, q.shape[2], q.shape[3]

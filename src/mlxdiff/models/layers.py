@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from ..kernels.activations import silu
 from ..kernels.group_norm import group_norm, group_norm_silu
-from ..kernels.layer_norm import layer_norm
+from ..kernels.layer_norm import add_layer_norm, layer_norm
 
 
 def timestep_embedding(timesteps: mx.array, width: int, *, flip_sin_to_cos: bool, freq_shift: float) -> mx.array:
@@ -52,6 +52,10 @@ class LayerNorm(nn.LayerNorm):
 
     def __call__(self, x: mx.array) -> mx.array:
         return layer_norm(x, self.weight, self.bias, self.eps)
+
+    def add(self, x: mx.array, y: mx.array, y_bias: mx.array) -> tuple[mx.array, mx.array]:
+        """The sum of x, y (..., C) and y_bias (C,), and its normalization."""
+        return add_layer_norm(x, y, y_bias, self.weight, self.bias, self.eps)
 
 
 class Conv2d(nn.Conv2d):

@@ -1,6 +1,7 @@
 """The transformer inside a UNet's blocks: attention among pixels, attention to the prompt, and a gated MLP.
 
-Tokens are the pixels of a feature map, row by row: (B, h * w, C). Attribute names are diffusers'.
+Tokens are the pixels of all feature maps of a batch, row by row: (B * h * w, C), so that nothing but attention need
+know where a picture ends. Attribute names are diffusers'.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..kernels.attention import attention
+from ..kernels.attention import attention, self_attention
 from ..kernels.geglu import geglu
 from . import token_merging
 from .layers import GroupNorm, LayerNorm, PointwiseConv2d
@@ -26,8 +27,22 @@ KeysValues = tuple[mx.array, mx.array]
 """What an attention looks at: keys and values, (B, S, width) each."""
 
 
+Linear = nn.Linear | nn.QuantizedLinear
+
+
+def product(layer: Linear, x: mx.array) -> mx.array:
+    """A linear layer of x (..., width) without its bias."""
+    if isinstance(layer, nn.QuantizedLinear):
+        scales, biases = layer.scales, layer.get("biases")
+        return mx.quantized_matmul(x, layer.weight, scales, biases, group_size=layer.group_size, bits=layer.bits)
+    return x @ layer.weight.T
+
+
 class _Attention(nn.Module):
-    """The projections of a multi-head attention of tokens (B, T, width) to a source (B, S, source_width)."""
+    """The projections of a multi-head attention of tokens (B * T, width) to a source (B, S, source_width).
+
+    Attentions return what they say without the bias of `to_out`, which the next norm adds.
+    """
 
     def __init__(self, width: int, heads: int, source_width: int, *, upcast: bool = False):
         super().__init__()
@@ -38,12 +53,9 @@ class _Attention(nn.Module):
         self.to_v = nn.Linear(source_width, width, bias=False)
         self.to_out = [nn.Linear(width, width)]
 
-    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        return self.to_out[0](attention(q, k, v, heads=self.heads, upcast=self.upcast))
-
 
 class CrossAttention(_Attention):
-    """Attention of x (B, T, width) to a source that stays the same from call to call."""
+    """Attention of x (B * T, width) to a source that stays the same from call to call."""
 
     def look_at(self, source: mx.array) -> KeysValues:
         """The keys and values of a source (B, S, source_width)."""
@@ -51,17 +63,37 @@ class CrossAttention(_Attention):
 
     def __call__(self, x: mx.array, seen: KeysValues) -> mx.array:
         """`seen`: the keys and values that `look_at` gave."""
-        return self.attend(self.to_q(x), *seen)
+        q = self.to_q(x).reshape(seen[0].shape[0], -1, x.shape[-1])
+        out = attention(q, *seen, heads=self.heads, upcast=self.upcast)
+        return product(self.to_out[0], out.reshape(x.shape))
 
 
 class SelfAttention(_Attention):
-    """Attention of x (B, T, width) to itself."""
+    """Attention of x (B * T, width) among the tokens of each of B images."""
 
     def __init__(self, width: int, heads: int, *, upcast: bool = False):
         super().__init__(width, heads, width, upcast=upcast)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.attend(self.to_q(x), self.to_k(x), self.to_v(x))
+    def fuse(self) -> None:
+        """Makes one layer of the three whose input is the same: one product for three, with the same numbers."""
+        layers = [self.pop(name) for name in ("to_q", "to_k", "to_v")]
+        arrays = {
+            name: mx.concatenate([layer[name] for layer in layers])
+            for name in ("weight", "scales", "biases")
+            if name in layers[0]
+        }
+        fused, *_ = layers
+        fused.update(arrays)
+        self.to_qkv = fused
+
+    def __call__(self, x: mx.array, batch: int) -> mx.array:
+        width = x.shape[-1]
+        if "to_qkv" in self:
+            qkv = self.to_qkv(x)
+        else:
+            qkv = mx.concatenate([self.to_q(x), self.to_k(x), self.to_v(x)], axis=-1)
+        out = self_attention(qkv.reshape(batch, -1, 3 * width), heads=self.heads, upcast=self.upcast)
+        return product(self.to_out[0], out.reshape(-1, width))
 
 
 class GEGLU(nn.Module):
@@ -106,13 +138,23 @@ class BasicTransformerBlock(nn.Module):
         """Keys and values of the context (B, S, context_width) for each attention that looks at it."""
         return [a.look_at(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
 
-    def __call__(self, x: mx.array, seen: list[KeysValues], match: Match | None = None) -> mx.array:
-        merging = None if match is None else match(x)
-        tokens = self.norm1(x) if merging is None else merging.merge(self.norm1(x))
-        attended = self.attn1(tokens, *seen[:-1])
-        x = x + (attended if merging is None else merging.unmerge(attended))
-        x = x + self.attn2(self.norm2(x), seen[-1])
-        return x + self.ff(self.norm3(x))
+    def __call__(self, x: mx.array, batch: int, seen: list[KeysValues], match: Match | None = None) -> mx.array:
+        merging = None if match is None else match(x.reshape(batch, -1, x.shape[-1]))
+        h = self.norm1(x)
+        y = self._attend(h, batch, seen) if merging is None else self._attend_merged(h, batch, seen, merging)
+        x, h = self.norm2.add(x, y, self.attn1.to_out[0].bias)
+        x, h = self.norm3.add(x, self.attn2(h, seen[-1]), self.attn2.to_out[0].bias)
+        return x + self.ff(h)
+
+    def _attend(self, h: mx.array, batch: int, seen: list[KeysValues]) -> mx.array:
+        return self.attn1(h, batch) if isinstance(self.attn1, SelfAttention) else self.attn1(h, seen[0])
+
+    def _attend_merged(
+        self, h: mx.array, batch: int, seen: list[KeysValues], merging: token_merging.Merging
+    ) -> mx.array:
+        merged = merging.merge(h.reshape(batch, -1, h.shape[-1]))
+        attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, seen)
+        return merging.unmerge(attended.reshape(merged.shape)).reshape(h.shape)
 
 
 class Transformer2DModel(nn.Module):
@@ -151,7 +193,7 @@ class Transformer2DModel(nn.Module):
 
     def __call__(self, x: mx.array, seen: list[list[KeysValues]], merging: float = 0.0) -> mx.array:
         match = partial(token_merging.match, size=x.shape[1:3], ratio=merging) if merging > 0 else None
-        tokens = self.proj_in(self.norm(x).reshape(x.shape[0], -1, x.shape[-1]))
+        tokens = self.proj_in(self.norm(x).reshape(-1, x.shape[-1]))
         for block, keys_values in zip(self.transformer_blocks, seen, strict=True):
-            tokens = block(tokens, keys_values, match)
+            tokens = block(tokens, x.shape[0], keys_values, match)
         return x + self.proj_out(tokens).reshape(x.shape)

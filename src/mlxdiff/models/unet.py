@@ -15,7 +15,7 @@ import mlx.nn as nn
 from ..errors import CheckpointError
 from ..kernels.activations import silu
 from .layers import Conv2d, GroupNormSiLU, ResnetBlock2D, TimestepEmbedding, timestep_embedding
-from .transformer import Transformer2DModel
+from .transformer import SelfAttention, Transformer2DModel
 from .unet_blocks import Attend, DownBlock, MidBlock, Seen, UpBlock
 from .unet_config import UNetConfig
 
@@ -45,6 +45,13 @@ class UNet2DConditionModel(nn.Module):
     def dtype(self) -> mx.Dtype:
         """The weights' dtype, which `sample` should have."""
         return self.conv_in.weight.dtype
+
+    def fuse(self) -> UNet2DConditionModel:
+        """Joins layers that have the same input, once the weights are loaded: parameters then have other names."""
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.fuse()
+        return self
 
     def __call__(
         self,
