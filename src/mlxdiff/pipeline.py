@@ -342,7 +342,7 @@ class StableDiffusion:
         dtype = self.dtype
 
         def network(scaled: mx.array, timestep: mx.array) -> mx.array:
-            first = known.index(timestep.item()) * rows  # a number that the schedule gave, not a computation
+            first = known.index(float(np.array(timestep))) * rows  # a number that the schedule gave, not a computation
             here = [[shift[first : first + rows] for shift in level] for level in shifts]
             return predict(scaled.astype(dtype), here, seen)
 

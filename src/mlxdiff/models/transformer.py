@@ -192,7 +192,7 @@ class Transformer2DModel(nn.Module):
         return [block.look_at(context) for block in self.transformer_blocks]
 
     def __call__(self, x: mx.array, seen: list[list[KeysValues]], merging: float = 0.0) -> mx.array:
-        match = partial(token_merging.match, size=x.shape[1:3], ratio=merging) if merging > 0 else None
+        match = partial(token_merging.match, size=(x.shape[1], x.shape[2]), ratio=merging) if merging > 0 else None
         tokens = self.proj_in(self.norm(x).reshape(-1, x.shape[-1]))
         for block, keys_values in zip(self.transformer_blocks, seen, strict=True):
             tokens = block(tokens, x.shape[0], keys_values, match)
