@@ -1,0 +1,236 @@
+"""One UNet with the same weights in mlxdiff and in what people would use instead, each behind the same call.
+
+A peer is made once from a model's weights; `ready(inputs)` gives a call that computes one output, waits for it and
+returns it. mlxdiff's stands in `Mlxdiff.ready` alone: as the pipeline runs it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import checkpoints
+import devices
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import plain
+import timing
+
+from mlxdiff.models.unet import UNet2DConditionModel, UNetConfig
+
+COMPILE_MODES = {
+    "compile": "default",
+    "compile-autotune": "max-autotune-no-cudagraphs",
+    "compile-graphs": "reduce-overhead",
+}
+NAMES = ("diffusers", *COMPILE_MODES, "openvino", "plain", "mlxdiff")
+
+TIMESTEP = 601.0
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A call's arguments in numpy: latents (B, h, w, 4), context (B, 77, D), and SDXL's pooled and time_ids."""
+
+    latents: np.ndarray
+    context: np.ndarray
+    pooled: np.ndarray | None
+    time_ids: np.ndarray | None
+
+    @classmethod
+    def random(cls, config: UNetConfig, rows: int, height: int, width: int, dtype: str) -> Inputs:
+        rng = np.random.default_rng(1)
+
+        def normal(*shape: int) -> np.ndarray:
+            return rng.standard_normal((rows, *shape), np.float32).astype(dtype)
+
+        latents = normal(height, width, config.in_channels)
+        context = normal(77, config.cross_attention_dim[-1])
+        if config.time_id_width is None or config.added_width is None:
+            return cls(latents, context, None, None)
+        pixels = [8 * height, 8 * width, 0, 0, 8 * height, 8 * width]
+        pooled = normal(config.added_width - len(pixels) * config.time_id_width)
+        return cls(latents, context, pooled, np.array([pixels] * rows, np.float32))
+
+
+class Peer(ABC):
+    """An implementation of one UNet. `note` says what it chose by itself; `close` lets go of what it holds."""
+
+    note = ""
+
+    @abstractmethod
+    def ready(self, inputs: Inputs) -> Call: ...
+
+    @abstractmethod
+    def output(self, result: Any) -> np.ndarray:
+        """What a call returned, as fp32 (B, h, w, 4)."""
+
+
+class InMLX(Peer):
+    """A module of MLX, called without any preparation."""
+
+    def __init__(self, module: nn.Module, weights: Mapping[str, mx.array]):
+        self.module = module
+        module.load_weights(list(weights.items()))
+
+    def ready(self, inputs: Inputs) -> Call:
+        arrays = {name: None if array is None else mx.array(array) for name, array in vars(inputs).items()}
+        latents, context = arrays.pop("latents"), arrays.pop("context")
+        timestep = mx.array(TIMESTEP)
+
+        def call() -> mx.array:
+            output = self.module(latents, timestep, context, **arrays)
+            mx.eval(output)
+            return output
+
+        return call
+
+    def output(self, result: mx.array) -> np.ndarray:
+        return np.array(result.astype(mx.float32))
+
+
+class Mlxdiff(InMLX):
+    """mlxdiff's UNet, called as StableDiffusion's denoising loop calls it."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, mx.array]):
+        super().__init__(UNet2DConditionModel(UNetConfig.from_dict(config)), weights)
+
+
+class Plain(InMLX):
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, mx.array]):
+        super().__init__(plain.UNet(config), weights)
+
+
+class Diffusers(Peer):
+    """diffusers' UNet, eager, in the faster of torch's two memory formats."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]):
+        self.module = in_torch(config, weights)
+
+    def ready(self, inputs: Inputs) -> Call:
+        import torch
+
+        arguments = arguments_in_torch(inputs)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                output = self.module(*arguments)
+            devices.wait_for_torch()
+            return output
+
+        times = {}
+        for layout in (torch.contiguous_format, torch.channels_last):
+            self.module.to(memory_format=layout)
+            call()
+            times[layout] = min(timing.seconds(call) for _ in range(2))
+        best = min(times, key=times.__getitem__)
+        self.module.to(memory_format=best)
+        self.note = str(best).removeprefix("torch.")
+        return call
+
+    def output(self, result: Any) -> np.ndarray:
+        return result.float().cpu().numpy().transpose(0, 2, 3, 1)
+
+
+class Compiled(Diffusers):
+    """The same through torch.compile, for one shape at a time; the weights are channels_last."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], mode: str):
+        import torch
+
+        super().__init__(config, weights)
+        self.module.to(memory_format=torch.channels_last)
+        self.mode = self.note = mode
+
+    def ready(self, inputs: Inputs) -> Call:
+        import torch
+
+        arguments = arguments_in_torch(inputs)
+        compiled = torch.compile(self.module, mode=self.mode, dynamic=False, fullgraph=True)
+
+        def call() -> Any:
+            torch.compiler.cudagraph_mark_step_begin()
+            with torch.inference_mode():
+                output = compiled(*arguments)
+            devices.wait_for_torch()
+            return output
+
+        return call
+
+
+class OpenVINO(Peer):
+    """diffusers' UNet converted for OpenVINO's CPU plugin, in fp32, for one shape at a time."""
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]):
+        try:
+            import openvino
+        except ImportError:
+            sys.exit("The peer openvino is not installed. Run: pip install openvino, or leave it out of --peers.")
+        self.openvino = openvino
+        self.module = in_torch(config, weights)
+
+    def ready(self, inputs: Inputs) -> Call:
+        arguments = arguments_in_torch(inputs)
+        shapes = [tuple(argument.shape) for argument in arguments]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of each size that becomes a constant, which is meant
+            model = self.openvino.convert_model(self.module, example_input=arguments, input=shapes)
+        compiled = self.openvino.compile_model(
+            model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        )
+        arrays = [argument.numpy() for argument in arguments]
+        return lambda: compiled(arrays)[0]
+
+    def output(self, result: np.ndarray) -> np.ndarray:
+        return result.transpose(0, 2, 3, 1)
+
+
+def in_torch(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
+    """diffusers' UNet as a module of tensors alone: (latents, timestep, context[, pooled, time_ids]) -> output."""
+    import torch
+    from diffusers import UNet2DConditionModel as Theirs
+
+    class TensorsOnly(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.device("meta"):
+                self.unet = Theirs.from_config(dict(config))
+            state = {path: torch.from_numpy(checkpoints.torch_layout(array)) for path, array in weights.items()}
+            self.unet.load_state_dict(state, assign=True)  # on a CPU all peers in torch share numpy's memory
+
+        def forward(self, latents, timestep, context, pooled=None, time_ids=None):
+            told = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
+            return self.unet(latents, timestep, context, added_cond_kwargs=told, return_dict=False)[0]
+
+    torch.backends.cudnn.benchmark = True
+    return TensorsOnly().eval().requires_grad_(False).to(devices.torch_device())
+
+
+def arguments_in_torch(inputs: Inputs) -> tuple[Any, ...]:
+    import torch
+
+    latents = np.ascontiguousarray(inputs.latents.transpose(0, 3, 1, 2))
+    arrays = [latents, np.array(TIMESTEP, np.float32), inputs.context]
+    arrays += [array for array in (inputs.pooled, inputs.time_ids) if array is not None]
+    return tuple(torch.from_numpy(array).to(devices.torch_device()) for array in arrays)
+
+
+def make(
+    name: str, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], arrays: Mapping[str, mx.array]
+) -> Peer:
+    """A peer by its name in NAMES; `weights` and `arrays` are the same in numpy and in MLX, in MLX's layout."""
+    if name == "mlxdiff":
+        return Mlxdiff(config, arrays)
+    if name == "plain":
+        return Plain(config, arrays)
+    if name == "openvino":
+        return OpenVINO(config, weights)
+    if name == "diffusers":
+        return Diffusers(config, weights)
+    return Compiled(config, weights, COMPILE_MODES[name])
