@@ -126,14 +126,8 @@ def in_diffusers(folder: Path, model: str, size: int, mode: str | None) -> Gener
         pipe.unet = torch.compile(pipe.unet, mode=mode, dynamic=False)
 
     def generate(n: int, steps: int) -> object:
-        return pipe(
-            new_prompt(),
-            num_images_per_prompt=n,
-            num_inference_steps=steps,
-            guidance_scale=GUIDANCE,
-            height=size,
-            width=size,
-        ).images
+        settings = {"num_inference_steps": steps, "guidance_scale": GUIDANCE, "height": size, "width": size}
+        return pipe(new_prompt(), num_images_per_prompt=n, **settings)
 
     return generate
 

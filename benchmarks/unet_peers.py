@@ -169,7 +169,7 @@ class OpenVINO(Peer):
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]):
         try:
-            import openvino
+            import openvino  # pyright: ignore[reportMissingImports]
         except ImportError:
             sys.exit("The peer openvino is not installed. Run: pip install openvino, or leave it out of --peers.")
         self.openvino = openvino
@@ -200,7 +200,7 @@ def in_torch(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> An
         def __init__(self) -> None:
             super().__init__()
             with torch.device("meta"):
-                self.unet = Theirs.from_config(dict(config))
+                self.unet = Theirs(**{key: value for key, value in config.items() if not key.startswith("_")})
             state = {path: torch.from_numpy(checkpoints.torch_layout(array)) for path, array in weights.items()}
             self.unet.load_state_dict(state, assign=True)  # on a CPU all peers in torch share numpy's memory
 
