@@ -25,11 +25,22 @@ from mlxdiff.models.unet import UNet2DConditionModel, UNetConfig
 from mlxdiff.models.vae import AutoencoderKL, VAEConfig
 from mlxdiff.text.vocabulary import CLIP_MERGES, clip_vocabulary
 
-MODELS = {"sd15": "sd1", "sd21": "sd2_base", "sdxl": "sdxl"}
-TITLES = {"sd15": "SD 1.5", "sd21": "SD 2.1 base", "sdxl": "SDXL"}
+MODELS = {"sd15": "sd1", "sd21": "sd2_base", "sdxl": "sdxl", "tiny": "sd2_base"}
+TITLES = {"sd15": "SD 1.5", "sd21": "SD 2.1 base", "sdxl": "SDXL", "tiny": "SD 2.1 base, much narrower"}
 
 # Every pipeline gets SDXL's scheduler: Euler's method calls the network once a step in any implementation.
 SCHEDULER_OF = "sdxl"
+
+# A model that only shows whether a benchmark runs: as deep as SD 2.1, but narrow.
+TINY = {
+    "unet": {
+        "block_out_channels": [32, 64, 128, 128],
+        "cross_attention_dim": 64,
+        "attention_head_dim": [1, 2, 4, 4],
+    },
+    "vae": {"block_out_channels": [32, 32, 64, 64]},
+    "text_encoder": {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 2},
+}
 
 GAIN_SPREAD = 0.1
 BIAS_SPREAD = 0.02
@@ -37,7 +48,9 @@ BIAS_SPREAD = 0.02
 
 def published(model: str) -> dict[str, Any]:
     """The configs of a model by component, as `config.json` has them."""
-    return json.loads((PUBLISHED / f"{MODELS[model]}.json").read_text(encoding="utf-8"))
+    configs = json.loads((PUBLISHED / f"{MODELS[model]}.json").read_text(encoding="utf-8"))
+    changes = TINY if model == "tiny" else {}
+    return {component: config | changes.get(component, {}) for component, config in configs.items()}
 
 
 def scheduler() -> dict[str, Any]:

@@ -113,9 +113,9 @@ def in_diffusers(folder: Path, model: str, size: int, mode: str | None) -> Gener
 
     dtype = getattr(torch, devices.dtype_name())
     if model == "sdxl":
-        pipe = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=dtype, add_watermarker=False)
+        pipe = StableDiffusionXLPipeline.from_pretrained(folder, dtype=dtype, add_watermarker=False)
     else:
-        pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None)
+        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, safety_checker=None)
     torch.backends.cudnn.benchmark = True
     pipe = pipe.to(devices.torch_device())
     pipe.set_progress_bar_config(disable=True)
