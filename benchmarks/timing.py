@@ -21,13 +21,12 @@ def in_turns(
 ) -> dict[str, float]:
     """Median seconds of each call, which returns when its work is done; `between` turns frees what can be freed.
 
-    A turn is as many calls as fill `turn_seconds`, at least one, after one that is not counted; but calls that
-    outlast a turn are warm from the first two, which are never counted.
+    Each has been called before: all is loaded and compiled. A turn is as many calls as fill `turn_seconds`, at least
+    one, after one that is not counted; calls that outlast a turn go without that one.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     expected = {}
     for name, call in calls.items():
-        call()
         expected[name] = seconds(call)
         between()
     for _ in range(turns):
