@@ -1,7 +1,7 @@
 """One UNet with the same weights in mlxdiff and in what people would use instead, each behind the same call.
 
 A peer is made once from a model's weights; `ready(inputs)` gives a call that computes one output, waits for it and
-returns it. mlxdiff's stands in `Mlxdiff.ready` alone: as the pipeline runs it.
+returns it. How the pipeline runs mlxdiff's network is in `Mlxdiff.ready` alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import plain
 import timing
 
+from mlxdiff import backend
 from mlxdiff.models.unet import UNet2DConditionModel, UNetConfig
 
 COMPILE_MODES = {
@@ -73,38 +74,54 @@ class Peer(ABC):
 
 
 class InMLX(Peer):
-    """A module of MLX, called without any preparation."""
+    """A module of MLX with the weights, to be called on MLX's arrays."""
 
     def __init__(self, module: nn.Module, weights: Mapping[str, mx.array]):
         self.module = module
         module.load_weights(list(weights.items()))
-
-    def ready(self, inputs: Inputs) -> Call:
-        arrays = {name: None if array is None else mx.array(array) for name, array in vars(inputs).items()}
-        latents, context = arrays.pop("latents"), arrays.pop("context")
-        timestep = mx.array(TIMESTEP)
-
-        def call() -> mx.array:
-            output = self.module(latents, timestep, context, **arrays)
-            mx.eval(output)
-            return output
-
-        return call
 
     def output(self, result: mx.array) -> np.ndarray:
         return np.array(result.astype(mx.float32))
 
 
 class Mlxdiff(InMLX):
-    """mlxdiff's UNet, called as StableDiffusion's denoising loop calls it."""
+    """mlxdiff's UNet, run as StableDiffusion's denoising loop runs it."""
+
+    module: UNet2DConditionModel
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, mx.array]):
         super().__init__(UNet2DConditionModel(UNetConfig.from_dict(config)), weights)
+
+    def ready(self, inputs: Inputs) -> Call:
+        """What the prompt and the timesteps alone decide is computed once a picture, and so not timed."""
+        latents, timestep, context, told = arguments_in_mlx(inputs)
+        rows = latents.shape[0] if told else 1
+        shifts = self.module.shifts(mx.broadcast_to(timestep, (rows,)), **told)
+        seen = self.module.look_at(context)
+        mx.eval(shifts, seen)
+        predict = mx.compile(self.module.predict) if backend.is_gpu() else self.module.predict
+        return lambda: evaluated(predict(latents, shifts, seen))
 
 
 class Plain(InMLX):
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, mx.array]):
         super().__init__(plain.UNet(config), weights)
+
+    def ready(self, inputs: Inputs) -> Call:
+        latents, timestep, context, told = arguments_in_mlx(inputs)
+        return lambda: evaluated(self.module(latents, timestep, context, **told))
+
+
+def evaluated(output: mx.array) -> mx.array:
+    mx.eval(output)
+    return output
+
+
+def arguments_in_mlx(inputs: Inputs) -> tuple[mx.array, mx.array, mx.array, dict[str, mx.array]]:
+    """(latents, timestep, context, what SDXL is told besides)."""
+    told = {"pooled": inputs.pooled, "time_ids": inputs.time_ids}
+    arrays = {name: mx.array(array) for name, array in told.items() if array is not None}
+    return mx.array(inputs.latents), mx.array(TIMESTEP), mx.array(inputs.context), arrays
 
 
 class Diffusers(Peer):
