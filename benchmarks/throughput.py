@@ -123,6 +123,7 @@ def in_diffusers(folder: Path, model: str, size: int, mode: str | None) -> Gener
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
     if mode is not None:
+        torch._dynamo.config.recompile_limit = 64  # a batch size counts as one
         pipe.unet = torch.compile(pipe.unet, mode=mode, dynamic=False)
 
     def generate(n: int, steps: int) -> object:

@@ -163,6 +163,7 @@ class Compiled(Diffusers):
 
         super().__init__(config, weights)
         self.module.to(memory_format=torch.channels_last)
+        torch._dynamo.config.recompile_limit = 64  # a shape counts as one
         self.mode = self.note = mode
 
     def ready(self, inputs: Inputs) -> Call:
