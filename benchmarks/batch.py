@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -106,11 +105,10 @@ def main() -> None:
         total, model = (statistics.median(column) for column in zip(*measured, strict=True))
         rows.append(Row(size, options.images / total, 1 - model / total))
     about = machine.describe("mlx", "mlxdiff", "scipy-openblas32") | {"backend": backend.backend_name()}
-    load = os.getloadavg()[0]
     if options.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], "load": load, **about}))
+        print(json.dumps({"rows": [asdict(row) for row in rows], **about}))
         return
-    print(f"{machine.line(about)}, load {load:.1f}")
+    print(machine.line(about))
     print(f"{options.images} pictures, {options.steps} steps")
     print("| batch size | images/s | outside the model |\n|---|---|---|")
     for row in rows:

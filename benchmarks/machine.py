@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def describe(*packages: str) -> dict[str, str]:
-    """The processor, the GPU that MLX computes on, the system and the versions of the packages named."""
+    """The processor, the GPU that MLX computes on, the system, its load, and the versions of the packages named."""
     found = {"machine": f"{_processor()}, {os.cpu_count()} cores", **_gpu(), "system": platform.platform()}
     found["python"] = platform.python_version()
-    return found | {package: _version(package) for package in packages}
+    found |= {package: _version(package) for package in packages}
+    return found | {"load": f"{os.getloadavg()[0]:.1f}"}
 
 
 def line(described: dict[str, str]) -> str:

@@ -105,7 +105,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"rows": rows, "settings": settings, **about}))
         return
-    print(f"{machine.line(about)}")
+    print(machine.line(about))
     print(f"{checkpoints.TITLES[options.model]}, {size}x{size} latent cells, {dtype}; faster than is time over time\n")
     print(report(rows, options.peers))
 
