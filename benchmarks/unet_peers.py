@@ -91,6 +91,7 @@ class Mlxdiff(InMLX):
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, mx.array]):
         super().__init__(UNet2DConditionModel(UNetConfig.from_dict(config)), weights)
+        self.module.fuse()
 
     def ready(self, inputs: Inputs) -> Call:
         """What the prompt and the timesteps alone decide is computed once a picture, and so not timed."""

@@ -36,7 +36,8 @@ def self_attention(qkv: mx.array, *, heads: int, upcast: bool = False) -> mx.arr
     batch, length, width = qkv.shape
     # One view of all heads, cut in three: each view costs as much time of the host as a small kernel.
     apart = qkv.reshape(batch, length, 3 * heads, -1).transpose(0, 2, 1, 3)
-    out = _attention(*mx.split(apart, 3, axis=1), None, upcast)
+    q, k, v = mx.split(apart, 3, axis=1)
+    out = _attention(q, k, v, None, upcast)
     return out.transpose(0, 2, 1, 3).reshape(batch, length, width // 3)
 
 
