@@ -110,12 +110,17 @@ def in_diffusers(folder: Path, model: str, size: int, mode: str | None) -> Gener
     """The pipeline as its documentation advises for speed: half precision and channels_last, on a GPU."""
     import torch
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     dtype = getattr(torch, devices.dtype_name())
     if model == "sdxl":
         pipe = StableDiffusionXLPipeline.from_pretrained(folder, dtype=dtype, add_watermarker=False)
     else:
-        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, safety_checker=None)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, safety_checker=None, requires_safety_checker=False
+        )
     torch.backends.cudnn.benchmark = True
     pipe = pipe.to(devices.torch_device())
     pipe.set_progress_bar_config(disable=True)
