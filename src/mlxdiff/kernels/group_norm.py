@@ -37,10 +37,7 @@ def group_norm_silu(
 
 def _kernel(x: mx.array, groups: int):
     """The module with this chip's kernels, if they take x."""
-    if mx.default_device() == mx.cpu:
-        return None
-    kernel = group_norm_metal if mx.metal.is_available() else group_norm_cuda
-    return kernel if kernel.takes(x, groups) else None
+    return next((kernel for kernel in (group_norm_metal, group_norm_cuda) if kernel.takes(x, groups)), None)
 
 
 def plain(

@@ -1,6 +1,6 @@
 """Group normalization on Apple's GPUs, in two kernels: sums over runs of rows, then the map.
 
-The twins of `_SUMS` and `_NORMALIZE` in group_norm_cuda.py, line by line; what is said there holds here.
+The twins of `sum_runs` and `normalize` in native/cuda/group_norm.cu, line by line; what is said there holds here.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ _ROWS_A_THREAD = 8
 def takes(x: mx.array, groups: int) -> bool:
     """Whether the kernels apply to x (B, h, w, C)."""
     channels = x.shape[-1]
-    return x.ndim == 4 and channels % 4 == 0 and channels <= _MOST_CHANNELS and channels % groups == 0
+    fits = channels % 4 == 0 and channels % groups == 0 and channels <= _MOST_CHANNELS
+    return x.ndim == 4 and fits and mx.default_device() != mx.cpu and mx.metal.is_available()
 
 
 def group_norm(

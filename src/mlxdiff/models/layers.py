@@ -14,6 +14,7 @@ import mlx.nn as nn
 from ..kernels.activations import silu
 from ..kernels.group_norm import group_norm, group_norm_silu
 from ..kernels.layer_norm import add_layer_norm, layer_norm
+from ..kernels.residual import add_biased
 
 
 def timestep_embedding(timesteps: mx.array, width: int, *, flip_sin_to_cos: bool, freq_shift: float) -> mx.array:
@@ -129,10 +130,10 @@ class ResnetBlock2D(nn.Module):
     def __call__(self, x: mx.array, shift: mx.array | None = None) -> mx.array:
         """`shift` (B or 1, C) is what `shift` says of a timestep; None where the block knows none."""
         h = self.norm2(self.conv1.convolve(self.norm1(x)), self.conv1.bias[None] if shift is None else shift)
-        h = self.conv2(h)
         if "conv_shortcut" in self:
             x = self.conv_shortcut(x)
-        return x + h if self.out_scale == 1 else (x + h) / self.out_scale
+        out = add_biased(x, self.conv2.convolve(h), self.conv2.bias)
+        return out if self.out_scale == 1 else out / self.out_scale
 
 
 class Downsample2D(nn.Module):

@@ -14,6 +14,7 @@ import mlx.nn as nn
 
 from ..kernels.attention import attention, self_attention
 from ..kernels.geglu import geglu
+from ..kernels.residual import add_biased
 from . import token_merging
 from .layers import GroupNorm, LayerNorm, PointwiseConv2d
 
@@ -116,7 +117,8 @@ class FeedForward(nn.Module):
         self.net = [GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.net[2](self.net[0](x))
+        """The MLP of x (..., width) without its last bias, which whoever adds it to something adds too."""
+        return product(self.net[2], self.net[0](x))
 
 
 class BasicTransformerBlock(nn.Module):
@@ -144,7 +146,7 @@ class BasicTransformerBlock(nn.Module):
         y = self._attend(h, batch, seen) if merging is None else self._attend_merged(h, batch, seen, merging)
         x, h = self.norm2.add(x, y, self.attn1.to_out[0].bias)
         x, h = self.norm3.add(x, self.attn2(h, seen[-1]), self.attn2.to_out[0].bias)
-        return x + self.ff(h)
+        return add_biased(x, self.ff(h), self.ff.net[2].bias)
 
     def _attend(self, h: mx.array, batch: int, seen: list[KeysValues]) -> mx.array:
         return self.attn1(h, batch) if isinstance(self.attn1, SelfAttention) else self.attn1(h, seen[0])

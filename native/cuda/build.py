@@ -1,0 +1,70 @@
+"""Compiles the kernels beside it to PTX, which mlxdiff ships: CUDA's driver then needs no compiler and no second.
+
+MLX would compile a kernel's source anew in every process, for two seconds each. PTX of CUDA 12.0 for compute
+capability 7.5 is what the oldest driver and the oldest card that MLX supports understand. It takes a folder with
+
+    pip download --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 nvidia-cuda-runtime-cu12==12.0.146
+
+unpacked in it, and no GPU:  python native/cuda/build.py FOLDER [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gzip
+import hashlib
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OUTPUT = HERE.parents[1] / "src" / "mlxdiff" / "assets" / "cuda"
+OPTIONS = (b"--gpu-architecture=compute_75", b"--std=c++17", b"--restrict")
+
+
+def compiled(source: Path, tools: Path) -> str:
+    """The PTX of one source, below a line that says which sources it is made of."""
+    nvrtc = ctypes.CDLL(str(next(tools.rglob("libnvrtc.so.*"))))
+    includes = [f"--include-path={folder}".encode() for folder in (HERE, next(tools.rglob("cuda_fp16.h")).parent)]
+    program = ctypes.c_void_p()
+    text, name = source.read_bytes(), source.name.encode()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None) == 0
+    options = (*OPTIONS, *includes)
+    if nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)) != 0:
+        sys.exit(_text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program))
+    ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    # Comments go, and the tables of architectures that every source with half precision gets.
+    lines = [line for line in ptx.splitlines() if line.strip() and not line.lstrip().startswith(("//", ".global"))]
+    return "\n".join([f"// {fingerprint(source)}", *lines, ""])
+
+
+def fingerprint(source: Path) -> str:
+    """SHA-256 of a source and of what it includes."""
+    return hashlib.sha256(source.read_bytes() + (HERE / "number.cuh").read_bytes()).hexdigest()
+
+
+def _text(size_of, get, program: ctypes.c_void_p) -> str:
+    size = ctypes.c_size_t()
+    assert size_of(program, ctypes.byref(size)) == 0
+    buffer = ctypes.create_string_buffer(size.value)
+    assert get(program, buffer) == 0
+    return buffer.value.decode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tools", type=Path)
+    parser.add_argument("--check", action="store_true", help="only say whether what is there is what would be written")
+    options = parser.parse_args()
+    for source in sorted(HERE.glob("*.cu")):
+        text, output = compiled(source, options.tools), OUTPUT / f"{source.stem}.ptx.gz"
+        if options.check:
+            if not output.is_file() or gzip.decompress(output.read_bytes()).decode() != text:
+                sys.exit(f"{output.name} is not what {source.name} compiles to.")
+        else:
+            OUTPUT.mkdir(exist_ok=True)
+            output.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+if __name__ == "__main__":
+    main()

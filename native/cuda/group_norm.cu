@@ -1,0 +1,191 @@
+// Group normalization of x (images, rows, channels) + shift (1 or images, channels). group_norm_metal.py has the twins
+// of `sum_runs` and `normalize`.
+//
+// A group of a small map fits the registers of one block, which reads it once (`whole`). A larger one takes two kernels:
+// sums over runs of rows, then the map. Sums are added in an order that the shape alone decides, so that a picture has
+// the same bits each time.
+#include "number.cuh"
+
+// The sum over a block of one number a thread, for all threads. `scratch`: 33 floats.
+__device__ inline float block_sum(float value, float* scratch) {
+  for (int i = 16; i > 0; i /= 2) value += __shfl_xor_sync(0xffffffffu, value, i);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  if (warp == 0) {
+    value = lane < warps ? scratch[lane] : 0.0f;
+    for (int i = 16; i > 0; i /= 2) value += __shfl_xor_sync(0xffffffffu, value, i);
+    if (lane == 0) scratch[32] = value;
+  }
+  __syncthreads();
+  value = scratch[32];
+  __syncthreads();
+  return value;
+}
+
+// A block is one group of one image: blockIdx = (group, image). A thread keeps the same two channels of every
+// `lanes`-th row. `shifts`: rows of `shift`, none if 0.
+template <typename T, int KEPT>
+__device__ void whole(const T* x, const T* weight, const T* bias, const T* shift, T* out, int rows, int channels,
+                      int shifts, int with_silu, float eps) {
+  const int size = channels / gridDim.x, columns = size / 2, lanes = blockDim.x / columns;
+  const int channel = blockIdx.x * size + threadIdx.x % columns * 2, lane = threadIdx.x / columns;
+  const size_t picture = size_t(blockIdx.y) * rows * channels + channel;
+  const bool active = lane < lanes;
+  float shifted[2] = {0.0f, 0.0f};
+  if (shifts > 0 && active) {
+    const int row = shifts > 1 ? blockIdx.y * channels : 0;
+    for (int i = 0; i < 2; i++) shifted[i] = float(shift[row + channel + i]);
+  }
+  Pack<T, 2> kept[KEPT];
+  float sum = 0.0f;
+#pragma unroll
+  for (int k = 0; k < KEPT; k++) {
+    const int row = lane + k * lanes;
+    if (active && row < rows) {
+      kept[k] = *reinterpret_cast<const Pack<T, 2>*>(x + picture + size_t(row) * channels);
+      sum += (float(kept[k].at[0]) + shifted[0]) + (float(kept[k].at[1]) + shifted[1]);
+    }
+  }
+  __shared__ float scratch[33];
+  const float count = float(rows) * size, mean = block_sum(sum, scratch) / count;
+  shifted[0] -= mean;
+  shifted[1] -= mean;
+  float square = 0.0f;
+#pragma unroll
+  for (int k = 0; k < KEPT; k++) {
+    if (active && lane + k * lanes < rows) {
+      for (int i = 0; i < 2; i++) {
+        const float centred = float(kept[k].at[i]) + shifted[i];
+        square += centred * centred;
+      }
+    }
+  }
+  const float scale = rsqrtf(block_sum(square, scratch) / count + eps);
+  if (!active) return;
+  float gain[2], offset[2];
+  for (int i = 0; i < 2; i++) {
+    gain[i] = scale * float(weight[channel + i]);
+    offset[i] = float(bias[channel + i]);
+  }
+#pragma unroll
+  for (int k = 0; k < KEPT; k++) {
+    const int row = lane + k * lanes;
+    if (row < rows) {
+      Pack<T, 2> result;
+      for (int i = 0; i < 2; i++) {
+        const float y = (float(kept[k].at[i]) + shifted[i]) * gain[i] + offset[i];
+        result.at[i] = T(with_silu ? silu(y) : y);
+      }
+      *reinterpret_cast<Pack<T, 2>*>(out + picture + size_t(row) * channels) = result;
+    }
+  }
+}
+
+// A block is a run of rows of one image: blockIdx = (run, image). A thread adds up the same WIDE channels of every
+// `lanes`-th row: what they and their squares differ from a value of the group, so that a large mean costs no digits.
+// sums: (images, runs, 2, groups).
+template <typename T>
+__device__ void sum_runs(const T* x, const T* shift, float* sums, int rows, int channels, int groups, int shifts) {
+  constexpr int wide = WIDE<T>;
+  const int size = channels / groups, columns = channels / wide, lanes = blockDim.x / columns;
+  const int channel = threadIdx.x % columns * wide, lane = threadIdx.x / columns;
+  const int run = (rows + gridDim.x - 1) / gridDim.x;
+  const int first = blockIdx.x * run, last = min(rows, first + run);
+  const T* picture = x + size_t(blockIdx.y) * rows * channels;
+  const int shift_row = shifts > 1 ? blockIdx.y * channels : 0;
+  float pivot[wide], sum[wide] = {}, square[wide] = {};
+  for (int i = 0; i < wide; i++) {
+    const int leader = (channel + i) / size * size;
+    pivot[i] = float(picture[leader]);
+    if (shifts > 0) pivot[i] += float(shift[shift_row + leader]) - float(shift[shift_row + channel + i]);
+  }
+#pragma unroll 4
+  for (int row = first + lane; row < last; row += lanes) {
+    const auto some = *reinterpret_cast<const Pack<T, wide>*>(picture + size_t(row) * channels + channel);
+    for (int i = 0; i < wide; i++) {
+      const float off = float(some.at[i]) - pivot[i];
+      sum[i] += off;
+      square[i] += off * off;
+    }
+  }
+  __shared__ float table[4096];
+  for (int pass = 0; pass < 2; pass++) {
+    for (int i = 0; i < wide; i++) table[lane * channels + channel + i] = pass == 0 ? sum[i] : square[i];
+    __syncthreads();
+    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
+      float total = table[c];
+      for (int l = 1; l < lanes; l++) total += table[l * channels + c];
+      table[c] = total;
+    }
+    __syncthreads();
+    for (int g = threadIdx.x; g < groups; g += blockDim.x) {
+      float total = 0.0f;
+      for (int c = 0; c < size; c++) total += table[g * size + c];
+      sums[((blockIdx.y * gridDim.x + blockIdx.x) * 2 + pass) * groups + g] = total;
+    }
+    __syncthreads();
+  }
+}
+
+// blockIdx = (run, image), with runs of its own; `runs` is how many `sums` has. At most 256 groups.
+template <typename T>
+__device__ void normalize(const T* x, const T* weight, const T* bias, const T* shift, const float* sums, T* out,
+                          int rows, int channels, int groups, int runs, int shifts, int with_silu, float eps) {
+  constexpr int wide = WIDE<T>;
+  const int size = channels / groups, columns = channels / wide, lanes = blockDim.x / columns;
+  const int channel = threadIdx.x % columns * wide, lane = threadIdx.x / columns;
+  const int run = (rows + gridDim.x - 1) / gridDim.x;
+  const int first = blockIdx.x * run, last = min(rows, first + run);
+  const size_t picture = size_t(blockIdx.y) * rows * channels;
+  __shared__ float table[2 * 256];
+  for (int k = threadIdx.x; k < 2 * groups; k += blockDim.x) {
+    float total = 0.0f;
+    for (int r = 0; r < runs; r++) total += sums[(blockIdx.y * runs + r) * 2 * groups + k];
+    table[k] = total / (float(rows) * size);
+  }
+  __syncthreads();
+  const int shift_row = shifts > 1 ? blockIdx.y * channels : 0;
+  float centre[wide], gain[wide], offset[wide];
+  for (int i = 0; i < wide; i++) {
+    const int c = channel + i, group = c / size, leader = group * size;
+    const float mean = table[group], variance = fmaxf(table[groups + group] - mean * mean, 0.0f);
+    centre[i] = float(x[picture + leader]) + mean;
+    if (shifts > 0) centre[i] += float(shift[shift_row + leader]) - float(shift[shift_row + c]);
+    gain[i] = rsqrtf(variance + eps) * float(weight[c]);
+    offset[i] = float(bias[c]);
+  }
+#pragma unroll 4
+  for (int row = first + lane; row < last; row += lanes) {
+    const size_t at = picture + size_t(row) * channels + channel;
+    auto some = *reinterpret_cast<const Pack<T, wide>*>(x + at);
+    for (int i = 0; i < wide; i++) {
+      const float y = (float(some.at[i]) - centre[i]) * gain[i] + offset[i];
+      some.at[i] = T(with_silu ? silu(y) : y);
+    }
+    *reinterpret_cast<Pack<T, wide>*>(out + at) = some;
+  }
+}
+
+#define WHOLE(NAME, T, KEPT)                                                                                       \
+  extern "C" __global__ void __launch_bounds__(256)                                                                \
+      group_norm_whole_##KEPT##_##NAME(const T* x, const T* weight, const T* bias, const T* shift, T* out,         \
+                                       int rows, int channels, int shifts, int with_silu, float eps) {             \
+    whole<T, KEPT>(x, weight, bias, shift, out, rows, channels, shifts, with_silu, eps);                           \
+  }
+#define ENTRY(NAME, T)                                                                                             \
+  WHOLE(NAME, T, 4)                                                                                                \
+  WHOLE(NAME, T, 12)                                                                                               \
+  WHOLE(NAME, T, 24)                                                                                               \
+  WHOLE(NAME, T, 48)                                                                                               \
+  extern "C" __global__ void group_norm_sums_##NAME(const T* x, const T* shift, float* sums, int rows,             \
+                                                    int channels, int groups, int shifts) {                        \
+    sum_runs<T>(x, shift, sums, rows, channels, groups, shifts);                                                   \
+  }                                                                                                                \
+  extern "C" __global__ void group_norm_normalize_##NAME(                                                          \
+      const T* x, const T* weight, const T* bias, const T* shift, const float* sums, T* out, int rows,             \
+      int channels, int groups, int runs, int shifts, int with_silu, float eps) {                                  \
+    normalize<T>(x, weight, bias, shift, sums, out, rows, channels, groups, runs, shifts, with_silu, eps);         \
+  }
+
+FOR_EACH_TYPE(ENTRY)

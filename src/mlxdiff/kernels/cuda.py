@@ -1,0 +1,60 @@
+"""Kernels for NVIDIA GPUs, which native/cuda/build.py has compiled to PTX: CUDA's driver does the rest in milliseconds.
+
+Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number: `group_norm_sums_float16`.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+
+FOLDER = Path(__file__).parents[1] / "assets" / "cuda"
+_TYPES = {mx.float16: "float16", mx.bfloat16: "bfloat16", mx.float32: "float32"}
+_ENTRY = ".visible .entry "
+
+
+def available() -> bool:
+    """Whether MLX computes on an NVIDIA GPU and can run what is compiled."""
+    return mx.default_device() != mx.cpu and mx.cuda.is_available() and hasattr(mx.fast, "precompiled_cuda_kernel")
+
+
+def wide(x: mx.array) -> int:
+    """How many numbers of x a thread takes at once: 16 bytes."""
+    return 16 // x.itemsize
+
+
+def launch(
+    source: str,
+    name: str,
+    inputs: Sequence[mx.array],
+    scalars: Sequence[int | float],
+    *,
+    blocks: tuple[int, int],
+    threads: int,
+    outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+) -> list[mx.array]:
+    """What the entry `name` for the type of inputs[0] computes, unevaluated; outputs: the shape and type of each."""
+    entry = f"{name}_{_TYPES[inputs[0].dtype]}"
+    return mx.fast.precompiled_cuda_kernel(
+        name=entry,
+        compiled_source=entries(source)[entry],
+        inputs=list(inputs),
+        output_shapes=[shape for shape, _ in outputs],
+        output_dtypes=[dtype for _, dtype in outputs],
+        scalars=list(scalars),
+        grid=(blocks[0] * threads, blocks[1], 1),
+        threadgroup=(threads, 1, 1),
+        ensure_row_contiguous=True,
+    )
+
+
+@cache
+def entries(source: str) -> dict[str, bytes]:
+    """The PTX of each entry of a source alone: the driver compiles all of what it is given."""
+    text = gzip.decompress((FOLDER / f"{source}.ptx.gz").read_bytes()).decode()
+    head, *blocks = text.split(_ENTRY)
+    return {block[: block.index("(")]: f"{head}{_ENTRY}{block}".encode() for block in blocks}
