@@ -170,8 +170,8 @@ __device__ void normalize(const T* x, const T* weight, const T* bias, const T* s
 #define WHOLE(NAME, T, KEPT)                                                                                       \
   extern "C" __global__ void __launch_bounds__(256)                                                                \
       group_norm_whole_##KEPT##_##NAME(const T* x, const T* weight, const T* bias, const T* shift, T* out,         \
-                                       int rows, int channels, int shifts, int with_silu, float eps) {             \
-    whole<T, KEPT>(x, weight, bias, shift, out, rows, channels, shifts, with_silu, eps);                           \
+                                       int rows, int channels, int shifts, int with_silu, int eps) {               \
+    whole<T, KEPT>(x, weight, bias, shift, out, rows, channels, shifts, with_silu, __int_as_float(eps));           \
   }
 #define ENTRY(NAME, T)                                                                                             \
   WHOLE(NAME, T, 4)                                                                                                \
@@ -184,8 +184,9 @@ __device__ void normalize(const T* x, const T* weight, const T* bias, const T* s
   }                                                                                                                \
   extern "C" __global__ void group_norm_normalize_##NAME(                                                          \
       const T* x, const T* weight, const T* bias, const T* shift, const float* sums, T* out, int rows,             \
-      int channels, int groups, int runs, int shifts, int with_silu, float eps) {                                  \
-    normalize<T>(x, weight, bias, shift, sums, out, rows, channels, groups, runs, shifts, with_silu, eps);         \
+      int channels, int groups, int runs, int shifts, int with_silu, int eps) {                                    \
+    normalize<T>(x, weight, bias, shift, sums, out, rows, channels, groups, runs, shifts, with_silu,               \
+        __int_as_float(eps));                                                                                      \
   }
 
 FOR_EACH_TYPE(ENTRY)

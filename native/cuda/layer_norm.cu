@@ -57,13 +57,14 @@ __device__ void layer_norm(const T* x, const T* y, const T* y_bias, const T* wei
 #define BOTH(NAME, T, KEPT)                                                                                        \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
       layer_norm_##KEPT##_##NAME(const T* x, const T* weight, const T* bias, T* out, int rows, int channels,       \
-                                 float eps) {                                                                      \
-    layer_norm<T, KEPT, false>(x, nullptr, nullptr, weight, bias, nullptr, out, rows, channels, eps);              \
+                                 int eps) {                                                                        \
+    layer_norm<T, KEPT, false>(x, nullptr, nullptr, weight, bias, nullptr, out, rows, channels,                    \
+        __int_as_float(eps));                                                                                      \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
       add_layer_norm_##KEPT##_##NAME(const T* x, const T* y, const T* y_bias, const T* weight, const T* bias,      \
-                                     T* total, T* out, int rows, int channels, float eps) {                        \
-    layer_norm<T, KEPT, true>(x, y, y_bias, weight, bias, total, out, rows, channels, eps);                        \
+                                     T* total, T* out, int rows, int channels, int eps) {                          \
+    layer_norm<T, KEPT, true>(x, y, y_bias, weight, bias, total, out, rows, channels, __int_as_float(eps));        \
   }
 #define ENTRY(NAME, T)                                                                                             \
   BOTH(NAME, T, 3)                                                                                                 \

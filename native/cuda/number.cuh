@@ -1,4 +1,5 @@
-// What the kernels have in common: pieces of 16 bytes, and an entry point for each type of number.
+// What the kernels have in common: pieces of 16 bytes, and an entry point for each type of number. Entry points take a
+// float as the whole number of the same bits, since MLX passes whole numbers alone.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

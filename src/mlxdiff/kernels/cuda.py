@@ -6,6 +6,7 @@ Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number: `g
 from __future__ import annotations
 
 import gzip
+import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -45,11 +46,16 @@ def launch(
         inputs=list(inputs),
         output_shapes=[shape for shape, _ in outputs],
         output_dtypes=[dtype for _, dtype in outputs],
-        scalars=list(scalars),
+        scalars=[_bits(scalar) if isinstance(scalar, float) else scalar for scalar in scalars],
         grid=(blocks[0] * threads, blocks[1], 1),
         threadgroup=(threads, 1, 1),
         ensure_row_contiguous=True,
     )
+
+
+def _bits(number: float) -> int:
+    """The whole number of the same bits as an fp32 number: MLX 0.32 refuses floats as arguments."""
+    return struct.unpack("<i", struct.pack("<f", number))[0]
 
 
 @cache
