@@ -73,6 +73,10 @@ def test_a_line_of_json_overrides_the_command_line_and_inherits_the_rest():
         "image": "in.png",
         "strength": 0.5,
         "rng": "philox",
+        "guidance_start": 0.1,
+        "guidance_end": 0.9,
+        "cache_interval": 3,
+        "token_merging": 0.25,
         "output": "sub/a.png",
     }
     assert set(values) == set(FIELDS)
