@@ -41,7 +41,7 @@ class Request:
     prediction_type   what the UNet was told to predict, against or without the checkpoint's word
 
     Approximations, which are off when None:
-    guidance_start, guidance_end  fractions of the steps between which guidance is applied (Kynkaanniemi et al. 2024)
+    guidance_start, guidance_end  fractions of the steps between which guidance is applied (Kynkäänniemi et al. 2024)
     cache_interval    the UNet's deep part is computed in one call of so many (Ma et al. 2023, DeepCache); 1 is exact
     token_merging     fraction of the tokens merged in the finest self-attention (Bolya and Hoffman 2023); 0 is exact
     """
