@@ -15,9 +15,11 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from merging import averages, copies, owners
+from program import mlxdiff
 
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.errors import MlxdiffWarning, RequestError
+from mlxdiff.metadata import read_picture
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -61,6 +63,20 @@ def calls(emoji, monkeypatch) -> list[int]:
 def test_at_its_neutral_setting_the_picture_is_the_exact_one(emoji, name):
     settings = {"prompt": PROMPTS, "steps": 2, "seed": 3, "sampler": "heun", **SMALL}
     assert np.array_equal(last_latents(emoji, **settings, **{name: NEUTRAL[name]}), last_latents(emoji, **settings))
+
+
+def test_a_picture_says_what_was_left_out_and_is_rendered_again_the_same(tmp_path):
+    size = ("--height", "64", "--width", "64", "--steps", "4", "--seed", "1")
+    asked = ("--guidance-start", "0.25", "--cache-interval", "2", "--token-merging", "0.5")
+    varied = ("--vary", "guidance-end=0.75,1", "--save-cells", "cells", "-o", "sheet.png")
+    mlxdiff("grid", "--prompt", "a cat", *size, *asked, *varied, cwd=tmp_path)
+    first, second = sorted((tmp_path / "cells").iterdir())
+    request = read_picture(first).request
+    assert (request.guidance_start, request.guidance_end) == (0.25, 0.75)
+    assert (request.cache_interval, request.token_merging) == (2, 0.5)
+    mlxdiff("generate", "--from", first, "-o", "again.png", cwd=tmp_path)
+    assert (tmp_path / "again.png").read_bytes() == first.read_bytes()
+    assert second.read_bytes() != first.read_bytes()
 
 
 # -- guidance in an interval --------------------------------------------------------------------------------------
