@@ -1,105 +1,153 @@
-"""Decoding a large picture piece by piece: the memory of one tile instead of the whole.
+"""Decoding a large picture in strips: the whole decoder's picture, for the memory of two feature maps.
 
-It works with any decoder that turns a latent cell into `factor` x `factor` pixels. The tiles overlap and are faded
-into each other, because a decoder sees less around a tile's edge and normalizes each tile by itself.
+Cutting the latents would change the picture: a decoder normalizes over the whole of it. So the decoder runs layer by
+layer, each layer strip by strip. A strip of rows borrows a row of each neighbour, which is all that a 3x3 convolution
+sees; the statistics of a map are gathered while its strips are made; strips are dropped when their last reader is done.
+What is alive at once: a layer's input, its output, and the workspace of one strip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import mlx.core as mx
 
 from ..errors import RequestError
+from .layers import GroupNorm, GroupNormSiLU, ResnetBlock2D, Upsample2D, enlarge, silu
+from .vae import Attention, AutoencoderKL
 
-Decoder = Callable[[mx.array], mx.array]
+# Bytes of a convolution's input at once. MLX's convolution on a CPU makes a copy of nine times as much.
+STRIP_BYTES = 2**25
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """Where tiles of `size` lie along one axis, in latent cells.
+@dataclass
+class FeatureMap:
+    """x (B, H, W, C) as strips of rows, with the mean and the variance of each group of channels (B, groups, 1)."""
 
-    starts  of each tile; they are spread evenly and reach both ends
-    fades   start of the band between two neighbours within which the one fades into the other
-    fade    width of each band
+    strips: list[mx.array]
+    mean: mx.array
+    variance: mx.array
+
+
+def decode_tiled(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
+    """`vae.decode(z)` but for rounding, in strips of at most `tile` x `tile` pixels or STRIP_BYTES, picture by picture.
+
+    z (B, h, w, C) -> (B, h*f, w*f, 3). Not lazy: each strip of each layer is evaluated before the next is begun.
+    Raises RequestError for a tile that is not a positive multiple of f.
     """
-
-    size: int
-    starts: tuple[int, ...]
-    fades: tuple[int, ...]
-    fade: int
-
-
-def decode_tiled(decode: Decoder, latents: mx.array, tile: int, factor: int, *, overlap: int | None = None) -> mx.array:
-    """Decodes latents (B, h, w, C) to (B, h*factor, w*factor, 3) in tiles of `tile` x `tile` pixels, blended linearly.
-
-    `overlap` (pixels, a quarter of the tile unless given, a third at most) is how far neighbours share pixels at
-    least. Each tile is evaluated before the next is begun: this is not lazy, unless one tile covers the picture, which
-    is then decoded as a whole. Raises RequestError for sizes that are not multiples of `factor`.
-    """
-    overlap = tile // 4 // factor * factor if overlap is None else overlap
-    for name, pixels in (("tile", tile), ("overlap", overlap)):
-        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0 or pixels % factor != 0:
-            raise RequestError(f"The {name} is {pixels!r} pixels.", f"It is a multiple of {factor}.")
-    if tile == 0 or 3 * overlap > tile:
-        raise RequestError(
-            f"Tiles of {tile} pixels cannot overlap by {overlap}.", "The overlap is at most a third of the tile."
-        )
-    rows, columns = (plan(length, tile // factor, overlap // factor) for length in latents.shape[1:3])
-    if len(rows.starts) == len(columns.starts) == 1:
-        return decode(latents)
-
-    def strip(top: int) -> mx.array:
-        cells = latents[:, top : top + rows.size]
-        pieces = (_evaluated(decode(cells[:, :, left : left + columns.size])) for left in columns.starts)
-        return _evaluated(join(pieces, columns, factor, axis=2))
-
-    return join((strip(top) for top in rows.starts), rows, factor, axis=1)
+    factor = vae.scale_factor
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % factor != 0:
+        raise RequestError(f"The tile is {tile!r} pixels.", f"It is a positive multiple of {factor}.")
+    if "post_quant_conv" in vae:
+        z = vae.post_quant_conv(z)
+    return mx.concatenate([_decode(vae, z[i : i + 1], tile) for i in range(z.shape[0])])
 
 
-def plan(length: int, size: int, overlap: int) -> Tiles:
-    """As few tiles of `size` cells as cover `length` cells with neighbours sharing `overlap` or more."""
-    if length <= size:
-        return Tiles(length, (0,), (), overlap)
-    count = -(-(length - overlap) // (size - overlap))
-    starts = tuple(i * (length - size) // (count - 1) for i in range(count))
-    # In the middle of what two neighbours share, as far as can be from the edges of both.
-    fades = tuple((left + size + right - overlap) // 2 for left, right in pairwise(starts))
-    return Tiles(size, starts, fades, overlap)
+def _decode(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
+    decoder, groups = vae.decoder, vae.config.norm_num_groups
+
+    def cut(x: mx.array, scale: int = 1) -> list[mx.array]:
+        """Strips that are small enough when they are enlarged to `scale` times the size."""
+        width = x.shape[2] * scale
+        rows = min(tile * tile // width, STRIP_BYTES // (width * x.shape[3] * x.dtype.size)) // scale
+        return [x[:, i : i + max(rows, 1)] for i in range(0, x.shape[1], max(rows, 1))]
+
+    mid = decoder.mid_block
+    x = gather((decoder.conv_in(z) for _ in range(1)), groups)
+    x.strips = cut(x.strips[0])
+    x = _resnet(mid.resnets[0], x, groups)
+    if "attentions" in mid:
+        x = gather(cut(_attention(mid.attentions[0], x)), groups)
+    x = _resnet(mid.resnets[1], x, groups)
+    for block in decoder.up_blocks:
+        for resnet in block.resnets:
+            x = _resnet(resnet, x, groups)
+        if "upsamplers" in block:
+            x.strips = [piece for strip in x.strips for piece in cut(strip, 2)]
+            x = _upsampled(block.upsamplers[0], x, groups)
+    rows = convolve(decoder.conv_out, x.strips, lambda strip: _normalized(decoder.conv_norm_out, strip, x))
+    return mx.concatenate([_evaluated(strip) for strip in rows], axis=1)
 
 
-def join(pieces: Iterable[mx.array], tiles: Tiles, factor: int, *, axis: int) -> mx.array:
-    """Sets decoded pieces side by side along an axis, fading each into the next; takes them one at a time."""
-    return mx.concatenate(list(_segments(pieces, tiles, factor, axis)), axis=axis)
+def _resnet(block: ResnetBlock2D, x: FeatureMap, groups: int) -> FeatureMap:
+    """The block's output; x is used up."""
+    h = gather(convolve(block.conv1, list(x.strips), lambda strip: _normalized(block.norm1, strip, x)), groups)
+    residuals = convolve(block.conv2, h.strips, lambda strip: _normalized(block.norm2, strip, h))
+    shortcut = block.conv_shortcut if "conv_shortcut" in block else lambda strip: strip
+    return gather((shortcut(x.strips.pop(0)) + residual for residual in residuals), groups)
 
 
-def _segments(pieces: Iterable[mx.array], tiles: Tiles, factor: int, axis: int) -> Iterator[mx.array]:
-    """The pixels from one end to the other: what one piece has alone, then a fade, then the next alone."""
-    previous = None
-    for i, piece in enumerate(pieces):
-        start = tiles.starts[i]
-        alone_from, alone_to = 0, piece.shape[axis]
-        if previous is not None:
-            alone_from = (tiles.fades[i - 1] + tiles.fade - start) * factor
-            yield _fade(previous, _cut(piece, alone_from - tiles.fade * factor, alone_from, axis), axis)
-        if i < len(tiles.fades):
-            alone_to = (tiles.fades[i] - start) * factor
-            previous = _cut(piece, alone_to, alone_to + tiles.fade * factor, axis)
-        yield _cut(piece, alone_from, alone_to, axis)
+def _upsampled(block: Upsample2D, x: FeatureMap, groups: int) -> FeatureMap:
+    """The block's output; x is used up."""
+    return gather(convolve(block.conv, x.strips, enlarge), groups)
 
 
-def _fade(left: mx.array, right: mx.array, axis: int) -> mx.array:
-    """Linear, from `left` to `right`; the weights of a pixel sum to one."""
-    width = left.shape[axis]
-    weight = (mx.arange(width, dtype=mx.float32) + 0.5) / max(width, 1)
-    weight = weight.reshape([-1 if i == axis else 1 for i in range(left.ndim)])
-    return (left * (1 - weight) + right * weight).astype(left.dtype)
+def _attention(block: Attention, x: FeatureMap) -> mx.array:
+    """The block's output, whole: each cell attends to all. x is used up."""
+    whole = mx.concatenate(x.strips, axis=1)
+    x.strips.clear()
+    return _evaluated(block(whole))
 
 
-def _cut(piece: mx.array, start: int, stop: int, axis: int) -> mx.array:
-    return piece[(*[slice(None)] * axis, slice(start, stop))]
+def convolve(
+    conv: Callable[[mx.array], mx.array], strips: list[mx.array], prepare: Callable[[mx.array], mx.array]
+) -> Iterator[mx.array]:
+    """Strips of conv(prepare(x)), conv a 3x3 convolution with padding, prepare one cell's concern; uses up the list."""
+    above, strip = None, prepare(strips.pop(0))
+    while strip is not None:
+        following = prepare(strips.pop(0)) if strips else None
+        below = None if following is None else following[:, :1]
+        window = [rows for rows in (above, strip, below) if rows is not None]
+        y = conv(window[0] if len(window) == 1 else mx.concatenate(window, axis=1))
+        # What the borrowed rows became lacks neighbours of its own. A mere view would keep it in memory.
+        first, last = int(above is not None), y.shape[1] - int(below is not None)
+        yield mx.contiguous(y[:, first:last])
+        above, strip = strip[:, -1:], following
+
+
+def gather(strips: Iterable[mx.array], groups: int) -> FeatureMap:
+    """Evaluates strips one by one, and merges their moments as they come (Chan et al. 1983)."""
+    kept: list[mx.array] = []
+    count, mean, total = 0, mx.array(0.0), mx.array(0.0)
+    for strip in strips:
+        size = strip[0].size // groups
+        its_mean, its_total = _moments(strip, groups)
+        count += size
+        shift = its_mean - mean
+        mean = mean + shift * (size / count)
+        total = total + its_total + shift * shift * (size * (count - size) / count)
+        mx.eval(strip, mean, total)
+        kept.append(strip)
+    return FeatureMap(kept, mean, total / count)
+
+
+def _moments(x: mx.array, groups: int) -> tuple[mx.array, mx.array]:
+    """The mean and the sum of squared deviations of each group of channels of x (B, h, w, C): (B, groups, 1) each."""
+    batch, channels = x.shape[0], x.shape[-1]
+    x = x.astype(mx.float32)
+
+    def total(a: mx.array) -> mx.array:
+        # Whole rows are added first, as in group_norm.
+        return a.sum(axis=1).sum(axis=1).reshape(batch, groups, -1).sum(axis=-1, keepdims=True)
+
+    mean = total(x) / (x[0].size // groups)
+    centred = x - _spread(mean, channels)
+    return mean, total(centred * centred)
+
+
+def _normalized(norm: GroupNorm, strip: mx.array, x: FeatureMap) -> mx.array:
+    """A strip of norm(x)."""
+    channels = strip.shape[-1]
+    centred = strip.astype(mx.float32) - _spread(x.mean, channels)
+    out = centred * (_spread(mx.rsqrt(x.variance + norm.eps), channels) * norm.weight) + norm.bias
+    return (silu(out) if isinstance(norm, GroupNormSiLU) else out).astype(strip.dtype)
+
+
+def _spread(a: mx.array, channels: int) -> mx.array:
+    """A number a group (B, groups, 1) to one a channel (B, 1, 1, C)."""
+    batch, groups, _ = a.shape
+    return mx.broadcast_to(a, (batch, groups, channels // groups)).reshape(batch, 1, 1, channels)
 
 
 def _evaluated(array: mx.array) -> mx.array:
