@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 OLDEST_MLX = (0, 32)  # older ones gave wrong results without an error: large quantized matmuls, lack of memory
 GIB = 2**30
+SMALL_CACHE = GIB // 4
 
 # Short names first, as the command line offers them, then what else people write.
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -131,7 +134,14 @@ def dtype_name(dtype: mx.Dtype) -> str:
 
 
 def memory_size() -> int:
-    """Bytes that the default device may use: the GPU's, or this process' share of the machine's."""
+    """Bytes that the default device may use: the GPU's, or this process' share of the machine's.
+
+    MLXDIFF_MEMORY (in units of 10^9 bytes) lowers it, for the sake of other programs.
+    """
+    return min([_device_memory(), *_wished_limit()])
+
+
+def _device_memory() -> int:
     mx = require_mlx()
     if is_gpu():
         info = mx.device_info(mx.default_device())
@@ -140,6 +150,16 @@ def memory_size() -> int:
                 return int(info[key])
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([physical, *_container_limits()])
+
+
+def _wished_limit() -> list[int]:
+    """Bytes that MLXDIFF_MEMORY grants; empty where it is unset."""
+    text = os.environ.get("MLXDIFF_MEMORY", "")
+    if not text:
+        return []
+    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) is None or float(text) == 0:
+        raise RequestError(f"MLXDIFF_MEMORY is {text[:40]!r}.", "It is a number of GB above 0, such as 8 or 5.5.")
+    return [int(float(text) * 1e9)]
 
 
 def _container_limits() -> list[int]:
@@ -164,6 +184,18 @@ def limit_cache() -> int:
     limit = memory_size() // 4 if is_gpu() else min(memory_size() // 8, 4 * GIB)
     mx.set_cache_limit(limit)
     return limit
+
+
+@contextmanager
+def small_cache() -> Iterator[None]:
+    """Within it MLX keeps few freed buffers: for work whose sizes change all the time, so that they hardly serve."""
+    mx = require_mlx()
+    mx.clear_cache()
+    limit = mx.set_cache_limit(SMALL_CACHE)
+    try:
+        yield
+    finally:
+        mx.set_cache_limit(limit)
 
 
 def describe() -> dict[str, Any]:

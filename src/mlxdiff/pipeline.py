@@ -20,7 +20,7 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import hub, images, quantized  # noqa: E402
+from . import hub, images, memory, quantized  # noqa: E402
 from .diffusion import guidance, noise, samplers  # noqa: E402
 from .diffusion.prediction import Network, denoiser  # noqa: E402
 from .diffusion.samplers import Step  # noqa: E402
@@ -52,7 +52,8 @@ class StableDiffusion:
     vae       a folder or one .safetensors file (of either layout) whose VAE replaces the checkpoint's
     prediction_type  what the UNet predicts (epsilon, v_prediction, sample), where the checkpoint is wrong or silent
 
-    Reads only configs; each network's weights are mapped when it is first needed, all of them by `load`.
+    Reads only configs; each network's weights are mapped when it is first needed, all of them by `load`. Where memory
+    is scarce (see memory.py), a network is let go when its phase is over, and mapped again when it is needed again.
     Raises ModelNotFoundError, CheckpointError or UnsupportedError.
     """
 
@@ -96,7 +97,9 @@ class StableDiffusion:
 
     @cached_property
     def _encode(self) -> base.PromptEncoder:
-        return self.family.load_encoder(self.checkpoint, self.dtype, self.quantize)
+        encoder = self.family.load_encoder(self.checkpoint, self.dtype, self.quantize)
+        self._encoder_bytes = memory.size_of(*encoder.networks)
+        return encoder
 
     def load(self) -> StableDiffusion:
         """Maps and checks every weight now, so that a damaged file is found before minutes are spent."""
@@ -206,9 +209,7 @@ class StableDiffusion:
         """
         request = self.resolve(request)
         schedule = self._schedule(request)
-        conditioning = self._condition(request)
-        mx.eval(conditioning.arrays())
-        mx.clear_cache()  # the encoders' buffers have sizes that the loop never asks for, and MLX keeps them
+        conditioning = self.encode_ahead([request])[0]
         streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
         start = self._start(request, schedule, streams, latents)
         predict = self._predictor(request)
@@ -226,6 +227,29 @@ class StableDiffusion:
         for step in steps:
             last = step.index == len(schedule.sigmas) - 2
             yield step._replace(latents=schedule.to_signal(step.latents)) if last else step
+
+    def encode_ahead(self, requests: Sequence[Request]) -> list[Conditioning]:
+        """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then.
+
+        More than KEPT_CONDITIONINGS requests push out their own first.
+        """
+        conditionings = [self._condition(request) for request in requests]
+        mx.eval([conditioning.arrays() for conditioning in conditionings])
+        if not self.keeps_encoders:
+            self._let_go("_encode")
+        mx.clear_cache()  # the encoders' buffers have sizes that the loop never asks for, and MLX keeps them
+        return conditionings
+
+    @cached_property
+    def keeps_encoders(self) -> bool:
+        """Whether the text encoders stay in memory once prompts are encoded. Maps the UNet, to know its size."""
+        if not hasattr(self, "_encoder_bytes"):
+            _ = self._encode
+        return memory.keeps_encoders(self._encoder_bytes, memory.size_of(self.unet))
+
+    def _let_go(self, *parts: str) -> None:
+        for part in parts:
+            self.__dict__.pop(part, None)
 
     def encode_prompt(
         self,
@@ -246,9 +270,11 @@ class StableDiffusion:
         return self._encode(prompts, negative_prompt, guided=guided, height=height, width=width)
 
     def decode(self, latents: mx.array, *, tile: int | None = None) -> mx.array:
-        """Latents (B, h, w, C) to pictures (B, H, W, 3), float in [0, 1], unevaluated.
+        """Latents (B, h, w, C) to pictures (B, H, W, 3), float in [0, 1], unevaluated unless decoded in strips.
 
-        `tile` (pixels) decodes in overlapping tiles of that size, which bounds the memory a large picture needs.
+        `tile` (pixels) decodes in strips of at most tile x tile, one picture at a time: the same picture but for
+        rounding, in a fraction of the memory. They are evaluated one by one. None decodes as a whole if that takes no
+        more than half of the memory.
         """
         channels = self.checkpoint.vae.latent_channels
         if latents.ndim != 4 or latents.shape[-1] != channels:
@@ -258,8 +284,16 @@ class StableDiffusion:
             )
         vae = self.vae
         z = vae.denormalize(latents.astype(mx.float32)).astype(vae.dtype)
-        pictures = vae.decode(z) if tile is None else decode_tiled(vae.decode, z, tile, vae.scale_factor)
-        return mx.clip(pictures.astype(mx.float32) / 2 + 0.5, 0, 1)
+        tile = memory.tile_for(vae.config, z.shape, z.itemsize) if tile is None else tile
+        if tile is None:
+            return _shown(vae.decode(z))
+        mx.eval(z)
+        if "unet" in self.__dict__ and not memory.keeps_unet(
+            memory.size_of(self.unet), memory.in_strips(vae.config, z.shape, z.itemsize)
+        ):
+            self._let_go("unet")
+        with backend.small_cache():
+            return _shown(decode_tiled(vae, z, tile))
 
     def encode(self, images: mx.array) -> mx.array:
         """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
@@ -378,6 +412,11 @@ def _compiled(function: Callable[..., T]) -> Callable[..., T]:
     On a CPU the compiler runs for longer than a picture takes.
     """
     return mx.compile(function) if backend.is_gpu() else function
+
+
+def _shown(pictures: mx.array) -> mx.array:
+    """What a VAE decodes to, about [-1, 1], as float in [0, 1]."""
+    return mx.clip(pictures.astype(mx.float32) / 2 + 0.5, 0, 1)
 
 
 def _filled(value: T | None) -> T:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from ..checkpoint.detect import ModelIndex
 from ..checkpoint.rename import OLD_VAE_ATTENTION, TEXT_MODEL_PREFIX
@@ -48,8 +49,17 @@ class Conditioning:
         return [array for array in (self.context, self.pooled, self.time_ids) if array is not None]
 
 
-PromptEncoder = Callable[..., Conditioning]
-"""encode(prompts, negative_prompt, *, guided, height, width) -> Conditioning; one prompt an image."""
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Text encoders behind `encode(prompts, negative_prompt, *, guided, height, width)`, one prompt an image."""
+
+    encode: Callable[..., Conditioning]
+    networks: tuple[nn.Module, ...]
+
+    def __call__(
+        self, prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
+    ) -> Conditioning:
+        return self.encode(prompts, negative_prompt, guided=guided, height=height, width=width)
 
 
 @dataclass(frozen=True)

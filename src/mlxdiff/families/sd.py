@@ -23,7 +23,7 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
         (context,) = each_once(states, [*negatives, *prompts])
         return Conditioning(context)
 
-    return encode
+    return PromptEncoder(encode, (clip,))
 
 
 def usual(checkpoint: Checkpoint) -> tuple[int, float]:

@@ -6,18 +6,14 @@ The refiner has only the second, and is told an aesthetic score instead of the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 
 from ..errors import CheckpointError
-from ..models.clip import CLIPOutput
 from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
-
-TextStage = Callable[[list[str]], CLIPOutput]
-
 
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
     suffixes = [suffix for suffix in ("", "_2") if f"text_encoder{suffix}" in checkpoint.index.components]
@@ -25,12 +21,12 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
         raise CheckpointError(
             f"{checkpoint.folder} names no text_encoder_2 in its model_index.json.", "Use a complete SDXL checkpoint."
         )
-    stages = [_stage(checkpoint, suffix, dtype, bits) for suffix in suffixes]
+    encoders = [load_text_encoder(checkpoint, suffix, dtype, bits) for suffix in suffixes]
     scored = bool(checkpoint.index.options.get("requires_aesthetics_score", False))
     zeros_for_absent = bool(checkpoint.index.options.get("force_zeros_for_empty_prompt", True))
 
     def states(texts: list[str]) -> list[mx.array]:
-        outputs = [stage(texts) for stage in stages]
+        outputs = [clip(mx.array(tokenizer.batch(texts))) for tokenizer, clip in encoders]
         context = mx.concatenate([output.hidden_states[-2] for output in outputs], axis=-1)
         return [context, outputs[-1].pooled]
 
@@ -51,12 +47,7 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
         context, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, positive, strict=True))
         return Conditioning(context, pooled, mx.array(negative_ids + time_ids, dtype=mx.float32))
 
-    return encode
-
-
-def _stage(checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | None) -> TextStage:
-    tokenizer, clip = load_text_encoder(checkpoint, suffix, dtype, bits)
-    return lambda texts: clip(mx.array(tokenizer.batch(texts)))
+    return PromptEncoder(encode, tuple(clip for _, clip in encoders))
 
 
 def usual(checkpoint: Checkpoint) -> tuple[int, float]:

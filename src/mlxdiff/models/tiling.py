@@ -17,8 +17,9 @@ from ..errors import RequestError
 from .layers import GroupNorm, GroupNormSiLU, ResnetBlock2D, Upsample2D, enlarge, silu
 from .vae import Attention, AutoencoderKL
 
-# Bytes of a convolution's input at once. MLX's convolution on a CPU makes a copy of nine times as much.
-STRIP_BYTES = 2**25
+# Bytes of a convolution's input at once. On a CPU MLX's convolution makes nine copies of it, and all temporaries of an
+# evaluation are alive together; a GPU wants more work at a time.
+STRIP_BYTES, STRIP_BYTES_ON_CPU = 2**25, 2**23
 
 
 @dataclass
@@ -30,8 +31,13 @@ class FeatureMap:
     variance: mx.array
 
 
+def strip_bytes() -> int:
+    """Bytes of a strip at most, on the default device."""
+    return STRIP_BYTES_ON_CPU if mx.default_device() == mx.cpu else STRIP_BYTES
+
+
 def decode_tiled(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
-    """`vae.decode(z)` but for rounding, in strips of at most `tile` x `tile` pixels or STRIP_BYTES, picture by picture.
+    """`vae.decode(z)` but for rounding, in strips of at most `tile` x `tile` cells or `strip_bytes`, picture by picture.
 
     z (B, h, w, C) -> (B, h*f, w*f, 3). Not lazy: each strip of each layer is evaluated before the next is begun.
     Raises RequestError for a tile that is not a positive multiple of f.
@@ -50,7 +56,7 @@ def _decode(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
     def cut(x: mx.array, scale: int = 1) -> list[mx.array]:
         """Strips that are small enough when they are enlarged to `scale` times the size."""
         width = x.shape[2] * scale
-        rows = min(tile * tile // width, STRIP_BYTES // (width * x.shape[3] * x.dtype.size)) // scale
+        rows = min(tile * tile // width, strip_bytes() // (width * x.shape[3] * x.dtype.size)) // scale
         return [x[:, i : i + max(rows, 1)] for i in range(0, x.shape[1], max(rows, 1))]
 
     mid = decoder.mid_block
