@@ -14,6 +14,7 @@ import numpy as np
 from .. import images
 from ..pipeline import StableDiffusion
 from ..request import Request
+from .ahead import encoded_ahead
 
 PER_BATCH = 4
 
@@ -67,7 +68,9 @@ def render(
 
     An image does not depend on its batch: each has its own seed and noise stream.
     """
-    for first, part in split(request, batch_size):
+    for coming in encoded_ahead(sd, split(request, batch_size), lambda item: item[1]):
+        assert coming is not None
+        first, part = coming
         latents = mx.array([])
         for event in denoise(sd, part, indices=tuple(range(first, first + part.batch_size))):
             latents = event.latents

@@ -21,7 +21,9 @@ import numpy as np
 from .. import images
 from ..errors import BackendError, MlxdiffError
 from ..pipeline import StableDiffusion
+from ..request import Request
 from . import claims
+from .ahead import encoded_ahead
 from .jobs import Group, Job
 from .recorder import Recorder
 from .render import Denoised, Rendered, denoise
@@ -117,7 +119,7 @@ class _Runner:
 
     def events(self, groups: Iterable[Group | None]) -> Iterator[Event]:
         elsewhere: list[Group] = []
-        coming = iter(groups)
+        coming = encoded_ahead(self.sd, groups, self._coming_request)
         while not self._is_over():
             try:
                 group = next(coming)
@@ -139,6 +141,12 @@ class _Runner:
                 if (yield from self._run(group)):
                     elsewhere.remove(group)
             yield from self._finish()
+
+    def _coming_request(self, group: Group) -> Request | None:
+        """What the group will be asked of the model, unless it is done or another rank's."""
+        if not self.settings.is_ours(group.number) or all(self.store.is_done(job) for job in group.jobs):
+            return None
+        return group.request
 
     def close(self) -> None:
         """Waits for the writer, which leaves no file half written, and gives every claim back."""

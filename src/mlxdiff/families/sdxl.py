@@ -15,6 +15,7 @@ from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
+
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
     suffixes = [suffix for suffix in ("", "_2") if f"text_encoder{suffix}" in checkpoint.index.components]
     if "_2" not in suffixes:

@@ -37,7 +37,7 @@ def strip_bytes() -> int:
 
 
 def decode_tiled(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
-    """`vae.decode(z)` but for rounding, in strips of at most `tile` x `tile` cells or `strip_bytes`, picture by picture.
+    """`vae.decode(z)` but for rounding, picture by picture in strips of at most `tile` x `tile` cells or `strip_bytes`.
 
     z (B, h, w, C) -> (B, h*f, w*f, 3). Not lazy: each strip of each layer is evaluated before the next is begun.
     Raises RequestError for a tile that is not a positive multiple of f.

@@ -1,0 +1,58 @@
+"""What fits into the device's memory: which networks stay while others work, and whether a picture is decoded whole.
+
+Sizes in bytes, by arithmetic alone, from the size of the machine and never from what is free on it: the same command
+does the same again. Nothing decided here changes a picture by more than the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from . import backend
+from .models.tiling import strip_bytes
+from .models.vae import VAEConfig
+
+NETWORKS = 0.5  # of the memory that text encoders and UNet may take together and still both stay
+WHOLE = 0.5  # of the memory that decoding as a whole may take
+ALL = 0.9  # of the memory that the UNet may take together with decoding in strips and still stay
+TILE = 512  # pixels
+
+# Maps of a decoder's largest size that are alive at once when MLX decodes as a whole. A CPU's convolution makes nine
+# copies of its input; and MLX hands out memory faster than a CPU computes.
+MAPS, MAPS_ON_CPU = 8, 38
+
+
+def size_of(*networks: nn.Module) -> int:
+    """Bytes of the networks' weights."""
+    return sum(array.nbytes for network in networks for _, array in tree_flatten(network.parameters()))
+
+
+def keeps_encoders(encoders: int, unet: int) -> bool:
+    """Whether text encoders of that many bytes stay while the UNet works."""
+    return encoders + unet <= NETWORKS * backend.memory_size()
+
+
+def keeps_unet(unet: int, decoding: int) -> bool:
+    """Whether a UNet of that many bytes stays while pictures are decoded in strips."""
+    return unet + decoding <= ALL * backend.memory_size()
+
+
+def tile_for(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int | None:
+    """TILE where decoding latents of that shape (B, h, w, C) as a whole would take too much, else None."""
+    return TILE if whole(config, shape, itemsize) > WHOLE * backend.memory_size() else None
+
+
+def whole(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
+    """What decoding latents of that shape as a whole takes, about; `itemsize` is of one number."""
+    return shape[0] * _largest_map(config, shape, itemsize) * (MAPS if backend.is_gpu() else MAPS_ON_CPU)
+
+
+def in_strips(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
+    """What decoding latents of that shape in strips takes, about: one picture's maps, and a strip's workspace."""
+    return 3 * _largest_map(config, shape, itemsize) // 2 + MAPS_ON_CPU * strip_bytes()
+
+
+def _largest_map(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of a map as large as the picture, with as many channels as come in there from the level below."""
+    return shape[1] * shape[2] * config.scale_factor**2 * max(config.block_out_channels[:2]) * itemsize
