@@ -6,6 +6,7 @@ does the same again. Nothing decided here changes a picture by more than the rou
 
 from __future__ import annotations
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
@@ -25,7 +26,8 @@ MAPS, MAPS_ON_CPU = 8, 38
 
 def size_of(*networks: nn.Module) -> int:
     """Bytes of the networks' weights."""
-    return sum(array.nbytes for network in networks for _, array in tree_flatten(network.parameters()))
+    weights: list[tuple[str, mx.array]] = [pair for network in networks for pair in tree_flatten(network.parameters())]
+    return sum(array.nbytes for _, array in weights)
 
 
 def keeps_encoders(encoders: int, unet: int) -> bool:

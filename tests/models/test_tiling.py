@@ -149,9 +149,9 @@ def test_the_tile_bounds_every_call(monkeypatch, tile):
 
 
 def test_strips_take_a_fraction_of_the_memory(monkeypatch):
-    monkeypatch.setattr(tiling, "strip_bytes", lambda: 2**18)
-    vae, _ = random_vae(block_out_channels=[32, 64], norm_num_groups=8, layers_per_block=1)
-    z = latents(96, 96)
+    monkeypatch.setattr(tiling, "strip_bytes", lambda: 2**17)
+    vae, _ = random_vae(block_out_channels=[16, 32], layers_per_block=1)
+    z = latents(64, 64)
     mx.eval(vae.parameters(), z)
 
     def peak(decode) -> int:
@@ -161,10 +161,7 @@ def test_strips_take_a_fraction_of_the_memory(monkeypatch):
         mx.eval(decode(z))
         return mx.get_peak_memory() - before
 
-    largest = 192 * 192 * 64 * 4
-    in_strips = peak(lambda z: decode_tiled(vae, z, 64))
-    assert in_strips < peak(vae.decode) / 3
-    assert in_strips < 1.5 * largest + 40 * 2**18
+    assert peak(lambda z: decode_tiled(vae, z, 64)) < peak(vae.decode) / 4
 
 
 @pytest.mark.parametrize("tile", [0, 63, -64, 64.0, True, "64"])

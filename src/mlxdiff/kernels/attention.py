@@ -9,6 +9,10 @@ from .activations import EXP_STRETCH, on_cpu, softmax_numerator
 # Scores of attention kept at once on a CPU: 4 MiB, about what its caches hold.
 _SCORES_AT_ONCE = 2**20
 
+# Bytes of scores at once on a GPU without a fused kernel. The 16384 cells of a picture of 1024 pixels, all with all,
+# would take 1 GiB in fp32.
+_SCORE_BYTES = 2**26
+
 # The head sizes for which Metal has a fused kernel in every MLX that we support.
 _METAL_HEAD_SIZES = (64, 80, 128)
 
@@ -53,7 +57,15 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, upc
         q, k, v = (a.astype(mx.float32) for a in (q, k, v))
     if mask is not None:
         mask = mask.astype(q.dtype)
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :size].astype(dtype)
+    queries = length if _is_fused(q) else max(1, _SCORE_BYTES // (q.shape[0] * q.shape[1] * k.shape[2] * q.itemsize))
+    rows: list[mx.array] = []
+    for i in range(0, length, queries):
+        some = q[:, :, i : i + queries]
+        # Else MLX may begin all blocks before it ends one.
+        some = some if not rows else mx.depends([some], [rows[-1]])[0]
+        here = mask if mask is None or mask.shape[-2] == 1 else mask[..., i : i + queries, :]
+        rows.append(mx.fast.scaled_dot_product_attention(some, k, v, scale=scale, mask=here))
+    return (rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=2))[..., :size].astype(dtype)
 
 
 def _is_fused(q: mx.array) -> bool:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from ..errors import RequestError
-from .layers import GroupNorm, GroupNormSiLU, ResnetBlock2D, Upsample2D, enlarge, silu
+from ..kernels.activations import silu
+from ..kernels.attention import attention
+from .layers import GroupNorm, GroupNormSiLU, ResnetBlock2D, Upsample2D, enlarge
 from .vae import Attention, AutoencoderKL
 
 # Bytes of a convolution's input at once. On a CPU MLX's convolution makes nine copies of it, and all temporaries of an
@@ -60,11 +62,11 @@ def _decode(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
         return [x[:, i : i + max(rows, 1)] for i in range(0, x.shape[1], max(rows, 1))]
 
     mid = decoder.mid_block
-    x = gather((decoder.conv_in(z) for _ in range(1)), groups)
-    x.strips = cut(x.strips[0])
+    x = gather(cut(decoder.conv_in(z)), groups)
     x = _resnet(mid.resnets[0], x, groups)
     if "attentions" in mid:
-        x = gather(cut(_attention(mid.attentions[0], x)), groups)
+        x = _attention(mid.attentions[0], x, groups)
+        x.strips = cut(_evaluated(mx.concatenate(x.strips, axis=1)))
     x = _resnet(mid.resnets[1], x, groups)
     for block in decoder.up_blocks:
         for resnet in block.resnets:
@@ -89,11 +91,22 @@ def _upsampled(block: Upsample2D, x: FeatureMap, groups: int) -> FeatureMap:
     return gather(convolve(block.conv, x.strips, enlarge), groups)
 
 
-def _attention(block: Attention, x: FeatureMap) -> mx.array:
-    """The block's output, whole: each cell attends to all. x is used up."""
+def _attention(block: Attention, x: FeatureMap, groups: int) -> FeatureMap:
+    """The block's output, where each cell attends to all; in strips whose scores are no larger. x is used up."""
     whole = mx.concatenate(x.strips, axis=1)
     x.strips.clear()
-    return _evaluated(block(whole))
+    _, height, width, _ = whole.shape
+    cells = _normalized(block.group_norm, whole, x).flatten(1, 2)
+    k, v = block.to_k(cells), block.to_v(cells)
+    mx.eval(whole, cells, k, v)
+    rows = max(1, strip_bytes() // (height * width * width * 4))
+
+    def attended(top: int) -> mx.array:
+        strip = whole[:, top : top + rows]
+        q = block.to_q(cells[:, top * width : (top + rows) * width])
+        return strip + block.to_out[0](attention(q, k, v, heads=1)).reshape(strip.shape)
+
+    return gather((attended(top) for top in range(0, height, rows)), groups)
 
 
 def convolve(
