@@ -291,7 +291,7 @@ class StableDiffusion:
         if "unet" in self.__dict__ and not memory.keeps_unet(
             memory.size_of(self.unet), memory.in_strips(vae.config, z.shape, z.itemsize)
         ):
-            self._let_go("unet", "_predict")
+            self._let_go("unet", "_predict", "_predict_in_parts")
         with backend.small_cache():
             return _shown(decode_tiled(vae, z, tile))
 

@@ -1,0 +1,151 @@
+"""What is let go where memory is scarce, and that the pictures stay the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlxdiff import Request, StableDiffusion, backend, memory
+from mlxdiff.batch.ahead import encoded_ahead
+from mlxdiff.batch.render import Rendered, render
+from mlxdiff.errors import InputError, RequestError
+from mlxdiff.models.vae import VAEConfig
+
+
+@pytest.fixture(autouse=True)
+def cache_limit():
+    before = mx.set_cache_limit(0)
+    mx.set_cache_limit(before)
+    yield
+    mx.set_cache_limit(before)
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Less than the built-in model's 55 MB of fp32 weights."""
+    monkeypatch.setenv("MLXDIFF_MEMORY", "0.05")
+
+
+def last(sd: StableDiffusion, prompt: str) -> mx.array:
+    *_, latents = sd.generate_latents(prompt, seed=1, steps=2, guidance_scale=1)
+    mx.eval(latents)
+    return latents
+
+
+def test_encoders_go_and_come_back_with_the_same_picture(monkeypatch):
+    plenty = StableDiffusion("emoji").load()
+    expected = [last(plenty, prompt) for prompt in ("a cat", "a dog")]
+    assert "_encode" in plenty.__dict__
+    monkeypatch.setenv("MLXDIFF_MEMORY", "0.05")
+    sd = StableDiffusion("emoji").load()
+    for prompt, latents in zip(("a cat", "a dog"), expected, strict=True):
+        assert mx.array_equal(last(sd, prompt), latents)
+        assert "_encode" not in sd.__dict__
+
+
+@pytest.mark.usefixtures("scarce")
+def test_freed_weights_are_no_longer_in_memory():
+    sd = StableDiffusion("emoji", dtype="fp32")
+    encoder = sd._encode
+    mx.eval([network.parameters() for network in encoder.networks])
+    held, size = mx.get_active_memory(), memory.size_of(*encoder.networks)
+    assert size == sum(
+        array.size * 4 for network in encoder.networks for _, array in tree_flatten(network.parameters())
+    )
+    del encoder
+    mx.eval(sd.encode_ahead([sd.resolve(Request("a cat", seed=0))])[0].arrays())
+    assert mx.get_active_memory() < held - 0.9 * size
+
+
+@pytest.mark.usefixtures("scarce")
+def test_a_large_picture_is_decoded_in_strips_unasked_and_the_unet_goes_first(monkeypatch):
+    sd = StableDiffusion("emoji", dtype="fp32").load()
+    z = mx.array(np.random.default_rng(0).normal(size=(2, 12, 20, 4)).astype(np.float32))
+    found = sd.decode(z)
+    assert "unet" not in sd.__dict__
+    monkeypatch.delenv("MLXDIFF_MEMORY")
+    plenty = StableDiffusion("emoji", dtype="fp32").load()
+    np.testing.assert_allclose(np.array(found), np.array(plenty.decode(z)), atol=1e-5)
+    assert "unet" in plenty.__dict__
+    assert mx.array_equal(plenty.decode(z, tile=512), sd.decode(z, tile=512))
+    assert "unet" in plenty.__dict__
+
+
+@pytest.mark.usefixtures("scarce")
+def test_many_batches_load_the_encoders_once():
+    sd = StableDiffusion("emoji")
+    loads = []
+
+    def counting(*arguments):
+        loads.append(arguments)
+        return family.load_encoder(*arguments)
+
+    family = sd.family
+    sd.family = replace(family, load_encoder=counting)
+    prompts = tuple(f"a cat {i}" for i in range(5))
+    request = sd.resolve(Request(prompts, seed=0, steps=1, guidance_scale=1, height=32, width=32))
+    assert sum(isinstance(event, Rendered) for event in render(sd, request, batch_size=1)) == 5
+    assert len(loads) == 1
+
+
+class Recording:
+    """As much of the pipeline as `encoded_ahead` asks for."""
+
+    def __init__(self, *, keeps_encoders: bool) -> None:
+        self.keeps_encoders = keeps_encoders
+        self.log: list[object] = []
+
+    def encode_ahead(self, requests):
+        self.log.append(list(requests))
+
+
+def failing():
+    yield "a"
+    raise InputError("A bad line.", "Mend it.")
+
+
+def test_prompts_are_encoded_before_the_first_of_them_is_passed_on():
+    sd = Recording(keeps_encoders=False)
+    for item in encoded_ahead(sd, [*range(9), None, 9], lambda item: None if item == 1 else -item):
+        sd.log.append(item)
+    assert sd.log == [[0, -2, -3, -4, -5, -6, -7], *range(8), [-8], 8, None, [-9], 9]
+    items = encoded_ahead(sd, failing(), lambda item: item)
+    assert next(items) == "a"
+    assert sd.log[-1] == ["a"]
+    with pytest.raises(InputError):
+        next(items)
+
+
+def test_nothing_is_done_ahead_where_encoders_stay():
+    sd = Recording(keeps_encoders=True)
+    items = encoded_ahead(sd, failing(), lambda item: item)
+    assert next(items) == "a"
+    assert sd.log == []
+
+
+@pytest.mark.parametrize(("text", "size"), [("8", 8e9), ("0.5", 5e8), ("999999", None), ("", None)])
+def test_the_memory_can_be_lowered(monkeypatch, text, size):
+    monkeypatch.delenv("MLXDIFF_MEMORY", raising=False)
+    whole = backend.memory_size()
+    monkeypatch.setenv("MLXDIFF_MEMORY", text)
+    assert backend.memory_size() == (whole if size is None else min(size, whole))
+
+
+@pytest.mark.parametrize("text", ["8GB", "0", "-1", "nan", "1e3", "9" * 50])
+def test_a_memory_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("MLXDIFF_MEMORY", text)
+    with pytest.raises(RequestError, match="MLXDIFF_MEMORY"):
+        backend.memory_size()
+
+
+@pytest.mark.parametrize(("gigabytes", "tile"), [(24, 512), (100, None)])
+def test_what_is_decoded_whole_on_a_cpu(monkeypatch, gigabytes, tile):
+    monkeypatch.setattr(backend, "is_gpu", lambda: False)
+    monkeypatch.setattr(backend, "memory_size", lambda: gigabytes * 10**9)
+    config = VAEConfig(block_out_channels=(128, 256, 512, 512))
+    assert memory.tile_for(config, (1, 128, 128, 4), 4) == tile
+    assert memory.tile_for(config, (1, 32, 32, 4), 4) is None
