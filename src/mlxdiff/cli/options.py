@@ -106,4 +106,12 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what is th
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object a line.")]
 NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="Leave out how the picture was made.")]
 DecodeBatchSize = Annotated[int, typer.Option(min=1, help="Images decoded at once.")]
-Tile = Annotated[int | None, typer.Option(min=64, help="Decode in tiles of this many pixels, to save memory.")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=64,
+        help="Decode in strips of this many pixels squared, to save memory; the picture is the same. Default: as a"
+        " whole where memory allows.",
+        show_default=False,
+    ),
+]
