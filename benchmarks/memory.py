@@ -113,6 +113,7 @@ class Watch:
         row = {"phase": phase, **about, "seconds": round(time.perf_counter() - self.start, 1)}
         row |= {"active MB": mx.get_peak_memory() // 10**6, "after MB": mx.get_active_memory() // 10**6}
         self.rows.append(row | {"resident MB": resident // 10**6})
+        print(self.rows[-1], file=sys.stderr, flush=True)
         self.begin()
 
 

@@ -247,6 +247,11 @@ class StableDiffusion:
             _ = self._encode
         return memory.keeps_encoders(self._encoder_bytes, memory.size_of(self.unet))
 
+    @property
+    def working_bytes(self) -> int:
+        """Bytes of the weights that are in memory while the UNet works."""
+        return memory.size_of(self.unet) + (self._encoder_bytes if self.keeps_encoders else 0)
+
     def _let_go(self, *parts: str) -> None:
         for part in parts:
             self.__dict__.pop(part, None)

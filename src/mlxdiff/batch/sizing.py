@@ -16,7 +16,7 @@ def default_batch_size(sd: StableDiffusion, request: Request) -> int:
     """From 1 to LARGEST images of a resolved request's size."""
     on_gpu = backend.is_gpu()
     each = image_bytes(sd, request, fused_attention=on_gpu)
-    room = int(backend.memory_size() * SHARE) - _weight_bytes(sd)
+    room = int(backend.memory_size() * SHARE) - sd.working_bytes
     return max(1, min(room // each, LARGEST if on_gpu else LARGEST_ON_CPU))
 
 
@@ -36,10 +36,3 @@ def image_bytes(sd: StableDiffusion, request: Request, *, fused_attention: bool)
     maps = cells * channels * MAPS * guided * sd.dtype.size
     scores = 0 if fused_attention else 8 * cells * cells * guided * 4
     return maps + scores
-
-
-def _weight_bytes(sd: StableDiffusion) -> int:
-    """Bytes of all weight files: an upper bound of what they take once loaded, but for an fp32 CPU."""
-    path = sd.checkpoint.folder
-    files = [path] if path.is_file() else path.rglob("*.safetensors")
-    return sum(file.stat().st_size for file in files)
