@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,34 @@ def test_a_container_s_limit_counts(monkeypatch, tmp_path):
     assert backend.memory_size() == whole
     limit.write_text("104857600\n")
     assert backend.memory_size() == 104857600
+
+
+@on_cpu
+@linux
+def test_the_limit_of_an_own_control_group_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(backend, "_CONTROL_GROUPS", (str(tmp_path / "memory.max"), str(tmp_path / "limit_in_bytes")))
+    groups = Path("/proc/self/cgroup").read_text()
+    group = next(line for line in groups.splitlines() if re.match(r"\d+:(memory)?:", line)).split(":")
+    name = "limit_in_bytes" if group[1] else "memory.max"
+    folder = tmp_path / group[2].lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("104857600\n")
+    assert backend.memory_size() == 104857600
+
+
+@linux
+def test_ulimit_counts():
+    program = """
+import resource
+from mlxdiff import backend
+backend.require_mlx()
+resource.setrlimit(resource.RLIMIT_AS, (2**36 + 4096, -1))
+backend._CONTROL_GROUPS = ("/absent", "/absent")
+print(backend._container_limits())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == f"[{2**36 + 4096}]"
 
 
 @pytest.fixture

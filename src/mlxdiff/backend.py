@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,13 +164,27 @@ def _wished_limit() -> list[int]:
 
 
 def _container_limits() -> list[int]:
-    """Bytes that control groups grant this process; empty without a limit."""
-    found = []
-    for name in _CONTROL_GROUPS:
-        path = Path(name)
+    """Bytes that control groups and `ulimit -v` grant this process; empty without a limit."""
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    found = [] if address_space == resource.RLIM_INFINITY else [address_space]
+    for path in (*map(Path, _CONTROL_GROUPS), *_own_control_groups()):
         text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
         if text.isdigit():
             found.append(int(text))
+    return found
+
+
+def _own_control_groups() -> list[Path]:
+    """The files that limit this process' own control group and those around it, as systemd makes them."""
+    table = Path("/proc/self/cgroup")
+    found = []
+    for line in table.read_text(encoding="utf-8").splitlines() if table.is_file() else []:
+        _, controllers, group = line.split(":", 2)
+        file = {"": _CONTROL_GROUPS[0], "memory": _CONTROL_GROUPS[1]}.get(controllers)
+        if file is not None:
+            root, name = Path(file).parent, Path(file).name
+            folder = root / group.lstrip("/")
+            found += [around / name for around in (folder, *folder.parents) if around.is_relative_to(root)]
     return found
 
 
