@@ -43,6 +43,25 @@ def test_attention_in_blocks_is_the_same(monkeypatch, at_once):
     assert relative_error(got, wanted) < 1e-5
 
 
+@pytest.mark.parametrize("mask_rows", [None, 1, 45])
+def test_without_a_fused_kernel_scores_are_made_for_some_queries_at_a_time(monkeypatch, mask_rows):
+    monkeypatch.setattr(module, "on_cpu", lambda _: False)
+    monkeypatch.setattr(module, "_SCORE_BYTES", 2 * 3 * 60 * 4 * 8)  # eight queries
+    lengths = []
+    attend = mx.fast.scaled_dot_product_attention
+
+    def watching(q, k, v, **options):
+        lengths.append(q.shape[2])
+        return attend(q, k, v, **options)
+
+    monkeypatch.setattr(module.mx.fast, "scaled_dot_product_attention", watching)
+    q, k, v = normal(2, 45, 3 * 16), normal(2, 60, 3 * 16, seed=1), normal(2, 60, 3 * 16, seed=2)
+    mask = None if mask_rows is None else normal(mask_rows, 60, seed=3)
+    got = attention(mx.array(q), mx.array(k), mx.array(v), heads=3, mask=None if mask is None else mx.array(mask))
+    assert relative_error(got, torch_attention(q, k, v, 3, mask)) < 1e-5
+    assert lengths == [8] * 5 + [5]
+
+
 @pytest.mark.parametrize("infinity", [-math.inf, -1e9])
 def test_attention_with_a_causal_mask(infinity):
     q, k, v = (normal(2, 12, 32, seed=i) for i in range(3))
