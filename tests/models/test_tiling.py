@@ -49,8 +49,8 @@ def error(found: mx.array, expected: mx.array) -> float:
     return float(np.abs(np.array(found.astype(mx.float32)) - expected).max() / expected.std())
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 7), (3, 17), (17, 3), (1, 1), (1, 9), (9, 1)])
-@pytest.mark.parametrize("tile", [8, 24, 56])
+@pytest.mark.parametrize(("height", "width"), [(9, 7), (3, 17), (17, 3), (1, 1), (1, 9)])
+@pytest.mark.parametrize("tile", [8, 24])
 def test_strips_give_the_picture_of_the_whole(height, width, tile):
     vae, _ = random_vae()
     z = latents(height, width)
