@@ -26,8 +26,8 @@ MAPS, MAPS_ON_CPU = 8, 38
 
 def size_of(*networks: nn.Module) -> int:
     """Bytes of the networks' weights."""
-    weights: list[tuple[str, mx.array]] = [pair for network in networks for pair in tree_flatten(network.parameters())]
-    return sum(array.nbytes for _, array in weights)
+    parameters: list[dict[str, mx.array]] = [dict(tree_flatten(network.parameters())) for network in networks]
+    return sum(array.nbytes for arrays in parameters for array in arrays.values())
 
 
 def keeps_encoders(encoders: int, unet: int) -> bool:
