@@ -131,7 +131,11 @@ def decode(size: int, tile: int | None, dtype: str | None) -> list[dict[str, Any
     z = mx.random.normal((1, size // 8, size // 8, 4)).astype(vae.dtype)
     mx.eval(vae.decoder.parameters(), vae.post_quant_conv.parameters(), z)
     watch = Watch()
-    mx.eval(vae.decode(z) if tile is None else decode_tiled(vae, z, tile))
+    if tile is None:
+        mx.eval(vae.decode(z))
+    else:
+        with backend.small_cache():
+            mx.eval(decode_tiled(vae, z, tile))
     watch.end("decode", size=f"{size}x{size}", tile="off" if tile is None else tile)
     return watch.rows
 
