@@ -50,7 +50,8 @@ ALLOWED = {
     "trajectory": {"latents"},
     "animate": {"images"},
     "parameters": {"__init__"},
-    "backend": {"__init__", "blas"},
+    "backend": {"__init__", "blas", "kernels"},
+    "kernels": {"blas", "cores"},
     "blas": {"cores", "elf"},
 }
 FAMILY_FILES = {"sd", "sdxl"}

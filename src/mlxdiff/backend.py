@@ -216,6 +216,8 @@ def small_cache() -> Iterator[None]:
 def describe() -> dict[str, Any]:
     """This machine and the versions that decide what a picture looks like and how long it takes, for `info`."""
     mx = require_mlx()
+    from .kernels import native
+
     return {
         "mlxdiff": __version__,
         "python": platform.python_version(),
@@ -226,4 +228,5 @@ def describe() -> dict[str, Any]:
         "memory": f"{memory_size() / GIB:.1f} GiB",
         "dtype": dtype_name(default_dtype()),
         "blas": blas.live(),
+        "native": native.state(),
     }

@@ -55,6 +55,7 @@ _AS_BUILT = "the one that MLX was built with"
 
 _lock = threading.Lock()
 _live: str | None = None
+_provider: _Provider | None = None  # what MLX was given
 
 
 class _Unfit(Exception):
@@ -111,8 +112,22 @@ def live() -> str:
     return "unknown until MLX is imported" if _live is None else _live
 
 
+def threads() -> int | None:
+    """How many threads the BLAS that MLX was given takes; None if MLX keeps its own, or if nothing tells."""
+    try:
+        return None if _provider is None else _provider.library[f"{_provider.prefix}openblas_get_num_threads"]()
+    except AttributeError:
+        return None
+
+
+def function(name: str) -> int | None:
+    """Address of that function in the BLAS that MLX was given; None if there is none."""
+    return None if _provider is None else _provider.function(name)
+
+
 def _replace(core: ModuleType) -> tuple[str, str | None]:
     """What `live` says from now on, and a warning if that is slow and need not be."""
+    global _provider
     if sys.platform == "darwin":
         return "Accelerate", None
     from . import elf
@@ -144,6 +159,7 @@ def _replace(core: ModuleType) -> tuple[str, str | None]:
         preload = "libopenblas.so.0, the system's OpenBLAS" if provider.prefix else provider.library._name
         remedy = f"Start Python with LD_PRELOAD={preload}."
         return f"{name}: slow. {remedy}", f"MLX keeps {name}, whose jump table cannot be changed ({error}). {remedy}"
+    _provider = provider
     return provider.label, None
 
 

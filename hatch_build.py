@@ -1,0 +1,145 @@
+"""Compiles native/, the extension of MLX for Linux CPUs, into the wheel; without a compiler the wheel is pure Python.
+
+Also by itself, for a checkout: python hatch_build.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+MODULE = "_native"
+# Name of each set of instructions (a C++ namespace) and the compiler's options for it. See native/isa.cpp.
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "baseline": [],
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
+    },
+    "aarch64": {"neon": []},
+}
+# Contraction into fused multiply-adds is off under -std=c++20 alone.
+OPTIONS = "-std=c++20 -O3 -DNDEBUG -fPIC -fvisibility=hidden -ffp-contract=fast -fno-math-errno -Wall".split()
+
+
+class Unbuildable(Exception):
+    """The extension cannot be compiled here; the text says why."""
+
+
+class CustomBuildHook(BuildHookInterface):
+    """Adds the extension to a wheel for Linux, and that wheel's tag."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        if self.target_name != "wheel" or sys.platform != "linux":
+            return
+        root = Path(self.root)
+        library, about = outputs(root)
+        try:
+            build(root)
+        except Unbuildable as error:
+            self.app.display_warning(f"mlxdiff is installed without its CPU extension, and slower on a CPU: {error}")
+            library.unlink(missing_ok=True)
+            about.write_text(json.dumps({"error": str(error)}) + "\n")
+            files = [about]
+        else:
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+            files = [library, about]
+        if version != "editable":
+            build_data["force_include"].update({str(file): f"mlxdiff/kernels/{file.name}" for file in files})
+
+
+def outputs(root: Path) -> tuple[Path, Path]:
+    """The extension, and the file beside it that says what it was compiled against."""
+    stem = root / "src" / "mlxdiff" / "kernels" / (MODULE + sysconfig.get_config_var("EXT_SUFFIX"))
+    return stem, stem.with_suffix(".json")
+
+
+def build(root: Path) -> None:
+    """Compiles what is out of date and links the extension; raises Unbuildable."""
+    library, about = outputs(root)
+    mlx, mlx_version = _mlx()
+    compiler = _compiler()
+    objects = root / "build" / "native" / f"{library.stem}-mlx{mlx_version}"
+    objects.mkdir(parents=True, exist_ok=True)
+    headers = max(path.stat().st_mtime for path in [Path(__file__), *(root / "native").rglob("*.h")])
+    jobs = []
+    for source, target, options in _units(root / "native", objects, mlx):
+        newest = max(headers, source.stat().st_mtime)
+        if not target.exists() or target.stat().st_mtime < newest:
+            jobs.append([*compiler, *OPTIONS, *options, "-c", str(source), "-o", str(target)])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_run, jobs))
+    units = [str(target) for _, target, _ in _units(root / "native", objects, mlx)]
+    # libmlx.so is loaded before the extension, and found by its name.
+    library.parent.mkdir(exist_ok=True)
+    _run([*compiler, "-shared", *units, f"-L{mlx / 'lib'}", "-lmlx", "-pthread", "-Wl,--gc-sections", "-s", "-o", str(library)])
+    about.write_text(json.dumps({"mlx": mlx_version}) + "\n")
+
+
+def _units(native: Path, objects: Path, mlx: Path) -> Iterator[tuple[Path, Path, list[str]]]:
+    """Source, object and options of everything that is compiled; what takes longest comes first."""
+    nanobind = _package("nanobind")
+    includes = [sysconfig.get_path("include"), nanobind / "include", nanobind / "ext/robin_map/include", mlx / "include"]
+    python = ["-DNB_DOMAIN=mlx", "-fno-strict-aliasing", *(f"-isystem{folder}" for folder in includes)]
+    yield nanobind / "src" / "nb_combined.cpp", objects / "nanobind.o", python
+    for source in sorted(native.glob("*.cpp")):
+        yield source, objects / f"{source.stem}.o", python
+    sets = INSTRUCTION_SETS.get(platform.machine(), {"baseline": []})
+    for source in sorted((native / "kernels").glob("*.cpp")):
+        for name, options in sets.items():
+            yield source, objects / f"{source.stem}-{name}.o", [f"-DMLXDIFF_ISA={name}", *options]
+
+
+def _mlx() -> tuple[Path, str]:
+    """Folder and version of MLX's build for CPUs."""
+    try:
+        version("mlx-cpu")
+    except PackageNotFoundError:
+        raise Unbuildable("MLX's CPU build (mlx[cpu]) is not there to compile against") from None
+    return _package("mlx"), version("mlx")
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise Unbuildable(f"{name} is not installed where the wheel is built")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _compiler() -> list[str]:
+    chosen = os.environ.get("CXX")
+    if chosen:
+        return shlex.split(chosen)
+    found = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    if found is None:
+        raise Unbuildable("there is no C++ compiler (install g++)")
+    return [found]
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except OSError as error:
+        raise Unbuildable(f"{command[0]} does not start ({error.strerror})") from error
+    except subprocess.CalledProcessError as error:
+        complaint = next((row for row in error.stderr.splitlines() if "error" in row), error.stderr.strip()[-200:])
+        raise Unbuildable(f"the compiler says: {complaint}") from error
+
+
+if __name__ == "__main__":
+    build(Path(__file__).parent)

@@ -1,0 +1,12 @@
+#include "../kernels.h"
+
+namespace mlxdiff::MLXDIFF_ISA {
+
+#define MLXDIFF_QUOTE(name) #name
+#define MLXDIFF_STRING(name) MLXDIFF_QUOTE(name)
+#define MLXDIFF_ENTRY(name, arguments) &name,
+
+extern const Kernels table;
+const Kernels table{MLXDIFF_STRING(MLXDIFF_ISA), MLXDIFF_KERNELS(MLXDIFF_ENTRY)};
+
+}  // namespace mlxdiff::MLXDIFF_ISA

@@ -1,0 +1,45 @@
+// The Python module mlxdiff.kernels._native.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "isa.h"
+#include "ops.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+// OpenBLAS's interface for threads that are somebody else's: run job(i, data + i * size, argument) for each i < n.
+using Job = void (*)(int i, void* data, int argument);
+
+void schedule(int, Job job, int n, size_t size, void* data, int argument) {
+  mlxdiff::pool().parallel_for(n, [=](int64_t i, int) {
+    job(static_cast<int>(i), static_cast<char*>(data) + i * size, argument);
+  });
+}
+
+// address: of OpenBLAS's openblas_set_threads_callback_function. From then on its products run on our pool, which must
+// have as many threads; its own would spin for a while after each product, on the cores that we need.
+void share_threads(uintptr_t address) {
+  using Scheduler = void (*)(int, Job, int, size_t, void*, int);
+  reinterpret_cast<void (*)(Scheduler)>(address)(&schedule);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.def("set_threads", [](int threads) { mlxdiff::pool().resize(threads); }, "threads"_a);
+  m.def("threads", [] { return mlxdiff::pool().threads(); });
+  m.def("share_threads", &share_threads, "address"_a);
+  m.def("instruction_sets", &mlxdiff::instruction_sets);
+  m.def("instruction_set", [] { return std::string(mlxdiff::kernels().instruction_set); });
+  m.def("use_instruction_set", &mlxdiff::use_instruction_set, "name"_a);
+
+  m.def("silu", &mlxdiff::silu, "x"_a);
+  m.def("gelu", &mlxdiff::gelu, "x"_a);
+  m.def("quick_gelu", &mlxdiff::quick_gelu, "x"_a);
+  m.def("geglu", &mlxdiff::geglu, "x"_a);
+}

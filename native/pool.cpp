@@ -1,0 +1,130 @@
+#include "pool.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mlxdiff {
+namespace {
+
+// How often an idle thread looks before it sleeps: some 20 microseconds, less than waking up takes.
+constexpr int kLooks = 1000;
+
+void rest() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Condition>
+bool look(const Condition& condition) {
+  for (int i = 0; i < kLooks; ++i) {
+    if (condition()) return true;
+    rest();
+  }
+  return false;
+}
+
+struct Loop {
+  int64_t n;
+  void (*call)(const void*, int64_t, int);
+  const void* body;
+  std::atomic<int64_t> next{0};
+
+  void work(int worker) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) call(body, i, worker);
+  }
+};
+
+}  // namespace
+
+struct Pool::State {
+  std::mutex turn;  // held by the caller whose loop runs
+  std::mutex mutex;  // guards what follows
+  std::condition_variable wake, done;
+  Loop* loop = nullptr;
+  std::atomic<uint64_t> loops{0};  // how many have begun
+  std::atomic<int> inside{0};  // workers that are in the loop
+  bool stop = false;
+  std::vector<std::thread> workers;
+
+  void serve(int worker, uint64_t seen) {
+    while (true) {
+      look([&] { return loops.load(std::memory_order_acquire) != seen; });
+      Loop* mine;
+      {
+        std::unique_lock lock(mutex);
+        wake.wait(lock, [&] { return stop || loops.load() != seen; });
+        if (stop) return;
+        seen = loops.load();
+        mine = loop;
+        if (mine != nullptr) inside.fetch_add(1);
+      }
+      if (mine == nullptr) continue;
+      mine->work(worker);
+      // Under the lock, so that the caller cannot return and the pool vanish in between.
+      std::lock_guard lock(mutex);
+      if (inside.fetch_sub(1) == 1) done.notify_one();
+    }
+  }
+
+  void join() {
+    {
+      std::lock_guard lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (auto& worker : workers) worker.join();
+    workers.clear();
+    stop = false;
+  }
+};
+
+Pool::Pool() : state_(new State) {}
+Pool::~Pool() { state_->join(); }
+
+int Pool::threads() const { return static_cast<int>(state_->workers.size()) + 1; }
+
+void Pool::resize(int threads) {
+  std::lock_guard turn(state_->turn);
+  state_->join();
+  for (int i = 1; i < threads; ++i) {
+    state_->workers.emplace_back([state = state_.get(), i, seen = state_->loops.load()] { state->serve(i, seen); });
+  }
+}
+
+void Pool::run(int64_t n, Call call, const void* body) {
+  if (n <= 0) return;
+  std::lock_guard turn(state_->turn);
+  Loop loop{n, call, body};
+  if (n == 1 || state_->workers.empty()) {
+    loop.work(0);
+    return;
+  }
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->loop = &loop;
+    state_->loops.fetch_add(1, std::memory_order_release);
+  }
+  state_->wake.notify_all();
+  loop.work(0);
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->loop = nullptr;
+  }
+  if (look([&] { return state_->inside.load(std::memory_order_acquire) == 0; })) return;
+  std::unique_lock lock(state_->mutex);
+  state_->done.wait(lock, [&] { return state_->inside.load() == 0; });
+}
+
+Pool& pool() {
+  // Never destroyed: threads may not be joined while the process ends.
+  static Pool* const all = new Pool;
+  return *all;
+}
+
+}  // namespace mlxdiff

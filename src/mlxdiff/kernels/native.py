@@ -1,0 +1,112 @@
+"""The compiled extension of MLX for Linux CPUs: whether it is there, fits the MLX that runs, and serves an array.
+
+MLX computes exp, softmax and norms on a CPU one element at a time, on one thread. The extension (native/, compiled when
+mlxdiff is installed) adds operations to MLX that use vector instructions and all free cores, and stay lazy.
+
+It is bound to the C++ interface of one version of MLX. With any other MLX, or where it could not be compiled, everything
+is computed by MLX's own operations, and `mlxdiff info` says why.
+
+`MLXDIFF_NATIVE` overrides the choice: `off`, or the name of an instruction set plainer than the processor's best.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import sysconfig
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+
+from .. import blas, cores
+from ..errors import BackendError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+VARIABLE = "MLXDIFF_NATIVE"
+_MODULE = "_native"
+
+
+class _Unfit(Exception):
+    """The extension must not be used; the text says why."""
+
+
+def serving(*arrays: mx.array | None) -> Any | None:
+    """The extension, if it can compute with these arrays (None stands for one that is left out), else None.
+
+    Raises BackendError if MLXDIFF_NATIVE makes no sense.
+    """
+    if mx.default_device() != mx.cpu or any(a is not None and a.dtype != mx.float32 for a in arrays):
+        return None
+    return _loaded()[0]
+
+
+def state() -> str:
+    """What there is of the extension, or why it is not used, for people; raises BackendError like `serving`."""
+    if mx.default_device() != mx.cpu:
+        return "not needed on a GPU"
+    return _loaded()[1]
+
+
+@cache
+def _loaded() -> tuple[ModuleType | None, str]:
+    chosen = os.environ.get(VARIABLE, "").strip()
+    if chosen == "off":
+        return None, f"off, as {VARIABLE} asks"
+    try:
+        module = _fitting(Path(__file__).with_name(_MODULE + sysconfig.get_config_var("EXT_SUFFIX")))
+    except _Unfit as reason:
+        return None, f"off: {reason}"
+    if chosen:
+        _force(module, chosen)
+    _share_cores(module)
+    return module, f"{module.instruction_set()}, {module.threads()} thread{'' if module.threads() == 1 else 's'}"
+
+
+def _fitting(library: Path) -> ModuleType:
+    """The extension, imported and tried; raises _Unfit."""
+    if sys.platform != "linux":
+        raise _Unfit("it is for Linux")
+    try:
+        built = json.loads(library.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise _Unfit("this copy of mlxdiff was not compiled") from None
+    if "error" in built:
+        raise _Unfit(f"it could not be compiled: {built['error']}")
+    # An extension that is loaded beside another MLX may crash: this has to be known before.
+    if built["mlx"] != mx.__version__:
+        raise _Unfit(f"it was compiled for MLX {built['mlx']}, and this is {mx.__version__}; install mlxdiff again")
+    if mx.cuda.is_available():
+        raise _Unfit("it was compiled for MLX's CPU build, and this is the one for CUDA")
+    try:
+        module = import_module(f".{_MODULE}", __package__)
+        tried = module.silu(mx.array([0.0, 2.0])).tolist()  # a TypeError if it does not share MLX's types
+    except (ImportError, TypeError, RuntimeError) as error:
+        raise _Unfit(f"it does not work with this MLX ({error})".splitlines()[0]) from None
+    if not (tried[0] == 0 and abs(tried[1] - 1.7615942) < 1e-5):
+        raise _Unfit("it computes wrongly on this processor")
+    return module
+
+
+def _share_cores(module: Any) -> None:
+    """One pool of threads for the extension and for OpenBLAS, as large as OpenBLAS's own is."""
+    threads = blas.threads()
+    module.set_threads(cores.free() if threads is None else threads)
+    setter = None if threads is None else blas.function("openblas_set_threads_callback_function")
+    if setter is not None:
+        module.share_threads(setter)
+
+
+def _force(module: Any, instruction_set: str) -> None:
+    names = module.instruction_sets()
+    if instruction_set not in names:
+        raise BackendError(
+            f"{VARIABLE} is {instruction_set!r}, which is no instruction set that this processor has.",
+            f"Set it to off, {', '.join(names[:-1])}{' or ' if len(names) > 1 else ''}{names[-1]}, or unset it.",
+        )
+    module.use_instruction_set(instruction_set)
