@@ -12,14 +12,41 @@
 
 namespace mlxdiff {
 
+struct Attention {
+  const float *q, *k, *v;  // (batch, queries or keys, heads * size), the last axis contiguous
+  const float* mask;  // added to the scores (batch, heads, queries, keys); may be null
+  float* out;  // (batch, queries, heads * size)
+  int64_t batch, heads, queries, keys, size;
+  int64_t q_batch, q_row, k_batch, k_row, v_batch, v_row;  // strides
+  int64_t mask_batch, mask_head, mask_query, mask_key;  // strides, 0 where the mask is broadcast
+};
+
+struct GroupNorm {
+  const float* x;  // (batch, rows, channels)
+  const float *weight, *bias;  // (channels)
+  const float* shift;  // (batch, channels), added to x first; may be null
+  float* y;  // may be x
+  int64_t batch, rows, channels, groups;
+  int64_t shift_batch;  // stride, 0 where all images have the same
+  float eps;
+  bool silu;  // of the result
+};
+
 // KERNEL(name, (arguments)); all arrays are fp32.
-#define MLXDIFF_KERNELS(KERNEL)                                 \
-  /* y[i] = f(x[i]) for i < n; y may be x. */                   \
-  KERNEL(silu, (const float* x, float* y, int64_t n))           \
-  KERNEL(gelu, (const float* x, float* y, int64_t n))           \
-  KERNEL(quick_gelu, (const float* x, float* y, int64_t n))     \
-  /* x: rows of 2 * width; y: rows of width, x1 * gelu(x2). */  \
-  KERNEL(geglu, (const float* x, float* y, int64_t rows, int64_t width))
+// Scratch memory is the caller's: NAME_scratch says how many floats it takes.
+#define MLXDIFF_KERNELS(KERNEL)                                                                          \
+  /* y[i] = f(x[i]) for i < n; y may be x. */                                                            \
+  KERNEL(silu, (const float* x, float* y, int64_t n))                                                    \
+  KERNEL(gelu, (const float* x, float* y, int64_t n))                                                    \
+  KERNEL(quick_gelu, (const float* x, float* y, int64_t n))                                              \
+  /* x: rows of 2 * width; y: rows of width, x1 * gelu(x2). */                                           \
+  KERNEL(geglu, (const float* x, float* y, int64_t rows, int64_t width))                                 \
+  KERNEL(layer_norm, (const float* x, const float* weight, const float* bias, float* y, int64_t rows,    \
+                      int64_t channels, float eps))                                                      \
+  KERNEL(group_norm_scratch, (const GroupNorm& g, int threads, int64_t& floats))                         \
+  KERNEL(group_norm, (const GroupNorm& g, Pool& pool, float* scratch))                                   \
+  KERNEL(attention_scratch, (const Attention& a, int threads, int64_t& floats))                          \
+  KERNEL(attention, (const Attention& a, Pool& pool, float* scratch))
 
 struct Kernels {
   std::string_view instruction_set;

@@ -1,5 +1,6 @@
 // The Python module mlxdiff.kernels._native.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -42,4 +43,8 @@ NB_MODULE(_native, m) {
   m.def("gelu", &mlxdiff::gelu, "x"_a);
   m.def("quick_gelu", &mlxdiff::quick_gelu, "x"_a);
   m.def("geglu", &mlxdiff::geglu, "x"_a);
+  m.def("layer_norm", &mlxdiff::layer_norm, "x"_a, "weight"_a, "bias"_a, "eps"_a);
+  m.def("group_norm", &mlxdiff::group_norm, "x"_a, "weight"_a, "bias"_a, "groups"_a, "eps"_a,
+        "shift"_a = nb::none(), "silu"_a = false);
+  m.def("attention", &mlxdiff::attention, "q"_a, "k"_a, "v"_a, "heads"_a, "mask"_a = nb::none());
 }

@@ -24,7 +24,9 @@ using Work = std::function<void(const std::vector<Input>& inputs, float* output)
 struct Op {
   std::string name;  // with all parameters: ops of one name and the same inputs are the same
   Work work;
-  bool strided = false;  // whether the work looks at strides; otherwise inputs are row-major, copied if need be
+  // Whether the work looks at strides: inputs then come as they lie if their last axis is contiguous;
+  // otherwise they are row-major, copied if need be.
+  bool strided = false;
   bool in_place = false;  // whether the output may be the first input, of the same size
 };
 

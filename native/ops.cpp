@@ -1,16 +1,35 @@
 #include "ops.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <stdexcept>
+
+#include "mlx/ops.h"
 
 #include "isa.h"
 #include "op.h"
+#include "scratch.h"
 
 namespace mlxdiff {
 namespace {
 
 // Elements that a thread takes at a time: a few microseconds' work, 32 KiB.
 constexpr int64_t kGrain = 8192;
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+void require_size(const mx::array& a, int64_t size, const std::string& name) {
+  require(static_cast<int64_t>(a.size()) == size, (name + " has the wrong size").c_str());
+}
+
+// All digits, for the name of an operation.
+std::string text(float number) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%.9g", number);
+  return digits;
+}
 
 using Elementwise = void (*Kernels::*)(const float*, float*, int64_t);
 
@@ -32,7 +51,7 @@ mx::array gelu(const mx::array& x) { return elementwise("gelu", &Kernels::gelu, 
 mx::array quick_gelu(const mx::array& x) { return elementwise("quick_gelu", &Kernels::quick_gelu, x); }
 
 mx::array geglu(const mx::array& x) {
-  if (x.ndim() == 0 || x.shape(-1) % 2 != 0) throw std::invalid_argument("geglu takes an even last axis");
+  require(x.ndim() > 0 && x.shape(-1) % 2 == 0, "geglu takes an even last axis");
   const int64_t width = x.shape(-1) / 2;
   const int64_t rows = width == 0 ? 0 : static_cast<int64_t>(x.size()) / (2 * width);
   auto work = [rows, width](const std::vector<Input>& in, float* out) {
@@ -46,6 +65,84 @@ mx::array geglu(const mx::array& x) {
   auto shape = x.shape();
   shape.back() = static_cast<int>(width);
   return lazily({.name = "geglu", .work = work}, shape, {x});
+}
+
+mx::array layer_norm(const mx::array& x, const mx::array& weight, const mx::array& bias, float eps) {
+  require(x.ndim() > 0 && x.shape(-1) > 0, "layer_norm takes an array of channels");
+  const int64_t channels = x.shape(-1), rows = static_cast<int64_t>(x.size()) / channels;
+  require_size(weight, channels, "layer_norm: weight");
+  require_size(bias, channels, "layer_norm: bias");
+  auto work = [=](const std::vector<Input>& in, float* out) {
+    const int64_t grain = std::max<int64_t>(1, kGrain / channels);
+    const auto run = kernels().layer_norm;
+    pool().parallel_for((rows + grain - 1) / grain, [&](int64_t i, int) {
+      const int64_t first = i * grain * channels;
+      run(in[0].data + first, in[1].data, in[2].data, out + first, std::min(grain, rows - i * grain), channels, eps);
+    });
+  };
+  return lazily({.name = "layer_norm " + text(eps), .work = work, .in_place = true}, x.shape(), {x, weight, bias});
+}
+
+mx::array group_norm(const mx::array& x, const mx::array& weight, const mx::array& bias, int groups, float eps,
+                     const std::optional<mx::array>& shift, bool silu) {
+  require(x.ndim() > 1 && x.size() > 0, "group_norm takes x (B, ..., C)");
+  GroupNorm g{.batch = x.shape(0), .channels = x.shape(-1), .groups = groups, .eps = eps, .silu = silu};
+  require(groups > 0 && g.channels % groups == 0, "group_norm takes groups that divide the channels");
+  g.rows = static_cast<int64_t>(x.size()) / (g.batch * g.channels);
+  require_size(weight, g.channels, "group_norm: weight");
+  require_size(bias, g.channels, "group_norm: bias");
+  std::vector<mx::array> inputs{x, weight, bias};
+  if (shift) {
+    const bool each = shift->ndim() == 2 && shift->shape(0) == x.shape(0);
+    require_size(*shift, each ? g.batch * g.channels : g.channels, "group_norm: shift");
+    g.shift_batch = each ? g.channels : 0;
+    inputs.push_back(*shift);
+  }
+  auto work = [g](const std::vector<Input>& in, float* out) {
+    GroupNorm now = g;
+    now.x = in[0].data;
+    now.weight = in[1].data;
+    now.bias = in[2].data;
+    now.shift = in.size() > 3 ? in[3].data : nullptr;
+    now.y = out;
+    int64_t floats;
+    kernels().group_norm_scratch(now, pool().threads(), floats);
+    kernels().group_norm(now, pool(), Scratch(floats).data());
+  };
+  const std::string name = "group_norm " + std::to_string(groups) + " " + text(eps) + (silu ? " silu" : "");
+  return lazily({.name = name, .work = work, .in_place = true}, x.shape(), inputs);
+}
+
+mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v, int heads,
+                    const std::optional<mx::array>& mask) {
+  require(q.ndim() == 3 && k.ndim() == 3 && v.ndim() == 3, "attention takes q (B, T, D), k and v (B, S, D)");
+  require(k.shape() == v.shape() && k.shape(0) == q.shape(0) && k.shape(2) == q.shape(2),
+          "attention takes q, k and v of one batch and width");
+  require(heads > 0 && q.shape(2) % heads == 0 && q.size() > 0 && k.size() > 0,
+          "attention takes heads that divide the width");
+  Attention a{.batch = q.shape(0), .heads = heads, .queries = q.shape(1), .keys = k.shape(1)};
+  a.size = q.shape(2) / heads;
+  std::vector<mx::array> inputs{q, k, v};
+  if (mask) inputs.push_back(mx::broadcast_to(*mask, {q.shape(0), heads, q.shape(1), k.shape(1)}));
+  auto work = [a](const std::vector<Input>& in, float* out) {
+    Attention now = a;
+    now.q = in[0].data;
+    now.k = in[1].data;
+    now.v = in[2].data;
+    now.out = out;
+    now.q_batch = in[0].strides[0], now.q_row = in[0].strides[1];
+    now.k_batch = in[1].strides[0], now.k_row = in[1].strides[1];
+    now.v_batch = in[2].strides[0], now.v_row = in[2].strides[1];
+    if (in.size() > 3) {
+      now.mask = in[3].data;
+      const auto& strides = in[3].strides;
+      now.mask_batch = strides[0], now.mask_head = strides[1], now.mask_query = strides[2], now.mask_key = strides[3];
+    }
+    int64_t floats;
+    kernels().attention_scratch(now, pool().threads(), floats);
+    kernels().attention(now, pool(), Scratch(floats).data());
+  };
+  return lazily({.name = "attention " + std::to_string(heads), .work = work, .strided = true}, q.shape(), inputs);
 }
 
 }  // namespace mlxdiff

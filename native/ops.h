@@ -1,6 +1,8 @@
 // The operations, as Python calls them.
 #pragma once
 
+#include <optional>
+
 #include "mlx/array.h"
 
 namespace mlxdiff {
@@ -14,5 +16,17 @@ mx::array quick_gelu(const mx::array& x);
 
 // x (..., 2 W) -> (..., W): the first half times the GELU of the second.
 mx::array geglu(const mx::array& x);
+
+// x (..., C), normalized over its last axis; weight and bias (C).
+mx::array layer_norm(const mx::array& x, const mx::array& weight, const mx::array& bias, float eps);
+
+// x (B, ..., C) + shift (B or 1, C), normalized over all but the batch within groups of channels; then SiLU, if `silu`.
+mx::array group_norm(const mx::array& x, const mx::array& weight, const mx::array& bias, int groups, float eps,
+                     const std::optional<mx::array>& shift, bool silu);
+
+// q (B, T, D), k and v (B, S, D), D = heads * head size; mask broadcasts to (B, heads, T, S). Scores are scaled by the
+// inverse root of the head size.
+mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v, int heads,
+                    const std::optional<mx::array>& mask);
 
 }  // namespace mlxdiff

@@ -1,7 +1,7 @@
 """Activations, and the exponential of softmax, each in two forms.
 
 On a GPU: MLX's own operations. On a CPU in fp32: MLX's exp and erf go one element at a time, 16 to 35 ns each, and
-outweigh convolutions and matmuls; sums and products take 0.3 ns. So there, rational approximations of few operations,
+outweigh convolutions and matmuls; sums and products take 0.3 ns. So there, without the extension, rational approximations of few operations,
 exact to about 1e-6 of the argument: a function close to 1 is approximated, then squared a few times.
 
 mlx.nn's activations are wrapped in mx.compile, which on a CPU runs a C++ compiler for a second: none of them here.
@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 
 import mlx.core as mx
+
+from . import native
 
 # h(a) = a * Phi(-a), Phi the normal distribution's, is a / polynomial(a)^32 within 1.3e-7 for all a >= 0: a minimax fit
 # of the form of Abramowitz and Stegun 7.1.28. From the constant to the fifth power.
@@ -31,16 +33,22 @@ def on_cpu(x: mx.array) -> bool:
 
 def silu(x: mx.array) -> mx.array:
     """x * sigmoid(x)."""
+    if (extension := native.serving(x)) is not None:
+        return extension.silu(x)
     return x / (1 + _exp_of_negative(x)) if on_cpu(x) else x * mx.sigmoid(x)
 
 
 def quick_gelu(x: mx.array) -> mx.array:
     """x * sigmoid(1.702 x), the approximation that the first CLIP was trained with."""
+    if (extension := native.serving(x)) is not None:
+        return extension.quick_gelu(x)
     return x / (1 + _exp_of_negative(1.702 * x)) if on_cpu(x) else x * mx.sigmoid(1.702 * x)
 
 
 def gelu(x: mx.array) -> mx.array:
     """x * Phi(x), the exact GELU (Hendrycks and Gimpel 2016)."""
+    if (extension := native.serving(x)) is not None:
+        return extension.gelu(x)
     if not on_cpu(x):
         return x * ((1 + mx.erf(x * math.sqrt(0.5))) * 0.5)
     c0, c1, c2, c3, c4, c5 = _GELU_TAIL

@@ -1,9 +1,13 @@
-"""Scaled dot-product attention (Vaswani et al. 2017): MLX's own on a GPU, blocks that fit the cache on a CPU."""
+"""Scaled dot-product attention (Vaswani et al. 2017): MLX's own on a GPU, blocks that fit the cache on a CPU.
+
+The extension has a kernel of its own; without it a CPU does the same in MLX's operations.
+"""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
+from . import native
 from .activations import EXP_STRETCH, on_cpu, softmax_numerator
 
 # Scores of attention kept at once on a CPU: 4 MiB, about what its caches hold.
@@ -25,6 +29,8 @@ def attention(
     `mask` is added to the scores and broadcasts to (B, heads, T, S). `upcast` demands scores in fp32, for networks
     whose scores pass what fp16 can hold.
     """
+    if (extension := native.serving(q, k, v, mask)) is not None:
+        return extension.attention(q, k, v, heads, mask)
     batch, length, width = q.shape
     size = width // heads
     q, k, v = (a.reshape(batch, -1, heads, size).transpose(0, 2, 1, 3) for a in (q, k, v))

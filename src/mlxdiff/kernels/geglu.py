@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import cuda
+from . import cuda, native
 from .activations import gelu
 
 _THREADS = 256
@@ -12,6 +12,8 @@ _THREADS = 256
 
 def geglu(x: mx.array) -> mx.array:
     """x (..., 2 W) -> (..., W): its first half times the exact GELU of its second."""
+    if (extension := native.serving(x)) is not None:
+        return extension.geglu(x)
     if x.shape[-1] % (2 * cuda.wide(x)) == 0 and cuda.available():
         return _on_cuda(x)
     return plain(x)

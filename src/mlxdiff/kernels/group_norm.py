@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import group_norm_cuda, group_norm_metal
+from . import group_norm_cuda, group_norm_metal, native
 from .activations import silu
 
 
@@ -19,6 +19,8 @@ def group_norm(
 
     Statistics are taken in fp32 and about a mean: E[x^2] - E[x]^2 loses all digits where the mean is large.
     """
+    if (extension := native.serving(x, weight, bias, shift)) is not None:
+        return extension.group_norm(x, weight, bias, groups, eps, shift)
     kernel = _kernel(x, groups)
     if kernel is None:
         return plain(x, weight, bias, groups, eps, shift)
@@ -29,6 +31,8 @@ def group_norm_silu(
     x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None = None
 ) -> mx.array:
     """SiLU of `group_norm`."""
+    if (extension := native.serving(x, weight, bias, shift)) is not None:
+        return extension.group_norm(x, weight, bias, groups, eps, shift, silu=True)
     kernel = _kernel(x, groups)
     if kernel is None:
         return silu(plain(x, weight, bias, groups, eps, shift))

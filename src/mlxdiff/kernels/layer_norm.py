@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import cuda
+from . import cuda, native
 
 _THREADS = 128
 _KEPT = (3, 5, 10, 16)  # fours of channels that each of a warp's threads has; each is a kernel of its own
@@ -12,6 +12,8 @@ _KEPT = (3, 5, 10, 16)  # fours of channels that each of a warp's threads has; e
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
     """Normalizes x (..., C) over C, with a gain and a bias (C,) each, in x's dtype."""
+    if (extension := native.serving(x, weight, bias)) is not None:
+        return extension.layer_norm(x, weight, bias, eps)
     if _on_cuda(x):
         (out,) = _launch("layer_norm", [x, weight, bias], eps)
         return out
