@@ -33,7 +33,16 @@ INSTRUCTION_SETS = {
     "aarch64": {"neon": []},
 }
 # Contraction into fused multiply-adds is off under -std=c++20 alone.
-OPTIONS = "-std=c++20 -O3 -DNDEBUG -fPIC -fvisibility=hidden -ffp-contract=fast -fno-math-errno -Wall".split()
+OPTIONS = [
+    "-std=c++20",
+    "-O3",
+    "-DNDEBUG",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-Wall",
+]
 
 
 class Unbuildable(Exception):
@@ -43,16 +52,17 @@ class Unbuildable(Exception):
 class CustomBuildHook(BuildHookInterface):
     """Adds the extension to a wheel for Linux, and that wheel's tag."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel" or sys.platform != "linux":
             return
         root = Path(self.root)
         library, about = outputs(root)
         try:
             build(root)
-        except Unbuildable as error:
+        except (Unbuildable, OSError) as error:
             self.app.display_warning(f"mlxdiff is installed without its CPU extension, and slower on a CPU: {error}")
             library.unlink(missing_ok=True)
+            about.parent.mkdir(exist_ok=True)
             about.write_text(json.dumps({"error": str(error)}) + "\n")
             files = [about]
         else:
@@ -87,15 +97,17 @@ def build(root: Path) -> None:
     units = [str(target) for _, target, _ in _units(root / "native", objects, mlx)]
     # libmlx.so is loaded before the extension, and found by its name.
     library.parent.mkdir(exist_ok=True)
-    _run([*compiler, "-shared", *units, f"-L{mlx / 'lib'}", "-lmlx", "-pthread", "-Wl,--gc-sections", "-s", "-o", str(library)])
+    link = ["-shared", "-s", f"-L{mlx / 'lib'}", "-o", str(library)]
+    _run([*compiler, *units, *link, "-lmlx", "-pthread"])
     about.write_text(json.dumps({"mlx": mlx_version}) + "\n")
 
 
 def _units(native: Path, objects: Path, mlx: Path) -> Iterator[tuple[Path, Path, list[str]]]:
     """Source, object and options of everything that is compiled; what takes longest comes first."""
     nanobind = _package("nanobind")
-    includes = [sysconfig.get_path("include"), nanobind / "include", nanobind / "ext/robin_map/include", mlx / "include"]
-    python = ["-DNB_DOMAIN=mlx", "-fno-strict-aliasing", *(f"-isystem{folder}" for folder in includes)]
+    folders = [sysconfig.get_path("include"), mlx / "include"]
+    folders += [nanobind / "include", nanobind / "ext" / "robin_map" / "include"]
+    python = ["-DNB_DOMAIN=mlx", "-fno-strict-aliasing", *(f"-isystem{folder}" for folder in folders)]
     yield nanobind / "src" / "nb_combined.cpp", objects / "nanobind.o", python
     for source in sorted(native.glob("*.cpp")):
         yield source, objects / f"{source.stem}.o", python

@@ -35,7 +35,8 @@ inline void add_rows(int64_t n, int64_t before, float* mean, float* squares, Loa
   store(squares, load(squares) + spread + apart * apart * (n * (before / all)));
 }
 
-// Mean, and sum of squares about it, of each channel of x (rows, channels).
+// Mean, less the first row, and sum of squares about it, of each channel of x (rows, channels). Numbers that are near
+// each other are subtracted without an error.
 void channel_moments(const float* x, int64_t rows, int64_t channels, float* mean, float* squares) {
   for (int64_t c = 0; c < padded(channels); ++c) mean[c] = squares[c] = 0;
   for (int64_t first = 0; first < rows; first += kChunk) {
@@ -43,11 +44,13 @@ void channel_moments(const float* x, int64_t rows, int64_t channels, float* mean
     const float* from = x + first * channels;
     int64_t c = 0;
     for (; c + kWidth <= channels; c += kWidth) {
-      add_rows(n, first, mean + c, squares + c, [&](int64_t r) { return load(from + r * channels + c); });
+      const Vec pivot = load(x + c);
+      add_rows(n, first, mean + c, squares + c, [&](int64_t r) { return load(from + r * channels + c) - pivot; });
     }
     if (c < channels) {
+      const Vec pivot = load_part(x + c, channels - c);
       add_rows(n, first, mean + c, squares + c,
-               [&](int64_t r) { return load_part(from + r * channels + c, channels - c); });
+               [&](int64_t r) { return load_part(from + r * channels + c, channels - c) - pivot; });
     }
   }
 }
@@ -66,8 +69,9 @@ void combine(const GroupNorm& g, int64_t b, const float* moments, int64_t parts,
     for (int64_t part = 0; part < parts; ++part) {
       const double n = static_cast<double>(least(per_part, g.rows - part * per_part));
       const float* at = moments + part * 2 * stride;
+      const float* pivot = g.x + (b * g.rows + part * per_part) * g.channels;
       for (int64_t c = group * members; c < (group + 1) * members; ++c) {
-        const double apart = at[c] + (shift == nullptr ? 0.0 : shift[c]) - mean;
+        const double apart = static_cast<double>(pivot[c]) + at[c] + (shift == nullptr ? 0.0 : shift[c]) - mean;
         squares += at[stride + c] + apart * apart * (count * n / (count + n));
         mean += apart * (n / (count + n));
         count += n;

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 from mlxdiff.kernels.activations import EXP_STRETCH, gelu, quick_gelu, silu, softmax_numerator
 
+pytestmark = pytest.mark.usefixtures("each_form")
+
 # The exact functions, in double precision.
 ACTIVATIONS = {
     "silu": (silu, F.silu),

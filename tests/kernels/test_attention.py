@@ -14,6 +14,8 @@ from arrays import normal, relative_error
 from mlxdiff.kernels import attention as module
 from mlxdiff.kernels.attention import attention
 
+pytestmark = pytest.mark.usefixtures("each_form")
+
 
 def torch_attention(q, k, v, heads, mask=None):
     q, k, v = (torch.from_numpy(a).double().unflatten(-1, (heads, -1)).transpose(1, 2) for a in (q, k, v))

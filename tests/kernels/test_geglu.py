@@ -12,6 +12,8 @@ from arrays import normal, relative_error
 from mlxdiff.kernels import geglu as module
 from mlxdiff.kernels.geglu import geglu
 
+pytestmark = pytest.mark.usefixtures("each_form")
+
 
 @pytest.mark.parametrize("shape", [(2, 9, 64), (1, 1, 6), (3, 16)])
 def test_geglu_equals_torch(shape):

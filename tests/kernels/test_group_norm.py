@@ -12,6 +12,8 @@ from arrays import nchw, normal, relative_error
 from mlxdiff.kernels import group_norm as module
 from mlxdiff.kernels.group_norm import group_norm, group_norm_silu
 
+pytestmark = pytest.mark.usefixtures("each_form")
+
 NORM_SHAPES = [(2, 8, 8, 32), (1, 5, 3, 64), (3, 40, 24), (2, 16), (1, 32, 32, 96)]
 
 

@@ -3,8 +3,8 @@
 MLX computes exp, softmax and norms on a CPU one element at a time, on one thread. The extension (native/, compiled when
 mlxdiff is installed) adds operations to MLX that use vector instructions and all free cores, and stay lazy.
 
-It is bound to the C++ interface of one version of MLX. With any other MLX, or where it could not be compiled, everything
-is computed by MLX's own operations, and `mlxdiff info` says why.
+It is bound to the C++ interface of one version of MLX. With any other MLX, or where it could not be compiled, MLX's own
+operations compute everything, and `mlxdiff info` says why.
 
 `MLXDIFF_NATIVE` overrides the choice: `off`, or the name of an instruction set plainer than the processor's best.
 """
@@ -79,8 +79,9 @@ def _fitting(library: Path) -> ModuleType:
     if "error" in built:
         raise _Unfit(f"it could not be compiled: {built['error']}")
     # An extension that is loaded beside another MLX may crash: this has to be known before.
-    if built["mlx"] != mx.__version__:
-        raise _Unfit(f"it was compiled for MLX {built['mlx']}, and this is {mx.__version__}; install mlxdiff again")
+    version = getattr(mx, "__version__", "unknown")
+    if built["mlx"] != version:
+        raise _Unfit(f"it was compiled for MLX {built['mlx']}, and this is {version}; install mlxdiff again")
     if mx.cuda.is_available():
         raise _Unfit("it was compiled for MLX's CPU build, and this is the one for CUDA")
     try:

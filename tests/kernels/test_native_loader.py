@@ -1,0 +1,132 @@
+"""When the extension is used, and what is said when it is not."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import mlx.core as mx
+import pytest
+from arrays import normal
+
+from mlxdiff import backend
+from mlxdiff.errors import BackendError
+from mlxdiff.kernels import native
+from mlxdiff.kernels.activations import gelu
+from mlxdiff.kernels.attention import attention
+
+on_cpu = pytest.mark.skipif(mx.default_device() != mx.cpu, reason="the extension is for CPUs")
+compiled = pytest.mark.skipif(native.serving() is None, reason=f"the extension is {native.state()}")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the extension is for Linux")
+
+
+@pytest.fixture
+def loaded_anew(monkeypatch):
+    """Calls native._loaded again, with MLXDIFF_NATIVE set; afterwards all is as before."""
+    before = native._loaded()
+
+    def load(variable):
+        monkeypatch.setenv(native.VARIABLE, variable)
+        native._loaded.cache_clear()
+        return native._loaded()
+
+    yield load
+    monkeypatch.delenv(native.VARIABLE, raising=False)
+    native._loaded.cache_clear()
+    if before[0] is not None:
+        before[0].use_instruction_set(before[1].split(",")[0])
+
+
+def refusal(tmp_path, **about):
+    library = tmp_path / "_native.so"
+    if about:
+        library.with_suffix(".json").write_text(json.dumps(about))
+    with pytest.raises(native._Unfit) as reason:
+        native._fitting(library)
+    return str(reason.value)
+
+
+@linux
+def test_an_extension_that_is_absent(tmp_path):
+    assert "not compiled" in refusal(tmp_path)
+
+
+@linux
+def test_an_extension_that_could_not_be_compiled_says_why(tmp_path):
+    assert refusal(tmp_path, error="there is no C++ compiler").endswith("there is no C++ compiler")
+
+
+@linux
+def test_an_extension_for_another_mlx_is_not_even_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "import_module", lambda *_: pytest.fail("it was opened"))
+    reason = refusal(tmp_path, mlx="0.1.2")
+    assert "0.1.2" in reason
+    assert backend.mlx_version(mx) in reason
+
+
+@linux
+@on_cpu
+@pytest.mark.parametrize("error", [ImportError("undefined symbol"), TypeError("incompatible function arguments")])
+def test_an_extension_that_does_not_share_mlx_s_types(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(native, "import_module", fail)
+    assert str(error) in refusal(tmp_path, mlx=backend.mlx_version(mx))
+
+
+@linux
+@on_cpu
+def test_an_extension_that_computes_wrongly(tmp_path, monkeypatch):
+    class Wrong:
+        silu = staticmethod(lambda x: x)
+
+    monkeypatch.setattr(native, "import_module", lambda *_: Wrong)
+    assert "wrongly" in refusal(tmp_path, mlx=backend.mlx_version(mx))
+
+
+@on_cpu
+def test_without_it_the_plain_path_computes(monkeypatch, loaded_anew):
+    monkeypatch.setattr(native, "_fitting", lambda _: (_ for _ in ()).throw(native._Unfit("gone")))
+    module, state = loaded_anew("")
+    assert module is None
+    assert state == "off: gone"
+    assert gelu(mx.array([1.0])).item() == pytest.approx(0.8413447, rel=1e-5)
+
+
+@on_cpu
+def test_it_can_be_turned_off(loaded_anew):
+    assert loaded_anew("off") == (None, "off, as MLXDIFF_NATIVE asks")
+    q = mx.array(normal(1, 9, 8))
+    off = attention(q, q, q, heads=2)
+    assert native.serving(q) is None
+    assert backend.describe()["native"] == native.state()
+    loaded_anew("")
+    assert mx.abs(attention(q, q, q, heads=2) - off).max().item() < 1e-5
+
+
+@compiled
+def test_each_instruction_set_can_be_asked_for(loaded_anew):
+    for name in native.serving().instruction_sets():
+        assert loaded_anew(name)[1].startswith(f"{name}, ")
+
+
+@compiled
+@pytest.mark.parametrize("name", ["mmx", "1", "OFF"])
+def test_an_instruction_set_that_is_not_there(loaded_anew, name):
+    with pytest.raises(BackendError, match=r"MLXDIFF_NATIVE .* no instruction set.*\. Set it to off, "):
+        loaded_anew(name)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.int32])
+def test_it_serves_fp32_only(dtype):
+    assert native.serving(mx.zeros(3), None) is not None
+    assert native.serving(mx.zeros(3), mx.zeros(3, dtype)) is None
+
+
+@compiled
+def test_it_computes_on_as_many_threads_as_the_blas():
+    from mlxdiff import blas
+
+    assert native.serving().threads() == (blas.threads() or native.serving().threads())
