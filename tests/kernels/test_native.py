@@ -273,7 +273,7 @@ def test_products_of_matrices_beside_it():
         lambda x: extension.attention(x, x, x, 1),
         lambda x: extension.attention(x[None], x[None], x[None], 3),
         lambda x: extension.attention(x[None], x[None], x[None, :1], 2),
-        lambda x: extension.use_instruction_set("mmx"),
+        lambda _: extension.use_instruction_set("mmx"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call):
