@@ -1,7 +1,7 @@
 # Targets take the environment that is active, or .venv.
 BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV)/bin,.venv/bin)
 
-.PHONY: check format lint types fast test parity docs
+.PHONY: check format lint types fast test parity docs native
 check: lint types test
 
 format:
@@ -18,5 +18,7 @@ test:
 	$(BIN)/pytest -q
 parity:
 	$(BIN)/python benchmarks/parity.py
+native:
+	$(BIN)/python hatch_build.py
 docs:
 	$(BIN)/python docs/make_help.py

@@ -17,13 +17,15 @@ namespace {
 using Job = void (*)(int i, void* data, int argument);
 
 void schedule(int, Job job, int n, size_t size, void* data, int argument) {
+  // The jobs wait for each other, so that each needs a thread.
+  if (n > mlxdiff::pool().threads()) mlxdiff::pool().resize(n);
   mlxdiff::pool().parallel_for(n, [=](int64_t i, int) {
     job(static_cast<int>(i), static_cast<char*>(data) + i * size, argument);
   });
 }
 
-// address: of OpenBLAS's openblas_set_threads_callback_function. From then on its products run on our pool, which must
-// have as many threads; its own would spin for a while after each product, on the cores that we need.
+// address: of OpenBLAS's openblas_set_threads_callback_function. From then on its products run on our pool; its own
+// threads would spin for a while after each product, on the cores that we need.
 void share_threads(uintptr_t address) {
   using Scheduler = void (*)(int, Job, int, size_t, void*, int);
   reinterpret_cast<void (*)(Scheduler)>(address)(&schedule);
