@@ -87,8 +87,8 @@ def attention_row(batch: int, queries: int, keys: int, heads: int, size: int, re
     (q, k, v), tensors = arrays((batch, queries, width), (batch, keys, width), (batch, keys, width))
 
     def theirs() -> torch.Tensor:
-        parts = (a.unflatten(-1, (heads, size)).transpose(1, 2) for a in tensors)
-        return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        tq, tk, tv = (a.unflatten(-1, (heads, size)).transpose(1, 2) for a in tensors)
+        return F.scaled_dot_product_attention(tq, tk, tv).transpose(1, 2).flatten(2)
 
     name = f"attention {batch}x{queries}x{keys}, {heads} heads of {size}"
     return in_turns(name, lambda: attention(q, k, v, heads=heads), theirs, repeats)

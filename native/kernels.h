@@ -41,6 +41,9 @@ struct GroupNorm {
   KERNEL(quick_gelu, (const float* x, float* y, int64_t n))                                              \
   /* x: rows of 2 * width; y: rows of width, x1 * gelu(x2). */                                           \
   KERNEL(geglu, (const float* x, float* y, int64_t rows, int64_t width))                                 \
+  /* y: rows of width, a + (b + bias); bias (width); y may be a. */                                       \
+  KERNEL(add_biased, (const float* a, const float* b, const float* bias, float* y, int64_t rows,         \
+                      int64_t width))                                                                    \
   KERNEL(layer_norm, (const float* x, const float* weight, const float* bias, float* y, int64_t rows,    \
                       int64_t channels, float eps))                                                      \
   KERNEL(group_norm_scratch, (const GroupNorm& g, int threads, int64_t& floats))                         \

@@ -45,6 +45,7 @@ NB_MODULE(_native, m) {
   m.def("gelu", &mlxdiff::gelu, "x"_a);
   m.def("quick_gelu", &mlxdiff::quick_gelu, "x"_a);
   m.def("geglu", &mlxdiff::geglu, "x"_a);
+  m.def("add_biased", &mlxdiff::add_biased, "x"_a, "y"_a, "bias"_a);
   m.def("layer_norm", &mlxdiff::layer_norm, "x"_a, "weight"_a, "bias"_a, "eps"_a);
   m.def("group_norm", &mlxdiff::group_norm, "x"_a, "weight"_a, "bias"_a, "groups"_a, "eps"_a,
         "shift"_a = nb::none(), "silu"_a = false);

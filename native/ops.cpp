@@ -67,6 +67,21 @@ mx::array geglu(const mx::array& x) {
   return lazily({.name = "geglu", .work = work}, shape, {x});
 }
 
+mx::array add_biased(const mx::array& x, const mx::array& y, const mx::array& bias) {
+  require(x.ndim() > 0 && x.shape(-1) > 0 && x.shape() == y.shape(), "add_biased takes two arrays of one shape");
+  const int64_t width = x.shape(-1), rows = static_cast<int64_t>(x.size()) / width;
+  require_size(bias, width, "add_biased: bias");
+  auto work = [rows, width](const std::vector<Input>& in, float* out) {
+    const int64_t grain = std::max<int64_t>(1, kGrain / width);
+    const auto run = kernels().add_biased;
+    pool().parallel_for((rows + grain - 1) / grain, [&](int64_t i, int) {
+      const int64_t at = i * grain * width;
+      run(in[0].data + at, in[1].data + at, in[2].data, out + at, std::min(grain, rows - i * grain), width);
+    });
+  };
+  return lazily({.name = "add_biased", .work = work, .in_place = true}, x.shape(), {x, y, bias});
+}
+
 mx::array layer_norm(const mx::array& x, const mx::array& weight, const mx::array& bias, float eps) {
   require(x.ndim() > 0 && x.shape(-1) > 0, "layer_norm takes an array of channels");
   const int64_t channels = x.shape(-1), rows = static_cast<int64_t>(x.size()) / channels;

@@ -17,6 +17,9 @@ mx::array quick_gelu(const mx::array& x);
 // x (..., 2 W) -> (..., W): the first half times the GELU of the second.
 mx::array geglu(const mx::array& x);
 
+// x + (y + bias); x and y (..., C), bias (C).
+mx::array add_biased(const mx::array& x, const mx::array& y, const mx::array& bias);
+
 // x (..., C), normalized over its last axis; weight and bias (C).
 mx::array layer_norm(const mx::array& x, const mx::array& weight, const mx::array& bias, float eps);
 

@@ -1,3 +1,4 @@
+// What is computed element by element: activations and sums.
 #include "activations.h"
 
 #include "../kernels.h"
@@ -33,6 +34,14 @@ void geglu(const float* x, float* y, int64_t rows, int64_t width) {
     if (i < width) {
       store_part(y + i, load_part(x + i, width - i) * gelu(load_part(x + width + i, width - i)), width - i);
     }
+  }
+}
+
+void add_biased(const float* a, const float* b, const float* bias, float* y, int64_t rows, int64_t width) {
+  for (int64_t row = 0; row < rows; ++row, a += width, b += width, y += width) {
+    int64_t i = 0;
+    for (; i + kWidth <= width; i += kWidth) store(y + i, load(a + i) + (load(b + i) + load(bias + i)));
+    for (; i < width; ++i) y[i] = a[i] + (b[i] + bias[i]);
   }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from . import cuda, native
+from .residual import add_biased
 
 _THREADS = 128
 _KEPT = (3, 5, 10, 16)  # fours of channels that each of a warp's threads has; each is a kernel of its own
@@ -27,8 +28,8 @@ def add_layer_norm(
     if _on_cuda(x):
         total, out = _launch("add_layer_norm", [x, y, y_bias, weight, bias], eps)
         return total, out
-    total = x + (y + y_bias)
-    return total, mx.fast.layer_norm(total, weight, bias, eps)
+    total = add_biased(x, y, y_bias)
+    return total, layer_norm(total, weight, bias, eps)
 
 
 def _on_cuda(x: mx.array) -> bool:

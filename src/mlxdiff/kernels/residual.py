@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import cuda
+from . import cuda, native
 
 _THREADS = 256
 
 
 def add_biased(x: mx.array, y: mx.array, bias: mx.array) -> mx.array:
     """x + (y + bias), of shapes (..., C), (..., C) and (C,)."""
+    if (extension := native.serving(x, y, bias)) is not None:
+        return extension.add_biased(x, y, bias)
     if x.shape[-1] % cuda.wide(x) == 0 and cuda.available():
         return _on_cuda(x, y, bias)
     return plain(x, y, bias)
