@@ -14,3 +14,9 @@ def each_form(request, monkeypatch):
         monkeypatch.setattr(native, "serving", lambda *_: None)
     elif native.serving() is None:
         pytest.skip(f"the extension is {native.state()}")
+
+
+@pytest.fixture
+def plain_form(monkeypatch):
+    """The test runs with MLX's own operations."""
+    monkeypatch.setattr(native, "serving", lambda *_: None)

@@ -14,8 +14,6 @@ from arrays import normal, relative_error
 from mlxdiff.kernels import attention as module
 from mlxdiff.kernels.attention import attention
 
-pytestmark = pytest.mark.usefixtures("each_form")
-
 
 def torch_attention(q, k, v, heads, mask=None):
     q, k, v = (torch.from_numpy(a).double().unflatten(-1, (heads, -1)).transpose(1, 2) for a in (q, k, v))
@@ -23,6 +21,7 @@ def torch_attention(q, k, v, heads, mask=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2).numpy()
 
 
+@pytest.mark.usefixtures("each_form")
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "heads", "size"),
     [(2, 16, 16, 4, 8), (1, 77, 77, 2, 16), (3, 33, 5, 1, 40), (2, 1, 9, 3, 4), (2, 64, 64, 1, 512), (1, 9, 1, 2, 8)],
@@ -35,6 +34,7 @@ def test_attention_equals_torch(batch, queries, keys, heads, size, scale):
     assert relative_error(got, torch_attention(q, k, v, heads)) < 2e-5
 
 
+@pytest.mark.usefixtures("plain_form")
 @pytest.mark.parametrize("at_once", [1, 40, 700, 3000])
 def test_attention_in_blocks_is_the_same(monkeypatch, at_once):
     q, k, v = (normal(2, n, 24, seed=n) for n in (37, 19, 19))
@@ -45,6 +45,7 @@ def test_attention_in_blocks_is_the_same(monkeypatch, at_once):
     assert relative_error(got, wanted) < 1e-5
 
 
+@pytest.mark.usefixtures("plain_form")
 @pytest.mark.parametrize("mask_rows", [None, 1, 45])
 def test_without_a_fused_kernel_scores_are_made_for_some_queries_at_a_time(monkeypatch, mask_rows):
     monkeypatch.setattr(module, "on_cpu", lambda _: False)
@@ -64,6 +65,7 @@ def test_without_a_fused_kernel_scores_are_made_for_some_queries_at_a_time(monke
     assert lengths == [8] * 5 + [5]
 
 
+@pytest.mark.usefixtures("each_form")
 @pytest.mark.parametrize("infinity", [-math.inf, -1e9])
 def test_attention_with_a_causal_mask(infinity):
     q, k, v = (normal(2, 12, 32, seed=i) for i in range(3))
