@@ -128,7 +128,8 @@ def fill(
 def fit_shape(array: mx.array, shape: tuple[int, ...]) -> mx.array | None:
     """An array in torch's layout as a parameter of this shape (MLX's layout), or None where it does not fit."""
     if array.ndim == 4:
-        array = array.transpose(0, 2, 3, 1)
+        # As it is read: a view would be copied at every use.
+        array = mx.contiguous(array.transpose(0, 2, 3, 1))
     if tuple(array.shape) == shape:
         return array
     # Linear (O, I) beside convolution (O, 1, 1, I): checkpoints have stored the projections of attention as either.

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..kernels.activations import silu
+from ..kernels.conv import conv2d
 from ..kernels.group_norm import group_norm, group_norm_silu
 from ..kernels.layer_norm import add_layer_norm, layer_norm
 from ..kernels.residual import add_biased
@@ -64,10 +65,10 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: mx.array) -> mx.array:
         """The convolution without its bias."""
-        return mx.conv2d(x, self.weight, self.stride, self.padding)
+        return conv2d(x, self.weight, stride=self.stride[0], padding=self.padding[0])
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.convolve(x) + self.bias
+        return conv2d(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0])
 
 
 class PointwiseConv2d(nn.Conv2d):

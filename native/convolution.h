@@ -1,0 +1,31 @@
+// Convolutions of fp32 images, channels last.
+#pragma once
+
+#include <cstdint>
+
+namespace mlxdiff {
+
+// x (batch, height, width, channels), weights (out_channels, kernel, kernel, channels); padding on all four sides.
+struct Convolution {
+  int64_t batch, height, width, channels, out_channels;
+  int64_t kernel, stride, padding;
+
+  int64_t out_height() const { return (height + 2 * padding - kernel) / stride + 1; }
+  int64_t out_width() const { return (width + 2 * padding - kernel) / stride + 1; }
+  int64_t out_pixels() const { return batch * out_height() * out_width(); }
+};
+
+// out (batch, out_height, out_width, out_channels), by whichever algorithm takes less work. `bias` (out_channels) may be
+// null.
+void convolve(const Convolution&, const float* x, const float* weights, const float* bias, float* out);
+
+// The sum over taps, as products. Weights are brought into panels, the output channels that a register tile is wide, a
+// run of channels at a time.
+void convolve_directly(const Convolution&, const float* x, const float* weights, const float* bias, float* out);
+
+// Winograd's algorithm, for kernels of 3 with stride 1. Its work, in products for each input and output channel; the
+// other one takes kernel^2 for each pixel.
+int64_t winograd_work(const Convolution&);
+void convolve_by_winograd(const Convolution&, const float* x, const float* weights, const float* bias, float* out);
+
+}  // namespace mlxdiff

@@ -1,0 +1,117 @@
+// The product of a few rows with a panel of weights: tiles of sums that stay in registers.
+#include <utility>
+
+#include "../kernels.h"
+#include "simd.h"
+
+namespace mlxdiff::MLXDIFF_ISA {
+namespace {
+
+// A tile of kTile rows and kVectors vectors, beside a line of weights and one value, fills the registers.
+#if defined(__AVX512F__)
+constexpr int kTile = 14, kVectors = 2;
+#elif defined(__AVX__)
+constexpr int kTile = 6, kVectors = 2;
+#elif defined(__aarch64__)
+constexpr int kTile = 6, kVectors = 4;
+#else
+constexpr int kTile = 6, kVectors = 2;
+#endif
+constexpr int kColumns = kVectors * kWidth;
+static_assert(kColumns <= kMostColumns);
+
+// Loops are unrolled so that the arrays become registers.
+template <int kRows>
+void tile(const float* const* rows, int64_t from, const float* weights, int64_t k, bool add, float* out) {
+  Vec sum[kRows][kVectors];
+  const float* a[kRows];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    a[i] = rows[i] + from;
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sum[i][j] = add ? load(out + i * kColumns + j * kWidth) : Vec{};
+  }
+  for (int64_t c = 0; c < k; ++c) {
+    Vec line[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) line[j] = load(weights + c * kColumns + j * kWidth);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sum[i][j] += a[i][c] * line[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) store(out + i * kColumns + j * kWidth, sum[i][j]);
+  }
+}
+
+using Tile = void (*)(const float* const*, int64_t, const float*, int64_t, bool, float*);
+
+struct Tiles {
+  Tile of[kTile + 1];
+
+  template <int kRows>
+  constexpr void fill() {
+    of[kRows] = tile<kRows>;
+    if constexpr (kRows > 1) fill<kRows - 1>();
+  }
+  constexpr Tiles() : of{} { fill<kTile>(); }
+};
+
+constexpr Tiles tiles;
+
+// Exchanges the elements of `a` that have the bit kStep in their number for those of `b` that lack it.
+template <int kStep, int... kAll>
+inline void exchange(Vec& a, Vec& b, std::integer_sequence<int, kAll...>) {
+  const Vec low = __builtin_shufflevector(a, b, ((kAll & kStep) != 0 ? kWidth + kAll - kStep : kAll)...);
+  b = __builtin_shufflevector(a, b, ((kAll & kStep) != 0 ? kWidth + kAll : kAll + kStep)...);
+  a = low;
+}
+
+template <int kStep>
+inline void transpose(Vec* v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) {
+    if ((i & kStep) == 0) exchange<kStep>(v[i], v[i + kStep], std::make_integer_sequence<int, kWidth>());
+  }
+  if constexpr (2 * kStep < kWidth) transpose<2 * kStep>(v);
+}
+
+}  // namespace
+
+void panel_columns(int64_t* columns) { *columns = kColumns; }
+
+void pack_panel(const float* weights, int64_t stride, int64_t valid, int64_t k, float* out) {
+  for (int64_t first = 0; first < kColumns; first += kWidth) {
+    const int64_t some = valid - first;
+    int64_t c = 0;
+    for (; c + kWidth <= k; c += kWidth) {
+      Vec v[kWidth];
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) v[i] = i < some ? load(weights + (first + i) * stride + c) : Vec{};
+      transpose<1>(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) store(out + (c + i) * kColumns + first, v[i]);
+    }
+    for (; c < k; ++c) {
+      for (int i = 0; i < kWidth; ++i) {
+        out[c * kColumns + first + i] = i < some ? weights[(first + i) * stride + c] : 0;
+      }
+    }
+  }
+}
+
+void product(const float* const* rows, int64_t count, int64_t from, const float* weights, int64_t k, bool add,
+             float* out) {
+  // Tiles of even heights: 16 rows are faster as 4 of 4 than as 6, 6 and 4.
+  const int64_t n = (count + kTile - 1) / kTile;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t first = count * i / n;
+    tiles.of[count * (i + 1) / n - first](rows + first, from, weights, k, add, out + first * kColumns);
+  }
+}
+
+}  // namespace mlxdiff::MLXDIFF_ISA
