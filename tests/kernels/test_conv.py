@@ -135,7 +135,7 @@ class TestExtension:
         ],
     )
     def test_what_does_not_fit_is_refused(self, x, weight, stride, padding):
-        with pytest.raises(ValueError, match="channels|square|does not fit"):
+        with pytest.raises(ValueError, match=r"channels|square|does not fit"):
             extension.convolve(mx.zeros(x), mx.zeros(weight), None, stride, padding)
 
     def test_it_is_chosen_for_what_networks_have(self, monkeypatch):
