@@ -7,9 +7,10 @@
 namespace mlxdiff::MLXDIFF_ISA {
 namespace {
 
-// A tile of kTile rows and kVectors vectors, beside a line of weights and one value, fills the registers.
+// A tile of kTile rows and kVectors vectors, beside a line of weights and one value, fits the registers, and pointers to its
+// rows do too.
 #if defined(__AVX512F__)
-constexpr int kTile = 14, kVectors = 2;
+constexpr int kTile = 10, kVectors = 2;
 #elif defined(__AVX__)
 constexpr int kTile = 6, kVectors = 2;
 #elif defined(__aarch64__)
