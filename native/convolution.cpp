@@ -41,21 +41,28 @@ void convolve_directly(const Convolution& conv, const float* x, const float* wei
   const std::vector<float> nothing(channels);
 
   pool().parallel_for(panels * blocks, [&](int64_t unit, int worker) {
-    const int64_t panel = unit / blocks, block = unit % blocks;
+    // All panels of one block follow each other, so that its pixels stay in the cache.
+    const int64_t block = unit / panels, panel = unit % panels;
     const int64_t first = pixels * block / blocks, count = pixels * (block + 1) / blocks - first;
     const float* rows[kMostTaps * kPixels];
+    int64_t image = first / (height * width), row = first / width % height, column = first % width;
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t pixel = first + i, image = pixel / (height * width);
-      const int64_t top = pixel / width % height * conv.stride - conv.padding;
-      const int64_t left = pixel % width * conv.stride - conv.padding;
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        const int64_t row = top + tap / conv.kernel, column = left + tap % conv.kernel;
-        const bool inside = row >= 0 && row < conv.height && column >= 0 && column < conv.width;
-        rows[tap * count + i] =
-            inside ? x + ((image * conv.height + row) * conv.width + column) * channels : nothing.data();
+      const float* picture = x + image * conv.height * conv.width * channels;
+      for (int64_t tap = 0, y = row * conv.stride - conv.padding, v = 0; v < conv.kernel; ++v, ++y) {
+        for (int64_t z = column * conv.stride - conv.padding, h = 0; h < conv.kernel; ++h, ++z, ++tap) {
+          const bool inside = y >= 0 && y < conv.height && z >= 0 && z < conv.width;
+          rows[tap * count + i] = inside ? picture + (y * conv.width + z) * channels : nothing.data();
+        }
+      }
+      // Divisions at each pixel would take as long as the products of few channels.
+      if (++column == width) {
+        column = 0;
+        if (++row == height) row = 0, ++image;
       }
     }
     const int64_t here = panel * columns, valid = std::min(columns, out_channels - here);
+    float* const results = out + first * out_channels + here;
+    for (int64_t i = 0; i < count; ++i) __builtin_prefetch(results + i * out_channels, 1);  // written at the end
     float* const packed = scratch.data() + worker * own;
     float* const sums = packed + kMostDepth * columns;
     for (int64_t tap = 0; tap < taps; ++tap) {
@@ -65,9 +72,10 @@ void convolve_directly(const Convolution& conv, const float* x, const float* wei
         kernel.product(rows + tap * count, count, from, packed, k, tap + run > 0, sums);
       }
     }
+    float start[kMostColumns] = {};
+    if (bias != nullptr) std::copy_n(bias + here, valid, start);
     for (int64_t i = 0; i < count; ++i) {
-      float* to = out + (first + i) * out_channels + here;
-      for (int64_t j = 0; j < valid; ++j) to[j] = sums[i * columns + j] + (bias != nullptr ? bias[here + j] : 0);
+      for (int64_t j = 0; j < valid; ++j) results[i * out_channels + j] = sums[i * columns + j] + start[j];
     }
   });
 }
