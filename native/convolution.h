@@ -15,8 +15,8 @@ struct Convolution {
   int64_t out_pixels() const { return batch * out_height() * out_width(); }
 };
 
-// out (batch, out_height, out_width, out_channels), by whichever algorithm takes less work. `bias` (out_channels) may be
-// null.
+// out (batch, out_height, out_width, out_channels), by whichever algorithm takes less work. `bias` (out_channels) may
+// be null.
 void convolve(const Convolution&, const float* x, const float* weights, const float* bias, float* out);
 
 // The sum over taps, as products. Weights are brought into panels, the output channels that a register tile is wide, a

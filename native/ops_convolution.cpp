@@ -1,5 +1,6 @@
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "convolution.h"
 #include "op.h"
@@ -16,9 +17,19 @@ void require(bool condition, const char* what) {
 
 mx::array convolve(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias, int stride,
                    int padding) {
-  require(x.ndim() == 4 && weights.ndim() == 4 && weights.shape(3) == x.shape(3), "images and weights have 4 axes, channels last");
-  const Convolution conv{x.shape(0), x.shape(1), x.shape(2), x.shape(3), weights.shape(0), weights.shape(1), stride, padding};
-  require(weights.shape(2) == conv.kernel && conv.kernel <= 3, "kernels are square, 3 x 3 at most");
+  require(x.ndim() == 4 && weights.ndim() == 4 && weights.shape(3) == x.shape(3),
+          "images and weights have 4 axes, channels last");
+  const Convolution conv{
+      .batch = x.shape(0),
+      .height = x.shape(1),
+      .width = x.shape(2),
+      .channels = x.shape(3),
+      .out_channels = weights.shape(0),
+      .kernel = weights.shape(1),
+      .stride = stride,
+      .padding = padding,
+  };
+  require(weights.shape(2) == conv.kernel && conv.kernel >= 1 && conv.kernel <= 3, "kernels are square, 3 x 3 at most");
   require(stride >= 1 && padding >= 0 && conv.height + 2 * padding >= conv.kernel &&
               conv.width + 2 * padding >= conv.kernel,
           "the kernel does not fit into the image");
@@ -31,7 +42,8 @@ mx::array convolve(const mx::array& x, const mx::array& weights, const std::opti
     convolve(conv, in[0].data, in[1].data, in.size() > 2 ? in[2].data : nullptr, out);
   };
   const std::string name = "convolve " + std::to_string(stride) + " " + std::to_string(padding);
-  mx::Shape shape{x.shape(0), static_cast<int>(conv.out_height()), static_cast<int>(conv.out_width()), weights.shape(0)};
+  const auto height = static_cast<int>(conv.out_height()), width = static_cast<int>(conv.out_width());
+  mx::Shape shape{x.shape(0), height, width, weights.shape(0)};
   return lazily({.name = name, .work = work}, shape, std::move(inputs));
 }
 

@@ -43,7 +43,8 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t winograd_work(const Convolution& conv) { return kPositions * Tiling(conv).tiles + kWeightWork; }
 
-void convolve_by_winograd(const Convolution& conv, const float* x, const float* weights, const float* bias, float* out) {
+void convolve_by_winograd(const Convolution& conv, const float* x, const float* weights, const float* bias,
+                          float* out) {
   const Kernels& kernel = kernels();
   const Tiling tiling(conv);
   int64_t columns;
@@ -58,8 +59,8 @@ void convolve_by_winograd(const Convolution& conv, const float* x, const float* 
   // Where panels are few, a thread takes one with a part of the tiles.
   const int64_t parts = std::clamp(ceil_divide(4 * threads, panels), int64_t{1}, ceil_divide(most, kLeastTiles));
 
-  // pixels (positions, runs, tiles, depth); for each thread a panel's weights (taps, depth, columns), the same transformed
-  // (positions, depth, columns), and sums (positions, tiles, columns).
+  // pixels (positions, runs, tiles, depth); for each thread a panel's weights (taps, depth, columns), the same
+  // transformed (positions, depth, columns), and sums (positions, tiles, columns).
   const int64_t pixel_stride = runs * most * depth + kGap, weight_stride = depth * columns + kGap;
   const int64_t sum_stride = most * columns + kGap;
   const int64_t own = kTaps * depth * columns + kPositions * (weight_stride + sum_stride);

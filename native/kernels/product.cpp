@@ -7,7 +7,7 @@
 namespace mlxdiff::MLXDIFF_ISA {
 namespace {
 
-// A tile of kTile rows and kVectors vectors, beside a line of weights and one value, fits the registers, and pointers to its
+// A tile of kTile rows and kVectors vectors, beside a line of weights and one value, fits the registers; pointers to its
 // rows do too.
 #if defined(__AVX512F__)
 constexpr int kTile = 10, kVectors = 2;
