@@ -7,8 +7,8 @@
 namespace mlxdiff::MLXDIFF_ISA {
 namespace {
 
-// A tile of kTile rows and kVectors vectors, beside a line of weights and one value, fits the registers; pointers to its
-// rows do too.
+// A tile of kTile rows and kVectors vectors fits the registers, beside a line of weights and one value; pointers to its
+// rows fit them too.
 #if defined(__AVX512F__)
 constexpr int kTile = 10, kVectors = 2;
 #elif defined(__AVX__)
