@@ -30,7 +30,7 @@ def quantize(module: Module, bits: int, group_size: int = 64) -> Module:
         raise RequestError(f"Weights cannot be quantized in groups of {group_size!r}.", "Choose 32, 64 or 128.")
 
     def choose(path: str, layer: nn.Module) -> bool | dict[str, int]:
-        if type(layer) is not nn.Linear or any(name in path.split(".") for name in KEPT):
+        if not isinstance(layer, nn.Linear) or any(name in path.split(".") for name in KEPT):
             return False
         width = layer.weight.shape[1]
         fitting = next((size for size in (group_size, 32) if width % size == 0), None)

@@ -17,7 +17,7 @@ from ..errors import CheckpointError, RequestError
 from ..kernels.activations import gelu, quick_gelu
 from ..kernels.attention import attention
 from . import config as read
-from .layers import LayerNorm
+from .layers import LayerNorm, Linear
 
 ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
@@ -92,7 +92,7 @@ class CLIPTextModel(nn.Module):
         self.encoder = CLIPEncoder(config)
         self.final_layer_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if with_projection:
-            self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+            self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
 
     def __call__(self, tokens: mx.array) -> CLIPOutput:
         """tokens: (B, T) int32, every id below vocab_size; RequestError where T exceeds the positions there are."""
@@ -154,10 +154,10 @@ class CLIPAttention(nn.Module):
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         out = attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), heads=self.heads, mask=mask)
@@ -170,8 +170,8 @@ class CLIPMLP(nn.Module):
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         self.hidden_act = config.hidden_act
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.fc2(ACTIVATIONS[self.hidden_act](self.fc1(x)))

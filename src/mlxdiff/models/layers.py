@@ -15,6 +15,7 @@ from ..kernels.activations import silu
 from ..kernels.conv import conv2d
 from ..kernels.group_norm import group_norm, group_norm_silu
 from ..kernels.layer_norm import add_layer_norm, layer_norm
+from ..kernels.quantized import quantized_product
 from ..kernels.residual import add_biased
 
 
@@ -60,6 +61,34 @@ class LayerNorm(nn.LayerNorm):
         return add_layer_norm(x, y, y_bias, self.weight, self.bias, self.eps)
 
 
+class Linear(nn.Linear):
+    """A linear layer of x (..., C) whose bias can be left to what comes behind it."""
+
+    def product(self, x: mx.array) -> mx.array:
+        """The layer without its bias."""
+        return x @ self.weight.T
+
+    def to_quantized(
+        self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
+    ) -> QuantizedLinear:
+        """What `nn.quantize` puts in this layer's place; inputs are never quantized."""
+        del quantize_input
+        # MLX's annotations leave out that None is its default.
+        return QuantizedLinear.from_linear(self, group_size, bits, mode)  # pyright: ignore[reportArgumentType]
+
+
+class QuantizedLinear(nn.QuantizedLinear):
+    """A linear layer of 8 or 4 bits."""
+
+    def product(self, x: mx.array) -> mx.array:
+        """The layer without its bias."""
+        packed = self.weight, self.scales, self.get("biases")
+        return quantized_product(x, *packed, group_size=self.group_size, bits=self.bits)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.product(x) + self.bias if "bias" in self else self.product(x)
+
+
 class Conv2d(nn.Conv2d):
     """A convolution of x (B, h, w, C) whose bias can be left to what comes behind it."""
 
@@ -86,10 +115,10 @@ class TimestepEmbedding(nn.Module):
 
     def __init__(self, width: int, out_width: int, condition_width: int | None = None):
         super().__init__()
-        self.linear_1 = nn.Linear(width, out_width)
+        self.linear_1 = Linear(width, out_width)
         if condition_width is not None:
-            self.cond_proj = nn.Linear(condition_width, width, bias=False)
-        self.linear_2 = nn.Linear(out_width, out_width)
+            self.cond_proj = Linear(condition_width, width, bias=False)
+        self.linear_2 = Linear(out_width, out_width)
 
     def __call__(self, x: mx.array, condition: mx.array | None = None) -> mx.array:
         if condition is not None:
@@ -118,7 +147,7 @@ class ResnetBlock2D(nn.Module):
         self.norm1 = GroupNormSiLU(groups, in_channels, eps)
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         if temb_channels is not None:
-            self.time_emb_proj = nn.Linear(temb_channels, out_channels)
+            self.time_emb_proj = Linear(temb_channels, out_channels)
         self.norm2 = GroupNormSiLU(groups, out_channels, eps)
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:

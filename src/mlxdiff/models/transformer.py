@@ -16,7 +16,7 @@ from ..kernels.attention import attention, self_attention
 from ..kernels.geglu import geglu
 from ..kernels.residual import add_biased
 from . import token_merging
-from .layers import GroupNorm, LayerNorm, PointwiseConv2d
+from .layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d
 
 # Transformer2D's own, whatever the resnet blocks have.
 _GROUP_NORM_EPS = 1e-6
@@ -26,17 +26,6 @@ Match = Callable[[mx.array], token_merging.Merging | None]
 
 KeysValues = tuple[mx.array, mx.array]
 """What an attention looks at: keys and values, (B, S, width) each."""
-
-
-Linear = nn.Linear | nn.QuantizedLinear
-
-
-def product(layer: Linear, x: mx.array) -> mx.array:
-    """A linear layer of x (..., width) without its bias."""
-    if isinstance(layer, nn.QuantizedLinear):
-        scales, biases = layer.scales, layer.get("biases")
-        return mx.quantized_matmul(x, layer.weight, scales, biases, group_size=layer.group_size, bits=layer.bits)
-    return x @ layer.weight.T
 
 
 class _Attention(nn.Module):
@@ -49,10 +38,10 @@ class _Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.upcast = upcast
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(source_width, width, bias=False)
-        self.to_v = nn.Linear(source_width, width, bias=False)
-        self.to_out = [nn.Linear(width, width)]
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(source_width, width, bias=False)
+        self.to_v = Linear(source_width, width, bias=False)
+        self.to_out = [Linear(width, width)]
 
 
 class CrossAttention(_Attention):
@@ -66,7 +55,7 @@ class CrossAttention(_Attention):
         """`seen`: the keys and values that `look_at` gave."""
         q = self.to_q(x).reshape(seen[0].shape[0], -1, x.shape[-1])
         out = attention(q, *seen, heads=self.heads, upcast=self.upcast)
-        return product(self.to_out[0], out.reshape(x.shape))
+        return self.to_out[0].product(out.reshape(x.shape))
 
 
 class SelfAttention(_Attention):
@@ -94,7 +83,7 @@ class SelfAttention(_Attention):
         else:
             qkv = mx.concatenate([self.to_q(x), self.to_k(x), self.to_v(x)], axis=-1)
         out = self_attention(qkv.reshape(batch, -1, 3 * width), heads=self.heads, upcast=self.upcast)
-        return product(self.to_out[0], out.reshape(-1, width))
+        return self.to_out[0].product(out.reshape(-1, width))
 
 
 class GEGLU(nn.Module):
@@ -102,7 +91,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, width: int, out_width: int):
         super().__init__()
-        self.proj = nn.Linear(width, 2 * out_width)
+        self.proj = Linear(width, 2 * out_width)
 
     def __call__(self, x: mx.array) -> mx.array:
         return geglu(self.proj(x))
@@ -114,11 +103,11 @@ class FeedForward(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         # The dropout of training has a place in the list, and thus in the parameters' names.
-        self.net = [GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)]
+        self.net = [GEGLU(width, 4 * width), nn.Identity(), Linear(4 * width, width)]
 
     def __call__(self, x: mx.array) -> mx.array:
         """The MLP of x (..., width) without its last bias, which whoever adds it to something adds too."""
-        return product(self.net[2], self.net[0](x))
+        return self.net[2].product(self.net[0](x))
 
 
 class BasicTransformerBlock(nn.Module):
@@ -178,7 +167,7 @@ class Transformer2DModel(nn.Module):
         upcast: bool,
     ):
         super().__init__()
-        projection = nn.Linear if use_linear_projection else PointwiseConv2d
+        projection = Linear if use_linear_projection else PointwiseConv2d
         self.norm = GroupNorm(groups, channels, _GROUP_NORM_EPS)
         self.proj_in = projection(channels, channels)
         self.transformer_blocks = [

@@ -16,7 +16,7 @@ import mlx.nn as nn
 from ..errors import CheckpointError, UnsupportedError
 from ..kernels.attention import attention
 from . import config as read
-from .layers import Conv2d, Downsample2D, GroupNorm, GroupNormSiLU, PointwiseConv2d, ResnetBlock2D, Upsample2D
+from .layers import Conv2d, Downsample2D, GroupNorm, GroupNormSiLU, Linear, PointwiseConv2d, ResnetBlock2D, Upsample2D
 
 # Every norm of the VAE, where the UNet's resnet blocks have 1e-5.
 EPS = 1e-6
@@ -277,10 +277,10 @@ class Attention(nn.Module):
     def __init__(self, channels: int, groups: int):
         super().__init__()
         self.group_norm = GroupNorm(groups, channels, EPS)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.to_out = [nn.Linear(channels, channels)]
+        self.to_q = Linear(channels, channels)
+        self.to_k = Linear(channels, channels)
+        self.to_v = Linear(channels, channels)
+        self.to_out = [Linear(channels, channels)]
 
     def __call__(self, x: mx.array) -> mx.array:
         cells = self.group_norm(x).reshape(x.shape[0], -1, x.shape[-1])
