@@ -73,14 +73,15 @@ def medians(works: list[Callable[[], object]], repeats: int) -> list[float]:
     return [statistics.median(column) for column in zip(*turns[1:], strict=True)]
 
 
-def measure(batch: int, size: int, channels: int, out: int, stride: int, repeats: int) -> Row:
+def measure(batch: int, layer: tuple[int, int, int, int], repeats: int) -> Row:
+    size, channels, out, stride = layer
     draw = np.random.default_rng(0).standard_normal
     image = draw((batch, size, size, channels), dtype=np.float32)
     kernel = draw((out, 3, 3, channels), dtype=np.float32)
     bias = draw(out, dtype=np.float32)
     x, w, b = mx.array(image), mx.array(kernel), mx.array(bias)
-    tensors = [torch.from_numpy(a.transpose(0, 3, 1, 2).copy()) for a in (image, kernel)]
-    theirs = torch.from_numpy(bias)
+    pixels, weights = (torch.from_numpy(a.transpose(0, 3, 1, 2).copy()) for a in (image, kernel))
+    added = torch.from_numpy(bias)
 
     def ours() -> mx.array:
         y = conv2d(x, w, b, stride=stride, padding=1)
@@ -89,14 +90,14 @@ def measure(batch: int, size: int, channels: int, out: int, stride: int, repeats
 
     def by_torch() -> torch.Tensor:
         with torch.inference_mode():
-            return torch.nn.functional.conv2d(*tensors, theirs, stride, 1)
+            return torch.nn.functional.conv2d(pixels, weights, added, stride, 1)
 
     expected = by_torch().permute(0, 2, 3, 1).numpy()
     error = float(np.abs(np.array(ours()) - expected).max() / np.abs(expected).max())
     works = [ours, lambda: mx.eval(plain(x, w, b, stride=stride, padding=1)), by_torch]
     operations = 2 * batch * (size // stride) ** 2 * 9 * channels * out
-    speeds = [operations / taken / 1e9 for taken in medians(works, repeats)]
-    return Row(f"{batch}x{size}x{size}x{channels} to {out}, stride {stride}", *speeds, error)
+    fast, slow, reference = (operations / taken / 1e9 for taken in medians(works, repeats))
+    return Row(f"{batch}x{size}x{size}x{channels} to {out}, stride {stride}", fast, slow, reference, error)
 
 
 def peak(repeats: int) -> float:
@@ -114,7 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     mx.set_default_device(mx.cpu)
     product = peak(options.repeats)
-    rows = [measure(options.batch, *layer, options.repeats) for layer in LAYERS[options.layers]]
+    rows = [measure(options.batch, layer, options.repeats) for layer in LAYERS[options.layers]]
     about = machine.describe("mlx", "mlxdiff", "torch") | {"blas": blas.live(), "native": native.state()}
     if options.json:
         print(json.dumps({"gflops": [asdict(row) for row in rows], "product": product, **about}))
