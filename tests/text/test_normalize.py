@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import pytest
 import regex
+from code_points import differing, differing_in_parts
 
-from mlxdiff.text.bpe import BYTE_SYMBOLS
-from mlxdiff.text.normalize import normalize, words
+from mlxdiff.text.normalize import words
 
-CHUNK = 512
 SURROGATES = range(0xD800, 0xE000)
 UNIFORM = regex.compile(r"[\p{Lo}\p{Co}\p{Cn}\p{So}]")
 
 
-def contexts(char: str) -> str:
-    """A character among letters, digits, marks and spaces, and where NFC would join or reorder it."""
-    return f"A{char}b1{char}!{char} e{char}\u0327\u0345\u0301\u0334 {char}\u0301 \u1100{char} {char}"
-
-
-def check(reference, points: list[int]) -> None:
-    backend = reference.backend_tokenizer
-    for first in range(0, len(points), CHUNK):
-        text = " ".join(contexts(chr(point)) for point in points[first : first + CHUNK])
-        normalized = normalize(text)
-        assert normalized == backend.normalizer.normalize_str(text)
-        expected = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized)]
-        assert ["".join(BYTE_SYMBOLS[byte] for byte in word.encode()) for word in words(normalized)] == expected
-
-
-def test_code_points_are_normalized_and_cut_as_by_transformers(reference):
+def test_code_points_are_normalized_and_cut_as_by_transformers(clip_folder):
     """Of the many that all behave alike (ideographs, symbols, unassigned), one in 31."""
     points = [i for i in range(0x20000) if i not in SURROGATES and (i % 31 == 0 or not UNIFORM.match(chr(i)))]
-    check(reference, points)
+    assert differing(clip_folder, points) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plane", range(17))
-def test_every_code_point_is_normalized_and_cut_as_by_transformers(reference, plane):
-    check(reference, [i for i in range(plane << 16, (plane + 1) << 16) if i not in SURROGATES])
+def test_every_code_point_is_normalized_and_cut_as_by_transformers(clip_folder):
+    planes = [[i for i in range(plane << 16, (plane + 1) << 16) if i not in SURROGATES] for plane in range(17)]
+    assert sum(len(plane) for plane in planes) == 0x110000 - len(SURROGATES)
+    assert differing_in_parts(clip_folder, planes) == []
+
+
+def test_a_difference_is_seen(clip_folder, monkeypatch):
+    monkeypatch.setattr("code_points.normalize", lambda text: text)
+    assert differing(clip_folder, [0x41, 0xC0]) == [0x41]
 
 
 @pytest.mark.parametrize("text", ["<|endoftext|>", "x<|startoftext|>y", "<|||>", "<|endoftext|>>", "<|'s|>"])
