@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
@@ -59,7 +60,7 @@ class CustomBuildHook(BuildHookInterface):
         library, about = outputs(root)
         try:
             build(root)
-        except (Unbuildable, OSError) as error:
+        except (Unbuildable, OSError, ValueError, ImportError) as error:
             self.app.display_warning(f"mlxdiff is installed without its CPU extension, and slower on a CPU: {error}")
             library.unlink(missing_ok=True)
             about.parent.mkdir(exist_ok=True)
@@ -84,7 +85,8 @@ def build(root: Path) -> None:
     library, about = outputs(root)
     mlx, mlx_version = _mlx()
     compiler = _compiler()
-    objects = root / "build" / "native" / f"{library.stem}-mlx{mlx_version}"
+    with_what = zlib.crc32(repr([compiler, OPTIONS, INSTRUCTION_SETS]).encode())
+    objects = root / "build" / "native" / f"{library.stem}-mlx{mlx_version}-nanobind{version('nanobind')}-{with_what:x}"
     objects.mkdir(parents=True, exist_ok=True)
     headers = max(path.stat().st_mtime for path in [Path(__file__), *(root / "native").rglob("*.h")])
     jobs = []
@@ -134,7 +136,7 @@ def _package(name: str) -> Path:
 
 
 def _compiler() -> list[str]:
-    chosen = os.environ.get("CXX")
+    chosen = os.environ.get("CXX", "").strip()
     if chosen:
         return shlex.split(chosen)
     found = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
@@ -145,7 +147,7 @@ def _compiler() -> list[str]:
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
     except OSError as error:
         raise Unbuildable(f"{command[0]} does not start ({error.strerror})") from error
     except subprocess.CalledProcessError as error:

@@ -46,7 +46,7 @@ struct GroupNorm {
                       int64_t width))                                                                          \
   KERNEL(layer_norm, (const float* x, const float* weight, const float* bias, float* y, int64_t rows,          \
                       int64_t channels, float eps))                                                            \
-  KERNEL(group_norm_scratch, (const GroupNorm& g, int threads, int64_t& floats))                               \
+  KERNEL(group_norm_scratch, (const GroupNorm& g, int64_t& floats))                                            \
   KERNEL(group_norm, (const GroupNorm& g, Pool& pool, float* scratch))                                         \
   KERNEL(attention_scratch, (const Attention& a, int threads, int64_t& floats))                                \
   KERNEL(attention, (const Attention& a, Pool& pool, float* scratch))                                          \

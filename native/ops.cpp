@@ -121,7 +121,7 @@ mx::array group_norm(const mx::array& x, const mx::array& weight, const mx::arra
     now.shift = in.size() > 3 ? in[3].data : nullptr;
     now.y = out;
     int64_t floats;
-    kernels().group_norm_scratch(now, pool().threads(), floats);
+    kernels().group_norm_scratch(now, floats);
     kernels().group_norm(now, pool(), Scratch(floats).data());
   };
   const std::string name = "group_norm " + std::to_string(groups) + " " + text(eps) + (silu ? " silu" : "");

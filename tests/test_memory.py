@@ -92,6 +92,24 @@ def test_many_batches_load_the_encoders_once():
     assert len(loads) == 1
 
 
+@pytest.mark.usefixtures("scarce")
+def test_prompts_of_a_window_do_not_push_out_each_other():
+    sd = StableDiffusion("emoji")
+    texts = []
+
+    def requests(letters: str) -> list[Request]:
+        return [sd.resolve(Request(f"a {letter}", seed=0, guidance_scale=1, height=32, width=32)) for letter in letters]
+
+    encode = type(sd)._encode.func(sd)
+    sd.__dict__["_encode"] = replace(encode, encode=lambda *a, **o: texts.append(a[0]) or encode.encode(*a, **o))
+    sd.keeps_encoders = True
+    sd.encode_ahead(requests("abcdefgh"))
+    sd.encode_ahead(requests("abcd1234"))
+    assert len(texts) == 12
+    sd.encode_ahead(requests("abcd1234"))
+    assert len(texts) == 12
+
+
 class Recording:
     """As much of the pipeline as `encoded_ahead` asks for."""
 

@@ -39,8 +39,8 @@ def compiled(source: Path, tools: Path) -> str:
 
 
 def fingerprint(source: Path) -> str:
-    """SHA-256 of a source and of what it includes."""
-    return hashlib.sha256(source.read_bytes() + (HERE / "number.cuh").read_bytes()).hexdigest()
+    """SHA-256 of a source, of what it includes and of the options."""
+    return hashlib.sha256(source.read_bytes() + (HERE / "number.cuh").read_bytes() + b" ".join(OPTIONS)).hexdigest()
 
 
 def _text(size_of, get, program: ctypes.c_void_p) -> str:

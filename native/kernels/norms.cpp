@@ -8,14 +8,13 @@ namespace {
 constexpr int64_t kChunk = 8;  // rows whose mean and squares are taken together, from the first level cache
 constexpr int64_t kPart = 64;  // rows of a thread at a time, at least
 
+constexpr int64_t kMostParts = 64;
+
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t padded(int64_t channels) { return (channels + 15) / 16 * 16; }
 
-// In how many parts the rows of one image are dealt out.
-int64_t parts_of(const GroupNorm& g, int threads) {
-  const int64_t most = (g.rows + kPart - 1) / kPart;
-  return most < 4 * threads ? most : 4 * threads;
-}
+// In how many parts the rows of one image are dealt out: the same for any number of threads, so that sums are too.
+int64_t parts_of(const GroupNorm& g) { return least((g.rows + kPart - 1) / kPart, kMostParts); }
 
 // Adds n rows of one vector of channels to the mean and the sum of squares about it of `before` rows
 // (Chan, Golub and LeVeque 1979).
@@ -103,13 +102,13 @@ void apply(const float* x, float* y, int64_t rows, int64_t channels, Affine by) 
 
 }  // namespace
 
-void group_norm_scratch(const GroupNorm& g, int threads, int64_t& floats) {
-  floats = g.batch * (2 * parts_of(g, threads) + 3) * padded(g.channels);
+void group_norm_scratch(const GroupNorm& g, int64_t& floats) {
+  floats = g.batch * (2 * parts_of(g) + 3) * padded(g.channels);
 }
 
 void group_norm(const GroupNorm& g, Pool& pool, float* scratch) {
   const int64_t stride = padded(g.channels), per_image = g.rows * g.channels;
-  const int64_t parts = parts_of(g, pool.threads()), per_part = (g.rows + parts - 1) / parts;
+  const int64_t parts = parts_of(g), per_part = (g.rows + parts - 1) / parts;
   float* moments = scratch;
   float* affine = moments + g.batch * parts * 2 * stride;
   const auto affine_of = [=](int64_t b) {

@@ -329,7 +329,9 @@ class StableDiffusion:
         # a prompt's last bits depend on its neighbours, and a picture is the same however often it is rendered.
         height, width = _filled(request.height), _filled(request.width)
         key = (request.prompts, request.negative_prompt, guided, height, width)
-        if key not in self._conditioned:
+        if key in self._conditioned:  # what was used last goes last
+            self._conditioned[key] = self._conditioned.pop(key)
+        else:
             if len(self._conditioned) == KEPT_CONDITIONINGS:
                 del self._conditioned[next(iter(self._conditioned))]
             self._conditioned[key] = self._encode(
@@ -349,7 +351,8 @@ class StableDiffusion:
         """(sample, shifts, seen) -> output, for the calls of one run: they share what step caching keeps."""
         merging = 0.0 if request.token_merging is None else float(request.token_merging)
         if request.cache_interval is None or request.cache_interval == 1:
-            return lambda sample, shifts, seen: self._predict(sample, shifts, seen, merging)
+            whole = self._predict  # a run keeps its UNet, also where a decode on the way lets go of it
+            return lambda sample, shifts, seen: whole(sample, shifts, seen, merging)
         enter, deep, leave = self._predict_in_parts
         kept = StepCache(request.cache_interval)
 

@@ -253,6 +253,16 @@ def test_the_number_of_threads_changes_nothing(threads):
             assert mx.abs(a - b).max().item() < 1e-6
 
 
+def test_the_bits_of_group_norm_do_not_depend_on_the_threads(threads):
+    x, weight, bias = (mx.array(normal(*shape)) for shape in ((1, 64, 64, 64), (64,), (64,)))
+    found = []
+    for number in (1, 2, 3):
+        threads(number)
+        found.append(np.array(extension.group_norm(x, weight, bias, 32, 1e-5, None)))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
 def test_products_of_matrices_beside_it():
     """OpenBLAS runs on the extension's threads: the two alternate many times without harm."""
     a, b = mx.array(normal(300, 400)), mx.array(normal(400, 300))

@@ -129,4 +129,6 @@ def test_it_serves_fp32_only(dtype):
 def test_it_computes_on_as_many_threads_as_the_blas():
     from mlxdiff import blas
 
-    assert native.serving().threads() == (blas.threads() or native.serving().threads())
+    if blas.threads() is None:
+        pytest.skip("this BLAS does not say how many threads it has")
+    assert native.serving().threads() == blas.threads()

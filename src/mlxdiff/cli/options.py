@@ -66,7 +66,7 @@ GuidanceStart = Annotated[
 GuidanceEnd = Annotated[
     float | None,
     typer.Option(
-        help="Part of the steps after which there is no guidance; a step without takes half the time. Default: 1."
+        help="Part of the steps after which there is no guidance; a step without skips the negative half. Default: 1."
     ),
 ]
 CacheInterval = Annotated[

@@ -43,11 +43,12 @@ def _run(
     rows, size = height * width, channels // groups
     shifts = 0 if shift is None else shift.shape[0]
     shift = weight if shift is None else shift  # without shifts the kernels do not look at it
-    kept = -(-rows // (_THREADS // max(1, size // 2)))
-    if size % 2 == 0 and kept <= _KEPT[-1]:
+    weight, bias, shift = (a.astype(x.dtype) for a in (weight, bias, shift))
+    lanes = _THREADS // max(1, size // 2)  # rows that a block takes at once
+    if size % 2 == 0 and rows <= lanes * _KEPT[-1]:
         (out,) = cuda.launch(
             "group_norm",
-            f"group_norm_whole_{next(k for k in _KEPT if k >= kept)}",
+            f"group_norm_whole_{next(k for k in _KEPT if k * lanes >= rows)}",
             [x, weight, bias, shift],
             [rows, channels, shifts, int(silu), eps],
             blocks=(groups, batch),

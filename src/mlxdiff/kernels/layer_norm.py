@@ -39,6 +39,7 @@ def _on_cuda(x: mx.array) -> bool:
 
 def _launch(name: str, inputs: list[mx.array], eps: float) -> list[mx.array]:
     x = inputs[0]
+    inputs = [a.astype(x.dtype) for a in inputs]
     channels, warps = x.shape[-1], _THREADS // 32
     rows = x.size // channels
     return cuda.launch(

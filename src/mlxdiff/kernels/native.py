@@ -76,12 +76,15 @@ def _fitting(library: Path) -> ModuleType:
         built = json.loads(library.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise _Unfit("this copy of mlxdiff was not compiled") from None
+    if not isinstance(built, dict) or not built.keys() & {"mlx", "error"}:
+        raise _Unfit("the file that says what it was compiled for is damaged")
     if "error" in built:
         raise _Unfit(f"it could not be compiled: {built['error']}")
     # An extension that is loaded beside another MLX may crash: this has to be known before.
     version = getattr(mx, "__version__", "unknown")
     if built["mlx"] != version:
-        raise _Unfit(f"it was compiled for MLX {built['mlx']}, and this is {version}; install mlxdiff again")
+        remedy = "install mlxdiff again with pip's --no-build-isolation"
+        raise _Unfit(f"it was compiled for MLX {built['mlx']}, and this is {version}; {remedy}")
     if mx.cuda.is_available():
         raise _Unfit("it was compiled for MLX's CPU build, and this is the one for CUDA")
     try:

@@ -27,7 +27,7 @@ def _on_cuda(x: mx.array, y: mx.array, bias: mx.array) -> mx.array:
     (out,) = cuda.launch(
         "pointwise",
         "add_biased",
-        [x, y, bias],
+        [x, y.astype(x.dtype), bias.astype(x.dtype)],
         [x.size // x.shape[-1], x.shape[-1]],
         blocks=(-(-x.size // (cuda.wide(x) * _THREADS)), 1),
         threads=_THREADS,
