@@ -85,8 +85,8 @@ def build(root: Path) -> None:
     library, about = outputs(root)
     mlx, mlx_version = _mlx()
     compiler = _compiler()
-    with_what = zlib.crc32(repr([compiler, OPTIONS, INSTRUCTION_SETS]).encode())
-    objects = root / "build" / "native" / f"{library.stem}-mlx{mlx_version}-nanobind{version('nanobind')}-{with_what:x}"
+    with_what = zlib.crc32(repr([compiler, OPTIONS, INSTRUCTION_SETS, _nanobind_version()]).encode())
+    objects = root / "build" / "native" / f"{library.stem}-mlx{mlx_version}-{with_what:x}"
     objects.mkdir(parents=True, exist_ok=True)
     headers = max(path.stat().st_mtime for path in [Path(__file__), *(root / "native").rglob("*.h")])
     jobs = []
@@ -126,6 +126,14 @@ def _mlx() -> tuple[Path, str]:
     except PackageNotFoundError:
         raise Unbuildable("MLX's CPU build (mlx[cpu]) is not there to compile against") from None
     return _package("mlx"), version("mlx")
+
+
+def _nanobind_version() -> str | None:
+    """None for a checkout on the path, which is taken as it is."""
+    try:
+        return version("nanobind")
+    except PackageNotFoundError:
+        return None
 
 
 def _package(name: str) -> Path:
