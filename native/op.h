@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -33,5 +34,10 @@ struct Op {
 // The array of that shape that `op` makes of the inputs, once somebody evaluates it.
 // Throws std::invalid_argument unless all inputs are fp32.
 mx::array lazily(Op op, mx::Shape shape, std::vector<mx::array> inputs);
+
+// Throws std::invalid_argument, a ValueError in Python, where something does not hold.
+inline void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
 
 }  // namespace mlxdiff

@@ -16,10 +16,6 @@ namespace {
 // Elements that a thread takes at a time: a few microseconds' work, 32 KiB.
 constexpr int64_t kGrain = 8192;
 
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
-}
-
 void require_size(const mx::array& a, int64_t size, const std::string& name) {
   require(static_cast<int64_t>(a.size()) == size, (name + " has the wrong size").c_str());
 }

@@ -7,14 +7,6 @@
 #include "ops.h"
 
 namespace mlxdiff {
-namespace {
-
-void require(bool condition, const char* what) {
-  if (!condition) throw std::invalid_argument(what);
-}
-
-}  // namespace
-
 mx::array convolve(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias, int stride,
                    int padding) {
   require(x.ndim() == 4 && weights.ndim() == 4 && weights.shape(3) == x.shape(3),

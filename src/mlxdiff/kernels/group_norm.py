@@ -24,7 +24,7 @@ def group_norm(
     kernel = _kernel(x, groups)
     if kernel is None:
         return plain(x, weight, bias, groups, eps, shift)
-    return kernel.group_norm(x, weight, bias, groups, eps, shift)
+    return kernel.run(x, weight, bias, groups, eps, shift, silu=False)
 
 
 def group_norm_silu(
@@ -36,7 +36,7 @@ def group_norm_silu(
     kernel = _kernel(x, groups)
     if kernel is None:
         return silu(plain(x, weight, bias, groups, eps, shift))
-    return kernel.group_norm_silu(x, weight, bias, groups, eps, shift)
+    return kernel.run(x, weight, bias, groups, eps, shift, silu=True)
 
 
 def _kernel(x: mx.array, groups: int):

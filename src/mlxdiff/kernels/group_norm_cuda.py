@@ -22,23 +22,10 @@ def takes(x: mx.array, groups: int) -> bool:
     return x.ndim == 4 and fits and groups <= _MOST_GROUPS and cuda.available()
 
 
-def group_norm(
-    x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None
-) -> mx.array:
-    """Group normalization of x (B, h, w, C) + shift (B or 1, C)."""
-    return _run(x, weight, bias, groups, eps, shift, silu=False)
-
-
-def group_norm_silu(
-    x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None
-) -> mx.array:
-    """SiLU of `group_norm`."""
-    return _run(x, weight, bias, groups, eps, shift, silu=True)
-
-
-def _run(
+def run(
     x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None, *, silu: bool
 ) -> mx.array:
+    """Group normalization of x (B, h, w, C) + shift (B or 1, C), and SiLU in the same pass if `silu`."""
     batch, height, width, channels = x.shape
     rows, size = height * width, channels // groups
     shifts = 0 if shift is None else shift.shape[0]

@@ -106,23 +106,10 @@ def takes(x: mx.array, groups: int) -> bool:
     return x.ndim == 4 and fits and mx.default_device() != mx.cpu and mx.metal.is_available()
 
 
-def group_norm(
-    x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None
-) -> mx.array:
-    """Group normalization of x (B, h, w, C) + shift (B or 1, C)."""
-    return _run(x, weight, bias, groups, eps, shift, silu=False)
-
-
-def group_norm_silu(
-    x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None
-) -> mx.array:
-    """SiLU of `group_norm`."""
-    return _run(x, weight, bias, groups, eps, shift, silu=True)
-
-
-def _run(
+def run(
     x: mx.array, weight: mx.array, bias: mx.array, groups: int, eps: float, shift: mx.array | None, *, silu: bool
 ) -> mx.array:
+    """Group normalization of x (B, h, w, C) + shift (B or 1, C), and SiLU in the same pass if `silu`."""
     constants = [
         ("T", x.dtype),
         ("GROUPS", groups),
