@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
+from .pictures import IN_MEMORY, Pixels
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -58,11 +59,52 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     centre. Of an animation this is the first frame. Raises InputError.
     """
     with open_picture(path) as opened:
-        picture = _to_rgb(ImageOps.exif_transpose(opened), path)
-        if size is not None:
-            height, width = size
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-        return np.asarray(picture, dtype=np.float32) / 255
+        return _fitted(_to_rgb(ImageOps.exif_transpose(opened), path), size)
+
+
+def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np.ndarray:
+    """As `load_picture`, of a picture that a request names or holds."""
+    if isinstance(source, str):
+        if source.startswith(IN_MEMORY):
+            raise InputError("The picture that this started from was in memory and is not in a file.", "Give it again.")
+        return load_picture(source, size)
+    array = source.array
+    return _fitted(Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)), size)
+
+
+def picture_array(picture: Image.Image) -> np.ndarray:
+    """A PIL image as (H, W, 3) uint8: upright, and on white where it is transparent. Raises InputError."""
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), "The picture"), dtype=np.uint8)
+
+
+class Picture(Image.Image):
+    """A PIL image whose `info` says how it was made; `save` keeps that in PNG, JPEG and WebP files."""
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """As PIL's `save`; give `pnginfo` or `exif` to write other texts."""
+        texts = {name: value for name, value in self.info.items() if isinstance(value, str)}
+        kind = (format or FORMATS.get(Path(fp).suffix.lower() if isinstance(fp, str | Path) else "", "")).upper()
+        if texts and not {"pnginfo", "exif"} & params.keys():
+            if kind == "PNG":
+                params["pnginfo"] = _png_texts(texts)
+            elif kind in ("JPEG", "WEBP"):
+                params["exif"] = _exif(texts)
+        Image.Image.save(self, fp, format, **params)
+
+
+def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
+    """(H, W, 3) uint8 as a PIL image that says `texts` of itself."""
+    made = Image.fromarray(picture)
+    made.__class__ = Picture  # as PIL's own plugins are made; its constructor takes no pixels
+    made.info.update({name: _encodable(value) for name, value in texts.items()})
+    return made  # type: ignore[return-value]
+
+
+def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    if size is not None:
+        height, width = size
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture, dtype=np.float32) / 255
 
 
 def contact_sheet(

@@ -1,123 +1,256 @@
-"""What to render, as a value: frozen, validated without MLX, and written as canonical JSON.
+"""What to load and what to draw, as values: frozen, checked without MLX, and written as canonical JSON.
 
-`None` means the checkpoint's own default, which only the pipeline knows; `StableDiffusion.resolve` fills it in.
+Model     what is loaded: a checkpoint and how its weights are held
+Request   what is wanted: each field is a setting, declared here and nowhere else (settings.py says what follows)
+Resolved  what will be drawn: a Request of which the checkpoint has filled in every default
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError
+from .pictures import PictureSource
+from .settings import MAX_DIGITS, Choice, Number, Numbers, Reference, Text, Whole, WholeChoice, declared, setting, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict
+
+    from .diffusion.schedule import Schedule
 
 SAMPLERS = ("ddim", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
 SCHEDULES = ("leading", "linspace", "trailing", "karras", "exponential", "beta")
 NOISE_SOURCES = ("torch", "mlx", "philox")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
+DTYPES = ("fp16", "bf16", "fp32")
 MAX_SEED = 2**63 - 1
-MAX_DIGITS = 30
 MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
+MAX_SIGMA = 1e10
+_FILLED: Any = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is loaded. `reference` is a built-in name, hub id, folder or file; None is the default model.
+
+    The other fields are Request's settings of the same names.
+    """
+
+    reference: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    quantize: int | None = None
+    vae: str | None = None
+    prediction_type: str | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The reference with its revision: NAME@REVISION."""
+        return self.reference if self.revision is None else f"{self.reference}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Prompts(Text):
+    """A text, or several, of which each is an image of its own."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return super().check(name, value)
+        if not value:
+            raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
+        return tuple(super(Prompts, self).check(name, text) for text in value)
+
+    def to_json(self, value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Seeds(Whole):
+    """A seed, of which image i takes seed + i; or one for each image."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(super(Seeds, self).check(name, seed) for seed in value)
+        return super().check(name, value)
+
+    def to_json(self, value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Hashes(Text):
+    """File -> SHA-256 of its content, in hexadecimal digits."""
+
+    def check(self, name: str, value: Any) -> Any:
+        pairs = value.items() if isinstance(value, Mapping) else value
+        try:
+            found = tuple(sorted((key, digest) for key, digest in pairs))
+        except (TypeError, ValueError):
+            raise RequestError(f"{name} is {shown(value)}.", "It maps files to SHA-256 hashes.") from None
+        for key, digest in found:
+            if not isinstance(key, str) or not isinstance(digest, str) or len(digest) != 64:
+                raise RequestError(f"{name} has {shown(key)}: {shown(digest)}.", "It maps files to SHA-256 hashes.")
+        return found
+
+    def to_json(self, value: Any) -> dict[str, str]:
+        return dict(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "file hashes"}
 
 
 @dataclass(frozen=True)
 class Request:
     """One call of the denoising loop: `len(prompt) * n_images` pictures of one size.
 
-    prompt            one text, or a tuple of texts (one image each, times `n_images`)
-    negative_prompt   None is no negative prompt, which for SDXL differs from an empty one
-    seed              image i uses seed + i; a tuple gives each image its own
-    height, width     pixels
-    image, strength   path of the picture to start from, and how much of the schedule (0 to 1] is run on it
-    rng               where the noise comes from: torch, mlx or philox
-    model             reference of the checkpoint, recorded so that the picture can be rendered again
-    vae               reference of the VAE used instead of the checkpoint's own
-    prediction_type   what the UNet was told to predict, against or without the checkpoint's word
-
-    Approximations, which are off when None:
-    guidance_start, guidance_end  fractions of the steps between which guidance is applied (Kynkäänniemi et al. 2024)
-    cache_interval    the UNet's deep part is computed in one call of so many (Ma et al. 2023, DeepCache); 1 is exact
-    token_merging     fraction of the tokens merged in the finest self-attention (Bolya and Hoffman 2023); 0 is exact
+    Each field is a setting; docs/settings.md lists them. None means unset: the checkpoint's default, or off. Raises
+    RequestError for values out of range.
     """
 
-    prompt: str | tuple[str, ...] = ""
-    negative_prompt: str | None = None
-    n_images: int = 1
-    steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int | tuple[int, ...] | None = None
-    height: int | None = None
-    width: int | None = None
-    sampler: str | None = None
-    schedule: str | None = None
-    image: str | None = None
-    strength: float | None = None
-    rng: str = "torch"
-    model: str | None = None
-    revision: str | None = None
-    dtype: str | None = None
-    quantize: int | None = None
-    vae: str | None = None
-    prediction_type: str | None = None
-    guidance_start: float | None = None
-    guidance_end: float | None = None
-    cache_interval: int | None = None
-    token_merging: float | None = None
+    prompt: str | tuple[str, ...] = setting(Prompts(), "What to draw.", group="Prompt", default="")
+    negative_prompt: str | None = setting(
+        Text(), "What to steer away from.", group="Prompt", unset="none", flags=("-n",)
+    )
+    steps: int | None = setting(Whole(1, MAX_STEPS), "Denoising steps.", unset="the checkpoint's", a1111="Steps")
+    sampler: str | None = setting(
+        Choice(SAMPLERS), "How each step is taken.", unset="the checkpoint's", a1111="Sampler"
+    )
+    schedule: str | None = setting(
+        Choice(SCHEDULES), "How noise levels are spaced.", unset="the checkpoint's", a1111="Schedule type"
+    )
+    guidance_scale: float | None = setting(
+        Number(0, MAX_GUIDANCE_SCALE),
+        "How closely to follow the prompt; 1 turns guidance off.",
+        unset="the checkpoint's",
+        flags=("--cfg",),
+        a1111="CFG scale",
+    )
+    seed: int | tuple[int, ...] | None = setting(
+        Seeds(0, MAX_SEED), "Same seed, same picture; image i takes seed + i.", unset="random", a1111="Seed"
+    )
+    n_images: int = setting(Whole(1, MAX_IMAGES), "Number of pictures.", default=1, unset="1", vary=False)
+    height: int | None = setting(Whole(8, MAX_SIDE), "Pixels.", unset="the checkpoint's")
+    width: int | None = setting(Whole(8, MAX_SIDE), "Pixels.", unset="the checkpoint's")
+    model: str | None = setting(
+        Reference(),
+        "Built-in name, hub id (owner/name[@revision]), folder or .safetensors file.",
+        group="Model",
+        scope="model",
+        unset="MLXDIFF_MODEL, the one set by `pull --set-default`, or the built-in emoji",
+        flags=("-m",),
+    )
+    revision: str | None = setting(
+        Text(), "Branch, tag or commit of a hub model.", group="Model", scope="model", unset="main", vary=False
+    )
+    image: Any = setting(
+        PictureSource(), "Picture to start from (image to image).", group="From a picture", unset="none"
+    )
+    strength: float | None = setting(
+        Number(0, 1),
+        "How far to go from --image: 0 keeps it, 1 redraws it.",
+        group="From a picture",
+        unset="0.8 with --image",
+        a1111="Denoising strength",
+    )
+    rng: str = setting(
+        Choice(NOISE_SOURCES),
+        "Where noise comes from; torch gives diffusers' pictures on any chip.",
+        default="torch",
+        unset="torch",
+        a1111="RNG",
+    )
+    sigmas: tuple[float, ...] | None = setting(
+        Numbers(0, MAX_SIGMA, MAX_STEPS + 1), "Noise levels, in place of a schedule: 14.6,7,2.5,0.", unset="none"
+    )
+    eta: float | None = setting(
+        Number(0, 10), "Noise added in each step, of samplers that add any; 0 is none.", unset="the sampler's"
+    )
+    guidance_start: float | None = setting(
+        Number(0, 1),
+        "Fraction of the steps before which there is no guidance.",
+        group="Guidance",
+        unset="0",
+        neutral=0.0,
+        a1111="Guidance start",
+    )
+    guidance_end: float | None = setting(
+        Number(0, 1),
+        "Fraction of the steps after which there is no guidance; such steps take half the time.",
+        group="Guidance",
+        unset="1",
+        neutral=1.0,
+        a1111="Guidance end",
+    )
+    guidance_rescale: float | None = setting(
+        Number(0, 1),
+        "How much of the contrast that guidance adds is taken back (Lin et al. 2024).",
+        group="Guidance",
+        unset="0",
+        neutral=0.0,
+        a1111="Guidance rescale",
+    )
+    cache_interval: int | None = setting(
+        Whole(1, MAX_STEPS),
+        "Compute the network's deep part in one call of this many, and reuse it in between (DeepCache); 1 is exact.",
+        group="Speed",
+        unset="1",
+        neutral=1,
+        a1111="Cache interval",
+    )
+    token_merging: float | None = setting(
+        Number(0, MAX_TOKEN_MERGING),
+        f"Fraction (0 to {MAX_TOKEN_MERGING:g}) of similar tokens merged before self-attention (ToMe); 0 is exact.",
+        group="Speed",
+        unset="0",
+        neutral=0.0,
+        a1111="Token merging ratio",
+    )
+    dtype: str | None = setting(
+        Choice(DTYPES), "Precision of the networks.", group="Speed", scope="model", unset="fp16 on a GPU, fp32 on a CPU"
+    )
+    quantize: int | None = setting(
+        WholeChoice(QUANTIZE_BITS, "bits"),
+        "Bits of the linear layers: 8 or 4.",
+        group="Speed",
+        scope="model",
+        unset="off",
+        flags=("-q",),
+    )
+    vae: str | None = setting(
+        Reference(), "Folder or .safetensors file of a VAE to use instead.", group="Model", scope="model", unset="none"
+    )
+    prediction_type: str | None = setting(
+        Choice(PREDICTION_TYPES),
+        "What the network predicts, where its file does not say.",
+        group="Model",
+        scope="model",
+        unset="the checkpoint's",
+    )
+    hashes: Any = setting(Hashes(), "Contents of the files named here.", scope="record", vary=False)
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "seed"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        _check_text("prompt", self.prompt if isinstance(self.prompt, tuple) else (self.prompt,))
-        if isinstance(self.prompt, tuple) and not self.prompt:
-            raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
-        for name in ("negative_prompt", "image", "model", "revision", "dtype", "vae"):
-            if getattr(self, name) is not None:
-                _check_text(name, (getattr(self, name),))
-        if self.quantize is not None and (isinstance(self.quantize, bool) or self.quantize not in QUANTIZE_BITS):
-            raise RequestError(f"quantize is {self.quantize!r}.", "It is 8 or 4 bits.")
-        _check_whole("n_images", self.n_images, low=1, high=MAX_IMAGES)
-        if self.steps is not None:
-            _check_whole("steps", self.steps, low=1, high=MAX_STEPS)
-        for name in ("height", "width"):
-            if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), low=8, high=MAX_SIDE)
-        if self.guidance_scale is not None:
-            _check_number("guidance_scale", self.guidance_scale, low=0.0, high=MAX_GUIDANCE_SCALE)
-        if self.strength is not None:
-            _check_number("strength", self.strength, low=0.0, high=1.0)
-        self._check_approximations()
-        self._check_seed()
-        _check_choice("sampler", self.sampler, SAMPLERS)
-        _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("rng", "" if self.rng is None else self.rng, NOISE_SOURCES)
-        _check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
-
-    def _check_approximations(self) -> None:
-        for name in ("guidance_start", "guidance_end"):
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), low=0.0, high=1.0)
+        for declaration in declared(type(self)):
+            value = getattr(self, declaration.name)
+            if value is None and declaration.default is None:
+                continue
+            checked = declaration.kind.check(declaration.name, value)
+            if checked is not value:
+                object.__setattr__(self, declaration.name, checked)
         start, end = self.guidance_interval
         if start >= end:
             raise RequestError(
                 f"Guidance starts at {start:g} and ends at {end:g} of the steps.",
                 "Let it start before it ends, or turn it off with a guidance_scale of 1.",
             )
-        if self.cache_interval is not None:
-            _check_whole("cache_interval", self.cache_interval, low=1, high=MAX_STEPS)
-        if self.token_merging is not None:
-            _check_number("token_merging", self.token_merging, low=0.0, high=MAX_TOKEN_MERGING)
-
-    def _check_seed(self) -> None:
-        seeds = self.seed if isinstance(self.seed, tuple) else () if self.seed is None else (self.seed,)
-        for seed in seeds:
-            _check_whole("seed", seed, low=0, high=MAX_SEED)
         if isinstance(self.seed, tuple) and len(self.seed) != self.batch_size:
             raise RequestError(
                 f"There are {len(self.seed)} seeds for {self.batch_size} images.",
@@ -130,7 +263,7 @@ class Request:
         start = 0.0 if self.guidance_start is None else self.guidance_start
         return start, 1.0 if self.guidance_end is None else self.guidance_end
 
-    @property
+    @cached_property
     def prompts(self) -> tuple[str, ...]:
         """One prompt an image: each text `n_images` times, in the order of the list."""
         texts = self.prompt if isinstance(self.prompt, tuple) else (self.prompt,)
@@ -140,7 +273,7 @@ class Request:
     def batch_size(self) -> int:
         return self.n_images * (len(self.prompt) if isinstance(self.prompt, tuple) else 1)
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         """One seed an image; needs `seed` to be set."""
         if self.seed is None:
@@ -149,14 +282,33 @@ class Request:
             return self.seed
         return tuple(self.seed + i for i in range(self.batch_size))
 
-    def single(self, index: int) -> Request:
+    @property
+    def wanted_model(self) -> Model:
+        """The model that this asks for; what is loaded may be another, and then that is what is recorded."""
+        values = {item.name: getattr(self, item.name) for item in fields(Model) if item.name != "reference"}
+        return Model(self.model, **values)
+
+    def for_model(self, model: Model) -> Request:
+        """The request with another model's fields."""
+        values = {item.name: getattr(model, item.name) for item in fields(Model) if item.name != "reference"}
+        return replace(self, model=model.reference, **values)
+
+    def single(self, index: int) -> Any:
         """The request that renders image `index` of this one alone."""
         return replace(self, prompt=self.prompts[index], seed=self.seeds[index], n_images=1)
 
+    def singles(self) -> Iterator[Any]:
+        """The requests that render each image alone."""
+        return (self.single(index) for index in range(self.batch_size))
+
+    def values(self) -> dict[str, Any]:
+        """Every setting that has a value, by name, as JSON holds it."""
+        held = ((item, getattr(self, item.name)) for item in declared(type(self)))
+        return {item.name: item.kind.to_json(value) for item, value in held if value is not None}
+
     def to_json(self) -> str:
         """Canonical JSON: keys sorted, nothing that is unset, ASCII only."""
-        values = {key: value for key, value in asdict(self).items() if value is not None}
-        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(self.values(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Request:
@@ -173,11 +325,53 @@ class Request:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise RequestError(f"A request has no field {unknown[0]!r}.", f"The fields are {', '.join(sorted(known))}.")
+        """A request of settings by name; raises RequestError for a name that is no setting."""
+        check_names(values)
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Resolved(Request):
+    """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
+
+    `noise_levels` is the schedule of its run. Fields that only apply with others stay None: `image`, `strength`
+    without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
+    """
+
+    noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+
+    if TYPE_CHECKING:  # what resolve has filled in, for whoever reads the fields
+        seed: int | tuple[int, ...] = _FILLED
+        steps: int = _FILLED
+        guidance_scale: float = _FILLED
+        height: int = _FILLED
+        width: int = _FILLED
+        sampler: str = _FILLED
+        model: str = _FILLED
+        dtype: str = _FILLED
+        guidance_start: float = _FILLED
+        guidance_end: float = _FILLED
+        guidance_rescale: float = _FILLED
+        cache_interval: int = _FILLED
+        token_merging: float = _FILLED
+
+    def values(self) -> dict[str, Any]:
+        """As of any request, but what changes nothing is left out, so that a picture's text stays short."""
+        neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
+        return {name: value for name, value in super().values().items() if neutral.get(name, ...) != value}
+
+    @property
+    def n_steps(self) -> int:
+        """Steps that the loop yields: fewer than `steps` where an image starts it."""
+        return len(self.noise_levels.sigmas) - 1
+
+
+def check_names(values: Mapping[str, Any]) -> None:
+    """Raises RequestError for a name that is no setting."""
+    known = [item.name for item in declared(Request)]
+    unknown = sorted(str(name) for name in set(values) - set(known))
+    if unknown:
+        raise RequestError(f"A request has no field {unknown[0]!r}.", f"The fields are {', '.join(sorted(known))}.")
 
 
 def _whole_number(digits: str) -> int:
@@ -187,32 +381,27 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-def _check_text(name: str, texts: tuple[Any, ...]) -> None:
-    for text in texts:
-        if not isinstance(text, str):
-            raise RequestError(f"{name} is {type(text).__name__}, not text.", "Give a string or a list of strings.")
+if TYPE_CHECKING:
 
+    class Settings(TypedDict, total=False):
+        """Request's settings as keyword arguments, spelled again for editors; a test holds it to the declarations."""
 
-def _check_whole(name: str, value: Any, *, low: int, high: int) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        raise RequestError(f"{name} is {_shown(value)}.", f"It is a whole number from {low} to {high}.")
-
-
-def _shown(value: Any) -> str:
-    """The value in an error, cut where it is long; Python refuses to write whole numbers of over 4300 digits."""
-    if isinstance(value, int) and abs(value) >= 10**60:
-        return "a number of over 60 digits"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _check_number(name: str, value: Any, *, low: float, high: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high:  # also false for NaN; huge whole numbers compare without overflow
-        raise RequestError(f"{name} is {_shown(value)}.", f"It is a number from {low:g} to {high:g}.")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value is not None and value not in choices:
-        raise RequestError(f"There is no {name} {_shown(value)}.", f"Choose one of {', '.join(choices)}.")
+        negative_prompt: str | None
+        steps: int | None
+        sampler: str | None
+        schedule: str | None
+        guidance_scale: float | None
+        seed: int | list[int] | tuple[int, ...] | None
+        n_images: int
+        height: int | None
+        width: int | None
+        image: Any
+        strength: float | None
+        rng: str
+        sigmas: list[float] | tuple[float, ...] | str | None
+        eta: float | None
+        guidance_start: float | None
+        guidance_end: float | None
+        guidance_rescale: float | None
+        cache_interval: int | None
+        token_merging: float | None

@@ -1,0 +1,88 @@
+"""Pictures as settings: a file's path, or pixels in memory. Knows no MLX, and opens no file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+from .errors import RequestError
+from .settings import Text, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IN_MEMORY = "memory:"
+MAX_PIXELS = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A picture that was given as an array or a PIL image: (H, W, 3) uint8, or float32 in [0, 1].
+
+    Two are equal when their pixels are; JSON says only `memory:` and their SHA-256.
+    """
+
+    array: np.ndarray
+    sha256: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pixels) and other.sha256 == self.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __str__(self) -> str:
+        return IN_MEMORY + self.sha256
+
+
+@dataclass(frozen=True)
+class PictureSource(Text):
+    """A picture: its path (str or Path); in Python also a PIL image, or an array (H, W, 3), uint8 or in [0, 1]."""
+
+    def check(self, name: str, value: Any) -> str | Pixels:
+        if isinstance(value, Pixels):
+            return value
+        if isinstance(value, PathLike):
+            value = fspath(value)
+        if isinstance(value, str):
+            return value
+        array = _array_of(name, value)
+        if array is None:
+            raise RequestError(
+                f"{name} is {type(value).__name__}, not text.", "Give a path, a PIL image, or an array (H, W, 3)."
+            )
+        kind = f"{array.dtype} {array.shape}".encode()
+        return Pixels(array, hashlib.sha256(kind + array.tobytes()).hexdigest())
+
+    def to_json(self, value: str | Pixels) -> str:
+        return str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "picture"}
+
+
+def _array_of(name: str, value: Any) -> np.ndarray | None:
+    """(H, W, 3) of a PIL image or of anything that is an array; None for what is neither."""
+    if hasattr(value, "getbands") and hasattr(value, "convert"):
+        from .images import picture_array
+
+        return picture_array(value)
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        return None
+    import numpy as np
+
+    try:
+        array = np.array(value)
+    except Exception as error:  # an array of another library may refuse in its own way
+        raise RequestError(f"{name} is an array that NumPy cannot read ({error}).", "Give it as uint8.") from None
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape or array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise RequestError(f"{name} is an array of shape {shown(array.shape)}.", "It is (height, width, 3).")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        raise RequestError(
+            f"{name} is an array of {array.dtype}, not all in [0, 1].", "Give floats in [0, 1] or uint8."
+        )
+    return array.astype(np.float32)
