@@ -64,6 +64,7 @@ def _loaded() -> tuple[ModuleType | None, str]:
         return None, f"off: {reason}"
     if chosen:
         _force(module, chosen)
+    blas.activate()  # whose threads are shared
     _share_cores(module)
     return module, f"{module.instruction_set()}, {module.threads()} thread{'' if module.threads() == 1 else 's'}"
 
