@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -25,12 +25,11 @@ from .diffusion import guidance, noise, samplers  # noqa: E402
 from .diffusion.prediction import Network, denoiser  # noqa: E402
 from .diffusion.samplers import Step  # noqa: E402
 from .diffusion.schedule import Schedule, SchedulerConfig, make_schedule  # noqa: E402
-from .diffusion.step_cache import StepCache  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import Conditioning, base, family_of  # noqa: E402
-from .models.layers import timestep_embedding  # noqa: E402
+from .models.backbone import Backbone, Extra  # noqa: E402
+from .models.step_cache import StepCache  # noqa: E402
 from .models.tiling import decode_tiled  # noqa: E402
-from .models.unet import UNet2DConditionModel  # noqa: E402
 from .models.vae import AutoencoderKL  # noqa: E402
 from .request import Request  # noqa: E402
 
@@ -38,7 +37,6 @@ SEEDS = 2**32
 KEPT_CONDITIONINGS = 8
 
 T = TypeVar("T")
-Predict = Callable[..., mx.array]
 
 
 class StableDiffusion:
@@ -88,8 +86,8 @@ class StableDiffusion:
         backend.limit_cache()
 
     @cached_property
-    def unet(self) -> UNet2DConditionModel:
-        return base.load_unet(self.checkpoint, self.dtype, self.quantize)
+    def backbone(self) -> Backbone:
+        return base.load_backbone(self.checkpoint, self.dtype, self.quantize)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -103,7 +101,7 @@ class StableDiffusion:
 
     def load(self) -> StableDiffusion:
         """Maps and checks every weight now, so that a damaged file is found before minutes are spent."""
-        _ = self._encode, self.unet, self.vae
+        _ = self._encode, self.backbone, self.vae
         return self
 
     def resolve(self, request: Request) -> Request:
@@ -136,7 +134,7 @@ class StableDiffusion:
                     f"{name} is {value}, which is not a multiple of {factor}, the VAE's factor.", f"Try {near}."
                 )
         guidance.interval_of(self._schedule(request).sigmas, *request.guidance_interval)
-        if request.token_merging and self.checkpoint.unet.finest_attention is None:
+        if request.token_merging and not self.checkpoint.backbone.merges_tokens:
             raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
         return request
 
@@ -212,12 +210,15 @@ class StableDiffusion:
         conditioning = self.encode_ahead([request])[0]
         streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
         start = self._start(request, schedule, streams, latents)
-        predict = self._predictor(request)
-        denoise = denoiser(self._network(request, conditioning, schedule, predict), schedule)
+        extra = Extra(
+            token_merging=0.0 if request.token_merging is None else float(request.token_merging),
+            step_cache=None if request.cache_interval in (None, 1) else StepCache(request.cache_interval),
+        )
+        denoise = denoiser(self._network(request, conditioning, schedule, extra), schedule)
         if self._is_guided(request):
             denoise = guidance.classifier_free(denoise, _filled(request.guidance_scale))
             if request.guidance_interval != (0, 1):
-                alone = self._network(request, conditioning.positive(), schedule, predict)
+                alone = self._network(request, _positive(conditioning), schedule, extra)
                 interval = guidance.interval_of(schedule.sigmas, *request.guidance_interval)
                 denoise = guidance.in_interval(denoise, denoiser(alone, schedule), interval)
         shape = start.shape[1:]
@@ -245,12 +246,12 @@ class StableDiffusion:
         """Whether the text encoders stay in memory once prompts are encoded. Maps the UNet, to know its size."""
         if not hasattr(self, "_encoder_bytes"):
             _ = self._encode
-        return memory.keeps_encoders(self._encoder_bytes, memory.size_of(self.unet))
+        return memory.keeps_encoders(self._encoder_bytes, self.backbone.weights_nbytes)
 
     @property
     def working_bytes(self) -> int:
         """Bytes of the weights that are in memory while the UNet works."""
-        return memory.size_of(self.unet) + (self._encoder_bytes if self.keeps_encoders else 0)
+        return self.backbone.weights_nbytes + (self._encoder_bytes if self.keeps_encoders else 0)
 
     def _let_go(self, *parts: str) -> None:
         for part in parts:
@@ -293,10 +294,10 @@ class StableDiffusion:
         if tile is None:
             return _shown(vae.decode(z))
         mx.eval(z)
-        if "unet" in self.__dict__ and not memory.keeps_unet(
-            memory.size_of(self.unet), memory.in_strips(vae.config, z.shape, z.itemsize)
+        if "backbone" in self.__dict__ and not memory.keeps_backbone(
+            self.backbone.weights_nbytes, memory.in_strips(vae.config, z.shape, z.itemsize)
         ):
-            self._let_go("unet", "_predict", "_predict_in_parts")
+            self._let_go("backbone")
         with backend.small_cache():
             return _shown(decode_tiled(vae, z, tile))
 
@@ -315,7 +316,7 @@ class StableDiffusion:
 
     def _is_guided(self, request: Request) -> bool:
         """Guidance at 1 or below changes nothing and costs half the time, so it is left out, as in diffusers."""
-        return _filled(request.guidance_scale) > 1 and self.checkpoint.unet.time_cond_proj_dim is None
+        return _filled(request.guidance_scale) > 1 and not self.checkpoint.backbone.uses_guidance_embedding
 
     def _condition(self, request: Request) -> Conditioning:
         guided = self._is_guided(request)
@@ -339,56 +340,12 @@ class StableDiffusion:
             )
         return self._conditioned[key]
 
-    @cached_property
-    def _predict(self) -> Predict:
-        return _compiled(self.unet.predict)
-
-    @cached_property
-    def _predict_in_parts(self) -> tuple[Callable[..., list[mx.array]], Predict, Predict]:
-        return _compiled(self.unet.enter), _compiled(self.unet.deep), _compiled(self.unet.leave)
-
-    def _predictor(self, request: Request) -> Predict:
-        """(sample, shifts, seen) -> output, for the calls of one run: they share what step caching keeps."""
-        merging = 0.0 if request.token_merging is None else float(request.token_merging)
-        if request.cache_interval is None or request.cache_interval == 1:
-            whole = self._predict  # a run keeps its UNet, also where a decode on the way lets go of it
-            return lambda sample, shifts, seen: whole(sample, shifts, seen, merging)
-        enter, deep, leave = self._predict_in_parts
-        kept = StepCache(request.cache_interval)
-
-        def predict(sample: mx.array, shifts: list, seen: list) -> mx.array:
-            maps = enter(sample, shifts, seen, merging)
-            x = kept(lambda: deep(maps, shifts, seen, merging), sample.shape[0])
-            return leave(x, maps, shifts, seen, merging)
-
-        return predict
-
-    def _network(self, request: Request, conditioning: Conditioning, schedule: Schedule, predict: Predict) -> Network:
-        """The UNet as prediction.denoiser wants it: (scaled latents, timestep) -> output.
-
-        What the prompt and the timesteps alone decide is computed once, for all steps of the schedule.
-        """
-        unet, times = self.unet, mx.array(schedule.timesteps, dtype=mx.float32)
-        known: list[float] = np.array(times).tolist()
-        batch = conditioning.context.shape[0]
-        width = self.checkpoint.unet.time_cond_proj_dim
-        told = {"pooled": conditioning.pooled, "time_ids": conditioning.time_ids}
-        if width is not None:
-            # Distilled with guidance as an input (Meng et al. 2023), embedded as if it were a timestep of 1000 w.
-            scales = mx.full((batch,), 1000 * (_filled(request.guidance_scale) - 1))
-            told["timestep_cond"] = timestep_embedding(scales, width, flip_sin_to_cos=False, freq_shift=1)
-        told = {name: mx.tile(array, (len(known), 1)) for name, array in told.items() if array is not None}
-        rows = batch if told else 1  # of what a timestep adds: one serves all images, unless they are told more
-        shifts = unet.shifts(mx.repeat(times, rows), **told)
-        seen = unet.look_at(conditioning.context)
-        dtype = self.dtype
-
-        def network(scaled: mx.array, timestep: mx.array) -> mx.array:
-            first = known.index(float(np.array(timestep))) * rows  # a number that the schedule gave, not a computation
-            here = [[shift[first : first + rows] for shift in level] for level in shifts]
-            return predict(scaled.astype(dtype), here, seen)
-
-        return network
+    def _network(self, request: Request, conditioning: Conditioning, schedule: Schedule, extra: Extra) -> Network:
+        """The backbone as prediction.denoiser wants it: (scaled latents, timestep) -> output."""
+        backbone = self.backbone  # a run keeps its own, also where a decode on the way lets go of it
+        prepared = backbone.prepare(conditioning, schedule.timesteps, guidance_scale=_filled(request.guidance_scale))
+        # The timestep is a number that the schedule gave, not a computation.
+        return lambda scaled, timestep: backbone(scaled, float(np.array(timestep)), prepared, extra)
 
     def _start(
         self, request: Request, schedule: Schedule, streams: list[noise.NoiseStream], latents: mx.array | None
@@ -414,12 +371,11 @@ class StableDiffusion:
         return encoded + (drawn() if latents is None else latents.astype(mx.float32)) * schedule.sigmas[0]
 
 
-def _compiled(function: Callable[..., T]) -> Callable[..., T]:
-    """On a GPU compiled, once a shape, into fewer kernels that Python need not ask for one by one.
-
-    On a CPU the compiler runs for longer than a picture takes.
-    """
-    return mx.compile(function) if backend.is_gpu() else function
+def _positive(conditioning: Conditioning) -> Conditioning:
+    """The half of a guided one that is the prompts'."""
+    half = conditioning.context.shape[0] // 2
+    halves = (None if x is None else x[half:] for x in (conditioning.pooled, conditioning.time_ids))
+    return Conditioning(conditioning.context[half:], *halves)
 
 
 def _shown(pictures: mx.array) -> mx.array:
