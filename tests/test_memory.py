@@ -66,13 +66,13 @@ def test_a_large_picture_is_decoded_in_strips_unasked_and_the_unet_goes_first(mo
     sd = StableDiffusion("emoji", dtype="fp32").load()
     z = mx.array(np.random.default_rng(0).normal(size=(2, 12, 20, 4)).astype(np.float32))
     found = sd.decode(z)
-    assert "unet" not in sd.__dict__
+    assert "backbone" not in sd.__dict__
     monkeypatch.delenv("MLXDIFF_MEMORY")
     plenty = StableDiffusion("emoji", dtype="fp32").load()
     np.testing.assert_allclose(np.array(found), np.array(plenty.decode(z)), atol=1e-5)
-    assert "unet" in plenty.__dict__
+    assert "backbone" in plenty.__dict__
     assert mx.array_equal(plenty.decode(z, tile=512), sd.decode(z, tile=512))
-    assert "unet" in plenty.__dict__
+    assert "backbone" in plenty.__dict__
 
 
 @pytest.mark.usefixtures("scarce")
