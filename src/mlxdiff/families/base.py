@@ -79,6 +79,12 @@ class Checkpoint:
         return self.source.path
 
     @property
+    def scheduler_class(self) -> str | None:
+        """The scheduler's class in model_index.json, which counts more than the one in the scheduler's own config."""
+        component = self.index.components.get("scheduler")
+        return None if component is None else component.class_name
+
+    @property
     def scale_factor(self) -> int:
         """Pixels a latent cell spans in each direction."""
         return self.vae.scale_factor
