@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from . import blas
 
 if TYPE_CHECKING:
-    from .diffusion.samplers import Step
+    from .diffusion.step import Step
     from .errors import MlxdiffError, MlxdiffWarning
     from .pipeline import StableDiffusion
     from .request import Request

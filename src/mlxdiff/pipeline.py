@@ -18,13 +18,11 @@ from . import backend
 backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
-import numpy as np  # noqa: E402
 
-from . import hub, images, memory, quantized  # noqa: E402
+from . import catalogue, hub, images, memory, quantized  # noqa: E402
 from .diffusion import guidance, noise, samplers  # noqa: E402
-from .diffusion.prediction import Network, denoiser  # noqa: E402
-from .diffusion.samplers import Step  # noqa: E402
 from .diffusion.schedule import Schedule, SchedulerConfig, make_schedule  # noqa: E402
+from .diffusion.step import Step  # noqa: E402
 from .diffusion.step_cache import StepCache  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import Conditioning, base, family_of  # noqa: E402
@@ -39,6 +37,7 @@ KEPT_CONDITIONINGS = 8
 
 T = TypeVar("T")
 Predict = Callable[..., mx.array]
+Network = Callable[[mx.array, float], mx.array]
 
 
 class StableDiffusion:
@@ -213,20 +212,35 @@ class StableDiffusion:
         streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
         start = self._start(request, schedule, streams, latents)
         predict = self._predictor(request)
-        denoise = denoiser(self._network(request, conditioning, schedule, predict), schedule)
+        networks: dict[tuple[str, ...], Network] = {
+            (guidance.POSITIVE,): self._network(request, conditioning, schedule, predict)
+        }
+        guide: guidance.Guidance = guidance.Unguided()
         if self._is_guided(request):
-            denoise = guidance.classifier_free(denoise, _filled(request.guidance_scale))
+            guide = guidance.ClassifierFree(_filled(request.guidance_scale))
+            networks = {guide.branches(0): networks[guidance.POSITIVE,]}
             if request.guidance_interval != (0, 1):
                 alone = self._network(request, conditioning.positive(), schedule, predict)
-                interval = guidance.interval_of(schedule.sigmas, *request.guidance_interval)
-                denoise = guidance.in_interval(denoise, denoiser(alone, schedule), interval)
+                networks[guidance.POSITIVE,] = alone
+                guide = guidance.InInterval(guide, *guidance.interval_of(schedule.sigmas, *request.guidance_interval))
+
+        def branches(latents: mx.array, sigma: float, names: tuple[str, ...]) -> dict[str, mx.array]:
+            rows = mx.concatenate([latents] * len(names)) if len(names) > 1 else latents
+            output = networks[names](schedule.scale_input(rows, sigma), schedule.timestep(sigma))
+            denoised = schedule.to_denoised(output, rows, sigma)
+            return dict(zip(names, mx.split(denoised, len(names)), strict=True))
+
         shape = start.shape[1:]
         steps = samplers.sample(
-            _filled(request.sampler), denoise, start, schedule, noise=lambda: noise.batch_noise(streams, *shape)
+            catalogue.find_sampler(_filled(request.sampler)),
+            guidance.guided(branches, guide),
+            start,
+            schedule,
+            noise=lambda *_: noise.batch_noise(streams, *shape),
         )
         for step in steps:
-            last = step.index == len(schedule.sigmas) - 2
-            yield step._replace(latents=schedule.to_signal(step.latents)) if last else step
+            last = step.index == schedule.steps - 1
+            yield replace(step, latents=schedule.end(step.latents)) if last else step
 
     def encode_ahead(self, requests: Sequence[Request]) -> list[Conditioning]:
         """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then.
@@ -364,12 +378,11 @@ class StableDiffusion:
         return predict
 
     def _network(self, request: Request, conditioning: Conditioning, schedule: Schedule, predict: Predict) -> Network:
-        """The UNet as prediction.denoiser wants it: (scaled latents, timestep) -> output.
+        """The UNet as the loop calls it: (scaled latents, timestep) -> output.
 
         What the prompt and the timesteps alone decide is computed once, for all steps of the schedule.
         """
         unet, times = self.unet, mx.array(schedule.timesteps, dtype=mx.float32)
-        known: list[float] = np.array(times).tolist()
         batch = conditioning.context.shape[0]
         width = self.checkpoint.unet.time_cond_proj_dim
         told = {"pooled": conditioning.pooled, "time_ids": conditioning.time_ids}
@@ -377,15 +390,23 @@ class StableDiffusion:
             # Distilled with guidance as an input (Meng et al. 2023), embedded as if it were a timestep of 1000 w.
             scales = mx.full((batch,), 1000 * (_filled(request.guidance_scale) - 1))
             told["timestep_cond"] = timestep_embedding(scales, width, flip_sin_to_cos=False, freq_shift=1)
-        told = {name: mx.tile(array, (len(known), 1)) for name, array in told.items() if array is not None}
-        rows = batch if told else 1  # of what a timestep adds: one serves all images, unless they are told more
-        shifts = unet.shifts(mx.repeat(times, rows), **told)
+        rows = batch if any(array is not None for array in told.values()) else 1
         seen = unet.look_at(conditioning.context)
         dtype = self.dtype
 
-        def network(scaled: mx.array, timestep: mx.array) -> mx.array:
-            first = known.index(float(np.array(timestep))) * rows  # a number that the schedule gave, not a computation
-            here = [[shift[first : first + rows] for shift in level] for level in shifts]
+        def shifts_at(times: mx.array) -> list:
+            # One row of what a timestep adds serves all images, unless they are told more.
+            more = {name: mx.tile(array, (len(times), 1)) for name, array in told.items() if array is not None}
+            return unet.shifts(mx.repeat(times, rows), **more)
+
+        shifts = shifts_at(times)
+
+        def network(scaled: mx.array, timestep: float) -> mx.array:
+            if timestep in schedule.timesteps:
+                first = schedule.timesteps.index(timestep) * rows
+                here = [[shift[first : first + rows] for shift in level] for level in shifts]
+            else:  # a sampler steps between the schedule's levels
+                here = shifts_at(mx.array([timestep], dtype=mx.float32))
             return predict(scaled.astype(dtype), here, seen)
 
         return network
@@ -406,12 +427,12 @@ class StableDiffusion:
             return noise.batch_noise(streams, *shape)
 
         if request.image is None:
-            return (drawn() if latents is None else latents.astype(mx.float32)) * schedule.init_noise_sigma
+            return schedule.start(drawn() if latents is None else latents.astype(mx.float32))
         picture = images.load_picture(request.image, size=(height, width))
         mean, logvar = self._posterior(mx.array(picture)[None])
         # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
         encoded = self.vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
-        return encoded + (drawn() if latents is None else latents.astype(mx.float32)) * schedule.sigmas[0]
+        return schedule.start(drawn() if latents is None else latents.astype(mx.float32), encoded)
 
 
 def _compiled(function: Callable[..., T]) -> Callable[..., T]:

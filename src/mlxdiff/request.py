@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from . import catalogue
 from .errors import RequestError
 from .pictures import PictureSource
 from .settings import MAX_DIGITS, Choice, Number, Numbers, Reference, Text, Whole, WholeChoice, declared, setting, shown
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from .diffusion.schedule import Schedule
 
-SAMPLERS = ("ddim", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
-SCHEDULES = ("leading", "linspace", "trailing", "karras", "exponential", "beta")
+SAMPLERS = tuple(catalogue.SAMPLERS)
+SCHEDULES = tuple(catalogue.SCHEDULES)
 NOISE_SOURCES = ("torch", "mlx", "philox")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
