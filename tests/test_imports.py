@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
-LEAVES = {"errors", "request", "files", "parts", "conditioning", "weight_changes"}
+LEAVES = {
+    "catalogue",
+    "conditioning",
+    "declarations",
+    "errors",
+    "files",
+    "hashing",
+    "parts",
+    "pictures",
+    "printable",
+    "request",
+    "threads",
+    "weight_changes",
+}
 ALLOWED = {
     "__init__": {"blas", "diffusion", "pipeline", "text"},
     "__main__": {"cli"},

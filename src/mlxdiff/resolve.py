@@ -44,6 +44,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
     height, width = _size(request, checkpoint, defaults)
     steps = defaults.steps if request.steps is None else request.steps
+    if request.sigmas is not None and request.steps is None:
+        steps = len(request.sigmas) - 1
     strength = request.strength
     if request.image is not None:
         strength = STRENGTH if strength is None else strength
