@@ -67,7 +67,16 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
             if item.neutral is not None and getattr(request, item.name) is None
         },
     )
-    levels = make_schedule(config, steps, schedule=request.schedule, strength=strength, sigmas=request.sigmas)
+    # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
+    spread = strength is not None and checkpoint.index.class_name.startswith("LatentConsistencyModel")
+    levels = make_schedule(
+        config,
+        steps,
+        schedule=request.schedule,
+        strength=None if spread else strength,
+        span=strength if spread and config.row.placement.distilled else None,
+        sigmas=request.sigmas,
+    )
     guidance.interval_of(levels.sigmas, *request.guidance_interval)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
