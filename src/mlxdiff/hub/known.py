@@ -87,7 +87,7 @@ def remember(added: Known) -> None:
 
 
 def _fingerprint(path: Path) -> tuple[int, int, int, int] | None:
-    """Size, time of the content, time of any change, inode. The third cannot be set back, which a time of content can."""
+    """Size, time of the content, time of any change, inode. Who sets the second back cannot set the third back."""
     try:
         status = path.stat()
     except (OSError, ValueError):

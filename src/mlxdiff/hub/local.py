@@ -175,7 +175,7 @@ def _unknown(reference: str) -> ModelNotFoundError:
     if is_address(reference):
         return ModelNotFoundError(
             f"{shown(reference)} is no address of a model on the Hugging Face hub.",
-            "Give owner/name, or the address of its page; a file from elsewhere can be downloaded and named by its path.",
+            "Give owner/name, or the address of its page. A file from elsewhere: download it and give its path.",
         )
     if any(mark in reference for mark in ("/", "\\", "~")) or reference.startswith("."):
         return ModelNotFoundError(f"There is no folder {reference}.", f"Check the path. {FORMS}")

@@ -1,4 +1,4 @@
-"""What a user calls a model: a built-in name, owner/name[@revision], or an address on the hub. Knows no disk, no network."""
+"""What a user calls a model: a built-in name, owner/name[@revision], an address on the hub. Asks no disk, no hub."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ PER_REQUEST = 4 * 2**20
 RESTARTS = 5  # from its first byte
 WAITING = 600.0  # seconds between requests, in all
 
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -75,7 +77,7 @@ class _Patience:
         allowed = REQUESTS + self.source.size // PER_REQUEST
         if self.requests > allowed or self.restarts > RESTARTS:
             raise MlxdiffError(
-                f"{self.source.label} broke off or began anew too often: {self.requests - 1} requests did not bring it.",
+                f"{self.source.label} broke off too often: {self.requests - 1} requests did not bring it.",
                 "Run the same command again later; what has arrived is kept.",
             )
 
@@ -232,7 +234,7 @@ def _continue(source: Source, tag: _Tag, report: Callable[[int], None], stop: th
             raise
         source.part.unlink(missing_ok=True)
         raise _Cut(
-            f"The hub answers that {source.label} has no byte {done} (HTTP 416), although it lists {source.size} bytes.",
+            f"The hub says that {source.label} has no byte {done} (HTTP 416), although it lists {source.size} bytes.",
             "Run the same command again later.",
         ) from None
 
@@ -241,9 +243,7 @@ def _start(answer: Answer, source: Source, done: int) -> int:
     """The first byte that this answer brings: 0 where the server does not do ranges, or has another file by now."""
     start, length = 0, answer.headers.get("Content-Length", "")
     if answer.status == 206:
-        match = re.fullmatch(
-            r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", "")
-        )
+        match = _RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         fits = match is not None and int(match[1]) == done and match[2] in ("*", str(source.size))
         if not fits or answer.is_packed:
             source.part.unlink(missing_ok=True)
