@@ -24,7 +24,7 @@ from __future__ import annotations
 from .download import Plan, PlannedFile, Progress, plan, pull
 from .local import Snapshot, is_local, resolve, resolve_vae
 from .mirrors import RemovedError
-from .reference import BUILT_IN, canonical
+from .reference import BUILT_IN, HubReference, canonical, parse_reference
 from .removal import Removal, prunable, removal_of, remove
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
 from .upkeep import CachedModel, CheckedFile, cached_models, find_models, remove_damaged, verify
@@ -33,6 +33,7 @@ __all__ = [
     "BUILT_IN",
     "CachedModel",
     "CheckedFile",
+    "HubReference",
     "Plan",
     "PlannedFile",
     "Progress",
@@ -46,6 +47,7 @@ __all__ = [
     "home",
     "is_local",
     "mirror_of",
+    "parse_reference",
     "plan",
     "prunable",
     "pull",
