@@ -10,15 +10,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..checkpoint.detect import PICKLES
-from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, OutputError, RequestError, UnsupportedError
+from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, OutputError, RequestError
 from ..files import atomic_write
 from .client import Stopped, headers_with
 from .contents import entries_of, entry_at
 from .failures import explained, offline
 from .known import Known, digest_of, entry_of, is_sound, read, recorded_digest, remember
 from .listing import PLAN_SECONDS, ListedFile, check_chosen, commit_of, files_of
-from .local import Snapshot, cached_commit, is_single_file, storage, what_is_missing
+from .local import Snapshot, cached_commit, is_single_file, refuse_pickle, storage, what_is_missing
 from .reference import COMMIT, DIGEST, MAIN, HubReference, is_address, parse_reference, parse_repository, shown
 from .selection import choose_files
 from .state import mirror_of
@@ -103,6 +102,7 @@ def plan(
     use, and MlxdiffError where the hub does not answer, or says what makes no sense.
     """
     asked = _asked_for(reference, revision)
+    refuse_pickle(asked)
     named = MAIN if asked.revision is None else asked.revision
     if not force and (_is_offline() or COMMIT.fullmatch(named)):
         found = _plan_of_cache(asked.name, named, asked.file, variant)
@@ -190,14 +190,7 @@ def _plan_of_hub(
 
 def _single_file(names: Iterable[str], file: str | None, name: str) -> str | None:
     """The file that an address names, where it is a checkpoint by itself; None for the whole repository."""
-    if file is None:
-        return None
-    if file.endswith(PICKLES):
-        raise UnsupportedError(
-            f"{shown(file)} of {name} is a pickle, which could run any code when it is opened.",
-            "Name a .safetensors file, or the repository alone.",
-        )
-    if not is_single_file(file):
+    if file is None or not is_single_file(file):
         return None
     if file not in names:
         raise ModelNotFoundError(

@@ -63,23 +63,23 @@ def _resolve(reference: str) -> Snapshot:
         return Snapshot(reference, path)
     if path is not None and path.is_file() and path.suffix.lower() == SINGLE_FILE:
         return Snapshot(reference, path)
-    parsed = parse_reference(reference)
-    if parsed is None or not is_address(reference):
+    if not is_address(reference):
         _refuse_files(reference, path)
+    parsed = parse_reference(reference)
     if parsed is None:
         raise _unknown(reference)
     return _cached(reference, parsed)
 
 
 def _cached(reference: str, parsed: HubReference) -> Snapshot:
+    refuse_pickle(parsed)
     name, revision = parsed.name, MAIN if parsed.revision is None else parsed.revision
     commit = cached_commit(name, revision)
     if commit is None and name in MIRRORS and (mirror := mirror_of(name)) is not None:
         name, commit = mirror, cached_commit(mirror, revision)
     if commit is None:
-        raise ModelNotFoundError(
-            f"{reference} is not in the cache, and there is no such folder.", how_to_pull(reference)
-        )
+        nor = "" if is_address(reference) else ", and there is no such folder"
+        raise ModelNotFoundError(f"{reference} is not in the cache{nor}.", how_to_pull(reference))
     folder = storage(name) / "snapshots" / commit
     if parsed.file is not None and is_single_file(parsed.file):
         if not (folder / parsed.file).is_file():
@@ -89,6 +89,15 @@ def _cached(reference: str, parsed: HubReference) -> Snapshot:
     if missing is not None:
         raise ModelNotFoundError(f"{reference} is in the cache, but not complete: {missing}.", how_to_pull(reference))
     return Snapshot(name, folder, commit)
+
+
+def refuse_pickle(reference: HubReference) -> None:
+    """Raises UnsupportedError for an address of a pickle."""
+    if reference.file is not None and reference.file.lower().endswith(PICKLES):
+        raise UnsupportedError(
+            f"{shown(reference.file)} of {reference.name} is a pickle, which could run any code when it is opened.",
+            f"Give the address of a {SINGLE_FILE} file, or of the repository alone.",
+        )
 
 
 def is_single_file(path: str) -> bool:
