@@ -316,7 +316,7 @@ def test_pages_without_end_are_given_up(online, cache):
     online.add(NAME, FILES)
     count = iter(range(10**9))
 
-    def another(answer: Answer) -> Answer:
+    def another(_: Answer) -> Answer:
         link = f'<{online.url}/api/models/{NAME}/tree/main?cursor={next(count)}>; rel="next"'
         return Answer(200, b"[]", {"Link": link})
 
@@ -462,10 +462,10 @@ def test_encryption_is_not_given_up():
 
 @pytest.mark.parametrize("token", ["hf_a\nb", "hf_é", "", "hf a", "hf_\x7f", "\n"])
 @pytest.mark.parametrize("given", [True, False])
-def test_a_token_that_cannot_be_sent_is_named(online, cache, monkeypatch, token, given):
+def test_a_token_that_cannot_be_sent_is_named(online, monkeypatch, token, given):
     online.add(NAME, FILES)
     if given:
-        with pytest.raises(RequestError, match="The access token that was given (is empty|holds a)") as caught:
+        with pytest.raises(RequestError, match=r"The access token that was given (is empty|holds a)") as caught:
             hub.plan(NAME, token=token)
         assert not token.strip() or token not in str(caught.value)
     elif token.strip():
@@ -489,13 +489,13 @@ def test_a_whole_list_of_huge_configs_is_refused_before_anything_comes(online, c
 
 
 @pytest.mark.parametrize("code", ["RepoNotFound", "RepositoryNotFound"])
-def test_the_hubs_own_word_for_no_repository(online, cache, code):
+def test_the_hubs_own_word_for_no_repository(online, code):
     online.fail("/api/models/", 404, times=9, X_Error_Code=code)
     with pytest.raises(ModelNotFoundError, match="no repository owner/name"):
         hub.plan(NAME)
 
 
-def test_zeros_of_the_right_size_are_not_ready(online, cache):
+def test_zeros_of_the_right_size_are_not_ready(online):
     online.add(NAME, FILES)
     snapshot = hub.pull(hub.plan(NAME))
     blob = (snapshot.path / WEIGHTS).resolve()
@@ -508,7 +508,7 @@ def test_zeros_of_the_right_size_are_not_ready(online, cache):
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_zeros_behind_a_commit_are_not_ready(online, cache, monkeypatch, offline):
+def test_zeros_behind_a_commit_are_not_ready(online, monkeypatch, offline):
     commit = online.add(NAME, FILES)
     snapshot = hub.pull(hub.plan(NAME))
     (snapshot.path / WEIGHTS).resolve().write_bytes(bytes(len(FILES[WEIGHTS])))
@@ -521,7 +521,7 @@ def test_zeros_behind_a_commit_are_not_ready(online, cache, monkeypatch, offline
         assert (snapshot.path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
 
 
-def test_a_blob_left_by_somebody_is_read_before_it_is_shown(online, cache):
+def test_a_blob_left_by_somebody_is_read_before_it_is_shown(online):
     online.add(NAME, FILES)
     plan = hub.plan(NAME)
     digest = next(file.digest for file in plan.files if file.path == WEIGHTS)

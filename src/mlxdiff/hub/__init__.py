@@ -11,7 +11,7 @@ client.py      one question to the hub: how long, how much, whom the token reach
 retry.py       which failures pass, and how long to wait
 listing.py     what the hub says of a repository, looked at before it is believed
 transfer.py    one file: resumed, verified, named
-known.py       which files were read and found sound
+verified.py    which files were read and found sound
 download.py    a plan, and bringing it into the cache
 contents.py    what lies in the cache, broken links too
 upkeep.py      which models are in the cache; verifying them

@@ -15,13 +15,13 @@ from ..files import atomic_write
 from .client import Stopped, headers_with
 from .contents import entries_of, entry_at
 from .failures import explained, offline
-from .known import Known, digest_of, entry_of, is_sound, read, recorded_digest, remember
 from .listing import PLAN_SECONDS, ListedFile, check_chosen, commit_of, files_of
 from .local import Snapshot, cached_commit, is_single_file, refuse_pickle, storage, what_is_missing
 from .reference import COMMIT, DIGEST, MAIN, HubReference, is_address, parse_reference, parse_repository, shown
 from .selection import choose_files
 from .state import mirror_of
-from .transfer import Source, bring, link, part_of, size_of
+from .transfer import Source, bring, part_of, size_of
+from .verified import Verified, digest_of, entry_of, is_verified, read_verified, record, recorded_digest
 
 AT_ONCE = 4  # files
 
@@ -127,9 +127,9 @@ def pull(
     Raises OutputError where the disk is full or not writable, CheckpointError for a damaged file that cannot be
     replaced, MlxdiffError where the hub fails.
     """
-    known, added = read(), {}
+    verified, added = read_verified(), {}
     try:
-        damaged = _damaged(plan, known, added, checking)
+        damaged = _damaged(plan, verified, added, checking)
         if damaged and not plan.listed:
             if _is_offline():
                 raise CheckpointError(
@@ -143,9 +143,9 @@ def pull(
         weights = {file for file in wanted if file.path.endswith(".safetensors")}
         order = [file for file in wanted if file not in weights], sorted(weights, key=lambda file: -file.size)
         for batch in order:
-            _bring_all(plan, batch, progress, token, _Arriving(known, damaged, added))
+            _bring_all(plan, batch, progress, token, _Arriving(verified, damaged, added))
     finally:
-        remember(added)
+        record(added)
     if plan.single is None:
         missing = what_is_missing(plan.folder, plan.repository)
         if missing is not None:
@@ -163,11 +163,11 @@ def pull(
 
 @dataclass(frozen=True)
 class _Arriving:
-    """What is known of the files on this disk while others come: read before, found damaged, read in this run."""
+    """What was found out about the files that are there: read before, damaged, read in this run."""
 
-    known: Known
+    verified: Verified
     damaged: set[str]
-    added: Known
+    added: Verified
 
 
 def _plan_of_hub(
@@ -226,24 +226,26 @@ def _plan_of_cache(name: str, revision: str, file: str | None, variant: str | No
         chosen = [single] if single is not None else choose_files(there, variant, name)
     except MlxdiffError:
         return None
-    known, files = read(), []
+    verified, files = read_verified(), []
     for path in chosen:
         entry = there[path]
         if entry.content is None:
             return None
-        digest = recorded_digest(known, entry.content) if entry.blob is None else entry.blob.name
+        digest = recorded_digest(verified, entry.content) if entry.blob is None else entry.blob.name
         digest = "" if digest is None or DIGEST.fullmatch(digest) is None else digest
         size = size_of(entry.content) or 0
         files.append(PlannedFile(path, size, digest, here=True, arrived=size))
     return Plan(name, revision, commit, folder, tuple(files), False, single, variant, listed=False)
 
 
-def _damaged(plan: Plan, known: Known, added: Known, checking: Callable[[PlannedFile], None] | None) -> set[str]:
+def _damaged(
+    plan: Plan, verified: Verified, added: Verified, checking: Callable[[PlannedFile], None] | None
+) -> set[str]:
     """The files that are there, have the right size, and are not what their hash says. The others are remembered."""
     found = set()
     for file in plan.files:
         content = entry_at(storage(plan.repository), plan.folder / file.path, file.path).content if file.here else None
-        if content is None or not file.digest or is_sound(known, content, file.digest):
+        if content is None or not file.digest or is_verified(verified, content, file.digest):
             continue
         if checking is not None:
             checking(file)
@@ -301,10 +303,10 @@ def _bring(
             digest=file.digest,
             blob=blob,
             lock=folder.parent / ".locks" / folder.name / f"{file.digest}.lock",
+            pointer=plan.folder / file.path,
         )
         anew = plan.force or file.path in arriving.damaged
-        bring(source, lambda done: report(file, done), stop, arriving.known, anew=anew)
-        link(blob, plan.folder / file.path)
+        bring(source, lambda done: report(file, done), stop, arriving.verified, anew=anew)
         arriving.added.update(entry_of(plan.folder / file.path, file.digest))
 
 

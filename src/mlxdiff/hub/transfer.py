@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError, MlxdiffError
 from .client import Answer, Refused, Stopped, TooSlow, Unreachable, answered, no_hub
-from .known import Known, digest_of, is_sound
 from .retry import SLOW_TRIES, pause_before_retry
+from .verified import Verified, digest_of, is_verified
 
 REPORT_EVERY = 0.1  # seconds
 # How much patience one file is worth, however its transfer goes on breaking off:
@@ -33,7 +33,8 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 
 @dataclass(frozen=True)
 class Source:
-    """A file on the hub and where it goes: its address, its bytes, its hash (SHA-256, or git's), its blob and lock."""
+    """A file on the hub and where it goes: its address, its bytes, its hash (SHA-256, or git's), its blob and lock, and
+    its place in the snapshot."""
 
     label: str
     url: str
@@ -42,6 +43,7 @@ class Source:
     digest: str
     blob: Path
     lock: Path
+    pointer: Path
 
     @property
     def part(self) -> Path:
@@ -110,14 +112,14 @@ def size_of(path: Path) -> int | None:
 
 
 def bring(
-    source: Source, report: Callable[[int], None], stop: threading.Event, known: Known, *, anew: bool = False
+    source: Source, report: Callable[[int], None], stop: threading.Event, verified: Verified, *, anew: bool = False
 ) -> None:
-    """Leaves the complete, verified file at `source.blob`; `anew` also where there is a sound one already.
+    """Shows the complete, verified file at `source.pointer`; fetched `anew` also where there is a sound one already.
 
     report  called with the bytes that have arrived, which may also become fewer: damaged ones start over. All of them
             are reported once, when they have been checked
     stop    ends the transfer from another thread, with Stopped
-    known   what has been read and found sound before; a blob that is there is read again unless it is in this
+    verified  what has been read and found sound before; a blob that is there is read again unless it is in this
     Raises CheckpointError where what arrives is not what the hub lists; the client's own errors when patience is over.
     """
     from huggingface_hub.utils import WeakFileLock
@@ -140,16 +142,21 @@ def bring(
                     raise Stopped from None
                 partly(size_of(source.part) or 0)
         changed = _identity(source.blob) != before
-        if (anew and not changed) or not _is_there(source, known, stop):
+        if (anew and not changed) or not _is_there(source, verified, stop):
             _complete(source, partly, stop)
+        # Under the lock: without links it takes the blob away, which another file of the same content may wait for.
+        link(source.blob, source.pointer)
     report(source.size)
 
 
-def _is_there(source: Source, known: Known, stop: threading.Event) -> bool:
+def _is_there(source: Source, verified: Verified, stop: threading.Event) -> bool:
     """Whether the blob is there and sound: its size alone says nothing of what is in it."""
     if size_of(source.blob) != source.size:
         return False
-    return is_sound(known, source.blob, source.digest) or digest_of(source.blob, source.digest, stop) == source.digest
+    return (
+        is_verified(verified, source.blob, source.digest)
+        or digest_of(source.blob, source.digest, stop) == source.digest
+    )
 
 
 def link(blob: Path, pointer: Path) -> None:
@@ -258,7 +265,7 @@ def _start(answer: Answer, source: Source, done: int) -> int:
 
 
 def _write(answer: Answer, source: Source, start: int, report: Callable[[int], None], stop: threading.Event) -> None:
-    told = time.monotonic()
+    reported = time.monotonic()
     # Unbuffered: what has arrived survives a kill.
     with open(source.part, "r+b" if start else "wb", buffering=0) as stream:
         done = stream.seek(start)
@@ -272,8 +279,8 @@ def _write(answer: Answer, source: Source, start: int, report: Callable[[int], N
             rest = memoryview(block)
             while rest:  # an unbuffered write may take less
                 rest = rest[stream.write(rest) :]
-            if time.monotonic() - told >= REPORT_EVERY:
-                told = time.monotonic()
+            if time.monotonic() - reported >= REPORT_EVERY:
+                reported = time.monotonic()
                 report(done)
     if done < source.size:
         raise _Cut(f"{source.label} broke off at byte {done}.", "Run the same command again.")

@@ -13,12 +13,12 @@ from pathlib import Path
 from ..errors import MlxdiffError, ModelNotFoundError
 from ..files import output_error
 from .contents import Entry, Revision, entries_of, revisions_of
-from .known import Known, digest_of, entry_of, read, recorded_digest, remember
 from .local import cached_commit, cached_folders, cached_names, storage, what_is_missing
 from .mirrors import nearest
 from .reference import DIGEST, MAIN, parse_repository
 from .selection import FILES, choose_files
 from .state import mirror_of
+from .verified import Verified, digest_of, entry_of, read_verified, record, recorded_digest
 
 HOW_TO_LIST = "To see what is there run: mlxdiff pull --list"
 
@@ -104,13 +104,13 @@ def verify(model: CachedModel, report: Callable[[Path], None] | None = None) -> 
     """
     entries = list(entries_of(model.path.parents[1], model.path))
     needed = _needed(entries, model.reference)
-    known, found = read(), {}
+    verified, found = read_verified(), {}
     for entry in entries:
         if report is not None:
             report(entry.place)
-        checked = _checked(entry, entry.path in needed, known, found)
+        checked = _checked(entry, entry.path in needed, verified, found)
         yield checked
-    remember(found)
+    record(found)
 
 
 def remove_damaged(model: CachedModel, files: Iterable[CheckedFile]) -> None:
@@ -130,13 +130,13 @@ def remove_damaged(model: CachedModel, files: Iterable[CheckedFile]) -> None:
         raise output_error(model.path, error) from error
 
 
-def _checked(entry: Entry, needed: bool, known: Known, found: Known) -> CheckedFile:
+def _checked(entry: Entry, needed: bool, verified: Verified, found: Verified) -> CheckedFile:
     content = entry.content
     if content is None:
         is_gone = entry.blob is not None
         why = "its content is gone" if is_gone else "it leads out of the repository's folder, and is not read"
         return CheckedFile(entry.path, False if needed else None, entry.place, needed, why)
-    digest = recorded_digest(known, content) if entry.blob is None else entry.blob.name
+    digest = recorded_digest(verified, content) if entry.blob is None else entry.blob.name
     if digest is None or DIGEST.fullmatch(digest) is None:
         return CheckedFile(entry.path, None, entry.place, needed, "no hash of it is known")
     now = entry_of(content, digest)
