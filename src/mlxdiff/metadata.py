@@ -7,7 +7,6 @@ Files come from anybody: whatever they hold ends in a Request or in an MlxdiffEr
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,23 +17,13 @@ from .errors import InputError, MlxdiffWarning, RequestError
 from .images import open_picture, stored_texts
 from .parameters import parameters_text, parse_parameters
 from .png import read_texts
+from .printable import printable as printable
 from .request import Request
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
 # More than a terminal session asks for in one request, less than what fills memory before the first step.
 MAX_IMAGES = 10_000
 TEXT_FILES = (".txt",)
-
-# Escape sequences of terminals (ECMA-48): CSI to its final letter, a string (OSC, DCS) to its end, then all others.
-# A string stops at the start of another one, or many starts without an end would each be searched to the last letter.
-_ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x1b\\|\x9c)"
-    r"|\x1b[ -/]*[0-~]?"
-)
-# What else must not reach a terminal: controls but tab and newline, and marks that turn the direction of writing.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -107,12 +96,6 @@ def request_of(text: str) -> Request:
     if request.batch_size > MAX_IMAGES:
         raise RequestError(f"The request is for {request.batch_size} images.", f"At most {MAX_IMAGES} are read.")
     return request
-
-
-def printable(text: str) -> str:
-    """The text without what could drive a terminal: escape sequences, control characters, bidirectional marks."""
-    text = _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
-    return _SURROGATES.sub("\ufffd", text)
 
 
 def _read_text(path: Path) -> str:
