@@ -163,7 +163,7 @@ def test_a_sheet_names_its_prompts_its_first_seed_and_how_many():
 
 
 def test_every_sampler_has_a_name_that_others_know():
-    assert set(SAMPLER_NAMES) == set(SAMPLERS)
+    assert set(SAMPLERS) <= set(SAMPLER_NAMES)  # the table tells more names, of samplers that others have
 
 
 # -- pictures of others, and damaged ones ---------------------------------------------------------------------------
