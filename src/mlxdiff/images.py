@@ -1,10 +1,11 @@
 """Pictures as arrays: (H, W, 3), float32 in [0, 1] or uint8, to and from files, and side by side on a sheet.
 
-Files carry texts by name (PNG: iTXt; JPEG and WebP: EXIF); what the texts mean is the business of metadata.py.
+Files carry texts by name (PNG: tEXt or iTXt; JPEG and WebP: EXIF); what they mean is the business of metadata.py.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
 import PIL.WebPImagePlugin  # noqa: F401
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from . import budget, exif
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
-from .files import atomic_write
+from .files import atomic_write, open_regular
 from .pictures import IN_MEMORY, Pixels
 
 if TYPE_CHECKING:
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 QUALITY = 95
+_DECODED, _AS_FLOATS = 12, 12  # bytes a pixel: three copies of RGBA on the way, and the array
+_ON_SHEET = 9  # bytes a pixel: the array, Pillow's copy, and what the file's encoder makes of it
+_NOT_LATIN = re.compile(r"[^\t\n\x20-\x7e\xa0-\xff]")  # what PNG's tEXt has no letters for
 # Only readers that need no other program: EPS would start Ghostscript.
 _READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-# EXIF 2.3: Software is in the main directory, UserComment and MakerNote in the directory that ExifIFD points to.
-_SOFTWARE, _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE = 0x0131, 0x8769, 0x9286, 0x927C
-_UNICODE, _MAKER = b"UNICODE\0", b"mlxdiff\0"
+# Texts of mlxdiff's own: UTF-8 in PNG whatever they hold, and the MakerNote of an Exif segment. One of them at a time.
+OWN = ("mlxdiff", "mlxdiff-sweep", "mlxdiff-sheet")
 
 
 def to_uint8(images: np.ndarray | mx.array) -> np.ndarray:
@@ -59,6 +63,11 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     centre. Of an animation this is the first frame. Raises InputError.
     """
     with open_picture(path) as opened:
+        width, height = opened.size
+        kept = width * height if size is None else size[0] * size[1]
+        needed = _DECODED * width * height + _AS_FLOATS * kept
+        if not budget.fits(needed):
+            raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
         return _fitted(_to_rgb(ImageOps.exif_transpose(opened), path), size)
 
 
@@ -125,6 +134,11 @@ def contact_sheet(
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
     n_columns = each + (rest > 0)
     shape = (n_rows * (height + gap) - gap, n_columns * (width + gap) - gap, 3)
+    if not budget.fits(_ON_SHEET * shape[0] * shape[1]):
+        raise RequestError(
+            f"The sheet, {shape[1]}x{shape[0]} pixels, {budget.lack(_ON_SHEET * shape[0] * shape[1])}.",
+            "Put fewer or smaller pictures on it.",
+        )
     sheet = np.empty(shape, np.uint8)
     sheet[:] = background
     for picture, (row, column) in zip(pictures, cells, strict=True):
@@ -188,16 +202,8 @@ def stored_texts(picture: Image.Image) -> dict[str, str]:
     """The texts in an opened picture by name: those of `write_picture`, and what other tools put in their place."""
     if isinstance(picture, PngImagePlugin.PngImageFile):
         return {name: str(value) for name, value in picture.text.items()}
-    exif = picture.getexif()
-    directory = exif.get_ifd(_EXIF_IFD)
-    found = {}
-    if isinstance(comment := directory.get(_USER_COMMENT), bytes):
-        found["parameters"] = _user_comment(comment)
-    if isinstance(note := directory.get(_MAKER_NOTE), bytes) and note.startswith(_MAKER):
-        found["mlxdiff"] = note[len(_MAKER) :].decode("utf-8", "replace")
-    if isinstance(software := exif.get(_SOFTWARE), str):
-        found["Software"] = software
-    return found
+    data = picture.info.get("exif")
+    return exif.read(data if isinstance(data, bytes) else picture.getexif().tobytes())
 
 
 @contextmanager
@@ -207,7 +213,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_READABLE) as picture:
+            with open_regular(Path(path)) as stream, Image.open(stream, formats=_READABLE) as picture:
                 yield picture
     except MlxdiffError:
         raise
@@ -217,6 +223,8 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         raise InputError(f"{path} is a folder.", "Name the pictures in it.") from None
     except PermissionError:
         raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
+    except NotRegularError:
+        raise InputError(f"{path} is no regular file.", "Give a picture, not a pipe or a device.") from None
     except UnidentifiedImageError:
         formats = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
         raise InputError(f"{path} is not a picture, or a damaged one.", f"Give a {formats} file.") from None
@@ -236,7 +244,9 @@ def _to_rgb(picture: Image.Image, path: str | Path) -> Image.Image:
         levels = np.asarray(picture).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
             raise InputError(f"{path} has 32 bits a pixel.", "Convert it to 8 or 16 bits.")
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+        grays = ((levels + 128) // 257).astype(np.uint8)
+        clear = picture.info.get("transparency")
+        return Image.fromarray(np.where(levels == clear, 255, grays).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -250,30 +260,15 @@ def _encodable(text: str) -> str:
 
 
 def _png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    """As tEXt what Latin-1 can say, since few programs read iTXt (exifr, which Civitai uses, reads none)."""
     chunks = PngImagePlugin.PngInfo()
     for name, value in texts.items():
-        chunks.add_itxt(name, value)
+        if name in OWN or _NOT_LATIN.search(value):
+            chunks.add_itxt(name, value)
+        else:
+            chunks.add_text(name, value)
     return chunks
 
 
 def _exif(texts: Mapping[str, str]) -> bytes:
-    exif = Image.Exif()
-    directory = exif.get_ifd(_EXIF_IFD)
-    if "Software" in texts:
-        exif[_SOFTWARE] = texts["Software"]
-    if "parameters" in texts:
-        # A1111 writes and reads big-endian UTF-16 here, whatever the byte order of the rest.
-        directory[_USER_COMMENT] = _UNICODE + texts["parameters"].encode("utf-16-be")
-    if "mlxdiff" in texts:
-        directory[_MAKER_NOTE] = _MAKER + texts["mlxdiff"].encode()
-    return exif.tobytes()
-
-
-def _user_comment(data: bytes) -> str:
-    """EXIF 2.3, UserComment: eight bytes name the character code."""
-    code, rest = data[:8], data[8:]
-    if code != _UNICODE:
-        return (rest if code in (b"ASCII\0\0\0", bytes(8)) else data).decode("utf-8", "replace").rstrip("\0")
-    # The standard leaves the byte order open. Big-endian is usual; the other shows by a word that every such text has.
-    other = rest.decode("utf-16-le", "replace")
-    return (other if "Steps: " in other else rest.decode("utf-16-be", "replace")).rstrip("\0")
+    return exif.write(texts, next((name for name in OWN if name in texts), None))
