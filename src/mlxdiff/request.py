@@ -360,6 +360,12 @@ class Resolved(Request):
         neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
         return {name: value for name, value in super().values().items() if neutral.get(name, ...) != value}
 
+    def parts(self, size: int) -> Iterator[Resolved]:
+        """The request cut into ones of at most `size` images."""
+        for first in range(0, self.batch_size, size):
+            part = slice(first, first + size)
+            yield replace(self, prompt=self.prompts[part], seed=self.seeds[part], n_images=1)
+
     @property
     def n_steps(self) -> int:
         """Steps that the loop yields: fewer than `steps` where an image starts it."""
