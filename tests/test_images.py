@@ -285,8 +285,9 @@ def test_a_png_holds_the_picture_and_every_text_for_pillow_to_see(tmp_path, phot
         np.testing.assert_array_equal(np.asarray(picture), photo)
         assert picture.text == TEXT
     content = (tmp_path / "a.png").read_bytes()
-    assert content.count(b"iTXt") == 3
-    assert b"tEXt" not in content
+    for name, value in TEXT.items():  # exifr, by which Civitai reads, knows tEXt alone
+        latin = name != "mlxdiff" and all(ord(letter) < 256 for letter in value)
+        assert (b"tEXt" if latin else b"iTXt") + name.encode() + b"\0" in content
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")])
@@ -343,8 +344,8 @@ def test_any_prompt_can_be_written_and_only_what_no_file_can_hold_is_lost(tmp_pa
     with Image.open(path) as picture:
         found = stored_texts(picture)["parameters"]
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
-    assert found == paired
-    if prompt.isprintable():  # which surrogates and NUL are not
+    assert found in (paired, paired.removeprefix("\ufeff"))  # in a UserComment that is a byte-order mark
+    if prompt.isprintable() and not text.startswith("\ufeff"):  # which surrogates and NUL are not
         assert found == text
 
 

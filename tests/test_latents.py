@@ -89,7 +89,7 @@ def header(values: dict, body: bytes = b"") -> bytes:
         (header({"latents": {"dtype": "F32", "shape": [2**62, 8, 1, 4], "data_offsets": [0, 16]}}), "not a sound"),
         (header({"weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, bytes(16)), "holds no latents"),
         (header({"latents": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, bytes(16)), "of shape"),
-        (header({"latents": {"dtype": "I32", "shape": [1, 1, 1, 4], "data_offsets": [0, 16]}}, bytes(16)), "int32"),
+        (header({"latents": {"dtype": "I32", "shape": [1, 1, 1, 4], "data_offsets": [0, 16]}}, bytes(16)), "I32"),
         (header({"latents": {"dtype": "F32", "shape": [0, 1, 1, 4], "data_offsets": [0, 0]}}), "of shape"),
     ],
 )
@@ -117,8 +117,8 @@ def test_a_damaged_request(tmp_path, text):
 
 
 def test_no_file(tmp_path):
-    for path in (tmp_path / "missing.safetensors", tmp_path):
-        with pytest.raises(InputError, match="There is no file"):
+    for path, words in ((tmp_path / "missing.safetensors", "There is no file"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError, match=words):
             load_latents(path)
 
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from os import PathLike, fsdecode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from . import budget, exif
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
-from .files import atomic_write, open_regular
+from .files import atomic_write
+from .inputs import open_input
 from .pictures import IN_MEMORY, Pixels
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 QUALITY = 95
+_MAX_EXIF = 65500  # bytes: a JPEG segment says its length in 16 bits
 _DECODED, _AS_FLOATS = 12, 12  # bytes a pixel: three copies of RGBA on the way, and the array
 _ON_SHEET = 9  # bytes a pixel: the array, Pillow's copy, and what the file's encoder makes of it
 _NOT_LATIN = re.compile(r"[^\t\n\x20-\x7e\xa0-\xff]")  # what PNG's tEXt has no letters for
@@ -90,15 +93,34 @@ class Picture(Image.Image):
     """A PIL image whose `info` says how it was made; `save` keeps that in PNG, JPEG and WebP files."""
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
-        """As PIL's `save`; give `pnginfo` or `exif` to write other texts."""
-        texts = {name: value for name, value in self.info.items() if isinstance(value, str)}
-        kind = (format or FORMATS.get(Path(fp).suffix.lower() if isinstance(fp, str | Path) else "", "")).upper()
+        """As PIL's `save`; give `pnginfo` or `exif` to write others. Raises OutputError for texts that are too long."""
+        texts = {name: _encodable(value) for name, value in _texts_of(self.info)}
+        kind = FORMATS.get(_suffix(fp), "") if format is None else format.upper()
         if texts and not {"pnginfo", "exif"} & params.keys():
             if kind == "PNG":
                 params["pnginfo"] = _png_texts(texts)
             elif kind in ("JPEG", "WEBP"):
                 params["exif"] = _exif(texts)
+                _check_exif(kind, params["exif"], "The picture")
         Image.Image.save(self, fp, format, **params)
+
+
+def _texts_of(info: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    return ((name, value) for name, value in info.items() if isinstance(name, str) and isinstance(value, str))
+
+
+def _suffix(target: Any) -> str:
+    """How the name of a path or of an open file ends, in small letters."""
+    name = target if isinstance(target, str | bytes | PathLike) else getattr(target, "name", "")
+    return Path(fsdecode(name)).suffix.lower() if isinstance(name, str | bytes | PathLike) else ""
+
+
+def _check_exif(kind: str, data: bytes, what: str) -> None:
+    if kind == "JPEG" and len(data) > _MAX_EXIF:
+        raise OutputError(
+            f"The prompt is longer than a JPEG file can keep: {what} was not written.",
+            "Write a PNG, or leave the metadata out with --no-metadata.",
+        )
 
 
 def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
@@ -175,19 +197,14 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     kind = picture_format(path)
     image = Image.fromarray(picture)
     texts = {} if text is None else {name: _encodable(value) for name, value in text.items()}
-    options: dict[str, object] = {"quality": QUALITY}
+    options: dict[str, Any] = {"quality": QUALITY}
     if kind == "PNG":
         options = {"pnginfo": _png_texts(texts)}
     elif texts:
         options["exif"] = _exif(texts)
+        _check_exif(kind, options["exif"], str(path))
     if kind == "JPEG":
         options["subsampling"] = 0
-        if len(options.get("exif", b"")) > 65500:  # type: ignore[arg-type]
-            raise OutputError(
-                f"The prompt is longer than a JPEG file can keep: {path} was not written.",
-                "Write a PNG, or leave the metadata out with --no-metadata.",
-            )
-
     stream = BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -213,18 +230,10 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
             warnings.simplefilter("ignore")
-            with open_regular(Path(path)) as stream, Image.open(stream, formats=_READABLE) as picture:
+            with open_input(path, "picture") as stream, Image.open(stream, formats=_READABLE) as picture:
                 yield picture
     except MlxdiffError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"There is no picture {path}.", "Check its name and folder.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder.", "Name the pictures in it.") from None
-    except PermissionError:
-        raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
-    except NotRegularError:
-        raise InputError(f"{path} is no regular file.", "Give a picture, not a pipe or a device.") from None
     except UnidentifiedImageError:
         formats = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
         raise InputError(f"{path} is not a picture, or a damaged one.", f"Give a {formats} file.") from None

@@ -70,9 +70,9 @@ def _model_name(reference: str) -> str:
 
 # What A1111 calls these, or writes for several fields at once; all else goes by its declaration.
 _NAMES: dict[str, Callable[[Any], str]] = {
-    "sampler": lambda name: SAMPLER_NAMES.get(name, name),
-    "schedule": lambda name: SCHEDULE_NAMES.get(name, name),
-    "rng": lambda name: RNG_NAMES.get(name, name),
+    "sampler": lambda name: str(SAMPLER_NAMES.get(name, name)),
+    "schedule": lambda name: str(SCHEDULE_NAMES.get(name, name)),
+    "rng": lambda name: str(RNG_NAMES.get(name, name)),
     "seed": lambda seed: str(seed[0] if isinstance(seed, tuple) else seed),
 }
 _COMPOSED: dict[str, Callable[[Request], dict[str, str]]] = {

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from .errors import InputError
 from .exif import read as read_exif
-from .files import open_regular
+from .inputs import open_input
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT = 2**22  # bytes of one text, also when it is unpacked
@@ -30,7 +30,7 @@ def read_texts(path: str | Path, names: Collection[str], others: Collection[str]
     found: dict[str, str] = {}
     exif: dict[str, str] = {}
     try:
-        with open_regular(Path(path)) as stream:
+        with open_input(path, "picture") as stream:
             for kind, start, length in _chunks(stream):
                 if len(found) == len(names) + len(others):
                     break

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from . import a1111
+from ..errors import RequestError
+from . import a1111, civitai, comfyui, drawthings, fooocus, invokeai, novelai, swarmui
+from .comfyui import is_graph
 from .finish import finished, sayings
 from .recipe import FindModel, Recipe
 
 Texts = Mapping[str, str]
 
-__all__ = ["Recipe", "finished", "read", "sayings"]
+__all__ = ["NAMES", "Recipe", "finished", "is_graph", "programs", "read", "sayings"]
 
 
 def read(texts: Texts, find_model: FindModel | None = None) -> Recipe | None:
@@ -30,12 +32,35 @@ def read(texts: Texts, find_model: FindModel | None = None) -> Recipe | None:
         recipe = reader(texts, find_model)
         if recipe is not None:
             return recipe
+    for name, what in _BARE.items():
+        if name in texts:
+            raise RequestError(f"It holds {what}.", "Give a picture with its settings, or the options themselves.")
     return None
+
+
+def programs(texts: Texts) -> list[str]:
+    """The names of texts that a program may have written a recipe into."""
+    return [name for name in texts if name in _TELLING]
 
 
 def _a1111(texts: Texts, find_model: FindModel | None) -> Recipe | None:
     return a1111.read(texts["parameters"], find_model) if "parameters" in texts else None
 
 
+NAMES = ("parameters", "fooocus_scheme", *comfyui.NAMES, *invokeai.NAMES, *novelai.NAMES, *drawthings.NAMES)
+_TELLING = ("parameters", *comfyui.NAMES, *invokeai.NAMES, "Comment", *drawthings.NAMES)
+_BARE = {
+    "prompt": "a graph of ComfyUI in which no sampler is to be found",
+    "workflow": "ComfyUI's workflow for its editor, without the graph that was run",
+}
 # In this order: what a program writes beside A1111's text, so that others show it, says less than its own.
-READERS: tuple[Callable[[Texts, FindModel | None], Recipe | None], ...] = (_a1111,)
+READERS: tuple[Callable[[Texts, FindModel | None], Recipe | None], ...] = (
+    swarmui.read,
+    fooocus.read,
+    invokeai.read,
+    novelai.read,
+    drawthings.read,
+    civitai.read,
+    comfyui.read,
+    _a1111,
+)

@@ -6,12 +6,14 @@ that: Size, Model, the sampler with its schedule, RNG, and the second pass of an
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Any
 
 from ..errors import RequestError
 from . import names
 from .infotext import Infotext, split
-from .recipe import FindModel, Gathering, Recipe, by_name, json_of
+from .recipe import FindModel, Gathering, Recipe, by_name, json_of, shown
 
 TAG = re.compile(r"<(\w{1,40}):([^<>\n]{1,200})>")
 # What shows that a line is one of settings, beside the names of declared settings.
@@ -27,6 +29,7 @@ _ABSENT = {
     "hires schedule type": ("use same scheduler",),
     "hires checkpoint": ("use same checkpoint",),
     "hires resize": ("0x0",),
+    "hires steps": ("0",),
     "mask mode": ("inpaint masked",),
     "masked content": ("original",),
     "inpaint area": ("whole picture",),
@@ -39,7 +42,7 @@ _ABSENT = {
     "fp8 weight": ("disable",),
     "refiner switch by sampling steps": ("false",),
 }
-_ABSENT_IN_SDCPP = {"guidance": ("3.5",), "eta": ("0",), "sampler rng": ("cuda", "cpu", "std_default")}
+_ABSENT_IN_SDCPP = {"guidance": ("3.5",), "eta": ("0",)}
 # Names that A1111 gives to something else than the declared setting: read from mlxdiff's own texts alone.
 _ANOTHER_MEANING = ("token merging ratio",)
 _SIZE = re.compile(r"([0-9]{1,7})\s*[xX×✕*]\s*([0-9]{1,7})")
@@ -72,8 +75,8 @@ def read(text: str, find_model: FindModel | None = None) -> Recipe:
     return made.recipe()
 
 
-_A1111 = {"prompt_syntax": "a1111", "compat": "a1111"}
-_PRESETS = {"a1111": _A1111, "forge": _A1111, "comfyui": {"prompt_syntax": "comfyui", "compat": "comfyui"}}
+PRESET = {"prompt_syntax": "a1111", "compat": "a1111"}
+_PRESETS = {"a1111": PRESET, "forge": PRESET, "comfyui": {"prompt_syntax": "comfyui", "compat": "comfyui"}}
 
 
 def _program(found: Infotext) -> str:
@@ -121,28 +124,35 @@ def choose(made: Gathering, setting: str, value: str | None, name: str, written:
 
 def _size(made: Gathering, found: Infotext) -> None:
     """Until 2023 a picture in two passes had `Size` of the second, and the first one's beside it; 0x0 is automatic."""
-    written, size = found.values.pop("size", ("Size", ""))
-    sides = _SIZE.fullmatch(size.strip())
-    if size and sides is None:
+    written, value = found.values.pop("size", ("Size", ""))
+    sides = _SIZE.fullmatch(value.strip())
+    first = _SIZE.fullmatch(found.values.get("first pass size", ("", ""))[1])
+    if sides is not None and first is not None and int(sides[1]) and int(sides[2]):
+        width, height = int(first[1]), int(first[2])
+        if not width or not height:
+            scale = (512 * 512 / (int(sides[1]) * int(sides[2]))) ** 0.5
+            width, height = (math.ceil(scale * int(side) / 64) * 64 for side in (sides[1], sides[2]))
+        made.leave("Hires resize", f"{sides[1]}x{sides[2]}")
+        value = f"{width}x{height}"
+    size(made, written, value)
+
+
+def size(made: Gathering, written: str, value: str) -> None:
+    """Takes width and height out of "512x768"."""
+    sides = _SIZE.fullmatch(value.strip())
+    if sides is not None:
+        made.take("width", sides[1], written)
+        made.take("height", sides[2], written)
+    elif value:
         for setting in ("width", "height"):
-            made.lose(setting, f"The text says {written}: {size!r}, which is left out.", "Write it as 512x768.")
-    elif sides is not None:
-        width, height = int(sides[1]), int(sides[2])
-        first = _SIZE.fullmatch(found.values.get("first pass size", ("", ""))[1])
-        if first is not None and width and height:
-            w, h = int(first[1]), int(first[2])
-            if not w or not h:
-                scale = (512 * 512 / (width * height)) ** 0.5
-                w, h = (-(-scale * side // 64) * 64 for side in (width, height))
-            width, height = int(w), int(h)
-            made.leave("Hires resize", f"{sides[1]}x{sides[2]}")
-        made.take("width", width, "Size")
-        made.take("height", height, "Size")
+            made.lose(setting, f"The text says {written}: {shown(value)}, which is left out.", "Write it as 512x768.")
 
 
 def _rng(made: Gathering, found: Infotext) -> None:
     written = found.pop("rng")
     source = names.noise(written or ("cpu" if made.program == "comfyui" else "gpu"))
+    if written and found.values.get("sampler rng", ("", ""))[1] == written:  # stable-diffusion.cpp's, of the steps
+        del found.values["sampler rng"]
     if made.program != "mlxdiff" or written:
         choose(made, "rng", source, "RNG", written)
 
@@ -180,15 +190,18 @@ def _plain(value: str) -> str:
 
 
 def _resources(made: Gathering, name: str, value: str) -> None:
-    """Civitai's list: the checkpoint is the model's name again, all else was added."""
     try:
-        resources = json_of(value)
+        resources(made, name, json_of(value))
     except RequestError:
-        resources = None
-    if not isinstance(resources, list):
         made.leave(name, value)
+
+
+def resources(made: Gathering, name: str, found: Any) -> None:
+    """Civitai's list: the checkpoint is the model's name again, all else was added."""
+    if not isinstance(found, list):
+        made.leave(name, found)
         return
-    for resource in resources:
+    for resource in found:
         if not isinstance(resource, dict):
             made.leave(name, resource)
         elif resource.get("type") not in ("checkpoint", "model"):

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import RequestError
 from ..request import Request
 from .recipe import Recipe, Remark
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MOST = 100  # things that one sentence names
 
 
-def finished(recipe: Recipe, given: Mapping[str, Any] | None = None) -> tuple[Request, list[str]]:
+def finished(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> tuple[Request, list[str]]:
     """The request, and the sentences about what it leaves out.
 
     What is given replaces the recipe's before that is judged. One setting that does not go with the others is lost,
     not the recipe. Raises RequestError for what is given.
     """
-    given = {} if given is None else given
     settings = {name: value for name, value in recipe.settings.items() if name not in given}
     said = sayings(recipe, given)
     strength = settings.get("strength")
@@ -29,21 +30,20 @@ def finished(recipe: Recipe, given: Mapping[str, Any] | None = None) -> tuple[Re
             " it is left out. Give that picture with --image, or expect another one."
         )
     try:
-        return Request.from_dict(settings | given), said
+        return Request.from_dict({**settings, **given}), said
     except RequestError as error:
         for name in reversed(settings):
             rest = {other: value for other, value in settings.items() if other != name}
             try:
-                request = Request.from_dict(rest | given)
+                request = Request.from_dict({**rest, **given})
             except RequestError:
                 continue
             return request, [*said, f"The text's {name} is left out. {error.problem}"]
         raise
 
 
-def sayings(recipe: Recipe, given: Mapping[str, Any] | None = None) -> list[str]:
+def sayings(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> list[str]:
     """The sentences about what the recipe lost and did not use, but for settings that are given."""
-    given = {} if given is None else given
     said = [f"{remark.problem} {remark.remedy}".strip() for remark in recipe.lost if _counts(remark, given)]
     unused = [remark.problem for remark in recipe.unused if _counts(remark, given)]
     if unused:

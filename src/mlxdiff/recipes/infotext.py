@@ -38,12 +38,12 @@ class Infotext:
 def split(text: str, known: Collection[str]) -> Infotext | None:
     """The text taken apart, or None where it has no settings. `known` are names in lower case that show settings."""
     lines = text.lstrip("\ufeff").replace("\r\n", "\n").split("\n")
+    lines = lines[: _sources(lines)]
     start = _start(lines, known)
     if start is None:
         return None
     found = Infotext(*_prompts(lines[:start]))
-    end = next((at for at in range(start, len(lines)) if _SOURCES.match(lines[at])), len(lines))
-    for name, value in _pairs("\n".join(lines[start:end])):
+    for name, value in _pairs("\n".join(lines[start:])):
         if name:
             found.values.setdefault(name.lower(), (name, value))
         elif value:
@@ -67,6 +67,12 @@ def unquoted(value: str) -> str:
         return value
 
 
+def _sources(lines: list[str]) -> int:
+    """The first line behind the settings that is a prompt's source."""
+    steps = next((at for at, line in enumerate(lines) if _STEPS.match(line)), len(lines))
+    return next((at for at in range(steps, len(lines)) if _SOURCES.match(lines[at])), len(lines))
+
+
 def _start(lines: list[str], known: Collection[str]) -> int | None:
     """The first line of settings."""
     for at in range(len(lines) - 1, -1, -1):
@@ -79,7 +85,7 @@ def _start(lines: list[str], known: Collection[str]) -> int | None:
         if first is None or first[1].lower() not in known:
             continue
         names = {name.lower() for name, _ in _pairs(lines[at])}
-        if len(known & names) >= 3 or "version" in names:
+        if sum(name in known for name in names) >= 3 or "version" in names:
             return at
     return None
 

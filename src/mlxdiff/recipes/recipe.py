@@ -7,7 +7,9 @@ is left, so that nothing which a text asks for is passed over in silence. Texts 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,8 @@ from ..request import Request
 from ..settings import MAX_DIGITS, Setting, declared
 
 FindModel = Callable[[str], str | None]
+_SUFFIX = re.compile(r"\.(?:safetensors|ckpt|sft|gguf|pt|pth)$")
+_BLANK = "\ufeff \t\r\n"
 _LONGEST = 200  # characters of a value that is shown
 _MOST = 1000  # things that are kept as not used: a text of a megabyte has more
 
@@ -88,6 +92,7 @@ class Gathering:
         """The model of a bare name, where `find` knows its reference."""
         if not name and not hash:
             return
+        name = _SUFFIX.sub("", name)
         found = find(name) if name and find is not None else None
         if found is not None:
             self.settings["model"] = found
@@ -148,23 +153,20 @@ def json_of(text: str) -> Any:
 
 
 def object_of(text: Any) -> dict[str, Any] | None:
-    """The JSON object in a text, or None."""
-    if isinstance(text, str) and text.lstrip("\ufeff \t\r\n")[:1] == "{":
-        try:
-            value = json_of(text.strip("\ufeff \t\r\n"))
-        except RequestError:
-            return None
-        return value if isinstance(value, dict) else None
+    """The JSON object in a text of anybody, with its texts made printable, or None."""
+    if isinstance(text, str) and text.lstrip(_BLANK)[:1] == "{":
+        with suppress(RequestError, RecursionError):
+            value = json_of(text.strip(_BLANK))
+            return _cleaned(value) if isinstance(value, dict) else None
     return None
 
 
-def strings(value: Any) -> Iterator[str]:
-    """The texts in a value of JSON."""
+def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings(item) if not isinstance(item, list) else ()
+        return printable(value)
+    if isinstance(value, list):
+        return [_cleaned(part) for part in value]
+    return {printable(name): _cleaned(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def shown(value: Any) -> str:
@@ -175,8 +177,11 @@ def shown(value: Any) -> str:
     return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}..."
 
 
-def _is_nothing(value: Any) -> bool:
-    return value is None or value is False or value == "" or value == [] or value == {}
+def _is_nothing(value: Any, depth: int = 4) -> bool:
+    """None, no, an empty text, and what holds nothing else."""
+    if isinstance(value, dict | list) and depth:
+        return all(_is_nothing(part, depth - 1) for part in (value.values() if isinstance(value, dict) else value))
+    return value is None or value is False or value == ""
 
 
 def _whole_number(digits: str) -> int:
