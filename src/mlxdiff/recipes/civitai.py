@@ -62,6 +62,8 @@ def read(texts: Mapping[str, str], find_model: FindModel | None) -> Recipe | Non
     choose(made, "sampler", sampler, "sampler", written)
     choose(made, "schedule", schedule, "Schedule type", planned or f"{schedule}")
     a1111.size(made, "Size", str(rest.pop("Size", "")))
+    source = str(rest.pop("RNG", "gpu" if str(rest.get("Version", "")).startswith(("v", "f")) else ""))
+    choose(made, "rng", names.noise(source), "RNG", source)
     made.model(str(rest.pop("Model", "")), find_model, str(rest.get("Model hash", "")))
     for name in ("resources", "civitaiResources"):
         resources = rest.pop(name, None)
