@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
+import web_ui
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mlxdiff
 from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
+from mlxdiff.images import write_picture
+from mlxdiff.metadata import picture_text
 from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.recipes.names import SAMPLER_NAMES, SCHEDULE_NAMES
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
 
@@ -32,7 +43,7 @@ def settings_of(line: str) -> Request:
     return request
 
 
-# -- texts as they are shared ------------------------------------------------------------------------------------------
+# -- texts as they are shared -----------------------------------------------------------------------------------------
 
 
 def test_a_picture_of_an_old_version():
@@ -227,7 +238,7 @@ def test_one_bad_value_loses_that_value_and_not_the_text(line, names):
         assert "which is left out" in saying
 
 
-# -- round trip --------------------------------------------------------------------------------------------------------
+# -- round trip -------------------------------------------------------------------------------------------------------
 
 
 def some(strategy):
@@ -321,7 +332,7 @@ def test_tags_in_a_prompt_of_mlxdiff_stay():
     assert parsed(parameters_text(request))[0].prompt == request.prompt
 
 
-# -- texts of anybody --------------------------------------------------------------------------------------------------
+# -- texts of anybody -------------------------------------------------------------------------------------------------
 
 NAMES = ["Steps", "Sampler", "Seed", "CFG scale", "Size", "Schedule type", "RNG", "Model", "Version", "Clip skip", "x"]
 values = st.text(max_size=8) | st.sampled_from(
@@ -374,3 +385,189 @@ def test_a_quoted_value_is_what_json_says():
     value = 'a, "b": \\ é\n'
     request, _ = parsed(f"x\nSteps: 1, Model: {json.dumps(value)}, Seed: 3", str)
     assert (request.model, request.seed) == (value, 3)
+
+
+# -- settings that are declared tomorrow, and readers that others use -------------------------------------------------
+
+TOMORROW = """
+import json, sys
+from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.request import Request
+made = Request(prompt="a", steps=3, seed=1, vividness=0.25, inks=("red", "blue, dark"))
+text = parameters_text(made)
+assert "Vividness: 0.25, Inks: " in text, text
+assert parse_parameters(text) == made, parse_parameters(text)
+other = parse_parameters("a\\nSteps: 3, Seed: 1, Vividness: 0.25, RNG: CPU")
+assert other == Request(prompt="a", steps=3, seed=1, vividness=0.25)
+"""
+KIND = """
+@dataclass(frozen=True)
+class Inks(Text):
+    many = True
+
+    def check(self, name, value):
+        return tuple(super(Inks, self).check(name, one) for one in ([value] if isinstance(value, str) else value))
+
+    def parse(self, name, text):
+        return self.check(name, [text])
+
+    def to_json(self, value):
+        return list(value)
+
+    def show(self, value):
+        return value[0]
+
+
+@dataclass(frozen=True)
+class Request:
+"""
+
+
+def test_a_setting_declared_tomorrow_is_written_and_read_with_no_edit_elsewhere(tmp_path):
+    package = Path(mlxdiff.__file__).parent
+    ignored = shutil.ignore_patterns("assets", "*.so", "__pycache__")
+    shutil.copytree(package, tmp_path / "mlxdiff", ignore=ignored)
+    source = (tmp_path / "mlxdiff/request.py").read_text()
+    source = source.replace("\n@dataclass(frozen=True)\nclass Request:\n", KIND)
+    source = source.replace(
+        "    guidance_start: float",
+        '    vividness: float | None = setting(Number(0, 1), "Colour.", a1111="Vividness")\n'
+        '    inks: Any = setting(Inks(), "Inks.", a1111="Inks")\n'
+        "    guidance_start: float",
+        1,
+    )
+    (tmp_path / "mlxdiff/request.py").write_text(source)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", TOMORROW], check=True, env=environment)
+
+
+FULL = Request(
+    prompt="a red apple, (oil:1.2)\non canvas",
+    negative_prompt="worm, bad",
+    steps=25,
+    sampler="dpmpp_2m",
+    schedule="karras",
+    guidance_scale=6.5,
+    seed=7,
+    width=64,
+    height=96,
+    model="owner/v1-5",
+)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_sd_parsers_reads_it(tmp_path, kind):
+    sd_parsers = pytest.importorskip("sd_parsers")
+    path = tmp_path / f"a.{kind}"
+    write_picture(path, np.zeros((8, 8, 3), np.uint8), picture_text(FULL))
+    found = sd_parsers.ParserManager().parse(path)
+    (sampler,) = found.samplers
+    assert (sampler.name, sampler.model.name) == ("DPM++ 2M", "v1-5")
+    assert sampler.parameters == {"scheduler": "Karras", "cfg_scale": "6.5", "seed": "7", "steps": "25"}
+    assert [prompt.value for prompt in (*sampler.prompts, *sampler.negative_prompts)] == [
+        FULL.prompt,
+        FULL.negative_prompt,
+    ]
+    assert found.metadata["Size"] == "64x96"
+
+
+def reader_of_sd_prompt_reader(text: str) -> dict[str, str]:
+    """As sd-prompt-reader takes the settings apart: all behind the last "Steps:" line, split at commas and colons."""
+    return dict(re.findall(r"\s*([^:,]+):\s*([^,]+)", text[text.find("\nSteps:") :].strip()))
+
+
+def test_sd_prompt_reader_reads_it():
+    found = reader_of_sd_prompt_reader(parameters_text(FULL))
+    assert [found[name] for name in ("Model", "Sampler", "Seed", "CFG scale", "Steps", "Size")] == [
+        "v1-5", "DPM++ 2M", "7", "6.5", "25", "64x96",
+    ]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(
+    st.fixed_dictionaries(
+        {
+            "steps": st.integers(1, 1000),
+            "guidance_scale": st.floats(0, 100),
+            "seed": st.integers(0, 2**63 - 1),
+            "sampler": st.sampled_from(SAMPLERS),
+            "schedule": st.sampled_from(["karras", "exponential", "beta"]),
+            "strength": some(st.floats(0, 1)),
+            "model": some(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)),
+        }
+    )
+)
+def test_the_web_uis_own_grammar_gives_back_every_field(values):
+    request = Request(prompt="a, b: c", negative_prompt="d", width=64, height=96, **values)
+    found = web_ui.parse(parameters_text(request))
+    assert int(found["Steps"]) == values["steps"]
+    assert float(found["CFG scale"]) == values["guidance_scale"]
+    assert int(found["Seed"]) == values["seed"]
+    assert (found["Size-1"], found["Size-2"]) == ("64", "96")
+    assert float(found.get("Denoising strength", "nan")) == values["strength"] or values["strength"] is None
+    assert (found["Prompt"], found["Negative prompt"]) == ("a, b: c", "d")
+    assert found["Sampler"] == SAMPLER_NAMES[values["sampler"]]
+    assert found["Schedule type"] == SCHEDULE_NAMES[values["schedule"]]
+
+
+# -- layouts and names of others --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["512x768", "512 x 768", "512×768", "512X768", "512 × 768", "512*768"])
+def test_sizes(size):
+    request = settings_of(f"Steps: 4, Size: {size}, Seed: 1")
+    assert (request.width, request.height) == (512, 768)
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, 2**63, 2**64 - 1, 2**80])
+def test_seeds_beyond_what_is_possible_lose_the_seed_alone(seed):
+    request, said = parsed(f"a\nSteps: 4, Seed: {seed}, RNG: CPU")
+    assert request.steps == 4
+    if request.seed is None:
+        assert len(said) == 1
+        assert f"Seed: {seed}" in said[0]
+    else:
+        assert (request.seed, said) == (seed, [])
+
+
+@pytest.mark.parametrize(
+    ("written", "sampler", "schedule"),
+    [
+        ("dpmpp_2m", "dpmpp_2m", None),
+        ("dpmpp_2m_sde_gpu", "dpmpp_2m_sde", None),
+        ("dpmpp_2m_karras", "dpmpp_2m", "karras"),
+        ("dpmpp_2m_k", "dpmpp_2m", "karras"),
+        ("dpm++2m karras", "dpmpp_2m", "karras"),
+        ("DPM++ 2M SGMUniform", "dpmpp_2m", "trailing"),
+        ("euler_a", "euler_ancestral", None),
+        ("euler_a discrete", "euler_ancestral", None),
+        ("euler_ancestral", "euler_ancestral", None),
+        ("k_heun", "heun", None),
+        ("plms", "pndm", None),
+    ],
+)
+def test_samplers_by_the_names_of_other_programs(written, sampler, schedule):
+    request = settings_of(f"Steps: 4, Sampler: {written}, Seed: 1")
+    assert (request.sampler, request.schedule) == (sampler, schedule)
+
+
+def test_whatever_nobody_took_is_named_whether_known_or_not():
+    _, (said,) = parsed("a <new:x:1> b\nSteps: 4, Seed: 1, Feature of 2031: on, ENSD: 31337\nand a line", str)
+    for part in ("<new:x:1>", "Feature of 2031: on", "ENSD: 31337", "and a line"):
+        assert part in said
+
+
+def test_what_asks_for_nothing_is_not_named():
+    line = "Clip skip: 1, Emphasis: Original, VAE: Automatic, Hires resize: 0x0, Civitai metadata: {}, Refiner: None"
+    _, said = parsed(f"a\nSteps: 4, Seed: 1, {line}")
+    assert said == []
+    sdcpp = "Steps: 20, CFG scale: 7.000000, Guidance: 3.500000, Eta: 0.000000, Seed: 24, Size: 64x64, RNG: cuda, "
+    _, said = parsed(f"a\n{sdcpp}Sampler RNG: cuda, Sampler: euler_a, Version: stable-diffusion.cpp")
+    assert said == []
+
+
+def test_files_beside_the_model_are_named_unless_the_text_names_them():
+    hashes = '{"model": "1", "lora:ink": "2", "embed:bad": "3"}'
+    _, (said,) = parsed(f"a\nNegative prompt: bad\nSteps: 4, Seed: 1, Hashes: {hashes}")
+    assert "Hashes: lora:ink," in said
+    assert "embed:bad" not in said

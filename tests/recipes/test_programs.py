@@ -421,8 +421,8 @@ def test_texts_of_others_cannot_drive_a_terminal():
 
 WORDS = [
     "prompt", "parameters", "inputs", "class_type", "KSampler", "seed", "steps", "text", "image", "model", "sampler",
-    "c", "uc", "scale", "sui_image_params", "positive_prompt", "base_model", "cfgScale", "width", "3", "4", "latent_image",
-    "positive", "scheduler", "loras", "resources", "strength",
+    "c", "uc", "scale", "sui_image_params", "positive_prompt", "base_model", "cfgScale", "width", "3", "4",
+    "latent_image", "positive", "scheduler", "loras", "resources", "strength",
 ]  # fmt: skip
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=5),
