@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
-LEAVES = {"errors", "request", "settings", "pictures", "files", "inputs", "printable", "hashing"}
+LEAVES = {
+    "conditioning",
+    "errors",
+    "files",
+    "hashing",
+    "inputs",
+    "parts",
+    "pictures",
+    "printable",
+    "request",
+    "settings",
+    "weight_changes",
+}
 ALLOWED = {
     "__init__": {"blas", "diffusion", "pipeline", "text"},
     "__main__": {"cli"},

@@ -135,7 +135,9 @@ def test_the_signature_for_editors_has_the_declared_settings():
 
     source = Path(module.__file__).read_text()
     spelled = source.split("class Settings(TypedDict")[1]
-    names = {line.split(":")[0].strip() for line in spelled.splitlines() if line.startswith("        ") and ": " in line}
+    names = {
+        line.split(":")[0].strip() for line in spelled.splitlines() if line.startswith("        ") and ": " in line
+    }
     declared = {item["name"] for item in mlxdiff.settings() if item["scope"] == "picture"}
     assert names == declared - {"prompt"}
 

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .catalog import samplers, settings
-    from .diffusion.samplers import Step
+    from .listing import samplers, settings
+    from .diffusion.step import Step
     from .errors import MlxdiffError, MlxdiffWarning
     from .pipeline import StableDiffusion
     from .request import Model, Request, Resolved
@@ -39,10 +39,10 @@ _HOME = {
     "Request": "request",
     "Resolved": "request",
     "StableDiffusion": "pipeline",
-    "Step": "diffusion.samplers",
+    "Step": "diffusion.step",
     "Tokenizer": "text.tokenizer",
-    "samplers": "catalog",
-    "settings": "catalog",
+    "samplers": "listing",
+    "settings": "listing",
 }
 
 

@@ -50,15 +50,14 @@ class Branches:
         return denoised
 
     def _call(self, group: tuple[str, ...], latents: mx.array, sigma: float) -> mx.array:
-        space = self._levels.space
         if group not in self._prepared:
             conditioning = concatenate([self._conditionings[name] for name in group])
             self._prepared[group] = self._backbone.prepare(
                 conditioning, self._levels.timesteps, guidance_scale=self._guidance_scale
             )
-        scaled, timestep = space.scale_input(latents, sigma), self._levels.timestep(sigma)
+        scaled, timestep = self._levels.scale_input(latents, sigma), self._levels.timestep(sigma)
         output = self._backbone(scaled, timestep, self._prepared[group], self._extra(group))
-        return space.to_denoised(output, latents, sigma)
+        return self._levels.to_denoised(output, latents, sigma)
 
     def _extra(self, group: tuple[str, ...]) -> Extra:
         cache = None

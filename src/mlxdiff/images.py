@@ -37,6 +37,7 @@ _NOT_LATIN = re.compile(r"[^\t\n\x20-\x7e\xa0-\xff]")  # what PNG's tEXt has no 
 # Only readers that need no other program: EPS would start Ghostscript.
 _READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
+_ORIENTATION = 0x0112  # EXIF 2.3
 # Texts of mlxdiff's own: UTF-8 in PNG whatever they hold, and the MakerNote of an Exif segment. One of them at a time.
 OWN = ("mlxdiff", "mlxdiff-sweep", "mlxdiff-sheet")
 
@@ -67,10 +68,7 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     """
     with open_picture(path) as opened:
         width, height = opened.size
-        kept = width * height if size is None else size[0] * size[1]
-        needed = _DECODED * width * height + _AS_FLOATS * kept
-        if not budget.fits(needed):
-            raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
+        _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
         return _fitted(_to_rgb(ImageOps.exif_transpose(opened), path), size)
 
 
@@ -82,6 +80,18 @@ def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np
         return load_picture(source, size)
     array = source.array
     return _fitted(Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)), size)
+
+
+def source_size(source: str | Pixels) -> tuple[int, int]:
+    """(height, width) in pixels of a picture that a request names or holds, upright. Raises InputError."""
+    if isinstance(source, Pixels):
+        return source.array.shape[0], source.array.shape[1]
+    with open_picture(source) as opened:
+        width, height = opened.size
+        if opened.format == "PNG" and "exif" not in opened.info:  # Pillow decodes it to look behind the pixels
+            _check_decoding(source, width, height)
+        turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
+        return (width, height) if turned else (height, width)
 
 
 def picture_array(picture: Image.Image) -> np.ndarray:
@@ -129,6 +139,13 @@ def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
     made.__class__ = Picture  # as PIL's own plugins are made; its constructor takes no pixels
     made.info.update({name: _encodable(value) for name, value in texts.items()})
     return made  # type: ignore[return-value]
+
+
+def _check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
+    """Raises InputError for a picture that would not fit into memory; `kept` pixels of it become floats."""
+    needed = _DECODED * width * height + _AS_FLOATS * kept
+    if not budget.fits(needed):
+        raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:

@@ -1,13 +1,15 @@
 """The networks of one checkpoint: each is loaded when it is first needed, and let go where memory is scarce.
 
-Loaded weights are evaluated, so that any thread can compute with them (threads.py), a part at a time, so that the files
-they come from never lie in memory as a whole.
+A network is mapped first: its files are checked, and its size is known. Its weights are evaluated when it is used, some
+at a time, so that the files never lie in memory as a whole; then any thread can compute with them (threads.py).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,7 +23,18 @@ from .threads import Turn
 
 AT_ONCE = 2**28  # bytes of weights that are evaluated together
 
-T = TypeVar("T")
+@dataclass
+class Held:
+    """A network in memory, its weights, and the thread that mapped them: until they are evaluated it alone can."""
+
+    network: Any
+    weights: list[mx.array]
+    thread: int
+    evaluated: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.weights)
 
 
 class Networks:
@@ -35,38 +48,28 @@ class Networks:
     ) -> None:
         self.checkpoint, self.family, self.dtype, self.bits = checkpoint, family, dtype, bits
         self._turn = turn
-        self._held: dict[str, Any] = {}
-        self._encoder_bytes: int | None = None
-        self._keeps_encoder: bool | None = None
-
-    @property
-    def backbone(self) -> Backbone:
-        def load() -> tuple[Backbone, list[mx.array]]:
-            backbone = base.load_backbone(self.checkpoint, self.dtype, self.bits)
-            return backbone, backbone.weights()
-
-        return self._get("backbone", load)
-
-    @property
-    def vae(self) -> AutoencoderKL:
-        def load() -> tuple[AutoencoderKL, list[mx.array]]:
-            vae = base.load_vae(self.family, self.checkpoint, self.dtype)
-            return vae, _weights([vae])
-
-        return self._get("vae", load)
+        self._held: dict[str, Held] = {}
+        self._sizes: dict[str, int] = {}
 
     @property
     def encoder(self) -> base.PromptEncoder:
-        def load() -> tuple[base.PromptEncoder, list[mx.array]]:
-            encoder = self.family.load_encoder(self.checkpoint, self.dtype, self.bits)
-            self._encoder_bytes = memory.size_of(*encoder.networks)
-            return encoder, _weights(encoder.networks)
+        """The text encoders, ready for use."""
+        return self._use("encoder")
 
-        return self._get("encoder", load)
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone, ready for use."""
+        return self._use("backbone")
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The VAE, ready for use."""
+        return self._use("vae")
 
     def load(self) -> None:
-        """Loads and checks every weight now, so that a damaged file is found before minutes are spent."""
-        _ = self.encoder, self.backbone, self.vae
+        """Maps and checks every weight now, so that a damaged file is found before minutes are spent."""
+        for name in _PARTS:
+            self._map(name)
 
     def unload(self) -> None:
         """Lets every weight go; what is needed again is loaded again."""
@@ -75,20 +78,18 @@ class Networks:
             mx.clear_cache()
 
     def holds(self, name: str) -> bool:
-        """Whether `encoder`, `backbone` or `vae` is in memory."""
+        """Whether `encoder`, `backbone` or `vae` is mapped or in memory."""
         return name in self._held
 
     @property
     def keeps_encoder(self) -> bool:
-        """Whether the text encoders stay in memory once prompts are encoded. Loads both, to know their sizes."""
-        if self._keeps_encoder is None:
-            self._keeps_encoder = memory.keeps_encoders(self._size_of_encoder(), self.backbone.weights_nbytes)
-        return self._keeps_encoder
+        """Whether the text encoders stay in memory once prompts are encoded. Maps both, to know their sizes."""
+        return memory.keeps_encoders(self._size("encoder"), self._size("backbone"))
 
     @property
     def working_bytes(self) -> int:
         """Bytes of the weights that are in memory while the backbone works."""
-        return self.backbone.weights_nbytes + (self._size_of_encoder() if self.keeps_encoder else 0)
+        return self._size("backbone") + (self._size("encoder") if self.keeps_encoder else 0)
 
     def prompts_are_encoded(self) -> None:
         """Lets the text encoders go unless they stay, with buffers of sizes that the loop never asks for."""
@@ -98,22 +99,48 @@ class Networks:
 
     def make_room(self, decoding: int) -> None:
         """Lets the backbone go where it does not fit beside a decoding of that many bytes."""
-        if self.holds("backbone") and not memory.keeps_backbone(self.backbone.weights_nbytes, decoding):
+        if self.holds("backbone") and not memory.keeps_backbone(self._size("backbone"), decoding):
             self._held.pop("backbone", None)
 
-    def _size_of_encoder(self) -> int:
-        if self._encoder_bytes is None:
-            _ = self.encoder
-        assert self._encoder_bytes is not None
-        return self._encoder_bytes
+    def _size(self, name: str) -> int:
+        if name not in self._sizes:
+            self._sizes[name] = self._map(name).nbytes
+        return self._sizes[name]
 
-    def _get(self, name: str, load: Callable[[], tuple[T, list[mx.array]]]) -> T:
+    def _use(self, name: str) -> Any:
         with self._turn:
-            if name not in self._held:
-                loaded, weights = load()
-                evaluate(weights)
-                self._held[name] = loaded
-            return self._held[name]
+            held = self._map(name)
+            if not held.evaluated:
+                evaluate(held.weights)
+                held.evaluated = True
+            return held.network
+
+    def _map(self, name: str) -> Held:
+        with self._turn:
+            held = self._held.get(name)
+            if held is None or not (held.evaluated or held.thread == threading.get_ident()):
+                network, modules = _PARTS[name](self)
+                held = self._held[name] = Held(network, _weights(modules), threading.get_ident())
+            return held
+
+    def _map_encoder(self) -> tuple[Any, Iterable[nn.Module]]:
+        encoder = self.family.load_encoder(self.checkpoint, self.dtype, self.bits)
+        return encoder, encoder.networks
+
+    def _map_backbone(self) -> tuple[Any, Iterable[nn.Module]]:
+        backbone = base.load_backbone(self.checkpoint, self.dtype, self.bits)
+        return backbone, (backbone.network,)
+
+    def _map_vae(self) -> tuple[Any, Iterable[nn.Module]]:
+        vae = base.load_vae(self.family, self.checkpoint, self.dtype)
+        return vae, (vae,)
+
+
+_PARTS: dict[str, Callable[[Networks], tuple[Any, Iterable[nn.Module]]]] = {
+    "encoder": Networks._map_encoder,
+    "backbone": Networks._map_backbone,
+    "vae": Networks._map_vae,
+}
 
 
 def evaluate(arrays: Iterable[mx.array]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from os import PathLike, fspath
+from dataclasses import replace
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from . import backend
@@ -19,15 +20,16 @@ import mlx.core as mx  # noqa: E402  (after the check, which says what to instal
 
 from . import hub, images, memory, quantized, resolve  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
-from .diffusion import branches, guidance, noise, samplers  # noqa: E402
+from .branches import Branches  # noqa: E402
+from .catalogue import find_sampler  # noqa: E402
+from .diffusion import guidance, noise, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
+from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, is_guided  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .metadata import picture_text  # noqa: E402
-from .models.backbone import Extra  # noqa: E402
-from .models.step_cache import StepCache  # noqa: E402
 from .models.tiling import decode_tiled  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .request import Model, Request, Resolved, check_names  # noqa: E402
@@ -108,13 +110,18 @@ class StableDiffusion:
         )
 
     def load(self) -> StableDiffusion:
-        """Loads and checks every weight now, so that a damaged file is found before minutes are spent."""
+        """Maps and checks every weight now, so that a damaged file is found before minutes are spent."""
         self.networks.load()
         return self
 
     def unload(self) -> None:
         """Lets all weights go; the next call loads what it needs."""
         self.networks.unload()
+
+    @property
+    def keeps_encoders(self) -> bool:
+        """Whether the text encoders stay in memory once prompts are encoded. Loads what it must know the size of."""
+        return self.networks.keeps_encoder
 
     def resolve(self, request: Request) -> Resolved:
         """The request with every default of the checkpoint filled in, a seed drawn, and this model's name.
@@ -138,7 +145,7 @@ class StableDiffusion:
         request = self.resolve(_request(prompt, settings))
         pictures = []
         with self._turn:
-            for part in self._batches(request):
+            for part in request.parts(self.batch_size(request)):
                 latents = mx.array([])
                 for step in self.denoise(part):
                     mx.eval(step.latents)
@@ -170,28 +177,31 @@ class StableDiffusion:
         owner = Owner()
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
         with self._turn:
-            levels, backbone = resolved.noise_levels, self.networks.backbone
+            levels = resolved.noise_levels
             conditionings = self._prompts.of([resolved])[0]
             streams = [noise.NoiseStream(seed, resolved.rng) for seed in resolved.seeds]
             start = self._start(resolved, streams, latents)
-            extra = Extra(
+            predict = Branches(
+                self.networks.backbone,
+                conditionings,
+                levels,
+                resolved.guidance_scale,
                 token_merging=resolved.token_merging,
-                step_cache=None if resolved.cache_interval == 1 else StepCache(resolved.cache_interval),
+                cache_interval=resolved.cache_interval,
             )
-            predict = branches.Branches(backbone, conditionings, levels, resolved.guidance_scale, extra)
             denoise = guidance.guided(predict, self._guidance(resolved))
         shape = start.shape[1:]
         steps = samplers.sample(
-            resolved.sampler,
+            find_sampler(resolved.sampler),
             denoise,
             start,
             levels,
-            noise=lambda: noise.batch_noise(streams, *shape),
+            noise=lambda *_: noise.batch_noise(streams, *shape),
             options={"eta": resolved.eta},
         )
         for step in steps:
-            owner.check()
-            yield step
+            last = step.index == levels.steps - 1
+            yield replace(step, latents=levels.end(step.latents)) if last else step
             owner.check()
 
     def encode_ahead(self, requests: Sequence[Resolved]) -> list[dict[str, Conditioning]]:
@@ -241,14 +251,14 @@ class StableDiffusion:
 
     def _guidance(self, request: Resolved) -> guidance.Guidance:
         if not is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding):
-            return guidance.unguided()
+            return guidance.Unguided()
         levels = request.noise_levels
-        chosen = guidance.classifier_free(request.guidance_scale)
+        chosen: guidance.Guidance = guidance.ClassifierFree(request.guidance_scale)
         if request.guidance_rescale > 0:
-            chosen = guidance.rescaled(chosen, request.guidance_rescale, levels.space)
+            chosen = guidance.Rescaled(chosen, request.guidance_rescale, levels.to_output, levels.to_denoised)
         if request.guidance_interval == (0, 1):
             return chosen
-        return guidance.in_interval(chosen, guidance.interval_of(levels.sigmas, *request.guidance_interval))
+        return guidance.InInterval(chosen, *guidance.interval_of(levels.sigmas, *request.guidance_interval))
 
     def _start(self, request: Resolved, streams: list[noise.NoiseStream], latents: mx.array | None) -> mx.array:
         """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
@@ -272,10 +282,13 @@ class StableDiffusion:
         encoded = vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
         return levels.start(drawn() if latents is None else latents.astype(mx.float32), encoded)
 
-    def _batches(self, request: Resolved) -> Iterator[Resolved]:
-        """The request in parts of as many images as memory takes."""
-        size = memory.batch_size(self.checkpoint, request, self.networks.working_bytes)
-        return request.parts(size)
+    def batch_size(self, request: Resolved) -> int:
+        """How many images of a request are denoised at once when nobody says: as many as memory takes."""
+        factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
+        cells = (request.height // factor) * (request.width // factor)
+        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=backend.is_gpu())
+        rows = 2 if request.guidance_scale > 1 else 1
+        return memory.batch_size(row, rows, self.networks.working_bytes)
 
 
 def _request(prompt: Any, settings: Any) -> Request:

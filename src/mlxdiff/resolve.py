@@ -65,9 +65,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
             if item.neutral is not None and getattr(request, item.name) is None
         },
     )
-    levels = make_schedule(
-        config, steps, schedule=request.schedule, strength=strength, sigmas=request.sigmas
-    )
+    levels = make_schedule(config, steps, schedule=request.schedule, strength=strength, sigmas=request.sigmas)
     guidance.interval_of(levels.sigmas, *request.guidance_interval)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
