@@ -68,13 +68,13 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         },
     )
     # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
-    spread = strength is not None and checkpoint.index.class_name.startswith("LatentConsistencyModel")
+    spread = checkpoint.index.class_name.startswith("LatentConsistencyModel") and config.row.placement.distilled
     levels = make_schedule(
         config,
         steps,
         schedule=request.schedule,
         strength=None if spread else strength,
-        span=strength if spread and config.row.placement.distilled else None,
+        span=strength if spread else None,
         sigmas=request.sigmas,
     )
     guidance.interval_of(levels.sigmas, *request.guidance_interval)
