@@ -1,4 +1,4 @@
-"""`python -m mlxdiff` and the installed `mlxdiff`: imports the program under a guard, so that Ctrl-C shows no traceback."""
+"""`python -m mlxdiff`, and `mlxdiff` as installed: imports the program under a guard, for Ctrl-C to show no traceback."""
 
 import sys
 

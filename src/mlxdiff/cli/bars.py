@@ -254,7 +254,7 @@ class _Drawn:
 
 
 def _column() -> Any:
-    """One column that fits a task into the width there is: the time left, the rate and the bar go in this order last."""
+    """One column that fits a task into the width there is: first the bar is left out, then the rate, then the time."""
     from rich.progress import ProgressColumn, Task
     from rich.progress_bar import ProgressBar
     from rich.spinner import Spinner

@@ -1,4 +1,4 @@
-"""`--help` as a page: panels of options, full names and types on the left, and it reads at any width from 30 columns on.
+"""`--help` as a page: panels of options, with full names and types on the left; it reads well from 30 columns on.
 
 Typer's own pages give names and types 60 of 80 columns, cut the names, and read `[@revision]` as markup.
 """
@@ -48,8 +48,7 @@ def page(command: Any, ctx: Any) -> str:
             (name, (found.get_short_help_str(200))) for name, found in command.commands.items() if not found.hidden
         ]
     order = [*PANELS, *(name for name in panels if name not in PANELS)]
-    for name in sorted(panels, key=order.index):
-        pieces.append("\n".join([_bold(f"{name}:"), *_rows(panels[name], width)]))
+    pieces += ["\n".join([_bold(f"{name}:"), *_rows(panels[name], width)]) for name in sorted(panels, key=order.index)]
     if command.epilog:
         lines = command.epilog.strip().splitlines()
         pieces.append("\n".join([_bold("Examples:"), *(f"  {line}".rstrip() for line in lines)]))
