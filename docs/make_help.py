@@ -30,11 +30,10 @@ def help_of(command: str) -> str:
 
 def settings() -> str:
     """Tables of the settings as they are declared."""
+    from mlxdiff.cli.declared import settings_of
     from mlxdiff.cli.listing import settings_page
-    from mlxdiff.request import Request
-    from mlxdiff.settings import declared
 
-    return settings_page([item for item in declared(Request) if item.scope != "record"])
+    return settings_page(settings_of())
 
 
 def rendered(page: Path) -> str:

@@ -1,21 +1,38 @@
-"""`python -m mlxdiff`, and `mlxdiff` as installed: imports the program under a guard, for Ctrl-C to show no traceback."""
+"""`python -m mlxdiff`, and `mlxdiff` as installed: imports the program under a guard, so Ctrl-C shows no traceback."""
 
+import os
 import sys
+
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the program; see cli/app.py. Interrupted while it still imports, it exits 130 like later on."""
+    """Runs the program; see cli/app.py. Interrupted while it still imports, it exits 130 as it does later on."""
     try:
         from .cli.app import main as run
 
         run()
     except KeyboardInterrupt:
-        import os
+        _end("Interrupted.\n")
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        _end("")
 
-        if sys.stderr is not None:
-            sys.stderr.write("Interrupted.\n")
-            sys.stderr.flush()
-        os._exit(130)  # what is half imported may not take an orderly end
+
+def _end(text: str) -> None:
+    """At once: what is half imported, or still computing in MLX's threads, may not take an orderly end."""
+    _write(sys.stdout, "")
+    _write(sys.stderr, text)
+    os._exit(INTERRUPTED)
+
+
+def _write(stream, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except (AttributeError, OSError, ValueError):  # there is none, or nobody reads it
+        pass
 
 
 if __name__ == "__main__":

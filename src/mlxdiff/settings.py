@@ -409,11 +409,6 @@ def declared(of: type) -> tuple[Setting, ...]:
     return tuple(replace(item.metadata[_KEY], name=item.name) for item in fields(of) if _KEY in item.metadata)
 
 
-def listed(of: type) -> list[dict[str, Any]]:
-    """Every setting that a user can give, as data: for `mlxdiff.settings()` and `info --settings --json`."""
-    return [item.describe() for item in declared(of) if item.scope != "record"]
-
-
 def nearest(value: Any, choices: Sequence[str]) -> str:
     """The remedy for a name that is none of the choices."""
     close = difflib.get_close_matches(value[:80], choices, 1) if isinstance(value, str) else []

@@ -124,7 +124,6 @@ class View(Protocol):
     def start(self) -> None: ...
     def update(self) -> None: ...
     def stop(self, *, erase: bool = False) -> None: ...
-    def note(self, text: str, style: str) -> None: ...
 
 
 class Bars:
@@ -132,6 +131,7 @@ class Bars:
 
     def __init__(self, *, visible: bool = True, preview: Preview | None = None) -> None:
         self.progress = Progress()
+        self._visible = visible
         self._view: View = _view(self.progress, visible, preview)
 
     def __enter__(self) -> Bars:
@@ -148,7 +148,8 @@ class Bars:
 
     def note(self, text: str, style: str = "") -> None:
         """One line for people, above the bars."""
-        self._view.note(text, style)
+        if self._visible:
+            output.note(text, style)
 
     def start(self, n_images: int | None) -> None:
         """The model is loaded; `n_images` are wanted, or nobody knows how many."""
@@ -189,7 +190,6 @@ class _Silent:
     def start(self) -> None: ...
     def update(self) -> None: ...
     def stop(self, *, erase: bool = False) -> None: ...
-    def note(self, text: str, style: str) -> None: ...
 
 
 class _Lines:
@@ -214,9 +214,6 @@ class _Lines:
         del erase
         self._over.set()
 
-    def note(self, text: str, style: str) -> None:
-        output.note(text, style)
-
 
 class _Drawn:
     """Bars on a terminal, below the preview where there is one."""
@@ -226,12 +223,14 @@ class _Drawn:
 
         self._progress = progress
         make = Drawing if preview is None else preview.progress
-        self._drawing = make(_column(), console=console, expand=True)
+        # What is said meanwhile goes through output.py, which prints it above the bars, and data to where stdout leads.
+        self._drawing = make(_column(), console=console, expand=True, redirect_stdout=False)
         self._tasks: dict[str, Any] = {}
 
     def start(self) -> None:
         self.update()
         self._drawing.start()
+        output.above(self._drawing.console)
 
     def update(self) -> None:
         lines = self._progress.lines()
@@ -246,11 +245,9 @@ class _Drawn:
             self._drawing.update(self._tasks[name], completed=done, total=of, rate=rate, left=left)
 
     def stop(self, *, erase: bool = False) -> None:
+        output.above(None)
         self._drawing.live.transient = erase
         self._drawing.stop()
-
-    def note(self, text: str, style: str) -> None:
-        self._drawing.console.print(output.cell(output.one_line(text), style), soft_wrap=True)
 
 
 def _column() -> Any:
@@ -270,7 +267,7 @@ def _column() -> Any:
         def __rich_console__(self, console: Console, options: Any) -> Iterator[Any]:
             del console
             task, width = self.task, options.max_width
-            over = task.finished or (task.total is None and task.completed > 0)
+            over = task.completed > 0 if task.total is None else task.completed >= task.total
             spins = Text(" ") if over else spinner.render(task.get_time())
             count = "" if task.description == "Loading" else counted(int(task.completed), _whole(task.total))
             name = f"{task.description:<9}"

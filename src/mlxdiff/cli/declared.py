@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ..request import Request
-from ..settings import Setting, declared
+from ..settings import Choice, Setting, declared
 
 Given = Mapping[str, Any]  # the settings that were given, by name, parsed and checked
 
@@ -34,14 +34,15 @@ LONGEST_TYPE = 22  # columns; longer lists of choices are part of the help text
 
 
 def settings_of(of: type = Request) -> list[Setting]:
-    """The settings that a user can give: all but those that mlxdiff writes itself, and the prompt."""
-    return [item for item in declared(of) if item.scope != "record" and item.name != "prompt"]
+    """The settings that a user can give: all but those that mlxdiff writes itself."""
+    return [item for item in declared(of) if item.scope != "record"]
 
 
 def with_settings(
     *, only: Collection[str] = (), without: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorates a command that takes `settings`; `only` and `without` name settings."""
+    without = {*without, "prompt"}  # an argument of `generate`
     chosen = [item for item in settings_of() if (not only or item.name in only) and item.name not in without]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,6 +84,8 @@ def parsed(item: Setting, value: Any) -> Any:
         return item.kind.check(item.name, value)
     if item.kind.many:
         return tuple(part for text in value for part in item.kind.parse(item.name, text))
+    if isinstance(item.kind, Choice):
+        return value.strip()  # for Request to check: some names say two settings at once ("DPM++ 2M Karras")
     return item.kind.parse(item.name, value)
 
 

@@ -38,7 +38,7 @@ def page(command: Any, ctx: Any) -> str:
     """The whole page, ending in a line break."""
     width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns))
     arguments = [param for param in command.params if param.param_type_name == "argument"]
-    pieces = [_usage(command, ctx, arguments), *_paragraphs(command.help, width)]
+    pieces = [_usage(command, ctx, arguments, width), *_paragraphs(command.help, width)]
     panels: dict[str, list[tuple[str, str]]] = {}
     for param in (*command.get_params(ctx),):
         if not getattr(param, "hidden", False):
@@ -55,19 +55,25 @@ def page(command: Any, ctx: Any) -> str:
     return "\n\n".join(pieces) + "\n"
 
 
-def _usage(command: Any, ctx: Any, arguments: Sequence[Any]) -> str:
-    words = [ctx.command_path, "[OPTIONS]"]
+def _usage(command: Any, ctx: Any, arguments: Sequence[Any], width: int) -> str:
+    words = ["Usage:", ctx.command_path, "[OPTIONS]"]
     if isinstance(command, Group):
         words.append("COMMAND ...")
     for argument in arguments:
         name = argument.metavar or argument.name.upper()
         words.append(name if argument.required else f"[{name}]")
-    return f"{_bold('Usage:')} {' '.join(words)}"
+    return "\n".join(_wrapped(" ".join(words), width, "  ")).replace("Usage:", _bold("Usage:"), 1)
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Lines of whole words; those after the first begin with the indent."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False, subsequent_indent=indent)
 
 
 def _paragraphs(text: str | None, width: int) -> list[str]:
     """Paragraphs, each wrapped anew."""
-    return [textwrap.fill(" ".join(part.split()), width) for part in (text or "").strip().split("\n\n") if part]
+    parts = (text or "").strip().split("\n\n")
+    return ["\n".join(_wrapped(" ".join(part.split()), width)) for part in parts if part]
 
 
 def _panel(param: Any) -> str:
@@ -109,13 +115,11 @@ def _rows(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
     left = 6 if width < TWO_COLUMNS else min(LEFT, max(len(names) for names, _ in rows)) + 4
     lines = []
     for names, text in rows:
-        wrapped = textwrap.wrap(text, width - left, break_long_words=False, break_on_hyphens=False)
-        head = f"  {_coloured(names)}"
+        wrapped = _wrapped(text, width - left)
+        heads = [f"  {_coloured(part)}" for part in _wrapped(names, width - 2, "  ")]
         if wrapped and len(names) + 4 <= left:
-            lines.append(head + " " * (left - len(names) - 2) + wrapped.pop(0))
-        else:
-            lines.append(head)
-        lines += [" " * left + line for line in wrapped]
+            heads[-1] += " " * (left - len(names) - 2) + wrapped.pop(0)
+        lines += [*heads, *(" " * left + line for line in wrapped)]
     return lines
 
 

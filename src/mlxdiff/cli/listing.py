@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..request import SAMPLERS, Request
-from ..settings import GROUPS, Setting, listed
+from ..request import SAMPLERS
+from ..settings import GROUPS, Setting
 from . import output
 from .declared import default_of, settings_of, values_of
 
@@ -13,8 +13,8 @@ from .declared import default_of, settings_of, values_of
 def show_settings(*, json: bool) -> None:
     """One JSON object a setting, or a table."""
     if json:
-        for described in listed(Request):
-            output.say_json(described)
+        for item in ordered(settings_of()):
+            output.say_json(item.describe())
         return
     header = ("option", "values", "default", "help")
     rows = [(names(item), values_of(item), default_of(item), item.help) for item in ordered(settings_of())]
@@ -22,16 +22,36 @@ def show_settings(*, json: bool) -> None:
 
 
 def show_samplers(*, json: bool) -> None:
-    for row in sampler_rows():
-        if json:
+    """One JSON object a sampler, or a table."""
+    rows = sampler_rows()
+    if json:
+        for row in rows:
             output.say_json(row)
-        else:
-            output.say(row["name"])
+        return
+    others = ("a1111", "comfyui", "diffusers")
+    table = [(row["name"], *(", ".join(row.get(other, ())) for other in others), sampler_help(row)) for row in rows]
+    output.table(table, ("sampler", "A1111", "ComfyUI", "diffusers", "help"))
+
+
+def sampler_help(row: dict[str, Any]) -> str:
+    """What it does, whether it draws noise, what a step costs, and its options."""
+    said = [row.get("help", "")]
+    if row.get("noise"):
+        said.append("Draws noise in each step.")
+    if row.get("evaluations", 1) != 1:
+        said.append(f"{row['evaluations']} evaluations a step.")
+    if row.get("options"):
+        said.append("Options: " + ", ".join(f"{each['name']}={each['default']}" for each in row["options"]) + ".")
+    return " ".join(part for part in said if part)
 
 
 def sampler_rows() -> list[dict[str, Any]]:
-    """The samplers as data."""
-    return [{"name": name} for name in SAMPLERS]
+    """The samplers as data: those of the catalogue."""
+    try:
+        from ..listing import samplers  # type: ignore[import-not-found]
+    except ImportError:
+        return [{"name": name} for name in SAMPLERS]
+    return samplers()
 
 
 def names(item: Setting) -> str:

@@ -41,6 +41,7 @@ class Verbosity:
 
 
 verbosity = Verbosity()
+_bars: Console | None = None  # of the bars that are drawn now
 
 
 def err_console() -> Console:
@@ -57,6 +58,12 @@ def out_console() -> Console:
     return Console(highlight=False)
 
 
+def above(console: Console | None) -> None:
+    """From now on (until None) bars stand at the bottom of this console, and lines are printed above them."""
+    global _bars
+    _bars = console
+
+
 def say(line: str) -> None:
     """One line of data on stdout, never wrapped or coloured, so that scripts can read it.
 
@@ -69,6 +76,11 @@ def say(line: str) -> None:
 def write(text: str) -> None:
     """Data on stdout as it is; see `say`."""
     if sys.stdout is None:
+        return
+    if _bars is not None and _is_terminal(sys.stdout):
+        from rich.text import Text
+
+        _bars.print(Text(text), end="", soft_wrap=True)
         return
     try:
         sys.stdout.write(text)
@@ -175,12 +187,13 @@ def _print_line(parts: tuple[str, str, str]) -> None:
     if sys.stderr is None:
         return
     try:
-        if _is_terminal(sys.stderr):
+        if _bars is not None or _is_terminal(sys.stderr):
             from rich.console import Console
             from rich.text import Text
 
             line = Text(head, style=style).append(Text(text, style="not bold default")) if head else Text(text, style)
-            Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+            console = Console(stderr=True, highlight=False) if _bars is None else _bars
+            console.print(line, soft_wrap=True)
         else:
             sys.stderr.write(f"{head}{text}\n")
             sys.stderr.flush()
