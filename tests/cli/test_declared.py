@@ -31,6 +31,7 @@ class Sticker:
 class Request:"""
 LINES = """    glow: float | None = setting(Number(0, 3), "How it glows.", group="Guidance", unset="0", a1111="Glow")
     sticker: Any = setting(Structured(Sticker), "Picture to stick on.", group="Adapters", a1111="Sticker")
+    shiny: bool = setting(Flag(), "Whether it shines.", group="Guidance", default=False, unset="off")
     hashes: Any = setting("""
 
 # Runs a command of the package on PYTHONPATH in this process, as a shell would: (exit code, stdout, stderr).
@@ -72,7 +73,7 @@ def extended(tmp_path_factory) -> Path:
         ("    hashes: Any = setting(", LINES),
         (
             "from .settings import MAX_DIGITS,",
-            "from dataclasses import MISSING\nfrom .settings import Structured, MAX_DIGITS,",
+            "from dataclasses import MISSING\nfrom .settings import Flag, Structured, MAX_DIGITS,",
         ),
     ):
         assert text.count(old) == 1, old
@@ -99,6 +100,7 @@ for command in ("generate", "grid"):
     assert code == 0
     guidance = help[help.index("Guidance:"):help.index("Speed:")]
     assert "--glow FLOAT" in guidance and "How it glows. Default: 0." in guidance
+    assert "--shiny / --no-shiny" in guidance
     adapters = help[help.index("Adapters:"):help.index("Guidance:")]
     assert "--sticker REF[,scale=VALUE]" in adapters, adapters
 code, table, _ = run("info", "--settings")
@@ -125,13 +127,13 @@ def test_a_new_setting_is_an_option_a_field_of_a_line_and_in_the_picture(extende
         f"""
 from pathlib import Path
 stickers = ("--sticker", "a.png,scale=0.5", "--sticker", "b.png")
-code, out, err = run("generate", "a cat", "--glow", "2.5", *stickers, {SMALL}, "one.png")
+code, out, err = run("generate", "a cat", "--glow", "2.5", "--shiny", *stickers, {SMALL}, "one.png")
 assert code == 0, err
 made = json.loads(run("info", "one.png", "--json")[1])["request"]
-assert made["glow"] == 2.5
+assert (made["glow"], made["shiny"]) == (2.5, True)
 assert made["sticker"] == [{{"ref": "a.png", "scale": 0.5}}, {{"ref": "b.png", "scale": 1.0}}]
-code, out, err = run("generate", "--from", "one.png", "--glow", "1", "-o", "again.png")
-assert json.loads(run("info", "again.png", "--json")[1])["request"] == made | {{"glow": 1.0}}, err
+code, out, err = run("generate", "--from", "one.png", "--glow", "1", "--no-shiny", "-o", "again.png")
+assert json.loads(run("info", "again.png", "--json")[1])["request"] == made | {{"glow": 1.0, "shiny": False}}, err
 for option, value, words in (
     ("--glow", "4", "glow is 4.0. It is a number from 0 to 3."),
     ("--glow", "much", "glow is 'much'. It is a number from 0 to 3."),

@@ -56,7 +56,8 @@ def _bad_value(param: Any, arguments: Sequence[str], see: str) -> RequestError:
     given = [word.partition("=")[2] for word in arguments if word.startswith(f"{name}=")]
     given += [after for word, after in pairwise(arguments) if word in param.opts]
     value = f" is {shown(given[-1])}" if given else " has a value that it cannot have"
-    least = "" if getattr(param, "min", None) is None else f" of at least {param.min}"
+    low = getattr(param, "min", None)
+    least = "" if low is None else f" of at least {low}"
     kind = {"INTEGER": "whole number", "FLOAT": "number"}.get(param.metavar or "")
     return RequestError(f"{name}{value}.", f"It is a {kind}{least}." if kind else see)
 
