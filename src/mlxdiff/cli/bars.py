@@ -129,3 +129,6 @@ def _clock(seconds: float) -> str:
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d} left"
+
+
+Bars = BatchBars

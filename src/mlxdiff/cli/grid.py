@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import options, sweep
+from . import options, render
+from .generate import reference
 
 
 def grid(
@@ -54,7 +56,7 @@ def grid(
     token_merging: options.TokenMerging = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from (image to image).")] = None,
     strength: Annotated[float | None, typer.Option(help="How far to go from --image. Default: 0.8.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images denoised at once.")] = 4,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images denoised at once.")] = None,
     decode_batch_size: options.DecodeBatchSize = 1,
     tile: options.Tile = None,
     dtype: options.Dtype = None,
@@ -62,7 +64,14 @@ def grid(
     vae: options.Vae = None,
     prediction_type: options.PredictionType = None,
     rng: options.Rng = "torch",
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going/--fail-fast", help="What to do when a picture fails.")
+    ] = True,
+    save_latents: Annotated[bool, typer.Option("--save-latents", help="Write NAME.safetensors beside each.")] = False,
     force: options.Force = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Take any picture of the right name for done.")
+    ] = False,
     no_metadata: options.NoMetadata = False,
     json: options.Json = False,
 ) -> None:
@@ -106,11 +115,19 @@ def grid(
         vae=vae,
         prediction_type=prediction_type,
     )
-    plan = sweep.Plan(
-        request, axes, output_path, save_cells, 4 if gap is None else gap, force=force, metadata=not no_metadata
+    wishes = render.RunOptions(
+        batch_size=batch_size,
+        decode_batch_size=decode_batch_size,
+        tile=tile,
+        metadata=not no_metadata,
+        force=force,
+        skip_existing=skip_existing,
+        save_latents=save_latents,
+        fail_fast=not keep_going,
+        json=json,
     )
-    batches = sweep.Batches(batch_size, decode_batch_size, tile)
-    sweep.run(plan, batches, model=model, json=json)
+    request = replace(request, model=reference(request, model))
+    render.sweep(request, axes, output_path, wishes, save_cells=save_cells, gap=4 if gap is None else gap)
 
 
 def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, *, force: bool, json: bool) -> None:
@@ -125,6 +142,6 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, *,
     sheet = images.contact_sheet(
         [images.to_uint8(images.load_picture(picture)[None])[0] for picture in pictures], n_rows, gap=gap
     )
-    sweep.check_size(path, sheet.shape[:2])
+    render.check_size(path, sheet.shape[:2])
     images.write_picture(path, sheet, None, force=force)
-    sweep.say_sheet(path, sheet, len(pictures), json=json)
+    render.say_sheet(path, sheet, len(pictures), json=json)
