@@ -6,11 +6,13 @@ There is one denoising loop, `StableDiffusion.denoise`; everything else prepares
 
 from __future__ import annotations
 
+import hashlib
+import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import fields, replace
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 from . import backend
@@ -32,7 +34,7 @@ from .models.layers import timestep_embedding  # noqa: E402
 from .models.tiling import decode_tiled  # noqa: E402
 from .models.unet import UNet2DConditionModel  # noqa: E402
 from .models.vae import AutoencoderKL  # noqa: E402
-from .request import Request  # noqa: E402
+from .request import Model, Request, Resolved  # noqa: E402
 
 SEEDS = 2**32
 KEPT_CONDITIONINGS = 8
@@ -87,6 +89,23 @@ class StableDiffusion:
         self._conditioned: dict[tuple, Conditioning] = {}
         backend.limit_cache()
 
+    @classmethod
+    def open(cls, model: Model) -> StableDiffusion:
+        """The model that a value describes; reads configs only."""
+        return cls(
+            model.place,
+            dtype=model.dtype,
+            quantize=model.quantize,
+            vae=model.vae,
+            prediction_type=model.prediction_type,
+        )
+
+    def unload(self) -> None:
+        """Lets all weights go; they are mapped again when they are needed again."""
+        self._let_go("_encode", "unet", "vae", "_predict", "_predict_in_parts")
+        self._conditioned.clear()
+        mx.clear_cache()
+
     @cached_property
     def unet(self) -> UNet2DConditionModel:
         return base.load_unet(self.checkpoint, self.dtype, self.quantize)
@@ -106,7 +125,7 @@ class StableDiffusion:
         _ = self._encode, self.unet, self.vae
         return self
 
-    def resolve(self, request: Request) -> Request:
+    def resolve(self, request: Request) -> Resolved:
         """The request with every None that the checkpoint has a default for filled in, and a seed drawn.
 
         Raises RequestError where the request does not fit the checkpoint.
@@ -138,7 +157,10 @@ class StableDiffusion:
         guidance.interval_of(self._schedule(request).sigmas, *request.guidance_interval)
         if request.token_merging and self.checkpoint.unet.finest_attention is None:
             raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
-        return request
+        files = [file for file in (request.image, request.vae) if isinstance(file, str)]
+        hashes = tuple(sorted((file, _sha256(file)) for file in files if os.path.isfile(file)))
+        values: dict = {item.name: getattr(request, item.name) for item in fields(Request)} | {"hashes": hashes or None}
+        return Resolved(**values, noise_levels=self._schedule(request))
 
     def _loaded_as(self) -> dict[str, str | int | None]:
         """The fields of a request that this object settled when it was made."""
@@ -207,8 +229,8 @@ class StableDiffusion:
         The caller evaluates each step (`mx.eval(step.latents)`), and so sees the work happen. Only the conditioning is
         evaluated here, at the first step.
         """
-        request = self.resolve(request)
-        schedule = self._schedule(request)
+        request = request if isinstance(request, Resolved) else self.resolve(request)
+        schedule = request.noise_levels
         conditioning = self.encode_ahead([request])[0]
         streams = [noise.NoiseStream(seed, request.rng) for seed in request.seeds]
         start = self._start(request, schedule, streams, latents)
@@ -407,7 +429,7 @@ class StableDiffusion:
 
         if request.image is None:
             return (drawn() if latents is None else latents.astype(mx.float32)) * schedule.init_noise_sigma
-        picture = images.load_picture(request.image, size=(height, width))
+        picture = images.read_source(request.image, size=(height, width))
         mean, logvar = self._posterior(mx.array(picture)[None])
         # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
         encoded = self.vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
@@ -432,3 +454,14 @@ def _filled(value: T | None) -> T:
     if value is None:
         raise RequestError("The request is not resolved.", "Pass it through StableDiffusion.resolve first.")
     return value
+
+
+def _sha256(path: str) -> str:
+    stat = os.stat(path)
+    return _sha256_of(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+@lru_cache(maxsize=1000)
+def _sha256_of(path: str, *_: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
