@@ -115,8 +115,9 @@ class StableDiffusion:
         return self
 
     def unload(self) -> None:
-        """Lets all weights go; the next call loads what it needs."""
+        """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
+        self._prompts = EncodedPrompts(self.networks)
 
     @property
     def keeps_encoders(self) -> bool:

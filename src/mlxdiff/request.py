@@ -242,7 +242,6 @@ class Request:
         group="Speed",
         scope="model",
         unset="off",
-        flags=("-q",),
     )
     vae: str | None = setting(
         Reference(), "Folder or .safetensors file of a VAE to use instead.", group="Model", scope="model", unset="none"

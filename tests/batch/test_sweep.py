@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxdiff.batch.sweep import MAX_VALUES, cells, groups, parse_axis
+from mlxdiff.batch.sweep import MAX_VALUES, as_json, cells, parse_axis, varied_names
 from mlxdiff.errors import RequestError
 from mlxdiff.request import Request
 
@@ -175,33 +175,3 @@ def test_a_word_is_plain_text_and_no_pattern():
 def test_axes_that_cannot_be_rendered(axes, words):
     with pytest.raises(RequestError, match=words):
         cells(REQUEST, [parse_axis(axis) for axis in axes])
-
-
-def test_equal_cells_are_rendered_once():
-    found = groups([cell.request for cell in cells(REQUEST, [parse_axis("steps=4,5,4")])])
-    assert [(group.request.steps, group.places) for group in found] == [(4, ((0, 2),)), (5, ((1,),))]
-
-
-def test_cells_that_differ_in_prompt_and_seed_share_a_request():
-    axes = [parse_axis("prompt=apple,pear"), parse_axis("seed=1,2")]
-    (group,) = groups([cell.request for cell in cells(replace(REQUEST, negative_prompt=None), axes)])
-    assert group.request.seeds == (1, 1, 2, 2)
-    assert group.request.prompts == ("an apple on a table", "an pear on a table") * 2
-    assert group.places == ((0,), (1,), (2,), (3,))
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(1, 3)), min_size=1, max_size=20))
-def test_every_cell_is_in_one_group_as_it_was_asked_for(wanted):
-    requests = [Request(prompt, seed=seed, steps=steps) for seed, prompt, steps in wanted]
-    shown = {}
-    for group in groups(requests):
-        for i, places in enumerate(group.places):
-            for place in places:
-                assert place not in shown
-                shown[place] = group.request.single(i)
-    singles = [replace(request, prompt=request.prompt) for request in requests]
-    assert [(r.prompts, r.seeds, r.steps) for _, r in sorted(shown.items())] == [
-        (r.prompts, r.seeds, r.steps) for r in singles
-    ]
-    rendered = sum(group.request.batch_size for group in groups(requests))
-    assert rendered == len(set(requests))

@@ -45,7 +45,7 @@ def pull(
     ] = False,
     quantize: Annotated[
         int | None,
-        typer.Option("--quantize", "-q", help="Also store a copy in 8 or 4 bits, which generate -q then loads."),
+        typer.Option("--quantize", help="Also store a copy in 8 or 4 bits, which generate --quantize then loads."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the models in the cache.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove MODEL, or one revision of it.")] = False,
