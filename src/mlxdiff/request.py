@@ -1,7 +1,7 @@
 """What to load and what to draw, as values: frozen, checked without MLX, and written as canonical JSON.
 
 Model     what is loaded: a checkpoint and how its weights are held
-Request   what is wanted: each field is a setting, declared here and nowhere else (settings.py says what follows)
+Request   what is wanted: each field is a setting, declared here and nowhere else (declarations.py says what follows)
 Resolved  what will be drawn: a Request of which the checkpoint has filled in every default
 """
 

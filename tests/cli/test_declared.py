@@ -18,7 +18,7 @@ from mlxdiff.batch import sweep
 from mlxdiff.cli.app import app
 from mlxdiff.cli.declared import help_text, metavar, settings_of, values_of
 from mlxdiff.request import Request
-from mlxdiff.settings import declared
+from mlxdiff.declarations import declared
 
 STICKER = """
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def extended(tmp_path_factory) -> Path:
         ("\n@dataclass(frozen=True)\nclass Request:", STICKER),
         ("    hashes: Any = setting(", LINES),
         (
-            "from .settings import MAX_DIGITS,",
-            "from dataclasses import MISSING\nfrom .settings import Flag, Structured, MAX_DIGITS,",
+            "from .declarations import MAX_DIGITS,",
+            "from dataclasses import MISSING\nfrom .declarations import Flag, Structured, MAX_DIGITS,",
         ),
     ):
         assert text.count(old) == 1, old

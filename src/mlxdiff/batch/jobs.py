@@ -25,7 +25,7 @@ from typing import Any
 
 from ..errors import MlxdiffError, RequestError
 from ..request import Model, Request, Resolved
-from ..settings import declared
+from ..declarations import declared
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from ..errors import InputError, RequestError
 from ..request import Request
-from ..settings import MAX_DIGITS, declared
+from ..declarations import MAX_DIGITS, declared
 from .naming import below, parse_output
 
 MAX_LINE = 2**16  # bytes

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import RequestError
 from ..request import Request
-from ..settings import Setting, Text, declared, nearest
+from ..declarations import Setting, Text, declared, nearest
 
 MAX_VALUES = 100
 MAX_CELLS = 1000

@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ..request import Request
-from ..settings import Choice, Setting, declared
+from ..declarations import Choice, Setting, declared
 
 Given = Mapping[str, Any]  # the settings that were given, by name, parsed and checked
 

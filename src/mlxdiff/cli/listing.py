@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..request import SAMPLERS
-from ..settings import GROUPS, Setting
+from ..declarations import GROUPS, Setting
 from . import output
 from .declared import default_of, settings_of, values_of
 
