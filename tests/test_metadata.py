@@ -16,7 +16,7 @@ from mlxdiff.errors import InputError, MlxdiffWarning, RequestError
 from mlxdiff.hashing import content_hash
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import MAX_JSON, changed_files, picture_text, read_picture, request_from_file, request_of
-from mlxdiff.parameters import SAMPLER_NAMES, parameters_text
+from mlxdiff.parameters import parameters_text
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
 PIXEL = np.zeros((1, 1, 3), np.uint8)
@@ -151,10 +151,6 @@ def test_what_is_zero_is_written_and_what_is_unset_is_not():
 def test_a_sheet_names_its_prompts_its_first_seed_and_how_many():
     found = web_ui.parse(parameters_text(Request(prompt=("a", "b"), n_images=2, seed=5)))
     assert (found["Prompt"], found["Seed"], found["Batch size"]) == ("a\nb", "5", "4")
-
-
-def test_every_sampler_has_a_name_that_others_know():
-    assert set(SAMPLERS) <= set(SAMPLER_NAMES)  # the table tells more names, of samplers that others have
 
 
 # -- pictures of others, and damaged ones ---------------------------------------------------------------------------
