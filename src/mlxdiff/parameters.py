@@ -18,13 +18,13 @@ from pathlib import PurePath
 from typing import Any
 
 from . import __version__
+from .declarations import Setting, declared
 from .errors import MlxdiffWarning
 from .recipes import a1111, sayings
 from .recipes.infotext import NEGATIVE, quoted
 from .recipes.names import RNG_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES
 from .recipes.recipe import FindModel
 from .request import Request
-from .declarations import Setting, declared
 
 
 def parameters_text(request: Request) -> str:
