@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, containers, png, recipes, stealth
+from .declarations import declared
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
 from .hashing import content_hash
 from .images import open_picture, stored_texts
@@ -24,7 +25,6 @@ from .printable import printable as printable
 from .recipes import Recipe
 from .recipes.recipe import FindModel, json_of, object_of
 from .request import Request
-from .declarations import declared
 from .sheets import SHEET, SWEEP, Sheet, read_sheet
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter

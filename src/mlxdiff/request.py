@@ -14,8 +14,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import catalogue
-from .errors import RequestError
-from .pictures import PictureSource
 from .declarations import (
     MAX_DIGITS,
     Choice,
@@ -29,6 +27,8 @@ from .declarations import (
     setting,
     shown,
 )
+from .errors import RequestError
+from .pictures import PictureSource
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict

@@ -28,7 +28,7 @@ STRENGTH = 0.8
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a request is resolved against: the model as it is recorded, its configs, and the content of its VAE's file."""
+    """What a request is resolved against: the model as it is recorded, its configs, the content of its VAE's file."""
 
     model: Model
     checkpoint: Checkpoint

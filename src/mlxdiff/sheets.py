@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import __version__
+from .declarations import declared
 from .errors import MlxdiffError, RequestError
 from .request import Request
-from .declarations import declared
 
 SWEEP, SHEET = "mlxdiff-sweep", "mlxdiff-sheet"
 _MAX_JSON = 2**20

@@ -17,8 +17,8 @@ from mlxdiff import parameters
 from mlxdiff.batch import sweep
 from mlxdiff.cli.app import app
 from mlxdiff.cli.declared import help_text, metavar, settings_of, values_of
-from mlxdiff.request import Request
 from mlxdiff.declarations import declared
+from mlxdiff.request import Request
 
 STICKER = """
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..request import Request
 from ..declarations import Choice, Setting, declared
+from ..request import Request
 
 Given = Mapping[str, Any]  # the settings that were given, by name, parsed and checked
 
