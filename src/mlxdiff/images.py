@@ -33,6 +33,7 @@ QUALITY = 95
 _MAX_EXIF = 65500  # bytes: a JPEG segment says its length in 16 bits
 _DECODED, _AS_FLOATS = 12, 12  # bytes a pixel: three copies of RGBA on the way, and the array
 _ON_SHEET = 9  # bytes a pixel: the array, Pillow's copy, and what the file's encoder makes of it
+_LIKE_UTF8 = re.compile(r"[\xc2-\xf4][\x80-\xbf]")  # what readers that look for UTF-8 would take for it
 _NOT_LATIN = re.compile(r"[^\t\n\x20-\x7e\xa0-\xff]")  # what PNG's tEXt has no letters for
 # Only readers that need no other program: EPS would start Ghostscript.
 _READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -289,7 +290,7 @@ def _png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     """As tEXt what Latin-1 can say, since few programs read iTXt (exifr, which Civitai uses, reads none)."""
     chunks = PngImagePlugin.PngInfo()
     for name, value in texts.items():
-        if name in OWN or _NOT_LATIN.search(value):
+        if name in OWN or _NOT_LATIN.search(value) or _LIKE_UTF8.search(value):
             chunks.add_itxt(name, value)
         else:
             chunks.add_text(name, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from .. import __version__, images, labels
+from .. import images, labels
 from ..errors import InputError, OutputError, RequestError
 from ..files import check_writable
 from ..latents import KEY, load_latents, save_latents
 from ..metadata import picture_text, read_picture
-from ..png import read_texts
 from ..request import Request, Resolved
+from ..sheets import read_sheet, sweep_text
 from ..trajectory import DENOISED, save_trajectory
 from .jobs import Job, essence
 from .options import RunOptions
@@ -26,8 +25,6 @@ from .sweep import Axis
 
 # The longest side, in pixels, that these formats can say.
 MAX_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
-# Of the PNG text that says how a sweep came about; its cells have the usual ones.
-SWEEP_TEXT = "mlxdiff-sweep"
 
 
 @dataclass(frozen=True)
@@ -101,13 +98,13 @@ def sweep_sheet(
 
     first = cells[0].request
     again = replace(request, seed=first.seed, model=first.model, revision=first.revision, dtype=first.dtype)
-    said = json.dumps({"request": again.values(), "vary": list(vary)})
-    texts = {SWEEP_TEXT: said, "Software": f"mlxdiff {__version__}"} if options.metadata else None
+    says = sweep_text(again, vary)
+    texts = says if options.metadata else None
     height, width = (max(getattr(job.request, side) for job in cells) for side in ("height", "width"))
     top, left = labels.margins(axes[0].labels, rows, (height, width))
     size = top + n_rows * (height + gap) - gap, left + len(axes[0].values) * (width + gap) - gap
     sheet = Sheet(path, cells, size, draw, again, texts)
-    return _checked(sheet, store, options, lambda: _same_sweep(sheet, said))
+    return _checked(sheet, store, options, lambda: _same_sweep(sheet, says))
 
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:
@@ -153,17 +150,16 @@ def _same_request(sheet: Sheet, request: Resolved) -> str | None:
     return f"it is {size[1]}x{size[0]} pixels" if size != sheet.size else difference(found, request)
 
 
-def _same_sweep(sheet: Sheet, said: str) -> str | None:
+def _same_sweep(sheet: Sheet, says: Mapping[str, str]) -> str | None:
     other = "it does not say that this sweep made it"
     try:
         size = _pixels(sheet.path).shape[:2]
-        found = json.loads(read_texts(sheet.path, (SWEEP_TEXT,)).get(SWEEP_TEXT, "{}"))
-        wanted = json.loads(said)
-        same = found["vary"] == wanted["vary"] and essence(Request.from_dict(found["request"])) == essence(
-            Request.from_dict(wanted["request"])
-        )
-    except (InputError, RequestError, ValueError, LookupError, TypeError, RecursionError):
+        found, wanted = read_picture(sheet.path).sheet, read_sheet(says)
+    except InputError:
         return other
+    if found is None or wanted is None or found.request is None or wanted.request is None:
+        return other
+    same = found.vary == wanted.vary and essence(found.request) == essence(wanted.request)
     return None if same and size == sheet.size else other
 
 

@@ -138,6 +138,7 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, *,
         raise RequestError(f"{len(pictures)} pictures do not fill {n_rows} rows.", "Ask for fewer rows.")
     usage.check_files(pictures)
     from .. import files, images
+    from ..sheets import sheet_text
     from . import render
 
     images.picture_format(path)
@@ -146,7 +147,7 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, *,
         [images.to_uint8(images.load_picture(picture)[None])[0] for picture in pictures], n_rows, gap=gap
     )
     render.check_size(path, sheet.shape[:2])
-    images.write_picture(path, sheet, None, force=force)
+    images.write_picture(path, sheet, sheet_text(picture.name for picture in pictures), force=force)
     render.say_sheet(path, sheet, len(pictures), json=json)
 
 
