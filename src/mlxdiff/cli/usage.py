@@ -9,6 +9,7 @@ import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -114,6 +115,17 @@ def check_files(paths: Sequence[str | os.PathLike[str]]) -> None:
         ):
             if is_one(mode):
                 raise InputError(f"{os.fspath(path)} is {what}, not a file.", "Give a regular file.")
+
+
+def changed_files(request: Request, given: Mapping[str, Any]) -> list[str]:
+    """Files that the request's settings name, but those given anew, and whose content is not what was recorded."""
+    named = {value for name, value in request.values().items() if name not in given and isinstance(value, str)}
+    recorded = [(name, digest) for name, digest in request.hashes or () if name in named and os.path.isfile(name)]
+    if not recorded:
+        return []
+    from ..hashing import content_hash
+
+    return [name for name, digest in recorded if content_hash(Path(name)) != digest]
 
 
 def check_settings(given: Mapping[str, Any]) -> None:
