@@ -385,10 +385,14 @@ def test_a_strength_without_its_picture_is_left_out_and_said(tmp_path):
 
 def test_what_is_given_is_judged_itself(tmp_path):
     path = written(tmp_path, "a cat\nSteps: 5, Seed: 1, RNG: CPU")
-    with pytest.raises(InputError, match="steps is 0"):
-        request_from_file(path, given={"steps": 0})
-    with pytest.raises(InputError, match="no field 'stepz'"):
-        request_from_file(path, given={"stepz": 1})
+    png_with(tmp_path / "own.png", mlxdiff='{"prompt":"a"}')
+    for name in (path, tmp_path / "own.png"):
+        with pytest.raises(RequestError, match="steps is 0"):
+            request_from_file(name, given={"steps": 0})
+        with pytest.raises(RequestError, match="no field 'stepz'"):
+            request_from_file(name, given={"stepz": 1})
+        with pytest.raises(RequestError, match="Guidance starts at 0.9"):
+            request_from_file(name, given={"guidance_start": 0.9, "guidance_end": 0.1})
 
 
 def test_settings_that_do_not_go_together_lose_one_and_not_the_text(tmp_path):
@@ -419,6 +423,7 @@ def test_files_that_changed_since_are_named(tmp_path):
     Image.new("RGB", (3, 2), "red").save(source)
     with pytest.warns(MlxdiffWarning, match=r"source.png has changed since .*a.png was made"):
         assert request_from_file(tmp_path / "a.png") == request
+    assert request_from_file(tmp_path / "a.png", given={"image": str(source)}).image == str(source)  # anew
     other = tmp_path / "other.png"
     assert request_from_file(tmp_path / "a.png", given={"image": str(other)}).image == str(other)
     source.unlink()  # whoever opens it says what is wrong
