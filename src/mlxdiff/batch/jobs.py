@@ -23,14 +23,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..declarations import declared
 from ..errors import MlxdiffError, RequestError
 from ..request import Model, Request, Resolved
-from ..settings import declared
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
 
 MAX_BAD_LINES = 20
+
+_DEFAULT = Model()
 
 Resolve = Callable[[Request], Resolved]
 Recall = Callable[[str, str], Done | None]
@@ -51,7 +53,7 @@ class Job:
     path: Path
     source: str
     id: str
-    model: Model = Model()
+    model: Model = _DEFAULT
     former_id: str = ""
     counted: bool = False
     copies: tuple[Path, ...] = ()
@@ -81,7 +83,7 @@ class Batch:
         return self.jobs[0].model
 
 
-def _nothing(identity: str, former: str) -> None:
+def _nothing(_identity: str, _former: str) -> None:
     return None
 
 

@@ -156,7 +156,8 @@ class _Runner:
                 model = batch.model
             return model
 
-        for wanted, part in groupby(batches, model_of):
+        for wanted, run_of_batches in groupby(batches, model_of):
+            part: Iterable[Batch | None] = run_of_batches
             if wanted is None:  # nothing so far that would need one
                 yield from part
                 continue

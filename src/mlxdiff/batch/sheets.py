@@ -121,6 +121,8 @@ def check_size(path: Path, size: tuple[int, ...]) -> None:
 
 
 def _checked(sheet: Sheet, store: Store, options: RunOptions, why_other: Callable[[], str | None]) -> Sheet:
+    if sheet.path.is_dir():
+        check_writable(sheet.path)
     images.picture_format(sheet.path)
     check_size(sheet.path, sheet.size)
     beside = sheet.beside(store).values()

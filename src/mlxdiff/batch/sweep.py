@@ -13,9 +13,9 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+from ..declarations import Setting, Text, declared, nearest
 from ..errors import RequestError
 from ..request import Request
-from ..settings import Setting, Text, declared, nearest
 
 MAX_VALUES = 100
 MAX_CELLS = 1000
@@ -43,7 +43,7 @@ class Axis:
     def _label(self, value: Any) -> str:
         kind = VARIED[self.name].kind
         if value is None:
-            return f"no {_shown(self.name)}"
+            return f"{_shown(self.name)} {VARIED[self.name].unset or 'unset'}"
         text = kind.show(value)
         return text if kind.type is str else f"{_shown(self.name)} {text}"
 
@@ -82,8 +82,10 @@ def parse_axis(text: str) -> Axis:
         raise RequestError(f"A sweep cannot vary {name.strip()!r}.", close)
     found: list[Any] = []
     for value, quoted in _fields(text, values):
-        if setting.kind.type not in NUMBERS:
-            found.append(_value(setting, value))
+        if not value and setting.default is None and not _holds_text(setting):
+            found.append(None)  # nothing in quotes: as if it were not given
+        elif setting.kind.type not in NUMBERS:
+            found.append(setting.kind.parse(setting.name, value))
         elif ".." in value and not quoted:
             found += _range(setting, value)
         else:
@@ -100,13 +102,6 @@ def _setting(name: str) -> Setting | None:
     name = name.replace("-", "_").lower()
     by_flag = {flag[2:].replace("-", "_"): item for item in VARIED.values() for flag in item.flags if flag[:2] == "--"}
     return VARIED.get(name, by_flag.get(name))
-
-
-def _value(setting: Setting, text: str) -> Any:
-    """Nothing in quotes is an empty text, and of a setting that holds no plain text that it is unset."""
-    if not text and not _holds_text(setting) and setting.default is None:
-        return None
-    return setting.kind.parse(setting.name, text)
 
 
 def _holds_text(setting: Setting) -> bool:

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..declarations import Choice, Setting, declared
 from ..request import Request
-from ..settings import Choice, Setting, declared
 from .signature import Command, expanded, option
 
 Given = Mapping[str, Any]  # the settings that were given, by name, parsed and checked

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer.core
 
-from ..settings import GROUPS
+from ..declarations import GROUPS
 
 WIDEST = 100  # columns: longer lines are hard to read
 NARROWEST = 24

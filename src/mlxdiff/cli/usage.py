@@ -14,9 +14,9 @@ from typing import Any
 
 import typer
 
+from ..declarations import declared, shown
 from ..errors import InputError, RequestError
 from ..request import Request
-from ..settings import declared, shown
 from . import output
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: of Click, or of Typer's own copy of it
