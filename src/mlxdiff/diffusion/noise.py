@@ -53,12 +53,12 @@ def picked_batch(stream: NoiseStream, indices: Sequence[int], height: int, width
 
 def stream_noise(streams: Sequence[NoiseStream], height: int, width: int, channels: int) -> Noise:
     """Each step takes the next draw of every image's own stream: diffusers with a generator an image, and A1111."""
-    return lambda sigma, sigma_next: batch_noise(streams, height, width, channels)
+    return lambda _sigma, _sigma_next: batch_noise(streams, height, width, channels)
 
 
 def shared_noise(stream: NoiseStream, batch: int, height: int, width: int, channels: int) -> Noise:
     """Each step takes the next draw of one stream for the whole batch: ComfyUI's default."""
-    return lambda sigma, sigma_next: shared_batch(stream, batch, height, width, channels)
+    return lambda _sigma, _sigma_next: shared_batch(stream, batch, height, width, channels)
 
 
 class NoiseStream:

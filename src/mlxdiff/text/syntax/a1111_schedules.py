@@ -66,7 +66,8 @@ def schedule(text: str, run: Run, *, old_timelines: bool = False) -> tuple[tuple
             stack += [inner for option in node.options for inner in option]
     if len(steps) * len(text) > _MAX_LETTERS:
         raise RequestError(
-            f"The prompt changes {len(steps):,} times over {len(text):,} characters.", "Shorten it, or take fewer steps."
+            f"The prompt changes {len(steps):,} times over {len(text):,} characters.",
+            "Shorten it, or take fewer steps.",
         )
     return tuple((step, _at(step, nodes, whens)) for step in sorted(steps))
 
