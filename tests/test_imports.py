@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
-LEAVES = {"errors", "request", "files"}
+LEAVES = {"errors", "request", "files", "parts", "conditioning", "weight_changes"}
 ALLOWED = {
     "__init__": {"blas", "diffusion", "pipeline", "text"},
     "__main__": {"cli"},

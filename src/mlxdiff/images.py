@@ -31,6 +31,7 @@ _READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 # EXIF 2.3: Software is in the main directory, UserComment and MakerNote in the directory that ExifIFD points to.
 _SOFTWARE, _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE = 0x0131, 0x8769, 0x9286, 0x927C
+_ORIENTATION = 0x0112
 _UNICODE, _MAKER = b"UNICODE\0", b"mlxdiff\0"
 
 
@@ -70,6 +71,16 @@ def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np
         return load_picture(source, size)
     array = source.array
     return _fitted(Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)), size)
+
+
+def source_size(source: str | Pixels) -> tuple[int, int]:
+    """(height, width) in pixels of a picture that a request names or holds, upright; reads no pixels."""
+    if isinstance(source, Pixels):
+        return source.array.shape[0], source.array.shape[1]
+    with open_picture(source) as opened:
+        width, height = opened.size
+        turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
+        return (width, height) if turned else (height, width)
 
 
 def picture_array(picture: Image.Image) -> np.ndarray:

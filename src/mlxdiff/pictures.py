@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError
-from .settings import Text, shown
+from .declarations import Text, shown
 
 if TYPE_CHECKING:
     import numpy as np

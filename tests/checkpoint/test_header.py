@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from mlxdiff.checkpoint.header import Header, TensorInfo, read_header
-from mlxdiff.checkpoint.load import read_tensors
+from mlxdiff.checkpoint.load import map_tensors
 from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -26,6 +26,12 @@ def write(path: Path, header: object, data: bytes = b"", length: int | None = No
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + data)
     return path
+
+
+def read_tensors(path: Path) -> dict[str, mx.array]:
+    """The arrays as a loader gets them."""
+    read_header(path)
+    return map_tensors(path)
 
 
 @pytest.fixture

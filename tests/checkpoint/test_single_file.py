@@ -86,7 +86,7 @@ def test_a_published_model_fills_every_parameter_exactly_once(tmp_path, name):
     sd = StableDiffusion(str(path), prediction_type=said).load()
     configs, parts = published(name), full_size(name)
     theirs = {key: mlx_shape(tuple(value.shape)) for key, value in parts["unet"].state_dict().items()}
-    assert parameter_shapes(sd.unet) == joined(theirs)
+    assert parameter_shapes(sd.backbone.network) == joined(theirs)
     vae = {key: mlx_shape(tuple(value.shape)) for key, value in parts["vae"].state_dict().items()}
     assert parameter_shapes(sd.vae) == vae
     assert sd.checkpoint.index.class_name == configs["model_index"]["_class_name"]
@@ -218,7 +218,7 @@ def test_a_file_gives_exactly_the_folders_picture(pairs, as_published, name):
     folder, path = pairs(name)
     as_published(name, folder)
     ours, theirs = open_file(path, name), StableDiffusion(str(folder), dtype="fp32")
-    assert same_weights(ours.unet, theirs.unet)
+    assert same_weights(ours.backbone.network, theirs.backbone.network)
     assert same_weights(ours.vae, theirs.vae)
     assert np.array_equal(picture(ours), picture(theirs))
 

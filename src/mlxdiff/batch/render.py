@@ -81,7 +81,7 @@ def render(
 
 def denoise(sd: StableDiffusion, request: Request, *, indices: tuple[int, ...]) -> Iterator[Denoised]:
     """Denoises the images of a resolved request as one batch, each step evaluated when it is yielded."""
-    steps = sd.n_steps(request)
+    steps = request.n_steps
     for step in sd.denoise(request):
         mx.eval(step.latents)
         yield Denoised(step.index + 1, steps, request.batch_size, step.latents, step.denoised, indices)

@@ -5,7 +5,6 @@ scheduler   what a checkpoint's scheduler_config.json says
 schedule    the noise levels of one run, and what the network is told at each
 prediction  a network's output -> denoised latents
 guidance    classifier-free guidance, in all of a run or an interval of it, as wrappers of a denoiser
-step_cache  deep features of a network, kept from call to call
 samplers    the integrators
 
 Everything works in variance-exploding form: latents = x0 + sigma * noise, with noise of unit variance.

@@ -12,6 +12,9 @@ from . import config as read
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 _UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 
+# Feature maps of the finest level that are alive at once in a call: input, skip connections, an attention block.
+MAPS = 24
+
 # Refused before modules are made, which alone could fill the memory; SDXL has 6 resnet blocks on the way down and 70
 # transformer layers.
 MOST_BLOCKS = 1000
@@ -49,7 +52,7 @@ class UNetConfig:
     heads                    attention heads (what diffusers' configs call attention_head_dim)
     down_transformers, up_transformers  transformer layers behind each resnet block; `up` too counts from the top
     mid_transformer          transformer layers at the bottom
-    time_cond_proj_dim       width of the embedded guidance scale, for a UNet that is told it (LCM)
+    time_cond_proj_dim       width of the embedded guidance scale, for a UNet that takes it as an input (LCM)
     time_id_width            width of the embedding of one of SDXL's time ids; None if it takes none
     added_width              width of the pooled prompt and all embedded time ids together
     """
@@ -83,6 +86,30 @@ class UNetConfig:
     downsample_padding: int
     mid_block_scale_factor: float
     center_input_sample: bool
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width in latent cells where nobody asks for a size."""
+        return (self.sample_size, self.sample_size) if isinstance(self.sample_size, int) else self.sample_size
+
+    @property
+    def uses_guidance_embedding(self) -> bool:
+        """Whether the guidance scale is an input of the network (LCM)."""
+        return self.time_cond_proj_dim is not None
+
+    @property
+    def merges_tokens(self) -> bool:
+        """Whether there is attention in which tokens can merge."""
+        return self.finest_attention is not None
+
+    def bytes_per_row(self, cells: int, itemsize: int, *, fused_attention: bool) -> int:
+        """Bytes that one more row of a batch needs in a call, about, for latents of so many cells.
+
+        The finest level decides: cells x channels x MAPS numbers. Attention that is not fused also writes its scores
+        down in fp32, cells x cells for each of at most 8 heads: counted once, for one image at a time.
+        """
+        maps = cells * self.block_out_channels[0] * MAPS * itemsize
+        return maps if fused_attention else maps + 8 * cells * cells * 4
 
     @property
     def levels(self) -> int:
