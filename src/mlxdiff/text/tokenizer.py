@@ -94,6 +94,10 @@ class Tokenizer:
                 ids += self._encode_cached(word) if len(word) <= LONGEST_CACHED else self._encode(word)
         return ids
 
+    def symbol(self, index: int) -> str:
+        """How the vocabulary writes an id: a word's last token ends in `</w>`. U+FFFD where there is no such id."""
+        return self._symbols.get(index, "\ufffd")
+
     def pad(self, ids: Sequence[int]) -> list[int]:
         """Exactly `max_length` ids; what is too much is cut before the end, and a MlxdiffWarning shows it."""
         ids = list(ids)

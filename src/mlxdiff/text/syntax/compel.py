@@ -137,7 +137,8 @@ def _check_depth(text: str) -> None:
         depth += (letter == "(") - (letter == ")" and depth > 0)
         if depth > MAX_DEPTH:
             raise RequestError(
-                f"The prompt's brackets are nested more than {MAX_DEPTH} deep.", r"Remove some, or write \( for a bracket."
+                f"The prompt's brackets are nested more than {MAX_DEPTH} deep.",
+                r"Remove some, or write \( for a bracket.",
             )
 
 
