@@ -50,9 +50,9 @@ def encode_a1111(
         cut = [a1111.chunk(entry.pieces, encoder.tokenizer, encoder.names, comma_backtrack) for entry in part.entries]
         rows = a1111.level(cut, encoder.tokenizer)
         states, pooled = _states(encoder, rows)  # (entries, chunks, T, C)
-        columns = []
-        for index in range(states.shape[1]):
-            columns.append(emphasis(states[:, index], weigh.weights_of([row[index] for row in rows])))
+        columns = [
+            emphasis(states[:, index], weigh.weights_of(chunks)) for index, chunks in enumerate(zip(*rows, strict=True))
+        ]
         contexts.append(mx.concatenate(columns, axis=1))
     context = mx.concatenate(contexts, axis=-1)
     return [Encoded(row, text) for row, text in zip(context, pooled, strict=True)]
