@@ -11,7 +11,10 @@ from mlx.utils import tree_flatten
 
 from mlxdiff import Request, StableDiffusion, backend, memory
 from mlxdiff.batch.ahead import encoded_ahead
-from mlxdiff.batch.render import Rendered, render
+from mlxdiff.batch.jobs import Batch, Job
+from mlxdiff.batch.models import Models
+from mlxdiff.batch.runner import Written, run
+from mlxdiff.batch.store import Store
 from mlxdiff.errors import InputError, RequestError
 from mlxdiff.models.vae import VAEConfig
 
@@ -76,7 +79,7 @@ def test_a_large_picture_is_decoded_in_strips_unasked_and_the_unet_goes_first(mo
 
 
 @pytest.mark.usefixtures("scarce")
-def test_many_batches_load_the_encoders_once():
+def test_many_batches_load_the_encoders_once(tmp_path):
     sd = StableDiffusion("emoji")
     loads = []
 
@@ -88,7 +91,9 @@ def test_many_batches_load_the_encoders_once():
     sd.networks.family = replace(family, load_encoder=counting)
     prompts = tuple(f"a cat {i}" for i in range(5))
     request = sd.resolve(Request(prompts, seed=0, steps=1, guidance_scale=1, height=32, width=32))
-    assert sum(isinstance(event, Rendered) for event in render(sd, request, batch_size=1)) == 5
+    jobs = [Job(i, one, tmp_path / f"{i}.png", "test", str(i)) for i, one in enumerate(request.singles())]
+    events = run(Models(lambda _: sd), [Batch(i, (job,)) for i, job in enumerate(jobs)], Store(tmp_path))
+    assert sum(isinstance(event, Written) for event in events) == 5
     assert len(loads) == 1
 
 

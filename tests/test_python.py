@@ -81,7 +81,7 @@ def test_a_model_comes_as_a_path():
     assert StableDiffusion(folder).model.reference == str(folder)
 
 
-def test_the_content_of_a_picture_is_recorded(sd, photo, tmp_path):
+def test_the_content_of_a_picture_is_recorded(sd, photo):
     import hashlib
 
     (picture,) = sd.generate("a cat", image=photo, strength=0.5, seed=1, **SMALL)
@@ -115,9 +115,9 @@ def test_a_resolved_request_says_the_truth_about_the_model_that_renders_it(sd):
 
 
 REQUIRED = (
-    "steps guidance_scale seed height width sampler model dtype rng guidance_start guidance_end guidance_rescale"
-    " cache_interval token_merging"
-).split()
+    *("steps", "guidance_scale", "seed", "height", "width", "sampler", "model", "dtype", "rng"),
+    *("guidance_start", "guidance_end", "guidance_rescale", "cache_interval", "token_merging"),
+)
 
 
 def test_resolving_is_done_once_and_quickly(sd, monkeypatch):

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .listing import samplers, settings
     from .diffusion.step import Step
     from .errors import MlxdiffError, MlxdiffWarning
+    from .listing import samplers, settings
     from .pipeline import StableDiffusion
     from .request import Model, Request, Resolved
     from .text.tokenizer import Tokenizer

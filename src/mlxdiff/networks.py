@@ -23,6 +23,7 @@ from .threads import Turn
 
 AT_ONCE = 2**28  # bytes of weights that are evaluated together
 
+
 @dataclass
 class Held:
     """A network in memory, its weights, and the thread that mapped them: until they are evaluated it alone can."""

@@ -19,9 +19,9 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 
 from . import hub, images, memory, quantized, resolve  # noqa: E402
-from .conditioning import Conditioning  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
+from .conditioning import Conditioning  # noqa: E402
 from .diffusion import guidance, noise, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from .models.vae import AutoencoderKL
     from .request import Settings
+
+__all__ = ["KEPT_CONDITIONINGS", "StableDiffusion"]
 
 
 class StableDiffusion:
@@ -69,7 +71,8 @@ class StableDiffusion:
         prediction_type: str | None = None,
     ) -> None:
         backend.prepare()
-        wanted = Request(model=model, quantize=quantize, vae=vae, prediction_type=prediction_type).wanted_model
+        asked: dict[str, Any] = {"model": model, "quantize": quantize, "vae": vae, "prediction_type": prediction_type}
+        wanted = Request(**asked).wanted_model
         self.snapshot = hub.resolve(hub.default_model() if wanted.reference is None else wanted.reference)
         stored = None if quantize is None else quantized.find(self.snapshot, quantize)
         vae_path = None if wanted.vae is None else hub.resolve_vae(wanted.vae)
@@ -115,8 +118,9 @@ class StableDiffusion:
         return self
 
     def unload(self) -> None:
-        """Lets all weights go; the next call loads what it needs."""
+        """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
+        self._prompts = EncodedPrompts(self.networks)
 
     @property
     def keeps_encoders(self) -> bool:

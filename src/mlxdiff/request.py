@@ -1,7 +1,7 @@
 """What to load and what to draw, as values: frozen, checked without MLX, and written as canonical JSON.
 
 Model     what is loaded: a checkpoint and how its weights are held
-Request   what is wanted: each field is a setting, declared here and nowhere else (settings.py says what follows)
+Request   what is wanted: each field is a setting, declared here and nowhere else (declarations.py says what follows)
 Resolved  what will be drawn: a Request of which the checkpoint has filled in every default
 """
 
@@ -14,8 +14,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import catalogue
-from .errors import RequestError
-from .pictures import PictureSource
 from .declarations import (
     MAX_DIGITS,
     Choice,
@@ -29,6 +27,8 @@ from .declarations import (
     setting,
     shown,
 )
+from .errors import RequestError
+from .pictures import PictureSource
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -242,7 +242,6 @@ class Request:
         group="Speed",
         scope="model",
         unset="off",
-        flags=("-q",),
     )
     vae: str | None = setting(
         Reference(), "Folder or .safetensors file of a VAE to use instead.", group="Model", scope="model", unset="none"

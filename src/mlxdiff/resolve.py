@@ -28,7 +28,7 @@ STRENGTH = 0.8
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a request is resolved against: the model as it is recorded, its configs, and the content of its VAE's file."""
+    """What a request is resolved against: the model as it is recorded, its configs, the content of its VAE's file."""
 
     model: Model
     checkpoint: Checkpoint
@@ -44,6 +44,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
     height, width = _size(request, checkpoint, defaults)
     steps = defaults.steps if request.steps is None else request.steps
+    if request.sigmas is not None and request.steps is None:
+        steps = len(request.sigmas) - 1
     strength = request.strength
     if request.image is not None:
         strength = STRENGTH if strength is None else strength
@@ -65,7 +67,16 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
             if item.neutral is not None and getattr(request, item.name) is None
         },
     )
-    levels = make_schedule(config, steps, schedule=request.schedule, strength=strength, sigmas=request.sigmas)
+    # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
+    spread = checkpoint.index.class_name.startswith("LatentConsistencyModel") and config.row.placement.distilled
+    levels = make_schedule(
+        config,
+        steps,
+        schedule=request.schedule,
+        strength=None if spread else strength,
+        span=strength if spread else None,
+        sigmas=request.sigmas,
+    )
     guidance.interval_of(levels.sigmas, *request.guidance_interval)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")

@@ -10,10 +10,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlxdiff.diffusion.prediction import denoiser
 
 from mlxdiff.conditioning import Conditioning, concatenate
 from mlxdiff.diffusion import guidance, samplers
-from mlxdiff.diffusion.prediction import denoiser
 from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
 from mlxdiff.errors import InputError
 from mlxdiff.models.backbone import Backbone, Extra

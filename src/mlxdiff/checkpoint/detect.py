@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
-from ..files import open_regular
+from ..files import mistaken_for, open_regular
 from ..parts import MODEL_INDEX, PARTS, STEMS
 
 MAX_JSON_BYTES = 32 * 2**20
@@ -71,6 +71,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
+        what = mistaken_for(content[:512])
+        if what is not None and not what.startswith("JSON"):
+            raise CheckpointError(f"{path} is {what}, not JSON.", "Download the file itself.") from None
         detail = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
         raise CheckpointError(f"{path} is not JSON ({detail}).", "Download it again.") from None
     if not isinstance(values, dict):

@@ -6,24 +6,31 @@ lazy, so that nothing is read before the module is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnsupportedError
+from ..files import open_regular
 from ..weight_changes import Delta, Live
 from . import transform
 from .detect import weight_files
-from .header import FLOATS, Header, read_header
+from .header import FLOATS, INTEGERS, Header, TensorInfo, read_header
 from .rename import UNCHANGED, Rename, is_ignored
 from .stored import Quantization, read_quantization
 from .transform import Transformation
 
 Module = TypeVar("Module", bound=nn.Module)
+
+# Types of which mx.load takes a whole file; it refuses one with any other.
+_MAPPED = {*FLOATS, *INTEGERS} - {"F64"}
+_IN_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4"}
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,7 @@ def read_component(folder: Path, variant: str | None = None) -> StoredWeights:
     packed = set() if quantization is None else {f"{layer}.weight" for layer in quantization.layers}
     arrays: dict[str, mx.array] = {}
     for path, header in headers.items():
-        tensors = map_tensors(path)
-        arrays |= {key: tensors[key] for key, info in header.tensors.items() if info.dtype in FLOATS or key in packed}
-        check_integers(path, header, packed)
+        arrays |= read_arrays(path, header, header.tensors, packed)
     source = folder if files.index is not None or quantization is not None else files.paths[0]
     return StoredWeights(arrays, str(source), quantization)
 
@@ -184,6 +189,23 @@ def load_component(
     return module
 
 
+def read_arrays(path: Path, header: Header, keys: Iterable[str], packed: Collection[str] = ()) -> dict[str, mx.array]:
+    """The weights under these keys of a safetensors file, lazy; buffers that a module can work out are left out.
+
+    A file in which any tensor has a type that MLX does not read is not lazy: these weights are read now, and float64
+    becomes fp32. Raises CheckpointError for a weight that is stored as integers, but for the keys in `packed`, and
+    UnsupportedError for any other type than FLOATS.
+    """
+    wanted = [key for key in keys if not (is_ignored(key) and header.tensors[key].dtype not in FLOATS)]
+    for key in wanted:
+        _check_type(path, key, header.tensors[key].dtype, packed)
+    if all(info.dtype in _MAPPED for info in header.tensors.values()):
+        tensors = map_tensors(path)
+        return {key: tensors[key] for key in wanted}
+    with open_regular(path) as file:
+        return {key: _read(file, header.tensors[key]) for key in wanted}
+
+
 def map_tensors(path: Path) -> dict[str, mx.array]:
     """The lazy arrays of a safetensors file whose header `read_header` has passed."""
     try:
@@ -194,14 +216,29 @@ def map_tensors(path: Path) -> dict[str, mx.array]:
     return tensors
 
 
-def check_integers(path: Path, header: Header, packed: Collection[str]) -> None:
-    """Raises CheckpointError where a weight is stored as integers, but for the keys in `packed`."""
-    for key, info in header.tensors.items():
-        if info.dtype not in FLOATS and not is_ignored(key) and key not in packed:
-            raise CheckpointError(
-                f"{path} stores {key!r} as integers ({info.dtype}).",
-                f"Use a checkpoint stored as {', '.join(FLOATS)}; mlxdiff quantizes it itself.",
-            )
+def _read(file: BinaryIO, info: TensorInfo) -> mx.array:
+    """One tensor, read now."""
+    kind = np.dtype(_IN_NUMPY[info.dtype])
+    file.seek(info.start)
+    values = np.frombuffer(file.read(math.prod(info.shape) * kind.itemsize), kind).reshape(info.shape)
+    if info.dtype == "BF16":
+        return mx.array(values).view(mx.bfloat16)
+    with np.errstate(over="ignore"):  # what fp32 cannot hold becomes infinite, as in torch
+        return mx.array(values.astype(np.float32) if info.dtype == "F64" else values)
+
+
+def _check_type(path: Path, key: str, dtype: str, packed: Collection[str]) -> None:
+    if dtype in FLOATS or (key in packed and dtype == "U32"):
+        return
+    if dtype in INTEGERS:
+        raise CheckpointError(
+            f"{path} stores {key!r} as integers ({dtype}).",
+            f"Use a checkpoint stored as {', '.join(FLOATS)}; mlxdiff quantizes it itself.",
+        )
+    raise UnsupportedError(
+        f"{path} stores {key!r} as {dtype}, which mlxdiff does not read.",
+        f"Use a checkpoint stored as {', '.join(FLOATS)}.",
+    )
 
 
 def _check_index(folder: Path, index: Mapping[str, str], headers: Mapping[Path, Header]) -> None:

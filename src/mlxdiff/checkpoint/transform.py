@@ -8,6 +8,7 @@ Up to `place` they change the weights, behind it the module that holds them. Not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ from .rename import Rename, is_ignored, rename_key
 from .stored import Quantization
 
 Weights = dict[str, mx.array]
+
+# Written by torch.compile, DataParallel and trainers that save a module inside another.
+_WRAPPERS = re.compile(r"^((model|_orig_mod|module)\.)+|(?<=\.)(_orig_mod|module)\.")
 
 
 class Transformation(NamedTuple):
@@ -50,13 +54,18 @@ def stored_layers(quantization: Quantization, source: str) -> Transformation:
 
 
 def rename(table: Rename, source: str) -> Transformation:
-    """A checkpoint's keys to parameter paths. Raises CheckpointError for two keys that mean the same parameter."""
+    """A checkpoint's keys to parameter paths; what a wrapper put before a key goes where that gives one.
+
+    Raises CheckpointError for two keys that mean the same parameter.
+    """
 
     def change(module: nn.Module, weights: Weights) -> Weights:
         parameters = _parameters(module)
         renamed: Weights = {}
         for key, array in weights.items():
             path = rename_key(key, table)
+            if path not in parameters and (inner := rename_key(_WRAPPERS.sub("", key), table)) in parameters:
+                path = inner
             if path in renamed:
                 raise CheckpointError(f"{source} holds {path!r} under two names.", "Use a checkpoint with one of them.")
             if path in parameters or not is_ignored(path):

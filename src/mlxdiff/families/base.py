@@ -1,4 +1,4 @@
-"""What every family offers the pipeline: configs read from the checkpoint, its networks, and how it hears a prompt.
+"""What every family offers the pipeline: configs read from the checkpoint, its networks, and how it encodes a prompt.
 
 A family is a value, not a class to inherit from. It knows its text encoders and its defaults; it knows neither the
 sampler nor the loop. docs/adding-a-family.md walks through one.
@@ -79,10 +79,9 @@ class Checkpoint:
         return self.source.path
 
     @property
-    def scheduler_class(self) -> str | None:
-        """The scheduler's class in model_index.json, which counts more than the one in the scheduler's own config."""
-        component = self.index.components.get("scheduler")
-        return None if component is None else component.class_name
+    def scheduler_class(self) -> str:
+        """The scheduler's class, as model_index.json names it."""
+        return self.index.components["scheduler"].class_name
 
     @property
     def scale_factor(self) -> int:
@@ -138,7 +137,8 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
         source = open_source(source)
     index = source.index()
     check_parts(index, source.path)
-    scheduler = source.config("scheduler")
+    # diffusers makes the class that model_index.json names, from a config that another class may have written.
+    scheduler = {**source.config("scheduler"), "_class_name": index.components["scheduler"].class_name}
     return Checkpoint(
         source=source,
         index=index,
@@ -177,7 +177,7 @@ def is_distilled(checkpoint: Checkpoint) -> bool:
     Adversarially distilled checkpoints say so only through their scheduler: an Euler class with trailing spacing.
     """
     return (
-        checkpoint.scheduler.get("_class_name") in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+        checkpoint.scheduler_class in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
         and checkpoint.scheduler.get("timestep_spacing") == "trailing"
         and not checkpoint.scheduler.get("rescale_betas_zero_snr")  # which asks for trailing spacing too
     )

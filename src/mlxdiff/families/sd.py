@@ -6,6 +6,9 @@ import mlx.core as mx
 
 from .base import Branches, Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
 
+# Consistency models (Luo et al. 2023) that are SD 1.x in all but their scheduler and the guidance scale as an input.
+LCM = ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
+
 
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
     tokenizer, clip = load_text_encoder(checkpoint, "", dtype, bits)
@@ -27,6 +30,8 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
 
 
 def usual(checkpoint: Checkpoint) -> tuple[int, float]:
+    if checkpoint.index.class_name in LCM:
+        return 4, 8.5
     return (1, 0.0) if is_distilled(checkpoint) else (50, 7.5)
 
 
@@ -37,6 +42,7 @@ SD = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInstructPix2PixPipeline",
+        *LCM,
     ),
     load_encoder=load_encoder,
     usual=usual,

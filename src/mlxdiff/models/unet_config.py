@@ -19,6 +19,10 @@ MAPS = 24
 # transformer layers.
 MOST_BLOCKS = 1000
 
+# What decides how large latents are; SDXL has 4 channels of 128 x 128 cells.
+MOST_CHANNELS = 256
+MOST_CELLS = 512
+
 # Keys that change the maths and have few values that are implemented, diffusers' default first. All other keys mean
 # nothing to these blocks, `resnet_out_scale_factor` among them, or are training's remains; diffusers ignores them too.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
@@ -139,8 +143,8 @@ class UNetConfig:
         with_time_ids = values.get("addition_embed_type") is not None
         config = cls(
             sample_size=_sample_size(values),
-            in_channels=read.whole(values, "in_channels", 4),
-            out_channels=read.whole(values, "out_channels", 4),
+            in_channels=read.whole(values, "in_channels", 4, high=MOST_CHANNELS),
+            out_channels=read.whole(values, "out_channels", 4, high=MOST_CHANNELS),
             block_out_channels=channels,
             down_block_types=read.choices(values, "down_block_types", (*_DOWN[1:] * 3, _DOWN[0]), _DOWN),
             mid_block_type=values.get("mid_block_type", "UNetMidBlock2DCrossAttn"),
@@ -155,7 +159,7 @@ class UNetConfig:
             use_linear_projection=_flag(values, "use_linear_projection", False),
             upcast_attention=_flag(values, "upcast_attention", False),
             norm_num_groups=read.whole(values, "norm_num_groups", 32),
-            norm_eps=read.number(values, "norm_eps", 1e-5),
+            norm_eps=read.positive(values, "norm_eps", 1e-5, high=1),
             flip_sin_to_cos=_flag(values, "flip_sin_to_cos", True),
             freq_shift=read.number(values, "freq_shift", 0),
             time_embed_dim=_optional_whole(values, "time_embedding_dim", 4 * channels[0]),
@@ -192,6 +196,16 @@ class UNetConfig:
                 raise _inconsistent(f"{count} {what}, more than any network has")
         if self.mid_block_scale_factor == 0:
             raise _inconsistent("mid_block_scale_factor 0")
+        for key in ("conv_in_kernel", "conv_out_kernel"):
+            if getattr(self, key) % 2 == 0:
+                raise _inconsistent(f"{key} {getattr(self, key)}, which would change the size of the latents")
+        # The frequencies of an embedding are powers of 1 / (width // 2 - shift).
+        widths = {"block_out_channels": self.block_out_channels[0], "addition_time_embed_dim": self.time_id_width}
+        for key, width in widths.items():
+            if width is not None and width // 2 <= self.freq_shift:
+                raise _inconsistent(f"{key} {width}, too narrow to embed a number with freq_shift {self.freq_shift:g}")
+        if self.time_cond_proj_dim is not None and self.time_cond_proj_dim < 4:
+            raise _inconsistent(f"time_cond_proj_dim {self.time_cond_proj_dim}, too narrow to embed a number")
 
 
 def _transformers(
@@ -260,9 +274,11 @@ def _optional_whole(values: Mapping[str, Any], key: str, default: Any) -> Any:
 
 def _sample_size(values: Mapping[str, Any]) -> int | tuple[int, int]:
     """Only the size of a picture that was asked for without one: SD 1.x's where a config has none."""
-    if not isinstance(values.get("sample_size"), list | tuple):
-        return _optional_whole(values, "sample_size", 64)
-    sides = read.wholes(values, "sample_size", ())
+    if values.get("sample_size") is None:
+        return 64
+    if not isinstance(values["sample_size"], list | tuple):
+        return read.whole(values, "sample_size", 64, high=MOST_CELLS)
+    sides = read.wholes(values, "sample_size", (), high=MOST_CELLS)
     if len(sides) != 2:
         raise _inconsistent(f"{len(sides)} numbers in sample_size")
     return sides[0], sides[1]
