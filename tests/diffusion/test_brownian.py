@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
+from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
@@ -84,11 +85,11 @@ def test_a_path_does_not_depend_on_the_order_of_questions(a, b, c):
 def test_noise_is_standard_normal_and_independent_from_step_to_step():
     noise = brownian_noise([3], 64, 64, 4, ENDS)
     levels = [14.0, 9.0, 4.0, 1.0, 0.2, 0.03]
-    draws = [np.array(noise(a, b)).reshape(-1) for a, b in zip(levels, levels[1:], strict=False)]
+    draws = [np.array(noise(a, b)).reshape(-1) for a, b in pairwise(levels)]
     for drawn in draws:
         assert abs(drawn.mean()) < 4 / math.sqrt(drawn.size)
         assert abs(drawn.var() - 1) < 4 * math.sqrt(2 / drawn.size)
-    for one, other in zip(draws, draws[1:], strict=False):
+    for one, other in pairwise(draws):
         assert abs((one * other).mean()) < 4 / math.sqrt(one.size)
 
 
