@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from . import emphasis as weigh
 from .chunking import a1111, comfyui, compel, plain
-from .chunking.chunk import Chunk, Chunked, Names, empty
+from .chunking.chunk import Chunk, Chunked, Names, check_count, empty
 from .syntax.prompt import Entry, Fragment, Part, Section, Term
 from .tokenizer import Tokenizer
 
@@ -117,6 +117,7 @@ def _from_empty(encoder: Encoder, chunks: Sequence[Chunk]) -> tuple[mx.array, mx
 def _states(encoder: Encoder, rows: Sequence[tuple[Chunk, ...]]) -> tuple[mx.array, mx.array]:
     """States (rows, chunks, T, C) and pooled text (rows, P) of each row's first chunk; equal rows are encoded once."""
     distinct = list(dict.fromkeys(rows))
+    check_count(sum(map(len, distinct)))
     place = {row: index for index, row in enumerate(distinct)}
     order = mx.array([place[row] for row in rows])
     states, pooled = encoder.states([chunk for row in distinct for chunk in row])

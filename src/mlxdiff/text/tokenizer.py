@@ -107,7 +107,7 @@ class Tokenizer:
         ids = list(ids)
         if len(ids) > self.max_length:
             kept, lost = ids[: self.max_length - 1], ids[self.max_length - 1 : -1]
-            warnings.warn(MlxdiffWarning(self._loss(lost)), stacklevel=2)
+            warnings.warn(MlxdiffWarning(self.loss(lost)), stacklevel=2)
             return [*kept, self.eos_id]
         return ids + [self.pad_id] * (self.max_length - len(ids))
 
@@ -126,7 +126,8 @@ class Tokenizer:
         silent = {self.bos_id, self.eos_id}
         return decode_symbols([self._symbols.get(index, "\ufffd") for index in ids if index not in silent])
 
-    def _loss(self, lost: Sequence[int]) -> str:
+    def loss(self, lost: Sequence[int]) -> str:
+        """What to tell whoever wrote a prompt whose last ids `lost` were cut."""
         text = self._text(lost)
         shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3].rstrip()}..."
         room, tokens = self.max_length - 2, "token does" if len(lost) == 1 else "tokens do"

@@ -148,6 +148,11 @@ def test_weights_may_be_infinite_here():
     assert math.isinf(piece.weight)
 
 
+def test_many_sub_prompts_are_refused():
+    with pytest.raises(RequestError, match="101 sub-prompts"):
+        a1111.parse(" AND ".join("a" * 101), RUN)
+
+
 @pytest.mark.parametrize("prompt", [None, 3, ["a"]])
 def test_only_text_is_parsed(prompt):
     with pytest.raises(RequestError, match="not text"):

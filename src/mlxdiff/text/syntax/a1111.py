@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from ...errors import RequestError
 from . import a1111_schedules
-from .prompt import Break, Entry, Fragment, Network, Part, Piece, Prompt, Run, check_text, one_entry
+from .prompt import Break, Entry, Fragment, Network, Part, Piece, Prompt, Run, check_parts, check_text, one_entry
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 _MAX_WORK = 2_000_000  # multiplications: nested brackets multiply what they hold once each
@@ -36,11 +36,13 @@ def parse(text: str, run: Run, *, negative: bool = False, old_timelines: bool = 
     negative       of a negative prompt, neither extra networks nor AND are read: both are text there
     old_timelines  A1111's option "old prompt editing timelines", which it sets for texts of versions before 1.6
 
-    Raises RequestError for a weight such as `1.2.3`, and for prompts that are too long or too deeply nested.
+    Raises RequestError for a weight such as `1.2.3`, and for prompts that are too long, too deeply nested or of too
+    many parts.
     """
     check_text(text)
     rest, networks = (text, ()) if negative else split_networks(text)
     parts = ((rest, 1.0),) if negative else split_parts(rest)
+    check_parts(len(parts))
     pieces = lru_cache(None)(attention)  # an alternation says the same thing again and again
 
     def entries(part: str) -> tuple[Entry, ...]:
@@ -59,7 +61,7 @@ def split_networks(text: str) -> tuple[str, tuple[Network, ...]]:
         items = match[2].split(":")
         # A name and one value; what has two equals signs is no pair.
         named = dict(item.split("=") for item in items if item.count("=") == 1)
-        networks.append(Network(match[1], tuple(item for item in items if item.count("=") != 1), named))
+        networks.append(Network(match[1], tuple(item for item in items if item.count("=") != 1), tuple(named.items())))
         return ""
 
     # Behind the last bracket nothing can match, and looking for it from every `<` would take quadratic time.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ...errors import RequestError
-from .prompt import Entry, Fragment, Network, Part, Prompt, Run, Section, Term, check_text
+from .prompt import Entry, Fragment, Network, Part, Prompt, Run, Section, Term, check_parts, check_text
 
 PLUS, MINUS = 1.1, 0.9
 MAX_DEPTH = 60
@@ -69,6 +69,7 @@ def parse(text: str, run: Run) -> Prompt:
     spaced, reading = spaced.expandtabs(), _Reading()
     parser = _Parser(spaced)
     operation = parser.operation(0)
+    check_parts(0 if operation is None else len(operation.prompts))
     if operation is not None and operation.name in ("and", "add"):
         # compel ignores whatever follows.
         weights = _weights(operation.options, len(operation.prompts))

@@ -11,13 +11,15 @@ Prompt            what the text encoders are told during a run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...errors import RequestError
 
 MAX_LETTERS = 100_000
 """Longest prompt that is parsed, in characters: some 350 chunks of 75 tokens."""
+
+MAX_PARTS = 100
+"""Most sub-prompts of a prompt, each of which the network or the text encoders work for on its own."""
 
 SYNTAXES = ("a1111", "comfyui", "compel", "plain")
 
@@ -87,11 +89,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Network:
-    """An extra network that a prompt asks for. kind: `lora`, `hypernet`, ...; values as they are written."""
+    """An extra network that a prompt asks for. kind: `lora`, `hypernet`, ...; values as they are written.
+
+    named: pairs of key and value, for `key=value`.
+    """
 
     kind: str
     positional: tuple[str, ...]
-    named: Mapping[str, str] = field(default_factory=dict)
+    named: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,12 @@ class Run:
 def one_entry(text: str, pieces: tuple[Piece, ...], last_call: int) -> Entry:
     """An entry of one section and one term."""
     return Entry(last_call, text, (Section((Term(pieces),)),))
+
+
+def check_parts(count: int) -> None:
+    """Raises RequestError for more sub-prompts than anybody waits for."""
+    if count > MAX_PARTS:
+        raise RequestError(f"The prompt has {count:,} sub-prompts.", f"Write {MAX_PARTS} or fewer.")
 
 
 def check_text(text: str) -> None:
