@@ -38,7 +38,8 @@ def batch_noise(streams: Sequence[NoiseStream], height: int, width: int, channel
 def shared_batch(stream: NoiseStream, batch: int, height: int, width: int, channels: int) -> mx.array:
     """(B, height, width, channels): one generator draws the whole batch at once, as ComfyUI does.
 
-    So an image depends on its place in the batch, but not on how many come after it.
+    So an image depends on its place in the batch, but not on how many come after it (where a picture takes a multiple
+    of 16 numbers, as all sizes that are divisible by 16 pixels do).
     """
     return stream.standard_normal((batch, channels, height, width)).transpose(0, 2, 3, 1)
 
