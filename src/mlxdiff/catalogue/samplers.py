@@ -124,7 +124,7 @@ _ROWS = (
         automatic="karras",
         order=2,
         evaluations=2,
-        discards_penultimate=True,
+        discards_penultimate=("a1111", "comfyui"),
     ),
     Sampler(
         "dpm2_ancestral",
@@ -140,7 +140,7 @@ _ROWS = (
         automatic="karras",
         order=2,
         evaluations=2,
-        discards_penultimate=True,
+        discards_penultimate=("a1111", "comfyui"),
     ),
     Sampler(
         "dpmpp_2m",
@@ -250,6 +250,7 @@ _ROWS = (
         options=(_ORDER, Option("solver_type", "bh2", "Form of B(h).", choices=("bh1", "bh2"))),
         order=2,
         a1111_defaults=(("order", 3), ("solver_type", "bh1")),
+        discards_penultimate=("comfyui",),
     ),
     Sampler(
         "sa_solver",
@@ -316,7 +317,7 @@ _ROWS = (
         noise="brownian",
         options=(_ETA, _S_NOISE),
         automatic="exponential",
-        discards_penultimate=True,
+        discards_penultimate=("a1111",),
     ),
     Sampler(
         "dpm_fast",

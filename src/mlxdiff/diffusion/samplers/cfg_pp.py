@@ -68,7 +68,7 @@ def dpmpp_2s_ancestral_cfg_pp(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Iterator[Step]:
-    """`dpmpp_2s_ancestral` in CFG++ form (ComfyUI)."""
+    """`dpmpp_2s_ancestral` in CFG++ form, as ComfyUI has it: its shift mixes predictions of the two levels."""
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised, negative = _both(denoise, latents, sigma)
         ratio, up = ancestral_split(sigma, sigma_next, eta)
