@@ -109,13 +109,13 @@ def test_the_first_noise():
 
 @pytest.mark.parametrize("entry", RECIPES["a1111_sampler_table"], ids=lambda e: e["name"])
 def test_a1111s_samplers_are_known_with_what_automatic_is_for_them(entry):
-    if entry["name"] == "DDIM CFG++":
-        return
     row = find_sampler(entry["name"])
     assert all(find_sampler(alias) is row for alias in entry["aliases"])
     assert row.a1111[0] == entry["name"]
     assert row.automatic == entry["options"].get("scheduler", "uniform")
     assert ("a1111" in row.discards_penultimate) == entry["options"].get("discard_next_to_last_sigma", False)
+    noise = row.noise if row.program_noise is None else row.program_noise
+    assert (noise == "brownian") == entry["options"].get("brownian_noise", False)
 
 
 @pytest.mark.parametrize("case", RECIPES["a1111_sampler_names"], ids=lambda c: f"{c['sampler']}+{c['schedule_type']}")

@@ -174,7 +174,10 @@ def test_comfyuis_ancestral_form_of_res_multistep():
 TIMESTEPS = RECIPES["a1111_timesteps"]
 
 
-@pytest.mark.parametrize(("case", "sampler", "options"), [("ddim", "DDIM", {}), ("ddim_eta1", "DDIM", {"eta": 1.0})])
+@pytest.mark.parametrize(
+    ("case", "sampler", "options"),
+    [("ddim", "DDIM", {}), ("ddim_eta1", "DDIM", {"eta": 1.0}), ("ddim_cfgpp", "DDIM CFG++", {})],
+)
 @pytest.mark.parametrize("steps", [5, 20])
 def test_a1111s_samplers_of_timesteps(case, sampler, options, steps):
     """They work on latents of unit variance, from unit noise to one timestep above the cleanest."""

@@ -110,7 +110,9 @@ class Sampler:
     automatic  the schedule that A1111's "Automatic" is for it
     order      its order of convergence
     evaluations  calls of the network per step
+    program_noise  the noise that A1111 and ComfyUI draw for it, where that is not diffusers'
     unconditional  whether it asks for the negative branch alone (CFG++), whatever the guidance scale is
+    guidance_divisor  what A1111 divides the guidance scale by for it
     cfg_pp     the row of its CFG++ form
     own_levels  whether it chooses its levels between the ends of the schedule
     adaptive   whether it takes as many steps as it needs, which nobody knows before
@@ -133,7 +135,9 @@ class Sampler:
     automatic: str = "uniform"
     order: int = 1
     evaluations: int = 1
+    program_noise: Literal["none", "fresh", "brownian"] | None = None
     unconditional: bool = False
+    guidance_divisor: float = 1.0
     cfg_pp: str | None = None
     own_levels: bool = False
     adaptive: bool = False

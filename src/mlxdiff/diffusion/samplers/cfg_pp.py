@@ -13,7 +13,7 @@ from itertools import pairwise
 import mlx.core as mx
 
 from ..step import BranchedDenoiser, Noise, Step
-from .arithmetic import ancestral_split, lookahead, with_noise
+from .arithmetic import ancestral_split, lookahead, read_as, with_noise
 
 
 def _both(denoise: BranchedDenoiser, latents: mx.array, sigma: float) -> tuple[mx.array, mx.array]:
@@ -44,6 +44,24 @@ def euler_ancestral_cfg_pp(
         ratio, up = ancestral_split(sigma, sigma_next, eta)
         latents = denoised + (latents - negative) * ratio
         latents = with_noise(latents, noise, sigma, sigma_next, up * s_noise)
+        yield Step(i, sigma_next, latents, denoised)
+
+
+def ddim_cfg_pp(
+    denoise: BranchedDenoiser,
+    latents: mx.array,
+    sigmas: Sequence[float],
+    noise: Noise,
+    arrivals: Sequence[float] | None = None,
+    eta: float = 0.0,
+) -> Iterator[Step]:
+    """`ddim` in CFG++ form (Chung et al. 2024, Algorithm 2; A1111)."""
+    arrivals = sigmas[1:] if arrivals is None else arrivals
+    for i, (sigma, arrival, sigma_next) in enumerate(zip(sigmas, arrivals, sigmas[1:], strict=False)):
+        denoised, negative = _both(denoise, latents, sigma)
+        ratio, up = ancestral_split(sigma, arrival, eta)
+        latents = with_noise(denoised + (latents - negative) * ratio, noise, sigma, arrival, up)
+        latents = read_as(latents, arrival, sigma_next)
         yield Step(i, sigma_next, latents, denoised)
 
 
