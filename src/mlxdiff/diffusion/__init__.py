@@ -8,7 +8,6 @@ schedule    the noise levels of one run, and what the network is told at each
 flow        the same for flow matching
 step        what a sampler is handed, and what it yields
 guidance    how the predictions of several branches become one
-step_cache  deep features of a network, kept from call to call
 samplers    the integrators, one function for each row of mlxdiff.catalogue
 
 Everything works in variance-exploding form: latents = x0 + sigma * noise, with noise of unit variance.
