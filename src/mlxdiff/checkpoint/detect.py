@@ -78,6 +78,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not JSON ({detail}).", "Download it again.") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, not an object.", "Download it again.")
+    if "error" in values and len(values) <= 3:
+        raise CheckpointError(
+            f"{path} is a server's error message ({str(values['error'])[:100]!r}).", "Download the file itself."
+        )
     return values
 
 
