@@ -47,7 +47,7 @@ def emoji() -> StableDiffusion:
 @pytest.fixture
 def calls(emoji, monkeypatch) -> list[int]:
     """The batch of each call of the UNet, filled as the calls come."""
-    network, batches = emoji.backbone.network, []
+    network, batches = emoji.networks.backbone.network, []
     predict = network.predict
 
     def counting(sample, *arguments):
@@ -55,7 +55,7 @@ def calls(emoji, monkeypatch) -> list[int]:
         return predict(sample, *arguments)
 
     monkeypatch.setattr(network, "predict", counting)
-    monkeypatch.setattr(emoji.backbone, "_calls", None)
+    monkeypatch.setattr(emoji.networks.backbone, "_calls", None)
     return batches
 
 
@@ -269,7 +269,7 @@ def test_token_merging_is_diffusers_with_the_tokens_of_its_finest_attention_merg
     kind = StableDiffusionPipeline if name == "sd15" else StableDiffusionXLPipeline
     pipe = kind.from_pretrained(folder)
     sd = StableDiffusion(str(folder), dtype="fp32")
-    encoded = sd.encode_prompt(PROMPTS, guided=False)
+    encoded = sd.encode_prompt(PROMPTS)
     latents = np.random.default_rng(0).standard_normal((2, 10, 14, 4)).astype(np.float32)
     told = None
     if encoded.pooled is not None:

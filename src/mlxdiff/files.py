@@ -12,14 +12,21 @@ import platform
 import re
 import secrets
 import stat
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import OutputError
 
+# What flock answers on a file system without locks.
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_TRIES = 10
+_ABANDONED = 3600  # seconds
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 # File systems without hard links (FAT, some network shares) answer os.link with one of these.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
 
@@ -35,17 +42,16 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, force
         if path.is_dir():
             raise _is_a_folder(path)
         _make_folder(path.parent)
-        # A name of its own, not the target's with a suffix: that could be too long where the target's is not.
-        part = path.parent / f".mlxdiff-{_host()}-{os.getpid()}-{secrets.token_hex(6)}.part"
+        part, stream = _open_part(path.parent)
         try:
-            with open(part, "xb") as stream:
+            with stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if force:
-                os.replace(part, path)
-            else:
-                _take_name(part, path)
+                if force:
+                    os.replace(part, path)
+                else:
+                    _take_name(part, path)
         finally:
             part.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
@@ -76,15 +82,34 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def remove_parts(folder: str | Path, *, ours: bool = False) -> None:
-    """Removes the unfinished files that processes of this machine left in `folder` when they were killed.
+    """Removes the unfinished files that processes left in `folder` when they were killed.
 
-    With `ours` it removes those of this process instead, which is then about to end without unwinding.
+    A living process, of this machine or of another one, holds the lock of its file. With `ours` those of this process
+    are removed instead, which is then about to end without unwinding.
     """
-    for part in Path(folder).glob(f".mlxdiff-{_host()}-*.part"):
-        process = part.name.split("-")[2]
-        if process.isdecimal() and (int(process) == os.getpid() if ours else not _is_alive(int(process))):
-            with suppress(OSError):
+    for part in Path(folder).glob(".mlxdiff-*.part"):
+        with suppress(OSError):
+            if ours:
+                if part.name.startswith(_own_parts()):
+                    part.unlink()
+            elif _is_left(part):
                 part.unlink()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an OutputError, or the OSError behind it, says that the disk is full."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _FULL
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether the path is still a name of the open file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    own = os.fstat(descriptor)
+    return (found.st_ino, found.st_dev) == (own.st_ino, own.st_dev)
 
 
 def check_writable(path: str | Path, *, force: bool = False) -> None:
@@ -131,9 +156,70 @@ def output_error(path: Path, error: OSError | ValueError) -> OutputError:
     return OutputError(f"{path} cannot be written ({reason}).", "Check the path, or name another.")
 
 
+def _open_part(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new hidden file, locked for as long as it is open.
+
+    It has a name of its own, not the target's with a suffix: that could be too long where the target's is not.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        part = folder / f"{_own_parts()}{secrets.token_hex(6)}.part"
+        stream = open(part, "xb")  # noqa: SIM115 (the caller closes it)
+        try:
+            # Somebody who removes what is left may have had the lock first, and then the name is gone.
+            if tries_left == 0 or (not _is_held(stream.fileno()) and is_at(part, stream.fileno())):
+                return part, stream
+        except OSError:  # a file system without locks: the name says whose the file is
+            return part, stream
+        stream.close()
+    raise AssertionError
+
+
+def _is_held(descriptor: int) -> bool:
+    """Takes the lock of an open file, or says that another has it; OSError where the file system has no locks."""
+    import fcntl  # which Windows has not, and this module is imported everywhere
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _is_left(part: Path) -> bool:
+    """Whether the process that made an unfinished file is gone.
+
+    Its lock is free then. But a lock that another machine holds may not be seen on a network file system, and without
+    locks nothing but the process' number is known: so what others made must have been left alone for an hour.
+    """
+    _, host, process, *_ = part.name.split("-")
+    if host != _host() and time.time() - part.stat().st_mtime < _ABANDONED:
+        return False
+    descriptor = os.open(part, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        return not _is_held(descriptor) and is_at(part, descriptor)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return host == _host() and process.isdecimal() and not _is_alive(int(process))
+    finally:
+        os.close(descriptor)
+
+
+def _own_parts() -> str:
+    return f".mlxdiff-{_host()}-{os.getpid()}-"
+
+
+@cache
 def _host() -> str:
-    """A short name for this machine: others that write to the same folder have processes of the same numbers."""
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+    """A short name for the machine and the space of process numbers: containers may share a machine's name."""
+    about = [platform.node()]
+    for source in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(),
+        lambda: str(os.stat("/proc/self/ns/pid").st_ino),
+    ):
+        with suppress(OSError):  # Linux alone has them
+            about.append(source())
+    return f"{zlib.crc32(' '.join(about).encode()):08x}"
 
 
 def _is_alive(process: int) -> bool:

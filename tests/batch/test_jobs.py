@@ -1,4 +1,4 @@
-"""Jobs and groups: what shares a batch follows from the list alone."""
+"""Jobs and batches: what shares a batch follows from the list alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxdiff.batch.jobs import grouped, jobs_of
+from mlxdiff.batch.jobs import JobMaker, by_model, grouped, jobs_of, listed
+from mlxdiff.batch.journal import Done, hash_of
 from mlxdiff.batch.naming import parse_output
-from mlxdiff.batch.prompts import Entry
-from mlxdiff.errors import RequestError
-from mlxdiff.request import Request
+from mlxdiff.batch.prompts import Entry, read_entries
+from mlxdiff.errors import MlxdiffError, RequestError
+from mlxdiff.request import Model, Request
 
 PATTERN = parse_output("out/", several=True)
 
@@ -40,12 +41,100 @@ def test_each_image_is_a_job_with_its_own_index_seed_and_path():
     assert all(job.path.parent == Path("out") for job in found)
 
 
-def test_id_is_of_the_request_and_the_name():
-    (here,) = jobs(Request("a", seed=3))
-    assert here.id == jobs(Request("a", seed=3))[0].id
-    assert here.id != jobs(Request("a", seed=3, steps=5))[0].id
-    moved = parse_output("elsewhere/", several=True)
-    assert next(iter(jobs_of([Entry(here.request, None, "x")], resolve, moved))).id == here.id
+def test_id_is_of_the_request_and_the_template():
+    (job,) = jobs(Request("a", seed=3))
+    assert job.id == jobs(Request("a", seed=3))[0].id
+    assert job.id != jobs(Request("a", seed=3, steps=5))[0].id
+    moved, renamed = (parse_output(text, several=True) for text in ("elsewhere/", "out/{seed}.png"))
+    assert next(iter(jobs_of([Entry(job.request, None, "x")], resolve, moved))).id == job.id
+    assert next(iter(jobs_of([Entry(job.request, None, "x")], resolve, renamed))).id != job.id
+
+
+def test_id_does_not_know_what_changes_nothing_and_what_files_contain():
+    (job,) = jobs(Request("a", seed=3))
+    for request in (Request("a", seed=3, cache_interval=1), Request("a", seed=3, hashes={"x.png": "0" * 64})):
+        assert jobs(request)[0].id == job.id
+    assert jobs(Request("a", seed=3, hashes={"x.png": "0" * 64}))[0].inputs is not None
+    assert job.inputs is None
+
+
+def from_lines(*lines: str, seed: int = 7, output: str = "out/", done: dict[str, Done] | None = None):
+    entries = read_entries(lines, "p", Request(seed=seed))
+    known = {} if done is None else done
+    found, wrong = listed(entries, resolve, parse_output(output, several=True), lambda identity, _: known.get(identity))
+    assert not wrong
+    return found
+
+
+def recorded(found) -> dict[str, Done]:
+    return {
+        job.id: Done(
+            job.id, job.path.relative_to("out").as_posix(), "0", seed=job.request.seed if job.counted else None
+        )
+        for job in found
+    }
+
+
+@given(st.lists(st.sampled_from(["cat", "dog", "cow", '{"prompt": "cat", "n_images": 2}']), max_size=8), st.data())
+def test_a_line_that_is_inserted_moves_no_other(lines, data):
+    """What was rendered keeps its id, seed and name; only what was inserted is new."""
+    before = from_lines(*lines)
+    place = data.draw(st.integers(0, len(lines)))
+    added = data.draw(st.sampled_from(["cat", "emu"]))
+    after = from_lines(*lines[:place], added, *lines[place:], done=recorded(before))
+    was = {job.id: (job.request.prompt, job.request.seed, job.path) for job in before}
+    new = [job for job in after if job.id not in was]
+    assert {job.id: (job.request.prompt, job.request.seed, job.path) for job in after if job.id in was} == was
+    assert [job.request.prompt for job in new] == [added]
+
+
+def test_another_seed_of_the_run_is_another_job():
+    assert from_lines("cat")[0].id != from_lines("cat", seed=8)[0].id
+
+
+def test_where_the_template_asks_for_the_index_it_is_part_of_the_id():
+    before = from_lines("cat", "dog", output="out/{index}-{seed}.png")
+    after = from_lines("emu", "cat", "dog", output="out/{index}-{seed}.png")
+    assert not {job.id for job in before} & {job.id for job in after}
+
+
+def test_a_recorded_path_outside_of_the_folder_is_not_followed():
+    (job,) = from_lines("cat")
+    for path in ("../x.png", "/etc/x.png"):
+        again = from_lines("cat", done={job.id: Done(job.id, path, "0", seed=9)})
+        assert again[0].path == job.path
+
+
+def test_former_id_is_of_the_seed_and_the_name():
+    (job,) = from_lines("cat")
+    name = "00000-cat-7.png"
+    assert job.former_id == hash_of('{"n_images":1,"prompt":"cat","rng":"torch","seed":7}', name)
+
+
+def test_all_bad_lines_are_found_up_to_a_limit():
+    lines = ["cat", '{"prompt": "x", "steps": -1}', '{"prompt": "y", "steps": 13}', "dog", *['{"a": 1}'] * 40]
+    found, wrong = listed(read_entries(lines, "p", Request(seed=7)), resolve, PATTERN)
+    assert [job.request.prompt for job in found] == ["cat", "dog"]
+    assert len(wrong) == 21
+    assert [str(error).partition(":")[0] for error in wrong[:3]] == ["p, line 2", "p, line 3", "p, line 5"]
+
+
+def test_batches_are_ordered_so_that_each_model_comes_once():
+    a, b = Model("a"), Model("b")
+    found = jobs(*(Request(str(i), seed=i, model="ab"[i % 2]) for i in range(6)))
+    assert {job.model for job in found} == {a, b}
+    batches = list(by_model(grouped(found, 2)))
+    assert [batch.model for batch in batches] == [a, a, b, b]
+    assert [job.index for batch in batches for job in batch.jobs] == [0, 2, 4, 1, 3, 5]
+
+
+def test_an_error_keeps_its_kind_and_names_its_line():
+    def fails(_: Request):
+        raise MlxdiffError("There is no model.", "Pull one.")
+
+    with pytest.raises(MlxdiffError, match=r"^line 1: There is no model\. Pull one\.") as caught:
+        JobMaker(fails, PATTERN).jobs(Entry(Request("a"), None, "line 1"))
+    assert type(caught.value) is MlxdiffError
 
 
 def test_error_names_the_line():
@@ -73,8 +162,8 @@ def test_groups_hold_every_job_once_and_are_full_but_for_the_last_of_a_kind(step
 @given(st.integers(0, 20), st.integers(0, 10), st.integers(1, 5))
 def test_more_lines_change_no_full_group(n, more, size):
     requests = [Request("p", seed=i) for i in range(n + more)]
-    before = [group.id for group in grouped(jobs(*requests[:n]), size) if group]
-    after = [group.id for group in grouped(jobs(*requests), size) if group]
+    before = [[job.id for job in batch.jobs] for batch in grouped(jobs(*requests[:n]), size) if batch]
+    after = [[job.id for job in batch.jobs] for batch in grouped(jobs(*requests), size) if batch]
     full = n // size
     assert before[:full] == after[:full]
 

@@ -6,13 +6,15 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxdiff.batch.prompts import FIELDS, MAX_LINE, open_prompts, read_entries, source_name
+from mlxdiff.batch.prompts import FIELDS, MAX_LINE, SETTINGS, open_prompts, read_entries, source_name
+from mlxdiff.declarations import declared
 from mlxdiff.errors import InputError, RequestError
 from mlxdiff.request import MAX_SEED, Request
 
@@ -58,36 +60,56 @@ def test_other_separators_of_unicode_do_not_end_a_line(tmp_path):
     ]
 
 
+VALUES = {
+    "prompt": "a",
+    "negative_prompt": None,
+    "seed": 0,
+    "steps": 9,
+    "guidance_scale": 0,
+    "height": 64,
+    "width": 96,
+    "sampler": "heun",
+    "schedule": "karras",
+    "n_images": 2,
+    "image": "in.png",
+    "strength": 0.5,
+    "rng": "philox",
+    "guidance_start": 0.1,
+    "guidance_end": 0.9,
+    "cache_interval": 3,
+    "token_merging": 0.25,
+    "model": "other",
+    "quantize": 4,
+}
+
+
+def test_the_fields_are_the_settings_and_a_place():
+    assert set(FIELDS) == {item.name for item in declared(Request) if item.scope != "record"} | {"output"}
+    assert set(FIELDS) >= set(VALUES)
+
+
 def test_a_line_of_json_overrides_the_command_line_and_inherits_the_rest():
-    values = {
-        "prompt": "a",
-        "negative_prompt": None,
-        "seed": 0,
-        "steps": 9,
-        "guidance_scale": 0,
-        "height": 64,
-        "width": 96,
-        "sampler": "heun",
-        "schedule": "karras",
-        "n_images": 2,
-        "image": "in.png",
-        "strength": 0.5,
-        "rng": "philox",
-        "guidance_start": 0.1,
-        "guidance_end": 0.9,
-        "cache_interval": 3,
-        "token_merging": 0.25,
-        "output": "sub/a.png",
-    }
-    assert set(values) == set(FIELDS)
-    base = Request(negative_prompt="worm", seed=3, steps=4, model="m", dtype="fp32", quantize=8)
-    (entry,) = entries(json.dumps(values), base=base)
-    assert entry.output == values.pop("output")
-    assert entry.request == Request(**values, model="m", dtype="fp32", quantize=8)
+    base = Request(negative_prompt="worm", seed=3, steps=4, model="m", revision="r", dtype="fp32", quantize=8)
+    (entry,) = entries(json.dumps(VALUES | {"output": "sub/a.png"}), base=base)
+    assert entry.output == "sub/a.png"
+    assert entry.request == Request(**VALUES, dtype="fp32"), "a revision belongs to its model"
     (plain,) = entries("a prompt", base=base)
-    assert plain.request == Request(
-        prompt="a prompt", negative_prompt="worm", seed=3, steps=4, model="m", dtype="fp32", quantize=8
-    )
+    assert plain.request == replace(base, prompt="a prompt")
+
+
+def test_only_a_seed_that_was_counted_says_from_where():
+    found = entries("a", '{"prompt": "b", "seed": 8}', '{"prompt": "c", "seed": null}')
+    assert [entry.counted_from for entry in found] == [7, None, 7]
+
+
+def test_a_bad_line_does_not_end_the_reading():
+    found = read_entries(["a", "{", "b"], "p", BASE)
+    assert next(found).request.prompt == "a"
+    with pytest.raises(RequestError, match="p, line 2"):
+        next(found)
+    assert next(found).request.prompt == "b"
+    with pytest.raises(StopIteration):
+        next(found)
 
 
 def test_text_and_json_may_stand_in_one_file():
@@ -166,7 +188,9 @@ def test_seeds_that_run_out():
         ('{"prompt": {"a": 1}}', "prompt is dict, not text."),
         ('{"prompt": "a", "sampler": "best"}', "There is no sampler 'best'."),
         ('{"prompt": "a", "sampler": ["ddim"]}', "There is no sampler ['ddim']."),
-        ('{"prompt": "a", "rng": null}', "rng and n_images cannot be null."),
+        ('{"prompt": "a", "rng": null}', "rng cannot be null."),
+        ('{"prompt": "a", "n_images": null}', "n_images cannot be null."),
+        ('{"prompt": "a", "hashes": {}}', "there is no field 'hashes'."),
         ('{"prompt": "a", "image": 3}', "image is int, not text."),
         ('{"prompt": "a", "output": 3}', "output is int, not text."),
         ('{"prompt": "a", "output": ""}', "output is ''."),
@@ -174,7 +198,8 @@ def test_seeds_that_run_out():
         ('{"prompt": "a", "output": "a.gif"}', "a.gif would be a picture of the format '.gif'."),
         ('{"prompt": "a", "output": "{x}.png"}', "The output has a field {x}, which there is not."),
         ('{"prompt": "a", "step": 3}', "there is no field 'step'."),
-        ('{"prompt": "a", "model": "b"}', "model is the same for the whole file."),
+        ('{"prompt": "a", "model": 3}', "model is int, not text."),
+        ('{"prompt": "a", "quantize": 5}', "quantize is 5."),
         ('{"prompt": "a", "steps": 3, "steps": 4}', "'steps' is there twice."),
         ('{"prompt": "a", "guidance_scale": NaN}', "NaN is no number in JSON."),
         ('{"prompt": "a", "guidance_scale": -Infinity}', "-Infinity is no number in JSON."),
@@ -226,8 +251,8 @@ def test_any_object_is_an_entry_or_an_error(values):
     except RequestError:
         return
     for name in set(values) - {"output", "seed"}:
-        wanted = tuple(values[name]) if isinstance(values[name], list) else values[name]
-        assert getattr(entry.request, name) == wanted
+        kind, value = SETTINGS[name].kind, values[name]
+        assert getattr(entry.request, name) == (None if value is None else kind.check(name, value))
     assert entry.output == values.get("output")
 
 

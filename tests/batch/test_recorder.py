@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxdiff.batch.recorder import Recorder
-from mlxdiff.batch.render import Denoised, Rendered, render
+from mlxdiff.batch.render import Denoised, denoise
 from mlxdiff.pipeline import StableDiffusion
 from mlxdiff.request import Request
 
@@ -16,13 +16,15 @@ def test_the_last_latents_are_the_pictures_own():
     sd = StableDiffusion("emoji")
     request = sd.resolve(Request(("a cat", "a dog", "a cow"), seed=4, steps=2))
     recorder = Recorder()
-    for event in recorder.follow(render(sd, request, batch_size=2)):
-        if isinstance(event, Rendered):
-            latents, denoised = recorder.take(event.index)
-            assert latents.shape == denoised.shape == (2, 1, *event.latents.shape)
-            np.testing.assert_array_equal(latents[-1, 0], event.latents)
-            with pytest.raises(KeyError):
-                recorder.take(event.index)
+    for event in denoise(sd, request, indices=(0, 1, 2)):
+        recorder.keep(event)
+        last = np.array(event.latents)
+    for index in range(3):
+        latents, denoised = recorder.take(index)
+        assert latents.shape == denoised.shape == (2, 1, *last.shape[1:])
+        np.testing.assert_array_equal(latents[-1, 0], last[index])
+        with pytest.raises(KeyError):
+            recorder.take(index)
     alone = list(sd.denoise(request.single(2)))
     np.testing.assert_allclose(denoised[:, 0], [np.array(step.denoised[0]) for step in alone], atol=1e-3)
 

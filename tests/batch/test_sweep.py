@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, dataclass, replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxdiff.batch.sweep import MAX_VALUES, cells, groups, parse_axis
+from mlxdiff.batch import sweep
+from mlxdiff.batch.sweep import MAX_VALUES, as_json, cells, parse_axis, varied_names
+from mlxdiff.declarations import Number, Setting, Structured, Text, declared, setting
 from mlxdiff.errors import RequestError
 from mlxdiff.request import Request
 
@@ -177,31 +179,47 @@ def test_axes_that_cannot_be_rendered(axes, words):
         cells(REQUEST, [parse_axis(axis) for axis in axes])
 
 
-def test_equal_cells_are_rendered_once():
-    found = groups([cell.request for cell in cells(REQUEST, [parse_axis("steps=4,5,4")])])
-    assert [(group.request.steps, group.places) for group in found] == [(4, ((0, 2),)), (5, ((1,),))]
+def test_every_setting_that_may_vary_is_an_axis():
+    """Whoever declares a setting has it here: its name, and values as its kind reads them."""
+    assert set(varied_names()) == {
+        item.name.replace("_", "-") for item in declared(Request) if item.vary and item.scope != "record"
+    }
+    for text, values in (
+        ("model=emoji,owner/name", ("emoji", "owner/name")),
+        ("quantize=8,4", (8, 4)),
+        ('dtype="",fp32', (None, "fp32")),
+        ('negative-prompt="","ugly, dark"', ("", "ugly, dark")),
+        ('sigmas="14.6,7,0","10,0"', ((14.6, 7.0, 0.0), (10.0, 0.0))),
+        ("rng=torch,philox", ("torch", "philox")),
+        ('vae="",other.safetensors', (None, "other.safetensors")),
+    ):
+        assert parse_axis(text).values == values
 
 
-def test_cells_that_differ_in_prompt_and_seed_share_a_request():
-    axes = [parse_axis("prompt=apple,pear"), parse_axis("seed=1,2")]
-    (group,) = groups([cell.request for cell in cells(replace(REQUEST, negative_prompt=None), axes)])
-    assert group.request.seeds == (1, 1, 2, 2)
-    assert group.request.prompts == ("an apple on a table", "an pear on a table") * 2
-    assert group.places == ((0,), (1,), (2,), (3,))
+def test_a_setting_of_its_own_kind_is_read_and_shown_by_it(monkeypatch):
+    @dataclass(frozen=True)
+    class Lora:
+        ref: str = setting(Text(), default=MISSING)
+        scale: float = setting(Number(0, 10), default=1.0)
+
+    made = Setting("lora", Structured(Lora), "", "Adapters", unset="none")
+    monkeypatch.setitem(sweep.VARIED, "lora", made)
+    axis = parse_axis('lora="","style,scale=0.5"')
+    assert axis.values == (None, (Lora("style", 0.5),))
+    assert axis.labels == ("lora none", "style,scale=0.5")
+    assert as_json([axis], [axis.values[1]]) == {"lora": [{"ref": "style", "scale": 0.5}]}
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab"), st.integers(1, 3)), min_size=1, max_size=20))
-def test_every_cell_is_in_one_group_as_it_was_asked_for(wanted):
-    requests = [Request(prompt, seed=seed, steps=steps) for seed, prompt, steps in wanted]
-    shown = {}
-    for group in groups(requests):
-        for i, places in enumerate(group.places):
-            for place in places:
-                assert place not in shown
-                shown[place] = group.request.single(i)
-    singles = [replace(request, prompt=request.prompt) for request in requests]
-    assert [(r.prompts, r.seeds, r.steps) for _, r in sorted(shown.items())] == [
-        (r.prompts, r.seeds, r.steps) for r in singles
+def test_a_negative_prompt_is_a_whole_value_that_no_word_is_replaced_in():
+    axes = [parse_axis("prompt=apple,pear"), parse_axis('negative-prompt="","bad apple"')]
+    assert [(cell.request.prompt, cell.request.negative_prompt) for cell in cells(REQUEST, axes)] == [
+        ("an apple on a table", ""),
+        ("an pear on a table", ""),
+        ("an apple on a table", "bad apple"),
+        ("an pear on a table", "bad apple"),
     ]
-    rendered = sum(group.request.batch_size for group in groups(requests))
-    assert rendered == len(set(requests))
+
+
+def test_another_model_has_no_revision_of_the_requests():
+    request = replace(REQUEST, model="owner/a", revision="r")
+    assert [cell.request.revision for cell in cells(request, [parse_axis("model=owner/a,owner/b")])] == [None, None]

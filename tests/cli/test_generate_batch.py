@@ -89,8 +89,11 @@ def test_second_run_renders_nothing(undisturbed):
     assert {path: path.stat().st_mtime_ns for path in (undisturbed / "whole").iterdir()} == before
 
 
-def test_batch_size_of_the_run_holds_and_another_is_refused(undisturbed):
-    again = mlxdiff(*arguments("whole", "--batch-size", "3"), cwd=undisturbed, code=2, **THREADS)
+def test_batch_size_of_the_run_holds_and_another_is_refused_while_something_is_missing(undisturbed, fresh):
+    mlxdiff(*arguments("whole", "--batch-size", "3"), cwd=undisturbed, **THREADS)
+    shutil.copytree(undisturbed / "whole", fresh / "out")
+    (fresh / "out" / "00000-a-cat-7.png").unlink()
+    again = mlxdiff(*arguments("out", "--batch-size", "3"), cwd=fresh, code=2, **THREADS)
     assert "begun with --batch-size 2" in again.stderr
 
 

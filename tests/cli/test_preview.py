@@ -63,14 +63,14 @@ def drawn(preview: Preview, console: Console) -> str:
 def test_events_pass_through_in_their_order():
     events = [denoised(1, 2), "anything else", denoised(2, 2)]
     preview = Preview(console_of(), "blocks")
-    assert list(preview.follow(None, events)) == events  # type: ignore[arg-type]
+    assert list(preview.follow(events)) == events
 
 
 @pytest.mark.usefixtures("gray")
 def test_half_blocks_fill_as_many_lines_as_cells_need():
     console, clock = console_of(), Clock()
     preview = Preview(console, "blocks", clock=clock)
-    for _ in preview.follow(None, [denoised(1, 1)]):  # type: ignore[arg-type]
+    for _ in preview.follow([denoised(1, 1)]):
         clock.now += 1
     lines = drawn(preview, console).splitlines()
     assert [line.count("▀") for line in lines] == [16] * 8
@@ -84,7 +84,7 @@ def test_the_finished_picture_replaces_what_was_foreseen():
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 255
     item = Rendered(5, Request("a", seed=0), red, np.zeros((16, 16, 4), np.float32))
-    for _ in preview.follow(None, [denoised(1, 1, n_images=2, first=4), item]):  # type: ignore[arg-type]
+    for _ in preview.follow([denoised(1, 1, n_images=2, first=4), item]):
         clock.now += 1
     first = drawn(preview, console).splitlines()[0]
     assert first.index("128;128;128") < first.index("255;0;0")
@@ -96,7 +96,7 @@ def test_the_finished_picture_replaces_what_was_foreseen():
 def test_pictures_come_after_their_lines_and_the_cursor_returns(protocol, mark):
     console, clock = console_of(), Clock()
     preview = Preview(console, protocol, clock=clock)
-    for _ in preview.follow(None, [denoised(1, 1)]):  # type: ignore[arg-type]
+    for _ in preview.follow([denoised(1, 1)]):
         clock.now += 1
     text = drawn(preview, console)
     *blank, last = text.split("\n")[:-1]
@@ -131,7 +131,7 @@ def test_frames_are_left_out_where_they_cost_too_much(monkeypatch):
             clock.now += 1
             yield denoised(step, 100)
 
-    for _ in preview.follow(None, events()):  # type: ignore[arg-type]
+    for _ in preview.follow(events()):
         pass
     spent = 0.2 + 0.3 * len(shown)
     assert spent <= SHARE * clock.now
@@ -153,7 +153,7 @@ def test_a_run_too_short_for_the_setup_has_no_preview(monkeypatch):
             clock.now += 1
             yield denoised(step, 2, cells=16)
 
-    assert len(list(preview.follow(None, events()))) == 2  # type: ignore[arg-type]
+    assert len(list(preview.follow(events()))) == 2
 
 
 @pytest.mark.parametrize(

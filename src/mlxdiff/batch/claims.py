@@ -1,4 +1,4 @@
-"""Who renders what, among processes that share a folder: a lock file for each group that is being rendered.
+"""Who renders what, among processes that share a folder: a lock file for each picture that is being rendered.
 
 The claim is the lock that the operating system holds for a living process (flock), not the file's existence: when a
 process is killed its claims are free the same moment. The file is removed with the claim.
@@ -13,27 +13,31 @@ from __future__ import annotations
 import fcntl
 import os
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MlxdiffWarning
-from ..files import output_error
-from .journal import NO_LOCKS
+from ..files import NO_LOCKS, is_at, output_error
 
 PATTERN = ".mlxdiff-*.lock"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A group that is this process' alone until it is released, or the process ends."""
+    """A name that is this process' alone until it is released, or the process ends."""
 
     path: Path
     descriptor: int
 
     def release(self) -> None:
         # First the name, then the lock: whoever opened the file meanwhile finds that its name is gone, and retries.
-        self.path.unlink(missing_ok=True)
-        os.close(self.descriptor)
+        # A disk that refuses leaves a file that nobody holds, which the next run removes: the pictures are written.
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(self.descriptor)
 
 
 def take(folder: Path, name: str) -> Claim | None:
@@ -48,11 +52,34 @@ def take(folder: Path, name: str) -> Claim | None:
             if not _lock(descriptor, folder):
                 os.close(descriptor)
                 return None
-            if _is_at(path, descriptor):
+            if is_at(path, descriptor):
                 return Claim(path, descriptor)
             os.close(descriptor)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def take_all(folder: Path, names: Iterable[str]) -> list[Claim] | None:
+    """Claims every name, or none and returns None where another process has one of them; raises OutputError."""
+    held: list[Claim] = []
+    try:
+        for name in sorted(names):  # all processes in one order, so that two never have half each
+            claim = take(folder, name)
+            if claim is None:
+                break
+            held.append(claim)
+        else:
+            return held
+    except BaseException:
+        release(held)
+        raise
+    release(held)
+    return None
+
+
+def release(claims: Iterable[Claim]) -> None:
+    for claim in claims:
+        claim.release()
 
 
 def sweep(folder: Path) -> None:
@@ -64,7 +91,7 @@ def sweep(folder: Path) -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):
+            if is_at(path, descriptor):
                 path.unlink(missing_ok=True)
         except OSError:
             pass  # alive, or a file system without locks: then the file may be anybody's
@@ -84,12 +111,3 @@ def _lock(descriptor: int, folder: Path) -> bool:
             MlxdiffWarning(f"The file system of {folder} has no locks: run one process at a time there."), stacklevel=4
         )
     return True
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    here = os.fstat(descriptor)
-    return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)

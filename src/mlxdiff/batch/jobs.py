@@ -1,105 +1,233 @@
-"""Entries of a prompt file to jobs, and jobs to the groups that share a batch.
+"""Entries of a prompt file to jobs, and jobs to the batches that are denoised together.
 
     entry  one line: a request of one or more images
     job    one picture: a request that renders it alone, and its path
-    group  jobs that are denoised together
+    batch  jobs that are denoised together
 
-Pictures of one batch differ in the last bits from the same pictures in another, so that what shares a batch follows
-from the list of jobs alone: jobs that are alike but for prompt and seed are cut, in their order, into groups of
-`batch_size`. A group of which a picture is missing is rendered as the same group again.
+A picture differs in its last bits from one that was rendered in another batch, so what shares a batch follows from the
+list of jobs alone: jobs that are alike but for prompt and seed are cut, in their order, into batches of `batch_size`.
+A batch of which a picture is missing is rendered as the same batch again.
+
+A job's identity is what its line asks for and the template of its name. Where the line has no seed of its own, the
+seed that was counted for it is no part of that, and neither is its index unless the template was written with {index}:
+of equal jobs the identity counts which one it is. So a line that is inserted moves no other, and what a job was given
+when it was rendered first, its seed and its name, is what it keeps (`recall`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from ..errors import RequestError
-from ..request import Request
-from .journal import hash_of
-from .naming import OutputPattern, below, picture_path
+from ..declarations import declared
+from ..errors import MlxdiffError, RequestError
+from ..request import Model, Request, Resolved
+from .journal import Done, hash_of
+from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
+
+MAX_BAD_LINES = 20
+
+_DEFAULT = Model()
+
+Resolve = Callable[[Request], Resolved]
+Recall = Callable[[str, str], Done | None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Picture `index` of the run: `request` is resolved and renders it alone; `source` is where it was asked for."""
+    """Picture `index` of the run: `request` renders it alone; `source` is where it was asked for.
+
+    model      what to load for it
+    former_id  its identity in journals of mlxdiff 0.1, which was of its seed and its name
+    counted    whether its seed was counted, and not asked for
+    copies     further paths at which the same picture is wanted
+    """
 
     index: int
-    request: Request
+    request: Resolved
     path: Path
     source: str
     id: str
+    model: Model = _DEFAULT
+    former_id: str = ""
+    counted: bool = False
+    copies: tuple[Path, ...] = ()
+
+    @cached_property
+    def inputs(self) -> str | None:
+        """A hash of the contents of the files that the request names; None where it names none."""
+        return hash_of(json.dumps(dict(self.request.hashes), sort_keys=True)) if self.request.hashes else None
 
 
 @dataclass(frozen=True)
-class Group:
-    """Jobs that are denoised together; `number` counts the groups of a run."""
+class Batch:
+    """Jobs that are denoised together; `number` counts the batches of a run."""
 
     number: int
     jobs: tuple[Job, ...]
 
     @cached_property
-    def request(self) -> Request:
+    def request(self) -> Resolved:
         """One request for all its images."""
         prompts = tuple(job.request.prompts[0] for job in self.jobs)
         seeds = tuple(job.request.seeds[0] for job in self.jobs)
         return replace(self.jobs[0].request, prompt=prompts, seed=seeds)
 
-    @cached_property
-    def id(self) -> str:
-        return hash_of(*(job.id for job in self.jobs))
+    @property
+    def model(self) -> Model:
+        return self.jobs[0].model
+
+
+def _nothing(_identity: str, _former: str) -> None:
+    return None
+
+
+class JobMaker:
+    """Entries to jobs, which it counts. `recall` finds what a journal has of an identity, or of a former one."""
+
+    def __init__(self, resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing) -> None:
+        self._resolve, self._pattern, self._recall = resolve, pattern, recall
+        self._index = 0
+        self._met: dict[str, int] = {}  # how many jobs were alike so far
+
+    def jobs(self, entry: Entry) -> list[Job]:
+        """One job an image; raises MlxdiffErrors that name the entry."""
+        try:
+            several = entry.request.batch_size > 1
+            where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
+            found = [self._job(entry, single, where) for single in self._resolve(entry.request).singles()]
+        except MlxdiffError as error:
+            error.problem = f"{entry.source}: {error.problem}"
+            error.args = (f"{error.problem} {error.remedy}",)
+            raise
+        return found
+
+    def _job(self, entry: Entry, single: Resolved, where: OutputPattern) -> Job:
+        asked = essence(single)
+        path = picture_path(where, single, self._index)
+        name = path.relative_to(self._pattern.folder).as_posix()
+        former = hash_of(_canonical(asked), name)
+        if entry.counted_from is not None:
+            asked["seed"] = None
+        place = str(self._index) if asks_for_index(where.template) else ""
+        content = hash_of(_canonical(asked), str(entry.counted_from), str(where.template), place)
+        nth = self._met[content] = self._met.get(content, -1) + 1
+        identity = hash_of(content, str(nth))
+        known = self._recall(identity, former)
+        if known is not None and known.id == identity:
+            path = self._kept(known, path)
+            if entry.counted_from is not None and known.seed is not None:
+                single = replace(single, seed=known.seed)
+        job = Job(
+            self._index,
+            single,
+            path,
+            entry.source,
+            identity,
+            model=entry.request.wanted_model,
+            former_id=former,
+            counted=entry.counted_from is not None,
+        )
+        self._index += 1
+        return job
+
+    def _kept(self, known: Done, path: Path) -> Path:
+        """Where the journal says that the picture is, if that is a place inside the folder."""
+        kept = PurePosixPath(known.path)
+        if kept.is_absolute() or ".." in kept.parts:
+            return path
+        return self._pattern.folder.joinpath(*kept.parts)
 
 
 def jobs_of(
-    entries: Iterable[Entry | None], resolve: Callable[[Request], Request], pattern: OutputPattern
+    entries: Iterable[Entry | None], resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing
 ) -> Iterator[Job | None]:
-    """One job an image, with its path; raises RequestError that names the entry. None is passed on, see `grouped`."""
-    index = 0
+    """The jobs of entries as they come; raises errors that name the entry. None is passed on, see `grouped`."""
+    maker = JobMaker(resolve, pattern, recall)
     for entry in entries:
         if entry is None:
             yield None
+        else:
+            yield from maker.jobs(entry)
+
+
+def listed(
+    entries: Iterator[Entry], resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing
+) -> tuple[list[Job], list[MlxdiffError]]:
+    """All jobs of the entries, and what is wrong with bad ones: reading ends when more than MAX_BAD_LINES are found."""
+    maker = JobMaker(resolve, pattern, recall)
+    found: list[Job] = []
+    wrong: list[MlxdiffError] = []
+    while len(wrong) <= MAX_BAD_LINES:
+        try:
+            entry = next(entries)
+        except StopIteration:
+            break
+        except RequestError as error:  # of this line; whatever else there is, is of the file
+            wrong.append(error)
             continue
         try:
-            several = entry.request.batch_size > 1
-            where = pattern if entry.output is None else below(pattern, entry.output, several=several)
-            request = resolve(entry.request)
-            for i in range(request.batch_size):
-                single = request.single(i)
-                path = picture_path(where, single, index)
-                name = path.relative_to(pattern.folder).as_posix()
-                yield Job(index, single, path, entry.source, hash_of(single.to_json(), name))
-                index += 1
-        except RequestError as error:
-            raise RequestError(f"{entry.source}: {error.problem}", error.remedy) from None
+            found += maker.jobs(entry)
+        except MlxdiffError as error:
+            wrong.append(error)
+    return found, wrong
 
 
-def grouped(jobs: Iterable[Job | None], batch_size: int) -> Iterator[Group | None]:
-    """Groups of at most `batch_size` jobs, each as soon as it is full, the incomplete ones at the end.
+def essence(request: Request) -> dict[str, Any]:
+    """What the request asks for, as JSON holds it: without contents of files, and without what changes nothing."""
+    neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
+    values = {name: value for name, value in request.values().items() if neutral.get(name, ...) != value}
+    values.pop("hashes", None)
+    return values
+
+
+def _canonical(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def grouped(jobs: Iterable[Job | None], batch_size: int) -> Iterator[Batch | None]:
+    """Batches of at most `batch_size` jobs, each as soon as it is full, the incomplete ones at the end.
 
     A None among the jobs says that the next one is not there yet, and may not be for long: what has come is then
     grouped as it is, and None is passed on.
     """
-    waiting: dict[Request, list[Job]] = {}
+    waiting: dict[tuple[Model, Request], list[Job]] = {}
     number = 0
     for job in jobs:
         if job is None:
             ready = list(waiting.values())
             waiting.clear()
         else:
-            alike = _alike(job.request)
+            alike = job.model, _alike(job.request)
             waiting.setdefault(alike, []).append(job)
             ready = [waiting.pop(alike)] if len(waiting[alike]) == batch_size else []
         for members in ready:
-            yield Group(number, tuple(members))
+            yield Batch(number, tuple(members))
             number += 1
         if job is None:
             yield None
     for members in waiting.values():
-        yield Group(number, tuple(members))
+        yield Batch(number, tuple(members))
         number += 1
+
+
+def by_model(batches: Iterable[Batch | None]) -> Iterator[Batch]:
+    """The batches of a list that is complete, so ordered that each model is loaded once."""
+    known = [batch for batch in batches if batch is not None]
+    first: dict[Model, int] = {}
+    for batch in known:
+        first[batch.model] = min(batch.jobs[0].index, first.get(batch.model, batch.jobs[0].index))
+    yield from sorted(known, key=lambda batch: first[batch.model])
+
+
+def largest(jobs: Sequence[Job]) -> Job:
+    """The job of most pixels."""
+    return max(jobs, key=lambda job: job.request.height * job.request.width)
 
 
 def _alike(request: Request) -> Request:

@@ -1,11 +1,13 @@
 """What a run has finished, as a file beside the pictures: JSON Lines that are only ever appended to.
 
-    {"batch_size":4,"run":"5d0c...","seed":7}                            how a command cuts and seeds its jobs
-    {"id":"91ab...","path":"00000-a-red-apple-7.png","sha256":"e3b0..."}   a picture that is complete and on disk
+    {"batch_size":4,"run":"5d0c...","seed":7,"sum":"27e1..."}            how a command cuts and seeds its jobs
+    {"bytes":31052,"id":"91ab...","of":["5d0c...",7,4],"path":"00000-a-red-apple-7.png","seed":7,"sha256":"e3b0...",
+     "sum":"b94d..."}                                                    a picture that is complete and on disk
 
-A line is one write, on disk before the next job counts as done. A process that is killed in the middle leaves
-a torn last line, which nobody reads and which the next one to append cuts off. Several processes may append at once:
-each holds the lock of the file while it does, so that only the last line can ever be torn.
+A line is one write, on disk before the next job counts as done. `sum` is the start of the SHA-256 of the line without
+it: a line of which a digit changed is not believed. Lines of mlxdiff 0.1 have none, and are. A process that is killed
+in the middle leaves a torn last line, which nobody reads and which the next one to append cuts off. Several processes
+may append at once: each holds the lock of the file while it does, so that only the last line can ever be torn.
 """
 
 from __future__ import annotations
@@ -16,18 +18,17 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import MlxdiffWarning, OutputError
-from ..files import output_error
+from ..files import NO_LOCKS, open_regular, output_error
 
 NAME = "mlxdiff-journal.jsonl"
-# What flock answers on a file system without locks.
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+SUM = "sum"
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,37 @@ class Run:
 
 @dataclass(frozen=True)
 class Done:
-    """One picture: `id` is its job's, `path` relative to the journal, the hashes are of whole files."""
+    """One picture: `id` is its job's, `path` relative to the journal, the hashes are of whole files.
+
+    bytes   how long the picture's file is
+    inputs  a hash of the contents of the files that its request names, if it names any
+    seed    its seed, where that was counted for it
+    of      the run that made it, as (run, seed, batch size): a damaged line of the run itself then loses nothing
+    """
 
     id: str
     path: str
     sha256: str
     latents: str | None = None
     trajectory: str | None = None
+    bytes: int | None = None
+    inputs: str | None = None
+    seed: int | None = None
+    of: tuple[str, int, int] | None = None
 
 
 class Journal:
-    """The journal in `folder`, which need not exist yet; `runs` and `done` are as of the last `refresh`."""
+    """The journal in `folder`, which need not exist yet; `runs` and `done` are as of the last `refresh`.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+    `before_first`, if it is set, is called before the first picture is recorded.
+    """
+
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        self.path = folder / name
         self.runs: dict[str, Run] = {}
         self.done: dict[str, Done] = {}
+        self.run: Run | None = None  # which this process continues
+        self.before_first: Callable[[], None] | None = None
         self._read = 0  # bytes that have been taken in, up to the end of a line
         self._warned = False
         self.refresh()
@@ -64,12 +80,12 @@ class Journal:
     def refresh(self) -> None:
         """Takes in the lines that were added since; says once that some are damaged. Raises OutputError."""
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 if os.fstat(file.fileno()).st_size < self._read:  # somebody cut or replaced it
                     self.runs, self.done, self._read = {}, {}, 0
                 file.seek(self._read)
                 fresh = file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise OutputError(
@@ -83,32 +99,45 @@ class Journal:
             lines = "1 line" if damaged == 1 else f"{damaged} lines"
             warnings.warn(
                 MlxdiffWarning(
-                    f"The journal {self.path} has {lines} that cannot be read: what they said is done again."
+                    f"The journal {self.path} has {lines} that cannot be read: those pictures are looked at again."
                 ),
                 stacklevel=2,
             )
 
-    def begin(self, wanted: Run) -> Run:
-        """The run recorded under this hash, or `wanted`, which is then recorded. Creates the folder and the journal."""
+    def begin(self, wanted: Run, instead_of: Run | None = None) -> Run:
+        """The run recorded under this hash, or `wanted`, which is then recorded. Creates the folder and the journal.
+
+        A record that equals `instead_of` is replaced by `wanted`.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked(os.O_CREAT) as descriptor:
                 self.refresh()
-                if wanted.run not in self.runs:
+                if self.runs.get(wanted.run) in (None, instead_of) and self.runs.get(wanted.run) != wanted:
                     self._append(descriptor, asdict(wanted))
         except OSError as error:
             raise output_error(self.path, error) from error
         self.refresh()
-        return self.runs[wanted.run]
+        self.run = self.runs[wanted.run]
+        return self.run
 
     def append(self, done: Done) -> None:
         """Records a finished picture, on disk when this returns; raises OutputError, and then nothing was recorded."""
+        if self.before_first is not None:
+            self.before_first()
+            self.before_first = None
+        if self.run is not None:
+            done = replace(done, of=(self.run.run, self.run.seed, self.run.batch_size))
         try:
             with self._locked() as descriptor:
                 self._append(descriptor, {key: value for key, value in asdict(done).items() if value is not None})
         except OSError as error:
             raise output_error(self.path, error) from error
         self.done[done.id] = done
+
+    def find(self, identity: str, former: str) -> Done | None:
+        """What is known of a job, by its identity or by the one that mlxdiff 0.1 gave it."""
+        return self.done.get(identity, self.done.get(former))
 
     @property
     def exists(self) -> bool:
@@ -131,7 +160,7 @@ class Journal:
         size = os.fstat(descriptor).st_size
         size -= _torn(descriptor, size)
         os.ftruncate(descriptor, size)
-        line = json.dumps(values, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        line = _text(values | {SUM: _sum(values)}).encode() + b"\n"
         try:
             if os.write(descriptor, line) < len(line):  # what a full disk does to a write in its middle
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -144,21 +173,49 @@ class Journal:
         """Whether the line is one of the two kinds."""
         try:
             values = json.loads(line)
+            if not isinstance(values, dict):
+                return False
+            if SUM in values and values.pop(SUM) != _sum(values):
+                return False
             if "run" in values:
                 run = Run(**values)
                 if not _are(int, run.seed, run.batch_size) or not _are(str, run.run) or run.batch_size < 1:
                     return False
-                self.runs.setdefault(run.run, run)
+                self.runs[run.run] = run
             else:
-                done = Done(**values)
-                if not _are(str, done.id, done.path, done.sha256) or not all(
-                    isinstance(digest, str | None) for digest in (done.latents, done.trajectory)
-                ):
-                    return False
+                done = _done(values)
                 self.done[done.id] = done
+                if done.of is not None:
+                    self.runs.setdefault(done.of[0], Run(*done.of))
         except (ValueError, TypeError, RecursionError):
             return False
         return True
+
+
+def _done(values: dict[str, Any]) -> Done:
+    """Raises TypeError or ValueError for a line that says something else."""
+    of = values.pop("of", None)
+    if of is not None:
+        run, seed, size = of
+        if not _are(str, run) or not _are(int, seed, size) or size < 1:
+            raise ValueError(of)
+        of = run, seed, size
+    done = Done(**values, of=of)
+    texts = (done.latents, done.trajectory, done.inputs)
+    numbers = (done.bytes, done.seed)
+    if not _are(str, done.id, done.path, done.sha256, *(text for text in texts if text is not None)):
+        raise TypeError(values)
+    if not _are(int, *(number for number in numbers if number is not None)):
+        raise TypeError(values)
+    return done
+
+
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def _sum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(_text(values).encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _are(kind: type, *values: object) -> bool:

@@ -13,7 +13,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from string import Formatter
 
@@ -195,6 +195,17 @@ def parse_template(text: str) -> Template:
         pieces.append(Piece(text, field, spec or ""))
         text = ""
     return Template((*pieces, Piece(text)) if text or not pieces else tuple(pieces))
+
+
+def asks_for_index(template: Template) -> bool:
+    """Whether a name depends on the place in the list because somebody wrote so.
+
+    In the names that a folder's pictures get unasked the index only keeps them in order.
+    """
+    unasked = parse_template(IN_FOLDER).pieces
+    head, tail = template.pieces[: -len(unasked)], template.pieces[-len(unasked) :]
+    name = (replace(tail[0], text=tail[0].text.rpartition("/")[2]), *tail[1:])
+    return "index" in {piece.field for piece in (head if name == unasked else template.pieces)}
 
 
 def _known() -> str:

@@ -1,4 +1,4 @@
-"""Prompt files: a prompt a line, or JSON Lines whose objects take the fields of a Request, or both in one file.
+"""Prompt files: a prompt a line, or JSON Lines whose objects hold settings of a Request, or both in one file.
 
     # comments and blank lines are skipped
     a red apple
@@ -13,57 +13,83 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
+from ..declarations import MAX_DIGITS, declared
 from ..errors import InputError, RequestError
 from ..request import Request
 from .naming import below, parse_output
 
 MAX_LINE = 2**16  # bytes
-MAX_DIGITS = 30  # of a number: no field takes as many, and Python reads long ones in quadratic time
 STANDARD_INPUT = "-"
 
-# These belong to the model, which is loaded once for all lines.
-_OF_THE_RUN = ("model", "revision", "dtype", "quantize", "vae", "prediction_type")
-FIELDS = (*(field.name for field in fields(Request) if field.name not in _OF_THE_RUN), "output")
+SETTINGS = {item.name: item for item in declared(Request) if item.scope != "record"}
+FIELDS = (*SETTINGS, "output")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: what to render, where it wants to go if it says so, and its place, as "prompts.txt, line 12"."""
+    """One line: what to render, where it wants to go if it says so, and its place, as "prompts.txt, line 12".
+
+    `counted_from` is the seed of the run where the line's own was counted from it; None where the line says its own.
+    """
 
     request: Request
     output: str | None
     source: str
+    counted_from: int | None = None
 
 
-def read_entries(lines: Iterable[str | bytes], source: str, base: Request) -> Iterator[Entry]:
-    """The entries of a prompt file, lazily; raises RequestError with the line and what is wrong with it.
+class Entries:
+    """The entries of a prompt file, each read when it is asked for.
 
+    A bad line raises RequestError, which names the line and what is wrong with it; whoever asks on gets the next line.
     What a line does not say comes from `base`. Where it has no seed, it gets base's plus the number of images before
     it, so that each image has its own and lines added at the end change none; without a seed in base it stays None.
     """
-    n_images = 0
-    for number, line in enumerate(lines, 1):
-        here = f"{source}, line {number}"
-        try:
-            text = _text_of(line)
-            if not text or text.startswith("#"):
-                continue
-            values: dict[str, Any] = _fields_of(text) if text.startswith("{") else {"prompt": text}
-            if "prompt" not in values and base.prompt == "":
-                raise RequestError("there is no prompt.", 'Add one: {"prompt": "..."}.')
-            output = values.pop("output", None)
-            if values.get("seed") is None:
-                values["seed"] = base.seed + n_images if isinstance(base.seed, int) else base.seed
-            request = replace(base, **values)
-            if output is not None:
-                _check_output(output)
-        except RequestError as error:
-            raise RequestError(f"{here}: {_short(error.problem)}", error.remedy) from None
-        n_images += request.batch_size
-        yield Entry(request, output, here)
+
+    def __init__(self, lines: Iterable[str | bytes], source: str, base: Request) -> None:
+        self._lines, self._source, self._base = enumerate(lines, 1), source, base
+        self._n_images = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self
+
+    def __next__(self) -> Entry:
+        for number, line in self._lines:
+            place = f"{self._source}, line {number}"
+            try:
+                text = _text_of(line)
+                if not text or text.startswith("#"):
+                    continue
+                return self._entry(text, place)
+            except RequestError as error:
+                raise RequestError(f"{place}: {_short(error.problem)}", error.remedy) from None
+        raise StopIteration
+
+    def _entry(self, text: str, place: str) -> Entry:
+        base = self._base
+        values: dict[str, Any] = _fields_of(text) if text.startswith("{") else {"prompt": text}
+        if "prompt" not in values and base.prompt == "":
+            raise RequestError("there is no prompt.", 'Add one: {"prompt": "..."}.')
+        output = values.pop("output", None)
+        counted_from = None
+        if values.get("seed") is None:
+            counted_from = base.seed if isinstance(base.seed, int) else None
+            values["seed"] = base.seed if counted_from is None else counted_from + self._n_images
+        if values.get("model") is not None:
+            values.setdefault("revision", None)  # base's is of another model
+        request = replace(base, **values)
+        if output is not None:
+            _check_output(output)
+        self._n_images += request.batch_size
+        return Entry(request, output, place, counted_from)
+
+
+def read_entries(lines: Iterable[str | bytes], source: str, base: Request) -> Entries:
+    """The entries of a prompt file, lazily."""
+    return Entries(lines, source, base)
 
 
 def open_prompts(path: str) -> Iterator[bytes]:
@@ -134,18 +160,25 @@ def _fields_of(text: str) -> dict[str, Any]:
     except RecursionError:
         raise RequestError("it is nested too deeply.", "Write the fields of a request, each with its value.") from None
     for name, value in values.items():
-        if name in _OF_THE_RUN:
-            raise RequestError(f"{name} is the same for the whole file.", f"Give it once, as --{name}.")
         if name not in FIELDS:
             raise RequestError(f"there is no field {name!r}.", f"The fields are {', '.join(sorted(FIELDS))}.")
-        if name == "image" and not isinstance(value, str | None):
-            raise RequestError(f"image is {type(value).__name__}, not text.", "Give the path of a picture.")
-        for item in value if isinstance(value, list) else (value,):
-            if isinstance(item, str):
-                _check_characters(name, item)
-    if values.get("rng", "") is None or values.get("n_images", 1) is None:
-        raise RequestError("rng and n_images cannot be null.", "Leave them out.")
+        if value is None and name in SETTINGS and SETTINGS[name].default not in (None, ""):
+            raise RequestError(f"{name} cannot be null.", "Leave it out.")
+        _check_texts(name, value)
     return values
+
+
+def _check_texts(name: str, value: Any) -> None:
+    """Every text in the value, however deep; JSON that is nested too deeply has been refused."""
+    if isinstance(value, str):
+        _check_characters(name, value)
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(name, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_texts(name, key)
+            _check_texts(name, item)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

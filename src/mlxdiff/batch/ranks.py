@@ -1,8 +1,8 @@
-"""Several processes under `mlx.launch` as one run: who they are, what they agree on, and how the groups are dealt.
+"""Several processes under `mlx.launch` as one run: who they are, what they agree on, and how the batches are dealt.
 
-Where all ranks write to one folder (one machine, or a shared file system) each takes the next group that nobody has
+Where all ranks write to one folder (one machine, or a shared file system) each takes the next batch that nobody has
 claimed, so that a slow rank holds nobody up, and rank 0 takes over what the others give up. Where each machine has a
-folder of its own nobody sees what the others finish, so that groups are dealt in turn.
+folder of its own nobody sees what the others finish, so that batches are dealt in turn.
 
 The ranks talk once, before the first picture. After that none waits for another: one that dies leaves its share for the
 next run, and nothing hangs.
@@ -35,12 +35,12 @@ class Ranks:
         return self.rank == 0
 
     def is_ours(self, number: int) -> bool:
-        """Whether this rank may render group `number`."""
+        """Whether this rank may render batch `number`."""
         return self.shared or number % self.size == self.rank
 
 
 @dataclass(frozen=True)
-class Plan:
+class Agreement:
     """What all ranks must agree on: the first seed, and how many images share a batch."""
 
     seed: int
@@ -53,27 +53,27 @@ def rank() -> int | None:
     return int(values[0]) if values else None
 
 
-def join(folder: Path, plan: Plan, *, recorded: bool) -> tuple[Ranks, Plan]:
+def join(folder: Path, agreement: Agreement, *, recorded: bool) -> tuple[Ranks, Agreement]:
     """Finds the other ranks and agrees with them; returns at once for a process that was started alone.
 
-    `recorded` says that the plan comes from a journal: then it holds for all, else rank 0's seed and the smallest batch
+    `recorded` says that this comes from a journal: then it holds for all, else rank 0's seed and the smallest batch
     size do. Raises BackendError where the ranks do not find each other.
     """
     if rank() is None:
-        return Ranks(), plan
+        return Ranks(), agreement
     import mlx.core as mx
 
     try:
         group = mx.distributed.init()
         if group.size() == 1:
-            return Ranks(), plan
+            return Ranks(), agreement
         token = secrets.randbits(30)
         # A seed is up to 63 bits: three limbs, since not every backend sends 64-bit integers.
-        limbs = [plan.seed >> shift & 0x3FFFFFFF for shift in (0, 30, 60)]
-        rows = _gather(mx, [int(recorded), *limbs, plan.batch_size, token])
+        limbs = [agreement.seed >> shift & 0x3FFFFFFF for shift in (0, 30, 60)]
+        rows = _gather(mx, [int(recorded), *limbs, agreement.batch_size, token])
         chosen = next((row for row in rows if row[0]), rows[0])
         batch_size = chosen[4] if chosen[0] else min(row[4] for row in rows)
-        agreed = Plan(sum(limb << shift for limb, shift in zip(chosen[1:4], (0, 30, 60), strict=True)), batch_size)
+        agreed = Agreement(sum(limb << shift for limb, shift in zip(chosen[1:4], (0, 30, 60), strict=True)), batch_size)
         return Ranks(group.rank(), group.size(), _sees_the_same(mx, folder, group.rank(), rows[0][5])), agreed
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
 import numpy as np
 
 from .render import Denoised
 
-Event = TypeVar("Event")
-
 
 class Recorder:
-    """Watches the events of a render; what it has of an image is handed out, and forgotten, by `take`."""
+    """Keeps the steps that it is shown; what it has of an image is handed out, and forgotten, by `take`."""
 
     def __init__(self) -> None:
         self._steps: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-
-    def follow(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Passes every event on, having kept what it says of its images."""
-        for event in events:
-            if isinstance(event, Denoised):
-                self.keep(event)
-            yield event
 
     def keep(self, event: Denoised) -> None:
         """Of a batch that is tried again only the last try is kept."""

@@ -1,4 +1,4 @@
-"""Requests of many images, rendered a batch at a time: the loop between the command line and the pipeline.
+"""One batch, a denoising step at a time, and its latents to pictures: the loop between the runner and the pipeline.
 
 Knows nothing of bars, files or terminals: it yields what happened, and whoever iterates draws it and keeps it.
 """
@@ -6,24 +6,21 @@ Knows nothing of bars, files or terminals: it yields what happened, and whoever 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from .. import images
 from ..pipeline import StableDiffusion
-from ..request import Request
-from .ahead import encoded_ahead
-
-PER_BATCH = 4
+from ..request import Request, Resolved
 
 
 @dataclass(frozen=True)
 class Denoised:
     """Denoising step `step` of `steps` is done, and evaluated, for the `n_images` images that share a batch.
 
-    `indices` says which. `latents` and `denoised`, the step's guess of x0, are (n_images, h, w, C).
+    `indices` says which. `latents` and `denoised`, the step's guess of x0, are (n_images, h, w, C) of the model `sd`.
     """
 
     step: int
@@ -32,6 +29,7 @@ class Denoised:
     latents: mx.array
     denoised: mx.array
     indices: tuple[int, ...]
+    sd: StableDiffusion | None = None
 
     @property
     def first(self) -> int:
@@ -48,43 +46,11 @@ class Rendered:
     latents: np.ndarray
 
 
-def split(request: Request, batch_size: int) -> Iterator[tuple[int, Request]]:
-    """Cuts a resolved request into requests of at most `batch_size` images, each with the index of its first."""
-    prompts, seeds = request.prompts, request.seeds
-    for first in range(0, request.batch_size, batch_size):
-        part = slice(first, first + batch_size)
-        yield first, replace(request, prompt=prompts[part], seed=seeds[part], n_images=1)
-
-
-def render(
-    sd: StableDiffusion,
-    request: Request,
-    *,
-    batch_size: int = PER_BATCH,
-    decode_batch_size: int = 1,
-    tile: int | None = None,
-) -> Iterator[Denoised | Rendered]:
-    """Renders a resolved request, evaluating one denoising step at a time.
-
-    An image does not depend on its batch: each has its own seed and noise stream.
-    """
-    for coming in encoded_ahead(sd, split(request, batch_size), lambda item: item[1]):
-        assert coming is not None
-        first, part = coming
-        latents = mx.array([])
-        for event in denoise(sd, part, indices=tuple(range(first, first + part.batch_size))):
-            latents = event.latents
-            yield event
-        for item in decode(sd, latents, part, decode_batch_size=decode_batch_size, tile=tile):
-            yield replace(item, index=first + item.index)
-
-
-def denoise(sd: StableDiffusion, request: Request, *, indices: tuple[int, ...]) -> Iterator[Denoised]:
-    """Denoises the images of a resolved request as one batch, each step evaluated when it is yielded."""
-    steps = sd.n_steps(request)
+def denoise(sd: StableDiffusion, request: Resolved, *, indices: tuple[int, ...]) -> Iterator[Denoised]:
+    """Denoises the images of a request as one batch, each step evaluated when it is yielded."""
     for step in sd.denoise(request):
         mx.eval(step.latents)
-        yield Denoised(step.index + 1, steps, request.batch_size, step.latents, step.denoised, indices)
+        yield Denoised(step.index + 1, request.n_steps, request.batch_size, step.latents, step.denoised, indices, sd)
 
 
 def decode(

@@ -1,8 +1,8 @@
-"""Runs the groups of a batch: denoises one while the one before is decoded, encoded and written.
+"""Runs batches: denoises one while the one before is decoded, encoded and written.
 
-MLX is only ever asked from the thread that iterates. The decoding of a group is queued on the device behind its
-denoising, and fetched after the first step of the next group, so that the device never waits for Python; pictures are
-compressed and written by a thread of their own.
+MLX is only ever asked from the thread that iterates. The decoding of a batch is queued on the device behind its
+denoising, and fetched after the first step of the next batch, so that the device never waits for Python; pictures are
+compressed and written by a thread of their own. The weights of one model at a time are in memory.
 
 Knows nothing of terminals: it yields what happened. What fails is a value too, so that the other jobs go on.
 """
@@ -13,33 +13,40 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import groupby
 
 import mlx.core as mx
 import numpy as np
 
-from .. import images
+from .. import files, images
 from ..errors import BackendError, MlxdiffError
-from ..pipeline import StableDiffusion
-from ..request import Request
+from ..request import Model, Resolved
 from . import claims
 from .ahead import encoded_ahead
-from .jobs import Group, Job
+from .claims import Claim
+from .jobs import Batch, Job
+from .models import Models
 from .recorder import Recorder
 from .render import Denoised, Rendered, denoise
 from .store import Steps, Store, attempt
 
-POLL = 0.2  # seconds between looks at groups that another process has
+POLL = 0.2  # seconds between looks at batches that another process has
 
-WITH_WRITER = 2  # groups of finished pictures to hold in memory while a slow disk writes
+WITH_WRITER = 2  # batches of finished pictures to hold in memory while a slow disk writes
 
 
 @dataclass(frozen=True)
 class Written:
-    """The job's picture is on disk, with its line in the journal. `found`: it was before, or another made it."""
+    """The job's picture is on disk. `found`: it was before, or another process made it.
+
+    seconds      the picture's share of the time that its batch took; None where it was found
+    peak_memory  bytes that MLX held at most meanwhile
+    """
 
     job: Job
     found: bool = False
+    seconds: float | None = None
+    peak_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,14 @@ Event = Denoised | Rendered | Written | Failed
 
 
 @dataclass(frozen=True)
-class Settings:
+class Policy:
     """How a run goes about it.
 
     retries    how often a picture is tried again when it could not be written, or memory ran out
-    fail_fast  whether the first failure ends the run
-    stop       asked between groups; once it says yes, what is under way is finished and the run ends
-    is_ours    whether this process renders a group at all, by its number
-    waits      whether to wait for groups that other processes have, and take over those that they give up
+    fail_fast  whether the first failure ends the run; a full disk ends it in any case
+    stop       asked between batches; once it says yes, what is under way is finished and the run ends
+    is_ours    whether this process renders a batch at all, by its number
+    waits      whether to wait for pictures that other processes have, and take over those that they give up
     """
 
     decode_batch_size: int = 1
@@ -73,80 +80,100 @@ class Settings:
     waits: bool = True
 
 
-class Lease(Protocol):
-    def release(self) -> None: ...
-
-
 @dataclass
 class Active:
-    """A group on its way: its jobs that are missing, what is queued on the device, and what the writer has."""
+    """A batch on its way: its jobs that are missing, what is queued on the device, and what the writer has."""
 
-    group: Group
+    batch: Batch
     missing: tuple[Job, ...]
-    lease: Lease | None
+    claims: list[Claim]
+    began: float = 0.0
+    seconds: float = 0.0
+    peak_memory: int = 0
     latents: mx.array | None = None
     decoding: list[tuple[int, mx.array]] = field(default_factory=list)
     writing: list[tuple[Job, Future[MlxdiffError | None]]] = field(default_factory=list)
 
     def release(self) -> None:
-        if self.lease is not None:
-            self.lease.release()
-            self.lease = None
+        claims.release(self.claims)
+        self.claims = []
 
 
-def run(
-    sd: StableDiffusion, groups: Iterable[Group | None], store: Store, settings: Settings | None = None
-) -> Iterator[Event]:
-    """Renders what is missing of the groups, in their order, each picture written as soon as it is done.
+def run(models: Models, batches: Iterable[Batch | None], store: Store, policy: Policy | None = None) -> Iterator[Event]:
+    """Renders what is missing of the batches, in their order, each picture written as soon as it is done.
 
-    A None among the groups says that the next may be long in coming: what is under way is then finished first.
+    A None among the batches says that the next may be long in coming: what is under way is then finished first.
     """
-    runner = _Runner(sd, store, Settings() if settings is None else settings)
+    runner = _Runner(models, store, Policy() if policy is None else policy)
     try:
-        yield from runner.events(groups)
+        yield from runner.events(batches)
     finally:
         runner.close()
 
 
 class _Runner:
-    def __init__(self, sd: StableDiffusion, store: Store, settings: Settings) -> None:
-        self.sd, self.store, self.settings = sd, store, settings
+    def __init__(self, models: Models, store: Store, policy: Policy) -> None:
+        self.models, self.store, self.policy = models, store, policy
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="mlxdiff-writer")
         self.decoding: Active | None = None
         self.writing: list[Active] = []
         self.recorder = Recorder() if store.trajectory else None
-        self.failed = False
+        self.failed = self.full = False
+        self.fetched = 0.0
 
-    def events(self, groups: Iterable[Group | None]) -> Iterator[Event]:
-        elsewhere: list[Group] = []
-        coming = encoded_ahead(self.sd, groups, self._coming_request)
+    def events(self, batches: Iterable[Batch | None]) -> Iterator[Event]:
+        elsewhere: list[Batch] = []
+        coming = self._coming(batches)
         while not self._is_over():
             try:
-                group = next(coming)
+                batch = next(coming)
             except StopIteration:
                 break
             except MlxdiffError:  # a bad line in a stream: what came before it is finished first
                 yield from self._finish()
                 raise
-            if group is None:
+            if batch is None:
                 yield from self._finish()
-            elif self.settings.is_ours(group.number) and not (yield from self._run(group)):
-                elsewhere.append(group)
+            elif self.policy.is_ours(batch.number) and not (yield from self._run(batch)):
+                elsewhere.append(batch)
         yield from self._finish()
-        while elsewhere and self.settings.waits and not self._is_over():
+        while elsewhere and self.policy.waits and not self._is_over():
             time.sleep(POLL)
-            for group in list(elsewhere):
+            for batch in list(elsewhere):
                 if self._is_over():
                     break
-                if (yield from self._run(group)):
-                    elsewhere.remove(group)
+                if (yield from self._run(batch)):
+                    elsewhere.remove(batch)
             yield from self._finish()
 
-    def _coming_request(self, group: Group) -> Request | None:
-        """What the group will be asked of the model, unless it is done or another rank's."""
-        if not self.settings.is_ours(group.number) or all(self.store.is_done(job) for job in group.jobs):
+    def _coming(self, batches: Iterable[Batch | None]) -> Iterator[Batch | None]:
+        """The batches, their prompts encoded ahead, and a None wherever another model is loaded."""
+        model: Model | None = None
+
+        def model_of(batch: Batch | None) -> Model | None:
+            nonlocal model
+            if batch is not None and self._coming_request(batch) is not None:
+                model = batch.model
+            return model
+
+        for wanted, run_of_batches in groupby(batches, model_of):
+            part: Iterable[Batch | None] = run_of_batches
+            if wanted is None:  # nothing so far that would need one
+                yield from part
+                continue
+            if self.models.loaded not in (None, wanted):
+                yield None
+            try:
+                sd = self.models.use(wanted)
+            except MlxdiffError:  # which each of its batches meets again
+                sd = None
+            yield from part if sd is None else encoded_ahead(sd, part, self._coming_request)
+
+    def _coming_request(self, batch: Batch) -> Resolved | None:
+        """What the batch will be asked of the model, unless it is done or another rank's."""
+        if not self.policy.is_ours(batch.number) or all(self.store.is_done(job) for job in batch.jobs):
             return None
-        return group.request
+        return batch.request
 
     def close(self) -> None:
         """Waits for the writer, which leaves no file half written, and gives every claim back."""
@@ -155,35 +182,43 @@ class _Runner:
             active.release()
 
     def _is_over(self) -> bool:
-        return self.settings.stop() or (self.failed and self.settings.fail_fast)
+        return self.full or self.policy.stop() or (self.failed and self.policy.fail_fast)
 
-    def _run(self, group: Group) -> Iterator[Event]:
-        """Renders what the group lacks; returns False where another process has it."""
+    def _run(self, batch: Batch) -> Iterator[Event]:
+        """Renders what the batch lacks; returns False where another process has some of that."""
         store = self.store
-        missing = tuple(job for job in group.jobs if not store.is_done(job))
-        lease = None
-        if missing and store.journal is not None:
+        missing = tuple(job for job in batch.jobs if not store.is_done(job))
+        held: list[Claim] = []
+        if missing and store.journal is not None and store.shared:
             try:
                 store.check_folder()
-                lease = claims.take(store.folder, group.id)
+                taken = claims.take_all(store.folder, [job.id for job in missing])
+                held = [] if taken is None else taken
                 store.journal.refresh()
             except MlxdiffError as error:
+                claims.release(held)
                 for job in missing:
                     yield self._fail(job, error)
                 return True
             missing = tuple(job for job in missing if not store.is_done(job))
-            if lease is None and missing:
+            if taken is None and missing:
                 return False
-        active = Active(group, missing, lease)
-        for job in group.jobs:
+        active = Active(batch, missing, held)
+        for job in batch.jobs:
             if job not in missing:
                 yield Written(job, found=True)
         rest = []
         for job in missing:
-            error, adopted = self._look(job)
-            if error is not None:
+            try:
+                standing = store.standing(job)
+                if standing.done:
+                    store.adopt(job, standing)
+            except MlxdiffError as error:
                 yield self._fail(job, error)
-            elif adopted:
+                continue
+            if standing.error is not None:
+                yield self._fail(job, standing.error)
+            elif standing.done:
                 yield Written(job, found=True)
             else:
                 rest.append(job)
@@ -194,25 +229,17 @@ class _Runner:
         yield from self._denoise(active)
         return True
 
-    def _look(self, job: Job) -> tuple[MlxdiffError | None, bool]:
-        """What is wrong with writing the job's picture, and whether it is there already."""
-        try:
-            if self.store.adopt(job):
-                return None, True
-            self.store.check(job)
-        except MlxdiffError as error:
-            return error, False
-        return None, False
-
     def _denoise(self, active: Active) -> Iterator[Event]:
-        for turn in range(self.settings.retries + 1):
+        if self.models.loaded not in (None, active.batch.model):
+            yield from self._finish()
+        for turn in range(self.policy.retries + 1):
             try:
                 yield from self._steps(active)
                 self._queue_decoding(active)
                 break
             except (MlxdiffError, MemoryError, RuntimeError) as problem:
-                error = _in_words(problem, len(active.group.jobs))
-                if turn == self.settings.retries or isinstance(problem, MlxdiffError):
+                error = _in_words(problem, len(active.batch.jobs))
+                if turn == self.policy.retries or isinstance(problem, MlxdiffError):
                     active.release()
                     for job in active.missing:
                         yield self._fail(job, error)
@@ -221,8 +248,11 @@ class _Runner:
         self.decoding = active
 
     def _steps(self, active: Active) -> Iterator[Event]:
-        request = active.group.request
-        for event in denoise(self.sd, request, indices=tuple(job.index for job in active.group.jobs)):
+        sd = self.models.use(active.batch.model)
+        self._note_memory()
+        mx.reset_peak_memory()
+        active.began = time.perf_counter()
+        for event in denoise(sd, active.batch.request, indices=tuple(job.index for job in active.batch.jobs)):
             active.latents = event.latents
             if self.recorder is not None:
                 self.recorder.keep(event)
@@ -233,14 +263,15 @@ class _Runner:
 
     def _queue_decoding(self, active: Active) -> None:
         """Decodes the missing pictures, in the same chunks whatever is missing, so that their bits are the same."""
-        latents, size = active.latents, self.settings.decode_batch_size
+        latents, size = active.latents, self.policy.decode_batch_size
+        sd = self.models.open(active.batch.model)
         active.decoding = []
         assert latents is not None
         missing = {job.index for job in active.missing}
-        for first in range(0, len(active.group.jobs), size):
-            jobs = active.group.jobs[first : first + size]
+        for first in range(0, len(active.batch.jobs), size):
+            jobs = active.batch.jobs[first : first + size]
             if any(job.index in missing for job in jobs):
-                active.decoding.append((first, self.sd.decode(latents[first : first + size], tile=self.settings.tile)))
+                active.decoding.append((first, sd.decode(latents[first : first + size], tile=self.policy.tile)))
         mx.async_eval([picture for _, picture in active.decoding])
 
     def _finish(self) -> Iterator[Event]:
@@ -249,23 +280,23 @@ class _Runner:
         yield from self._collect(0)
 
     def _fetch(self) -> Iterator[Event]:
-        """Hands the decoded pictures to the writer, and reports on the group that it had before."""
+        """Hands the decoded pictures to the writer, and reports on the batch that it had before."""
         active, self.decoding = self.decoding, None
         if active is None:
             return
         yield from self._collect(WITH_WRITER - 1)
         self.writing.append(active)
         missing = {job.index for job in active.missing}
-        steps = {} if self.recorder is None else {job.index: self.recorder.take(job.index) for job in active.group.jobs}
+        steps = {} if self.recorder is None else {job.index: self.recorder.take(job.index) for job in active.batch.jobs}
         for first, chunk in active.decoding:
-            jobs = active.group.jobs[first : first + chunk.shape[0]]
+            jobs = active.batch.jobs[first : first + chunk.shape[0]]
             for offset, job in enumerate(jobs):
                 if job.index not in missing:
                     continue
                 try:
                     picture = images.to_uint8(chunk[offset])
                 except (MlxdiffError, MemoryError, RuntimeError) as problem:
-                    yield self._fail(job, _in_words(problem, len(active.group.jobs)))
+                    yield self._fail(job, _in_words(problem, len(active.batch.jobs)))
                     continue
                 assert active.latents is not None
                 latents = np.array(active.latents[first + offset])
@@ -273,7 +304,17 @@ class _Runner:
                     (job, self.writer.submit(self._work(job, picture, latents, steps.get(job.index))))
                 )
                 yield Rendered(job.index, job.request, picture, latents)
+        now = time.perf_counter()
+        # A batch begins before the one ahead of it is fetched: no moment counts for both.
+        active.seconds = (now - max(active.began, self.fetched)) / len(active.batch.jobs)
+        active.peak_memory = max(active.peak_memory, mx.get_peak_memory())
+        self.fetched = now
         active.decoding, active.latents = [], None
+
+    def _note_memory(self) -> None:
+        """Before the count begins anew: what is still being decoded belongs to the batch before."""
+        if self.decoding is not None:
+            self.decoding.peak_memory = max(self.decoding.peak_memory, mx.get_peak_memory())
 
     def _work(
         self, job: Job, picture: np.ndarray, latents: np.ndarray, steps: Steps | None
@@ -281,16 +322,17 @@ class _Runner:
         def write() -> None:
             self.store.write(job, picture, latents, steps)
 
-        return lambda: attempt(write, self.settings.retries, time.sleep)
+        return lambda: attempt(write, self.policy.retries, time.sleep)
 
     def _collect(self, keep: int) -> Iterator[Event]:
-        """Reports what the writer has done, and waits for it while it has more than `keep` groups."""
+        """Reports what the writer has done, and waits for it while it has more than `keep` batches."""
         while self.writing:
             active = self.writing[0]
             while active.writing and (len(self.writing) > keep or active.writing[0][1].done()):
                 job, future = active.writing.pop(0)
                 error = future.result()
-                yield Written(job) if error is None else self._fail(job, error)
+                done = Written(job, seconds=active.seconds, peak_memory=active.peak_memory)
+                yield done if error is None else self._fail(job, error)
             if active.writing:
                 return
             active.release()
@@ -298,6 +340,7 @@ class _Runner:
 
     def _fail(self, job: Job, error: MlxdiffError) -> Failed:
         self.failed = True
+        self.full = self.full or files.is_full(error)
         return Failed(job, error)
 
 

@@ -1,6 +1,7 @@
 """Sweeps: one request varied along one or two axes, as the cells of a sheet. Knows no MLX, and renders nothing.
 
-An axis is written NAME=VALUES: `steps=10,20,30`, `guidance-scale=2..8+2`, `prompt=apple,pear,"a plum, ripe"`.
+An axis is written NAME=VALUES: `steps=10,20,30`, `guidance-scale=2..8+2`, `prompt=apple,pear,"a plum, ripe"`. NAME is
+any setting that was declared with `vary`, and its kind reads the values and shows them.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import product
+from typing import Any
 
+from ..declarations import Setting, Text, declared, nearest
 from ..errors import RequestError
 from ..request import Request
 
 MAX_VALUES = 100
 MAX_CELLS = 1000
-WHOLE = ("seed", "steps", "height", "width", "cache_interval")
-DECIMAL = ("guidance_scale", "strength", "guidance_start", "guidance_end", "token_merging")
-CHOICE = ("sampler", "schedule")
-NAMES = ("prompt", *WHOLE, *DECIMAL, *CHOICE)
-ALIASES = {"cfg": "guidance_scale"}
+VARIED = {item.name: item for item in declared(Request) if item.vary and item.scope != "record"}
+NUMBERS = (int, float)
 
 _NUMBER = r"-?\d{1,19}(?:\.\d{1,9})?"
 _RANGE = re.compile(rf"({_NUMBER}?)\.\.({_NUMBER}?)(?:([+-])(\S*))?")
@@ -30,16 +30,22 @@ _FIELD = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^",][^,]*)?)(,|$)')
 
 @dataclass(frozen=True)
 class Axis:
-    """`name` is a field of Request. Of a prompt axis, each value replaces the first one where that occurs."""
+    """`name` is a setting. Of a prompt axis, each value replaces the first one where that occurs."""
 
     name: str
-    values: tuple[int | float | str, ...]
+    values: tuple[Any, ...]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        if self.name in ("prompt", *CHOICE):
-            return tuple(str(value) for value in self.values)
-        return tuple(f"{_shown(self.name)} {_plain(value)}" for value in self.values)
+        """What each column or row is called: numbers with the setting's name, other values alone."""
+        return tuple(self._label(value) for value in self.values)
+
+    def _label(self, value: Any) -> str:
+        kind = VARIED[self.name].kind
+        if value is None:
+            return f"{_shown(self.name)} {VARIED[self.name].unset or 'unset'}"
+        text = kind.show(value)
+        return text if kind.type is str else f"{_shown(self.name)} {text}"
 
 
 @dataclass(frozen=True)
@@ -49,40 +55,57 @@ class Cell:
     row: int
     column: int
     request: Request
-    values: tuple[int | float | str, ...]
+    values: tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Cells that are rendered as one request of several images: image i is shown in the cells places[i]."""
+def as_json(axes: Sequence[Axis], values: Sequence[Any]) -> dict[str, Any]:
+    """A cell's values by setting, as JSON holds them."""
+    return {
+        axis.name: None if value is None else VARIED[axis.name].kind.to_json(value)
+        for axis, value in zip(axes, values, strict=True)
+    }
 
-    request: Request
-    places: tuple[tuple[int, ...], ...]
+
+def varied_names() -> list[str]:
+    """What can be varied, as it is typed."""
+    return [_shown(name) for name in VARIED]
 
 
 def parse_axis(text: str) -> Axis:
     """Reads NAME=VALUES; raises RequestError, which quotes the part that is wrong."""
     name, equals, values = text.partition("=")
-    field = name.strip().replace("-", "_").lower()
-    field = ALIASES.get(field, field)
+    setting = _setting(name.strip())
     if not equals:
         raise RequestError(f"--vary {text!r} has no values.", "Write it as steps=10,20 or guidance-scale=2..8+2.")
-    if field not in NAMES:
-        known = ", ".join(_shown(known) for known in NAMES)
-        raise RequestError(f"A sweep cannot vary {name.strip()!r}.", f"It varies {known}.")
-    found: list[int | float | str] = []
+    if setting is None:
+        close = nearest(name.strip().replace("_", "-").lower(), varied_names())
+        raise RequestError(f"A sweep cannot vary {name.strip()!r}.", close)
+    found: list[Any] = []
     for value, quoted in _fields(text, values):
-        if field in ("prompt", *CHOICE):
-            found.append(value)
+        if not value and setting.default is None and not _holds_text(setting):
+            found.append(None)  # nothing in quotes: as if it were not given
+        elif setting.kind.type not in NUMBERS:
+            found.append(setting.kind.parse(setting.name, value))
         elif ".." in value and not quoted:
-            found += _range(field, value)
+            found += _range(setting, value)
         else:
-            found.append(_number(field, value))
+            found.append(_number(setting, value))
         if len(found) > MAX_VALUES:
-            raise _too_many(_shown(field))
-    if field == "prompt" and not found[0]:
+            raise _too_many(_shown(setting.name))
+    if setting.name == "prompt" and not found[0]:
         raise RequestError(f"The first value of --vary {text!r} is empty.", "Begin with words of the prompt.")
-    return Axis(field, tuple(found))
+    return Axis(setting.name, tuple(found))
+
+
+def _setting(name: str) -> Setting | None:
+    """By its name, or by one of its options' without the dashes."""
+    name = name.replace("-", "_").lower()
+    by_flag = {flag[2:].replace("-", "_"): item for item in VARIED.values() for flag in item.flags if flag[:2] == "--"}
+    return VARIED.get(name, by_flag.get(name))
+
+
+def _holds_text(setting: Setting) -> bool:
+    return setting.name == "prompt" or type(setting.kind) is Text
 
 
 def cells(request: Request, axes: Sequence[Axis]) -> list[Cell]:
@@ -108,30 +131,18 @@ def cells(request: Request, axes: Sequence[Axis]) -> list[Cell]:
     return found
 
 
-def groups(requests: Sequence[Request]) -> list[Group]:
-    """Requests of one image each, with equal ones rendered once, and those alike but for prompt and seed together."""
-    alike: dict[Request, dict[tuple, list[int]]] = {}
-    for place, request in enumerate(requests):
-        key = replace(request, prompt="", seed=0)
-        alike.setdefault(key, {}).setdefault((request.prompt, request.seed), []).append(place)
-    return [
-        Group(
-            replace(key, prompt=tuple(prompt for prompt, _ in found), seed=tuple(seed for _, seed in found)),
-            tuple(tuple(places) for places in found.values()),
-        )
-        for key, found in alike.items()
-    ]
-
-
-def _varied(request: Request, axes: Sequence[Axis], values: Sequence[int | float | str]) -> Request:
-    changes = {axis.name: value for axis, value in zip(axes, values, strict=True) if axis.name != "prompt"}
-    words = {str(axis.values[0]): str(value) for axis, value in zip(axes, values, strict=True) if axis.name == "prompt"}
+def _varied(request: Request, axes: Sequence[Axis], values: Sequence[Any]) -> Request:
+    changed = list(zip(axes, values, strict=True))
+    changes: dict[str, Any] = {axis.name: value for axis, value in changed if axis.name != "prompt"}
+    words = {str(axis.values[0]): str(value) for axis, value in changed if axis.name == "prompt"}
+    if "model" in changes:
+        changes["revision"] = None  # the request's is of its own model
     if words:
         # In one pass, longest first: what one axis puts in is not for the other one to find.
         pattern = re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
         for name in ("prompt", "negative_prompt"):
             text = getattr(request, name)
-            if text is not None:
+            if text is not None and name not in changes:
                 changes[name] = pattern.sub(lambda match: words[match[0]], text)
     return replace(request, **changes)
 
@@ -162,7 +173,7 @@ def _fields(text: str, values: str) -> list[tuple[str, bool]]:
             raise _too_many(text.partition("=")[0])
 
 
-def _range(field: str, text: str) -> list[int | float]:
+def _range(setting: Setting, text: str) -> list[int | float]:
     """START..STOP+STEP with both ends, or START..STOP-STEP downwards; exact, since it counts in decimals."""
     match = _RANGE.fullmatch(text)
     if match is None or not match[1] or not match[2]:
@@ -181,18 +192,20 @@ def _range(field: str, text: str) -> list[int | float]:
         )
     count = int((stop - start) / step) + 1
     if count > MAX_VALUES:
-        raise _too_many(_shown(field))
-    return [_number(field, format(start + i * step, "f")) for i in range(count)]
+        raise _too_many(_shown(setting.name))
+    return [_number(setting, format(start + i * step, "f")) for i in range(count)]
 
 
-def _number(field: str, text: str) -> int | float:
+def _number(setting: Setting, text: str) -> int | float:
     if not re.fullmatch(_NUMBER, text):
-        raise RequestError(f"{text!r} is no value for {_shown(field)}.", "Give numbers, or a range such as 2..8+2.")
-    if field in DECIMAL:
+        raise RequestError(
+            f"{text!r} is no value for {_shown(setting.name)}.", "Give numbers, or a range such as 2..8+2."
+        )
+    if setting.kind.type is float:
         return float(text)
     value = Decimal(text)
     if value != value.to_integral_value():
-        raise RequestError(f"{text} is no value for {_shown(field)}.", "It takes whole numbers.")
+        raise RequestError(f"{text} is no value for {_shown(setting.name)}.", "It takes whole numbers.")
     return int(value)
 
 
@@ -202,7 +215,3 @@ def _too_many(name: str) -> RequestError:
 
 def _shown(field: str) -> str:
     return field.replace("_", "-")
-
-
-def _plain(value: int | float | str) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -49,6 +49,7 @@ class Preview:
         self._protocol = protocol
         self._budget = Budget(clock)
         self._projection: Projection | None = None
+        self._fitted_to: StableDiffusion | None = None
         self._tiles: list[Image.Image] = []
         self._indices: tuple[int, ...] = ()
         self._lines: list[str] = []
@@ -61,22 +62,22 @@ class Preview:
         self._refresh = progress.refresh
         return progress
 
-    def follow(self, sd: StableDiffusion, events: Iterable[Event]) -> Iterator[Event]:
+    def follow(self, events: Iterable[Event]) -> Iterator[Event]:
         """Passes every event on, and shows what a step foresees and what is decoded when there is time for it."""
         from ..batch.render import Denoised, Rendered
 
         self._budget.start()
         for event in events:
             if isinstance(event, Denoised):
-                self._foreseen(sd, event)
+                self._foreseen(event)
             elif isinstance(event, Rendered):
                 self._finished(event)
             yield event
 
-    def _foreseen(self, sd: StableDiffusion, event: Denoised) -> None:
+    def _foreseen(self, event: Denoised) -> None:
         self._budget.ran(event.step, event.steps)
-        if self._projection is None:
-            self._projection = self._fitted(sd, event)
+        if self._projection is None or event.sd is not self._fitted_to:  # each model has latents of its own
+            self._projection, self._fitted_to = self._fitted(event.sd, event), event.sd
         if self._projection is None or not self._budget.allows_frame():
             return
         with self._budget.frame():
@@ -85,7 +86,7 @@ class Preview:
             self._tiles = [self._tile(Image.fromarray(picture)) for picture in small]
             self._show()
 
-    def _fitted(self, sd: StableDiffusion, event: Denoised) -> Projection | None:
+    def _fitted(self, sd: StableDiffusion | None, event: Denoised) -> Projection | None:
         """The projection, if the run is long enough to pay for it."""
         from ..batch import projection
 
@@ -95,7 +96,7 @@ class Preview:
         if not self._budget.allows_setup(estimate):
             return None
         with self._budget.setup():
-            return projection.fit(sd)
+            return projection.fit(sd)  # type: ignore[arg-type]
 
     def _finished(self, item: Rendered) -> None:
         if item.index not in self._indices or not self._budget.allows_frame():

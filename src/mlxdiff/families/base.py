@@ -34,17 +34,22 @@ from .source import FileSource, FolderSource, Source, WithVAE
 LARGEST_SETTING = 100_000
 
 
+Branches = Mapping[str, "Sequence[str] | None"]
+"""Texts by the name of a branch of guidance: one an image, or one for all; None where there is no such text."""
+
+
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Text encoders behind `encode(prompts, negative_prompt, *, guided, height, width)`, one prompt an image."""
+    """Text encoders behind `encode(branches, *, height, width)`, which gives each branch its Conditioning.
 
-    encode: Callable[..., Conditioning]
+    The size is in pixels. `networks` are the modules that hold the weights.
+    """
+
+    encode: Callable[..., dict[str, Conditioning]]
     networks: tuple[nn.Module, ...]
 
-    def __call__(
-        self, prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
-    ) -> Conditioning:
-        return self.encode(prompts, negative_prompt, guided=guided, height=height, width=width)
+    def __call__(self, branches: Branches, *, height: int, width: int) -> dict[str, Conditioning]:
+        return self.encode(branches, height=height, width=width)
 
 
 @dataclass(frozen=True)

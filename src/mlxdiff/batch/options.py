@@ -1,0 +1,35 @@
+"""What the options of a command say about going about a run, the same for every command. Knows no MLX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How pictures are rendered, kept and announced.
+
+    batch_size       images denoised at once; None is what memory allows
+    save_latents     whether NAME.safetensors is written beside each picture
+    save_trajectory  whether NAME.trajectory.safetensors is
+    metadata         whether pictures say how they were made
+    force            whether what is in the way is overwritten
+    skip_existing    whether any picture of the right name counts as done
+    retries          how often a picture is tried again when it could not be written, or memory ran out
+    fail_fast        whether the first failure ends the run
+    json             whether what is done is told as JSON
+    preview          whether pictures are drawn in the terminal as they emerge
+    """
+
+    batch_size: int | None = None
+    decode_batch_size: int = 1
+    tile: int | None = None
+    save_latents: bool = False
+    save_trajectory: bool = False
+    metadata: bool = True
+    force: bool = False
+    skip_existing: bool = False
+    retries: int = 0
+    fail_fast: bool = False
+    json: bool = False
+    preview: bool = False

@@ -1,0 +1,372 @@
+"""What a command amounts to: its jobs in batches, where they go, and what is made of them at the end.
+
+A prompt, a file of prompts, a contact sheet and a sweep differ here and nowhere else. Everything is checked before
+anything is made: a command that is refused leaves no file and no folder behind.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, MlxdiffError, RequestError
+from ..files import remove_parts
+from ..request import Model, Request, Resolved
+from . import claims, ranks, sheets, stream, sweep
+from .jobs import Batch, Job, JobMaker, by_model, essence, grouped, jobs_of, largest, listed
+from .journal import Journal, Run, hash_of
+from .models import Models
+from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_template, picture_path, safe
+from .options import RunOptions
+from .prompts import STANDARD_INPUT, Entry, open_prompts, read_entries, source_name
+from .ranks import Ranks
+from .runner import Policy
+from .sheets import Sheet
+from .sizing import default_batch_size
+from .store import Store
+from .unfinished import CELLS, RUN, Unfinished
+
+SEEDS = 2**32
+SHEET = "{prompt}-{seed}-sheet.png"
+CELL = "{index:05d}.png"
+
+
+class BadLinesError(MlxdiffError):
+    """Several lines of a prompt file are wrong: `errors` says what is wrong with each, as far as it was read."""
+
+    def __init__(self, name: str, errors: Sequence[MlxdiffError]) -> None:
+        super().__init__(f"{name} has {len(errors)} bad lines.", "Correct them; nothing was rendered.")
+        self.errors = tuple(errors)
+        self.exit_code = errors[0].exit_code
+
+
+@dataclass
+class Work:
+    """The batches of a run and their store.
+
+    n_images    None where nobody knows, as of a stream
+    unrecorded  whether pictures were found that the journal has no line of
+    needs       the model to load before the first picture; None where nothing is left to do
+    at_once     whether an interrupt ends the run at once: what is at hand is all there is
+    unfinished  what has to be completed, or left to the next process
+    sheet       what is made of all pictures
+    cells       of a sweep whose cells are kept, what each path is in the sheet, as JSON holds it
+    """
+
+    batches: Iterable[Batch | None]
+    store: Store
+    n_images: int | None
+    needs: Model | None
+    batch_size: int = 1
+    unrecorded: bool = False
+    at_once: bool = False
+    unfinished: Unfinished | None = None
+    sheet: Sheet | None = None
+    cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Ranks)
+    folders: set[Path] = field(default_factory=set)
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether only the sheet is the user's, and its cells lie hidden until it is drawn."""
+        return self.unfinished is not None and self.unfinished.holds_pictures
+
+    def policy(self, options: RunOptions) -> Policy:
+        return Policy(
+            decode_batch_size=options.decode_batch_size,
+            tile=options.tile,
+            retries=options.retries,
+            fail_fast=options.fail_fast,
+            is_ours=self.ranks.is_ours,
+            waits=self.ranks.is_first,
+        )
+
+    def close(self, *, complete: bool) -> None:
+        """Removes what only an unfinished run needs, or gives it up for the next process."""
+        if self.store.shared:
+            claims.sweep(self.store.folder)
+        if self.unfinished is not None:
+            self.unfinished.complete() if complete else self.unfinished.release()
+
+    def clean(self) -> None:
+        """Removes what this process is writing, before it ends without unwinding."""
+        for folder in self.folders:
+            remove_parts(folder, ours=True)
+
+
+def for_prompt(models: Models, request: Request, output: str | None, options: RunOptions) -> Work:
+    """The pictures of one request, which need not be resolved."""
+    pattern = parse_output(ALONE if output is None else output, several=request.batch_size > 1)
+    with _continued(pattern.folder, request, RUN, str(pattern.template)) as (unfinished, request):
+        resolved = models.resolve(request)
+        jobs = JobMaker(lambda _: resolved, pattern).jobs(Entry(request, None, "the prompt"))
+        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return _known(models, jobs, store, options, unfinished)
+
+
+def for_sheet(models: Models, request: Request, n_rows: int, output: str | None, options: RunOptions) -> Work:
+    """The pictures of one request, on one sheet."""
+    folder = Path() if output is None else Path(output).parent
+    with _continued(folder, request, CELLS, f"{output} {n_rows}") as (unfinished, request):
+        resolved = models.resolve(request)
+        unnamed = OutputPattern(folder, parse_template(SHEET))
+        target = picture_path(unnamed, resolved.single(0), 0) if output is None else Path(output)
+        cells = OutputPattern(unfinished.pictures, parse_template(CELL))
+        jobs = JobMaker(lambda _: resolved, cells).jobs(Entry(request, None, "the prompt"))
+        store = _store(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
+        sheet = sheets.contact_sheet(target, resolved, jobs, n_rows, store, options)
+        return _known(models, jobs, store, options, unfinished, sheet)
+
+
+def for_sweep(
+    models: Models,
+    request: Request,
+    vary: Sequence[str],
+    output: Path,
+    save_cells: Path | None,
+    gap: int,
+    options: RunOptions,
+) -> Work:
+    """The cells of a sweep, equal ones rendered once, and their sheet."""
+    axes = [sweep.parse_axis(text) for text in vary]
+    sweep.cells(request, axes)  # what is wrong with the axes is said before what is wrong with files
+    hidden = save_cells is None
+    if hidden and (options.save_latents or options.save_trajectory):
+        raise RequestError("A sweep without cells has no place for their latents.", "Add --save-cells FOLDER.")
+    folder = output.parent if save_cells is None else save_cells
+    asked = "\0".join([output.name, str(gap), *vary])
+    with _continued(folder, request, CELLS if hidden else RUN, asked) as (unfinished, request):
+        folder = unfinished.pictures if save_cells is None else save_cells
+        cells = sweep.cells(request, axes)
+        paths = [folder / (f"{i:05d}.png" if hidden else _cell_name(cell, axes)) for i, cell in enumerate(cells)]
+        keys = [(cell.request.wanted_model, models.resolve(cell.request)) for cell in cells]
+        jobs: dict[tuple[Model, Resolved], Job] = {}
+        for place, (key, path) in enumerate(zip(keys, paths, strict=True)):
+            if key not in jobs:
+                identity = hash_of(key[1].to_json(), path.name)
+                jobs[key] = Job(place, key[1], path, f"cell {place + 1} of the sweep", identity, model=key[0])
+            elif not hidden:
+                jobs[key] = replace(jobs[key], copies=(*jobs[key].copies, path))
+        kept = _for_hidden(options) if hidden else options
+        store = _store(folder, unfinished.journal, kept, shared=False)
+        places = [jobs[key] for key in keys]
+        sheet = sheets.sweep_sheet(output, request, vary, axes, places, gap, store, options)
+        work = _known(models, list(jobs.values()), store, options, unfinished, sheet)
+    if not hidden:
+        for cell, path in zip(cells, paths, strict=True):
+            varied = sweep.as_json(axes, cell.values)
+            work.cells[path] = {"row": cell.row, "column": cell.column, "varied": varied}
+    return work
+
+
+def for_file(models: Models, base: Request, file: str, output: str | None, options: RunOptions) -> Work:
+    """The pictures of a prompt file, all of whose lines are read and checked now."""
+    pattern = parse_output(output, several=True)
+    base = _single(base)
+    lines = list(open_prompts(file))
+    journal = Journal(pattern.folder)
+    store = _store(pattern.folder, journal, options, shared=True)
+    name = _run_of(models, journal, base, pattern)
+    recorded = journal.runs.get(name)
+    seed = _seed_of(base, recorded)
+    agreed = Ranks()
+    while True:
+        entries = read_entries(lines, source_name(file), replace(base, seed=seed))
+        jobs, wrong = listed(entries, models.resolve, pattern, journal.find)
+        if wrong:
+            raise wrong[0] if len(wrong) == 1 else BadLinesError(file, wrong)
+        if not jobs:
+            raise InputError(f"{file} has no prompts.", "Write one a line, or see what should have written them.")
+        work = _known(models, jobs, store, options, recorded=recorded)
+        run = Run(name, seed, work.batch_size)
+        if ranks.rank() is not None and agreed.size == 1:
+            wanted = ranks.Agreement(seed, work.batch_size)
+            agreed, wanted = ranks.join(pattern.folder, wanted, recorded=recorded is not None)
+            run = Run(name, wanted.seed, wanted.batch_size)
+        # A folder in which all pictures were found, each with its line, stays as it is.
+        if work.needs is not None or work.unrecorded or agreed.size > 1:
+            run = journal.begin(run, recorded)
+        if (run.seed, run.batch_size) == (seed, work.batch_size):
+            work.ranks = agreed
+            return work
+        recorded, seed = run, run.seed
+
+
+def for_stream(
+    models: Models, base: Request, output: str | None, options: RunOptions, stop: Callable[[], bool]
+) -> Work:
+    """The pictures of standard input, whose lines are rendered as they come, until `stop` says so."""
+    if ranks.rank() is not None:
+        raise RequestError("Ranks cannot share standard input.", "Write the prompts to a file, and name it.")
+    pattern = parse_output(output, several=True)
+    base = _single(base)
+    lines = open_prompts(STANDARD_INPUT)
+    journal = Journal(pattern.folder)
+    store = _store(pattern.folder, journal, options, shared=True)
+    name = _run_of(models, journal, base, pattern)
+    recorded = journal.runs.get(name)
+    asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
+    size = _batch_size(models, [], recorded, options, base.wanted_model, asked)
+    base = replace(base, seed=asked.seed)
+    work = Work([], store, None, base.wanted_model, batch_size=size)
+
+    def jobs() -> Iterator[Job | None]:
+        entries = read_entries(lines, source_name(STANDARD_INPUT), base)
+        found = jobs_of(stream.as_they_come(entries, stop), models.resolve, pattern, journal.find)
+        taken: dict[str, tuple[Path, str]] = {}
+        for job in found:
+            if job is not None:
+                if not taken:
+                    journal.begin(Run(name, asked.seeds[0], size), recorded)
+                for path in store.paths(job):  # clashes can only be found as they come
+                    if (key := str(path).casefold()) in taken:
+                        check_clashes([taken[key], (path, job.source)])
+                    taken[key] = (path, job.source)
+                if job.path.parent not in work.folders:
+                    work.folders.add(job.path.parent)
+                    remove_parts(job.path.parent)
+            yield job
+        if not taken and not stop():
+            raise InputError("Standard input has no prompts.", "See what should have written them.")
+
+    work.batches = grouped(jobs(), size)
+    return work
+
+
+def _known(
+    models: Models,
+    jobs: list[Job],
+    store: Store,
+    options: RunOptions,
+    unfinished: Unfinished | None = None,
+    sheet: Sheet | None = None,
+    recorded: Run | None = None,
+) -> Work:
+    """The work of a complete list of jobs, none of which anything stands in the way of."""
+    if sheet is not None and sheet.found and sheet.gathers:
+        return Work([], store, len(jobs), None, unfinished=unfinished, sheet=sheet)
+    files = [(path, job.source) for job in jobs for path in store.paths(job)]
+    check_clashes(files if sheet is None else [*files, (sheet.path, "the sheet")])
+    folders = {path.parent for path, _ in files}
+    for folder in folders:
+        remove_parts(folder)
+    missing, unrecorded = [], False
+    for job in jobs:
+        standing = store.standing(job)
+        if standing.error is not None:
+            raise standing.error
+        if not standing.done:
+            missing.append(job)
+        unrecorded = unrecorded or standing.line is not None
+    recorded = recorded if unfinished is None else unfinished.run
+    lacking = {job.model for job in missing}
+    needs = next((job.model for job in jobs if job.model in lacking), None)
+    if needs is None:
+        size = 1 if recorded is None else recorded.batch_size
+    else:
+        begun = any(store.is_done(job) for job in jobs)
+        first = largest([job for job in jobs if job.model == needs])
+        size = _batch_size(models, jobs if begun else [], recorded, options, needs, first.request)
+    batches = list(by_model(grouped(jobs, size)))
+    left = {job.id for job in missing}
+    n_left = sum(any(job.id in left for job in batch.jobs) for batch in batches)
+    if unfinished is not None and store.journal is not None:
+        unfinished.begin(Run(unfinished.key, jobs[0].request.seeds[0], size))
+    return Work(
+        batches,
+        store,
+        len(jobs),
+        needs,
+        batch_size=size,
+        at_once=not store.shared and n_left == 1,
+        unfinished=unfinished,
+        sheet=sheet,
+        folders=folders,
+        unrecorded=unrecorded,
+    )
+
+
+def _batch_size(
+    models: Models, begun: Sequence[Job], recorded: Run | None, options: RunOptions, model: Model, request: Resolved
+) -> int:
+    """As recorded, as given, or as memory allows; raises RequestError where pictures that are done had another one."""
+    given = options.batch_size
+    if recorded is not None and begun and given not in (None, recorded.batch_size):
+        raise RequestError(
+            f"This run was begun with --batch-size {recorded.batch_size}; with {given} its pictures would share other"
+            " batches.",
+            "Leave --batch-size out, or render to another folder.",
+        )
+    if given is not None:
+        return given
+    return default_batch_size(models.use(model), request) if recorded is None else recorded.batch_size
+
+
+@contextmanager
+def _continued(folder: Path, request: Request, suffix: str, asked: str) -> Iterator[tuple[Unfinished, Request]]:
+    """What an earlier process left of the same command, and the request with its seed; else with one that is drawn."""
+    key = hash_of(_canonical(request), str(request.seed), asked)[:16]
+    unfinished = Unfinished(folder, key, suffix)
+    try:
+        yield unfinished, replace(request, seed=_seed_of(request, unfinished.run))
+    except BaseException:
+        unfinished.release()
+        raise
+
+
+def _seed_of(request: Request, recorded: Run | None) -> Any:
+    if request.seed is not None:
+        return request.seed
+    return secrets.randbelow(SEEDS) if recorded is None else recorded.seed
+
+
+def _run_of(models: Models, journal: Journal, base: Request, pattern: OutputPattern) -> str:
+    """The name of the run in the journal: a hash of what the command asks for."""
+    name = hash_of(_canonical(base), str(base.seed), str(pattern.template))
+    if name not in journal.runs and journal.runs:
+        # mlxdiff 0.1 hashed what the model made of it.
+        asked = models.resolve(replace(base, seed=0 if base.seed is None else base.seed))
+        text = json.dumps(essence(replace(asked, seed=None)), sort_keys=True, separators=(",", ":"))
+        former = hash_of(text, str(base.seed), str(pattern.template))
+        name = former if former in journal.runs else name
+    return name
+
+
+def _canonical(request: Request) -> str:
+    return replace(request, seed=None, hashes=None).to_json()
+
+
+def _single(base: Request) -> Request:
+    """Lines count their seeds from one: of a picture's several that is the first."""
+    if not isinstance(base.seed, tuple):
+        return base
+    return replace(base, prompt=base.prompts[0], seed=base.seed[0], n_images=1)
+
+
+def _for_hidden(options: RunOptions) -> RunOptions:
+    """For cells that only the sheet is made of: they say what they are, and nobody else's are among them."""
+    return replace(options, metadata=True, force=False, skip_existing=False)
+
+
+def _store(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
+    return Store(
+        folder,
+        journal,
+        metadata=options.metadata,
+        latents=options.save_latents,
+        trajectory=options.save_trajectory,
+        force=options.force,
+        skip_existing=options.skip_existing,
+        shared=shared,
+    )
+
+
+def _cell_name(cell: sweep.Cell, axes: Sequence[sweep.Axis]) -> str:
+    """ROW-COLUMN-LABELS.png, counted from 0."""
+    words = [axes[1].labels[cell.row]] if len(axes) == 2 else []
+    return f"{cell.row:02d}-{cell.column:02d}-{safe('-'.join([*words, axes[0].labels[cell.column]]))}.png"

@@ -1,0 +1,288 @@
+"""Runs of the batch package from the command line: what is announced, what is counted, and how a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from ..batch.options import RunOptions
+from ..errors import MlxdiffError, RequestError
+from ..request import Request
+from . import output
+from .bars import Bars
+from .interrupt import Interrupts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..batch.jobs import Job
+    from ..batch.models import Models
+    from ..batch.runner import Event, Written
+    from ..batch.work import Work
+    from .preview import Preview
+
+SOME_FAILED = 3
+
+__all__ = ["RunOptions", "check_size", "pictures", "prompt_file", "say_sheet", "sheet", "sweep"]
+
+
+@dataclass
+class Outcome:
+    """How far a run came."""
+
+    rendered: int = 0
+    found: int = 0
+    failures: list[tuple[Job, MlxdiffError]] = field(default_factory=list)
+
+
+def pictures(request: Request, output_path: str | None, options: RunOptions) -> None:
+    """The pictures of one request."""
+    _check_alone("prompt")
+    _run(options, lambda work, models, _: work.for_prompt(models, request, output_path, options))
+
+
+def sheet(request: Request, n_rows: int, output_path: str | None, options: RunOptions) -> None:
+    """The pictures of one request, on one contact sheet of `n_rows` rows."""
+    _check_alone("sheet")
+    _run(options, lambda work, models, _: work.for_sheet(models, request, n_rows, output_path, options))
+
+
+def sweep(
+    request: Request,
+    vary: Sequence[str],
+    output_path: Path,
+    options: RunOptions,
+    *,
+    save_cells: Path | None = None,
+    gap: int = 4,
+) -> None:
+    """The request varied along one or two axes, as a labelled sheet; cells in a folder if one is named."""
+    _check_alone("sweep")
+    _run(
+        options,
+        lambda work, models, _: work.for_sweep(models, request, vary, output_path, save_cells, gap, options),
+    )
+
+
+def prompt_file(base: Request, file: str, output_path: str | None, options: RunOptions) -> None:
+    """The pictures of a prompt file, or of standard input for `-`; what a line does not say comes from `base`."""
+    if file == "-":
+        _run(options, lambda work, models, stop: work.for_stream(models, base, output_path, options, stop))
+    else:
+        _run(options, lambda work, models, _: work.for_file(models, base, file, output_path, options))
+
+
+def check_size(path: Path, size: tuple[int, ...]) -> None:
+    """Raises RequestError for a sheet of (height, width) that the file's format has no numbers for."""
+    from ..batch import sheets
+
+    sheets.check_size(path, size)
+
+
+def say_sheet(path: Path, drawn: np.ndarray, n_images: int, *, json: bool) -> None:
+    """Announces a sheet of pictures that existed."""
+    height, width = drawn.shape[:2]
+    if json:
+        output.say_json({"event": "sheet", "path": str(path), "height": height, "width": width, "images": n_images})
+    else:
+        output.say(str(path))
+
+
+def _check_alone(what: str) -> None:
+    from ..batch import ranks
+
+    if ranks.rank() is not None:
+        raise RequestError(f"Several ranks have one {what}.", "Give them a --prompts-file to share.")
+
+
+def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], Work]) -> None:
+    """Plans the work and renders it; exits where a part of it is missing at the end."""
+    with _opened(options) as (bars, preview):
+        from ..batch import work as work_module
+        from ..batch.models import Models
+
+        models = Models()
+        stop = _Stop()
+        try:
+            work = plan(work_module, models, stop)
+        except work_module.BadLinesError as error:
+            _say_bad_lines(error, bars)
+        interrupts = Interrupts(
+            tell=lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
+            clean=work.clean,
+        )
+        stop.asked = interrupts.is_set
+        complete = False
+        try:
+            if work.needs is not None:
+                models.use(work.needs)
+            bars.start(work.n_images)
+            with nullcontext() if work.at_once else interrupts:
+                outcome = _follow(models, work, options, bars, preview, stop)
+                complete = not outcome.failures and not stop()
+                if complete:
+                    _finish(work, options)
+        finally:
+            work.close(complete=complete)
+        bars.stop()
+    if outcome.found:
+        output.note(f"Done before, or by another process: {outcome.found}.", style="dim")
+    if interrupts.received is not None and not complete:
+        _end_interrupted(outcome, work, interrupts)
+    _end(outcome, work, options)
+
+
+class _Stop:
+    """Whether the run is to end early: asked of the signals once they are watched."""
+
+    def __init__(self) -> None:
+        self.asked: Callable[[], bool] = lambda: False
+
+    def __call__(self) -> bool:
+        return self.asked()
+
+
+@contextmanager
+def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
+    """The bars, and the preview above them; other ranks than the first draw nothing."""
+    from ..batch import ranks
+
+    first = ranks.rank() in (None, 0)
+    preview = None
+    if options.preview and first:
+        from .preview import open_preview
+
+        preview = open_preview(output.err_console())
+        if preview is None:
+            output.note("There is no preview: this terminal shows no pictures.", style="yellow")
+    with Bars(visible=first, preview=preview) as bars:
+        yield bars, preview
+
+
+def _follow(
+    models: Models, work: Work, options: RunOptions, bars: Bars, preview: Preview | None, stop: Callable[[], bool]
+) -> Outcome:
+    """Runs the batches: draws, prints a line a picture, and counts."""
+    from dataclasses import replace
+
+    from ..batch.runner import Failed, Written, run
+
+    outcome = Outcome()
+    policy = replace(work.policy(options), stop=stop)
+    events: Iterator[Event] = bars.follow(_expecting(run(models, work.batches, work.store, policy), work, bars))
+    for event in events if preview is None else preview.follow(events):
+        if isinstance(event, Failed):
+            outcome.failures.append((event.job, event.error))
+            _say_failed(event.job, event.error, work, options)
+        elif isinstance(event, Written):
+            outcome.found += event.found
+            outcome.rendered += not event.found
+            _say_written(event, work, options)
+    return outcome
+
+
+def _expecting(events: Iterator[Event], work: Work, bars: Bars) -> Iterator[Event]:
+    """The events of a run, of which the bars learn how many pictures a stream has so far."""
+    from ..batch.render import Denoised
+
+    if work.n_images is not None:
+        yield from events
+        return
+    for event in events:
+        last = max(event.indices) if isinstance(event, Denoised) else getattr(event, "job", event).index  # type: ignore[union-attr]
+        bars.expect(last + 1)
+        yield event
+
+
+def _say_written(event: Written, work: Work, options: RunOptions) -> None:
+    if work.is_hidden:
+        return
+    job = event.job
+    for path in (job.path, *job.copies):
+        if options.json:
+            said = _about(job, path, work) | {kind: str(beside) for kind, beside in work.store.beside(path).items()}
+            if not event.found:
+                said |= {"seconds": event.seconds, "peak_memory": event.peak_memory}
+            output.say_json(said | {"event": "found" if event.found else "picture"})
+        elif not event.found:
+            output.say(str(path))
+
+
+def _say_failed(job: Job, error: MlxdiffError, work: Work, options: RunOptions) -> None:
+    if not options.json:
+        return
+    paths = [work.sheet.path] if work.sheet is not None and work.is_hidden else [job.path, *job.copies]
+    for path in paths:
+        output.say_json(_about(job, path, work) | {"event": "failed", "error": str(error)})
+
+
+def _about(job: Job, path: Path, work: Work) -> dict[str, Any]:
+    request = job.request
+    said = {"path": str(path), "seed": request.seed, "prompt": request.prompt, "request": request.values()}
+    return said | {"index": job.index} | work.cells.get(path, {})
+
+
+def _finish(work: Work, options: RunOptions) -> None:
+    """Draws the sheet, if there is to be one, and announces it."""
+    sheet = work.sheet
+    if sheet is None:
+        return
+    if not sheet.found:
+        sheet.write(work.store, force=options.force)
+    elif not options.json:
+        output.note(f"Done before: {sheet.path}.", style="dim")
+    height, width = sheet.size
+    if options.json:
+        request = sheet.request
+        said = {"path": str(sheet.path), "seed": request.seed, "prompt": request.prompt, "request": request.values()}
+        said |= {kind: str(path) for kind, path in sheet.beside(work.store).items()}
+        said |= {"height": height, "width": width, "images": len(sheet.cells)}
+        output.say_json(said | {"event": "found" if sheet.found else "sheet"})
+    elif not sheet.found:
+        output.say(str(sheet.path))
+
+
+def _say_bad_lines(error: Any, bars: Bars) -> NoReturn:
+    from ..batch.jobs import MAX_BAD_LINES
+
+    bars.stop()
+    for one in error.errors[:MAX_BAD_LINES]:
+        output.complain("error", str(one))
+    if len(error.errors) > MAX_BAD_LINES:
+        output.complain("error", f"More lines are bad: only the first {MAX_BAD_LINES} are named.")
+    raise typer.Exit(error.exit_code)
+
+
+def _end_interrupted(outcome: Outcome, work: Work, interrupts: Interrupts) -> None:
+    done = outcome.rendered + outcome.found
+    of = "" if work.n_images is None else f" of {work.n_images}"
+    output.note(f"Interrupted: {done}{of} pictures are done. The same command again does the rest.", style="yellow")
+    raise typer.Exit(interrupts.exit_code)
+
+
+def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
+    """Lists what failed, and exits accordingly."""
+    from ..files import is_full
+
+    if not outcome.failures:
+        return
+    if work.n_images == 1 and work.sheet is None and not work.store.shared:
+        raise outcome.failures[0][1]
+    for job, error in outcome.failures:
+        where = job.source if work.is_hidden else f"{job.source}, {job.path}"
+        output.complain("failed", f"{where}: {error}")
+    full = any(is_full(error) for _, error in outcome.failures)
+    rest = " The others were not tried." if options.fail_fast or full else ""
+    again = " Free some space; the same command again does the rest." if full else ""
+    sheet = "" if work.sheet is None else f" The sheet {work.sheet.path} was not drawn."
+    output.note(f"Failed: {len(outcome.failures)}.{rest}{sheet}{again}", style="yellow")
+    if not (work.ranks.is_first and work.ranks.shared):
+        # mlx.launch ends all ranks as soon as one exits with an error. Where they share a folder the first one tries
+        # what the others failed at, and so speaks for all; it is the last to go.
+        return
+    raise typer.Exit(1 if options.fail_fast or full else SOME_FAILED)
