@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
 from ..files import mistaken_for, open_regular
 from ..parts import MODEL_INDEX, PARTS, STEMS
 
-MAX_JSON_BYTES = 32 * 2**20
+MAX_JSON_BYTES = 8 * 2**20  # the largest index of a published model has about 1 MB
 
 PREFERRED_VARIANT = "fp16"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
