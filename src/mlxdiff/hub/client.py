@@ -118,14 +118,19 @@ def headers_with(token: str | None) -> dict[str, str]:
 
     Raises RequestError for a token that no hub could have given out.
     """
-    from huggingface_hub.utils import build_hf_headers
+    import platform
+
+    from huggingface_hub import __version__, constants, get_token
 
     # huggingface_hub would take line feeds out in silence, and the hub would then refuse another token.
-    given = os.environ.get("HF_TOKEN", "").strip() if token is None else token
-    _check_token(given, is_given=token is not None)
-    headers = build_hf_headers(token=token, library_name=LIBRARY)
-    _check_token(headers.get(_TOKEN, "").removeprefix("Bearer "), is_given=token is not None)
-    return {key: value.encode("ascii", "replace").decode() for key, value in headers.items()}
+    _check_token(os.environ.get("HF_TOKEN", "").strip() if token is None else token, is_given=token is not None)
+    sent = token
+    if token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        sent = get_token()
+        _check_token(sent or "", is_given=False)
+    # Not huggingface_hub's own headers: to make those it asks the hub a question, and waits for the answer for ever.
+    agent = {"user-agent": f"{LIBRARY}; hf_hub/{__version__}; python/{platform.python_version()}"}
+    return agent if sent is None else {**agent, _TOKEN: f"Bearer {sent}"}
 
 
 def origin_of(url: str) -> tuple[str, str, int | None]:
@@ -232,7 +237,9 @@ def _read(url: str, headers: Mapping[str, str], blocks: queue.Queue[Any], gone: 
 
     wait = constants.HF_HUB_DOWNLOAD_TIMEOUT
     try:
-        with get_session().stream("GET", url, headers=dict(headers), follow_redirects=False, timeout=wait) as response:
+        session = get_session()
+        with session.stream("GET", url, headers=dict(headers), follow_redirects=False, timeout=wait) as response:
+            _forget_cookies(session, response)
             hand_over(_Head(response.status_code, response.headers))
             for block in response.iter_raw():
                 if gone.is_set():
@@ -241,6 +248,13 @@ def _read(url: str, headers: Mapping[str, str], blocks: queue.Queue[Any], gone: 
         hand_over(None)
     except Exception as error:
         hand_over(error)
+
+
+def _forget_cookies(session: Any, response: Any) -> None:
+    """The session is everybody's: a cookie that an answer set would go along with, or break, all later questions."""
+    for cookie in list(response.cookies.jar):
+        with suppress(KeyError):  # another thread was faster
+            session.cookies.jar.clear(cookie.domain, cookie.path, cookie.name)
 
 
 def _next(blocks: queue.Queue[Any], url: str, deadline: float, stop: threading.Event | None) -> Any:
