@@ -47,7 +47,7 @@ class Unreachable(Exception):
 
 
 class TooSlow(Unreachable):
-    """Less than RATE bytes a second for RATE_SECONDS, or no answer for HEAD_SECONDS."""
+    """Less than RATE bytes a second for RATE_SECONDS, or no answer for HEAD_SECONDS; `kind` says which."""
 
 
 class Refused(Exception):
@@ -89,14 +89,14 @@ class Answer:
     def _raw(self) -> Iterator[bytes]:
         since, arrived = time.monotonic(), 0
         while True:
-            block = _next(self._blocks, self.url, since + RATE_SECONDS, self._stop)
+            block = _next(self._blocks, self.url, since + RATE_SECONDS, self._stop, _rate())
             if block is None:
                 return
             arrived += len(block)
             now = time.monotonic()
             if now - since >= RATE_SECONDS:
                 if arrived < RATE * RATE_SECONDS:
-                    raise TooSlow("too slow", self.url)
+                    raise TooSlow(_rate(), self.url)
                 since, arrived = now, 0
             yield block
 
@@ -219,7 +219,8 @@ def _asked(url: str, headers: Mapping[str, str], stop: threading.Event | None) -
     reader = threading.Thread(target=_read, args=(url, headers, blocks, gone), daemon=True, name="mlxdiff-hub")
     reader.start()
     try:
-        head = _next(blocks, url, time.monotonic() + HEAD_SECONDS, stop)
+        late = f"nothing came in {HEAD_SECONDS:g} seconds"
+        head = _next(blocks, url, time.monotonic() + HEAD_SECONDS, stop, late)
         yield Answer(url, head.status, head.headers, blocks, stop)
     finally:
         gone.set()
@@ -257,8 +258,12 @@ def _forget_cookies(session: Any, response: Any) -> None:
             session.cookies.jar.clear(cookie.domain, cookie.path, cookie.name)
 
 
-def _next(blocks: queue.Queue[Any], url: str, deadline: float, stop: threading.Event | None) -> Any:
-    """The next item of `_read`; its exceptions are raised here."""
+def _rate() -> str:
+    return f"less than {RATE} bytes a second for {RATE_SECONDS:g} seconds"
+
+
+def _next(blocks: queue.Queue[Any], url: str, deadline: float, stop: threading.Event | None, late: str) -> Any:
+    """The next item of `_read`; its exceptions are raised here, and TooSlow after the deadline: `late` says why."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     while True:
@@ -269,7 +274,7 @@ def _next(blocks: queue.Queue[Any], url: str, deadline: float, stop: threading.E
             item = blocks.get(timeout=max(0.0, min(_LOOK, left)))
         except queue.Empty:
             if left <= 0:
-                raise TooSlow("too slow", url) from None
+                raise TooSlow(late, url) from None
             continue
         if isinstance(item, OfflineModeIsEnabled):
             raise item
