@@ -22,8 +22,9 @@ import machine
 import mlx.core as mx
 
 from mlxdiff import Request, StableDiffusion, backend, images
-from mlxdiff.batch.jobs import Group, grouped, jobs_of
+from mlxdiff.batch.jobs import Batch, grouped, jobs_of
 from mlxdiff.batch.journal import Journal, Run
+from mlxdiff.batch.models import Models
 from mlxdiff.batch.naming import parse_output
 from mlxdiff.batch.prompts import Entry
 from mlxdiff.batch.runner import run
@@ -40,12 +41,12 @@ class Row:
     outside: float
 
 
-def groups_of(sd: StableDiffusion, folder: Path, n_images: int, steps: int, size: int) -> list[Group]:
+def batches_of(sd: StableDiffusion, folder: Path, n_images: int, steps: int, size: int) -> list[Batch]:
     entries = [
         Entry(Request(f"a {THINGS[i % len(THINGS)]}", seed=i, steps=steps), None, str(i)) for i in range(n_images)
     ]
     found = grouped(jobs_of(entries, sd.resolve, parse_output(f"{folder}/", several=True)), size)
-    return [group for group in found if group is not None]
+    return [batch for batch in found if batch is not None]
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Waiting:
         return call
 
 
-def measure(sd: StableDiffusion, groups: list[Group], folder: Path, size: int) -> tuple[float, float]:
+def measure(sd: StableDiffusion, batches: list[Batch], folder: Path, size: int) -> tuple[float, float]:
     """Seconds of a run, from the first line of the journal to the last, and those in which it waited for the model."""
     waiting = Waiting()
     # MLX lets no more than a few operations queue up, so that most of async_eval is waiting, too.
@@ -75,7 +76,7 @@ def measure(sd: StableDiffusion, groups: list[Group], folder: Path, size: int) -
         start = time.perf_counter()
         journal = Journal(folder)
         journal.begin(Run("benchmark", 0, size))
-        for _ in run(sd, groups, Store(folder, journal)):
+        for _ in run(Models(lambda _: sd), batches, Store(folder, journal)):
             pass
         return time.perf_counter() - start, waiting.seconds
     finally:
@@ -96,8 +97,8 @@ def main() -> None:
             for size in SIZES:
                 folder = Path(temporary) / f"{turn}-{size}"
                 n_images = size if turn == 0 else options.images
-                groups = groups_of(sd, folder, n_images, options.steps, size)
-                now = measure(sd, groups, folder, size)
+                batches = batches_of(sd, folder, n_images, options.steps, size)
+                now = measure(sd, batches, folder, size)
                 if turn > 0:
                     times[size].append(now)
     rows = []

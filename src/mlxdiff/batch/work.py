@@ -6,7 +6,6 @@ anything is made: a command that is refused leaves no file and no folder behind.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ..errors import InputError, MlxdiffError, RequestError
 from ..files import remove_parts
 from ..request import Model, Request, Resolved
 from . import claims, ranks, sheets, stream, sweep
-from .jobs import Batch, Job, JobMaker, by_model, essence, grouped, jobs_of, largest, listed
+from .jobs import Batch, Job, JobMaker, by_model, canonical, essence, grouped, jobs_of, largest, listed
 from .journal import Journal, Run, hash_of
 from .models import Models
 from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_template, picture_path, safe
@@ -148,7 +147,7 @@ def for_sweep(
         jobs: dict[tuple[Model, Resolved], Job] = {}
         for place, (key, path) in enumerate(zip(keys, paths, strict=True)):
             if key not in jobs:
-                identity = hash_of(key[1].to_json(), path.name)
+                identity = hash_of(canonical(essence(key[1])), path.name)
                 jobs[key] = Job(place, key[1], path, f"cell {place + 1} of the sweep", identity, model=key[0])
             elif not hidden:
                 jobs[key] = replace(jobs[key], copies=(*jobs[key].copies, path))
@@ -211,7 +210,7 @@ def for_stream(
     name = _run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
     asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
-    size = _batch_size(models, [], recorded, options, base.wanted_model, asked)
+    size = _batch_size(models, recorded, recorded, options, base.wanted_model, asked)
     base = replace(base, seed=asked.seed)
     work = Work([], store, None, base.wanted_model, batch_size=size)
 
@@ -252,7 +251,7 @@ def _known(
         return Work([], store, len(jobs), None, unfinished=unfinished, sheet=sheet)
     files = [(path, job.source) for job in jobs for path in store.paths(job)]
     check_clashes(files if sheet is None else [*files, (sheet.path, "the sheet")])
-    folders = {path.parent for path, _ in files}
+    folders = {path.parent for path, _ in files} | ({sheet.path.parent} if sheet is not None else set())
     for folder in folders:
         remove_parts(folder)
     missing, unrecorded = [], False
@@ -262,16 +261,16 @@ def _known(
             raise standing.error
         if not standing.done:
             missing.append(job)
-        unrecorded = unrecorded or standing.line is not None
+        unrecorded = unrecorded or (standing.line is not None and store.shared)
     recorded = recorded if unfinished is None else unfinished.run
     lacking = {job.model for job in missing}
     needs = next((job.model for job in jobs if job.model in lacking), None)
-    if needs is None:
+    if needs is None and (recorded is not None or not unrecorded):
         size = 1 if recorded is None else recorded.batch_size
     else:
         begun = any(store.is_done(job) for job in jobs)
-        first = largest([job for job in jobs if job.model == needs])
-        size = _batch_size(models, jobs if begun else [], recorded, options, needs, first.request)
+        first = largest([job for job in jobs if needs in (None, job.model)])
+        size = _batch_size(models, recorded if begun else None, recorded, options, first.model, first.request)
     batches = list(by_model(grouped(jobs, size)))
     left = {job.id for job in missing}
     n_left = sum(any(job.id in left for job in batch.jobs) for batch in batches)
@@ -292,13 +291,16 @@ def _known(
 
 
 def _batch_size(
-    models: Models, begun: Sequence[Job], recorded: Run | None, options: RunOptions, model: Model, request: Resolved
+    models: Models, binding: Run | None, recorded: Run | None, options: RunOptions, model: Model, request: Resolved
 ) -> int:
-    """As recorded, as given, or as memory allows; raises RequestError where pictures that are done had another one."""
+    """As given, as recorded, or as memory allows; raises RequestError where `binding` asks for another one than given.
+
+    A record binds once a picture of it is done.
+    """
     given = options.batch_size
-    if recorded is not None and begun and given not in (None, recorded.batch_size):
+    if binding is not None and given not in (None, binding.batch_size):
         raise RequestError(
-            f"This run was begun with --batch-size {recorded.batch_size}; with {given} its pictures would share other"
+            f"This run was begun with --batch-size {binding.batch_size}; with {given} its pictures would share other"
             " batches.",
             "Leave --batch-size out, or render to another folder.",
         )
@@ -331,7 +333,7 @@ def _run_of(models: Models, journal: Journal, base: Request, pattern: OutputPatt
     if name not in journal.runs and journal.runs:
         # mlxdiff 0.1 hashed what the model made of it.
         asked = models.resolve(replace(base, seed=0 if base.seed is None else base.seed))
-        text = json.dumps(essence(replace(asked, seed=None)), sort_keys=True, separators=(",", ":"))
+        text = canonical(essence(replace(asked, seed=None)))
         former = hash_of(text, str(base.seed), str(pattern.template))
         name = former if former in journal.runs else name
     return name
