@@ -113,8 +113,8 @@ def transformer_alone(turns: int = 5) -> list[dict[str, Any]]:
         320, 8, 1, 768, groups=32, use_linear_projection=False, only_cross_attention=False, upcast=False
     )
     x = mx.random.normal((2, 64, 64, 320), key=mx.random.key(0))
-    seen = transformer.look_at(mx.random.normal((2, 77, 768), key=mx.random.key(1)))
-    calls = {str(ratio): partial(run, transformer, x, seen, ratio) for ratio in MERGED}
+    keys_values = transformer.keys_values(mx.random.normal((2, 77, 768), key=mx.random.key(1)))
+    calls = {str(ratio): partial(run, transformer, x, keys_values, ratio) for ratio in MERGED}
     for call in calls.values():
         call()
     seconds = timing.alternately(calls, turns=turns, between=lambda: None)
@@ -125,8 +125,8 @@ def transformer_alone(turns: int = 5) -> list[dict[str, Any]]:
     ]
 
 
-def run(transformer: Transformer2DModel, x: mx.array, seen: list, ratio: float) -> None:
-    mx.eval(transformer(x, seen, ratio))
+def run(transformer: Transformer2DModel, x: mx.array, keys_values: list, ratio: float) -> None:
+    mx.eval(transformer(x, keys_values, ratio))
 
 
 def transformer_table(rows: list[dict[str, Any]]) -> str:

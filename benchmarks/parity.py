@@ -68,7 +68,7 @@ def components(folder: Path, kind: type) -> Iterator[tuple[str, float]]:
             torch.from_numpy(np.array(encoded.context)),
             **added,
         ).sample.numpy()
-        output = sd.unet(
+        output = sd.backbone.network(
             mx.array(latents), mx.array(601.0), encoded.context, pooled=encoded.pooled, time_ids=encoded.time_ids
         )
         yield "UNet", relative(output, expected.transpose(0, 2, 3, 1))

@@ -97,11 +97,11 @@ class Mlxdiff(InMLX):
         """What the prompt and the timesteps alone decide is computed once a picture, and so not timed."""
         latents, timestep, context, told = arguments_in_mlx(inputs)
         rows = latents.shape[0] if told else 1
-        shifts = self.module.shifts(mx.broadcast_to(timestep, (rows,)), **told)
-        seen = self.module.look_at(context)
-        mx.eval(shifts, seen)
+        shifts = self.module.time_shifts(mx.broadcast_to(timestep, (rows,)), **told)
+        keys_values = self.module.keys_values(context)
+        mx.eval(shifts, keys_values)
         predict = mx.compile(self.module.predict) if backend.is_gpu() else self.module.predict
-        return lambda: evaluated(predict(latents, shifts, seen))
+        return lambda: evaluated(predict(latents, shifts, keys_values))
 
 
 class Plain(InMLX):

@@ -1,6 +1,6 @@
-"""Writes each command's `--help` into its page: between the markers of docs/COMMAND.md.
+"""Writes what is generated into its pages: each command's `--help` into docs/COMMAND.md, the settings into settings.md.
 
-A test runs `rendered` and fails where a page is missing or stale:
+It stands between markers. A test runs `rendered` and fails where a page is missing or stale:
     python docs/make_help.py
 """
 
@@ -13,27 +13,36 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 START, END = "<!-- help -->\n", "<!-- /help -->"
+SETTINGS = "settings"  # the page of this name has no command's help, but all settings
 
 
 def help_of(command: str) -> str:
-    """The plain text of `mlxdiff COMMAND --help`, 100 columns wide."""
-    environment = {**os.environ, "COLUMNS": "100", "TYPER_USE_RICH": "0", "NO_COLOR": "1", "TERM": "dumb"}
+    """What `mlxdiff COMMAND --help` shows in a terminal of 80 columns."""
     shown = subprocess.run(
         [sys.executable, "-m", "mlxdiff", command, "--help"],
-        env=environment,
+        env={**os.environ, "COLUMNS": "80"},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    return "\n".join(line.rstrip() for line in shown.strip().splitlines()).replace("python -m mlxdiff", "mlxdiff")
+    return f"```\n{shown.strip()}\n```\n"
+
+
+def settings() -> str:
+    """Tables of the settings as they are declared."""
+    from mlxdiff.cli.declared import settings_of
+    from mlxdiff.cli.listing import settings_page
+
+    return settings_page(settings_of())
 
 
 def rendered(page: Path) -> str:
-    """The page with its help renewed."""
+    """The page with what is generated in it renewed."""
     text = page.read_text()
     head, rest = text.split(START, 1)
     _, tail = rest.split(END, 1)
-    return f"{head}{START}```\n{help_of(page.stem)}\n```\n{END}{tail}"
+    made = settings() if page.stem == SETTINGS else help_of(page.stem)
+    return f"{head}{START}{made}{END}{tail}"
 
 
 def pages() -> list[Path]:

@@ -10,7 +10,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
-import mlxdiff  # noqa: F401  (before MLX and torch)
+from mlxdiff import backend
+
+backend.prepare()  # as the first model would, for the tests of layers and kernels
 
 # A slow machine is no failure, and the gate tries the same examples each time; elsewhere they are new ones.
 settings.register_profile(

@@ -17,7 +17,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,10 +105,12 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Asked] = []
         self.page_size = page_size
+        self.changes: list[tuple[str, Callable[[Answer], Answer]]] = []
         self.pace: tuple[int, float] | None = None  # bodies come in pieces of so many bytes, so many seconds apart
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # clients that go away are what some tests are about
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         # Another host name, as a CDN has: clients keep their token from it.
         self.cdn_url = f"http://localhost:{self._server.server_address[1]}"
@@ -168,6 +170,10 @@ class HubServer:
         """The next matching requests are answered late."""
         self.faults.append(Fault(pattern, times, delay=seconds))
 
+    def alter(self, pattern: str, change: Callable[[Answer], Answer]) -> None:
+        """Every answer to a request whose path matches is what `change` makes of it: for hubs that lie."""
+        self.changes.append((pattern, change))
+
     def paths(self, method: str = "GET") -> list[str]:
         """The paths asked for with a method, in order."""
         return [asked.path for asked in self.requests if asked.method == method]
@@ -183,9 +189,12 @@ class HubServer:
 
 @dataclass
 class Answer:
+    """An HTTP answer. `pieces` is a body without a Content-Length, sent piece by piece until the client has gone."""
+
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    pieces: Iterator[bytes] | None = None
 
 
 def error(status: int, code: str | None, message: str, **headers: str) -> Answer:
@@ -359,6 +368,9 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
                 changed = bytearray(answer.body)
                 changed[fault.corrupt] ^= 0xFF
                 answer.body = bytes(changed)
+            for pattern, change in server.changes:
+                if re.search(pattern, self.path):
+                    answer = change(answer)
             try:
                 self._send(answer, None if fault is None else fault.cut)
             except OSError:  # the client has gone
@@ -379,10 +391,18 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(answer.status)
             for key, value in answer.headers.items():
                 self.send_header(key, value)
-            self.send_header("Content-Length", str(len(answer.body)))
+            if answer.pieces is None and "Content-Length" not in answer.headers:
+                self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
             if self.command == "HEAD":
                 return
+            if answer.pieces is not None:
+                self.close_connection = True
+                for piece in answer.pieces:
+                    self.wfile.write(piece)
+                return
+            if "Content-Length" in answer.headers:
+                self.close_connection = True
             body = answer.body if cut is None else answer.body[:cut]
             if server.pace is None:
                 self.wfile.write(body)

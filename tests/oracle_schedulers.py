@@ -16,10 +16,11 @@ import mlx.core as mx
 import numpy as np
 import torch
 
+from mlxdiff.catalogue import SAMPLERS
 from mlxdiff.diffusion.noise import NoiseStream, batch_noise
-from mlxdiff.diffusion.prediction import denoiser
 from mlxdiff.diffusion.samplers import sample
-from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
+from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, make_schedule
+from mlxdiff.diffusion.step import Denoiser
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -111,6 +112,8 @@ CLASSES: dict[str, Any] = {
     "euler": diffusers.EulerDiscreteScheduler,
     "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
     "heun": diffusers.HeunDiscreteScheduler,
+    "dpm2": diffusers.KDPM2DiscreteScheduler,
+    "dpm2_ancestral": diffusers.KDPM2AncestralDiscreteScheduler,
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
     "dpmpp_2m_sde": diffusers.DPMSolverMultistepScheduler,
     "lcm": diffusers.LCMScheduler,
@@ -121,6 +124,7 @@ EXTRA = {
     "dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"},
 }
 RAMPS = ("karras", "exponential", "beta")
+TWICE = ("heun", "dpm2", "dpm2_ancestral")  # two evaluations a step, one in the last
 VARIANCE_PRESERVING = ("ddim", "pndm", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
 
 
@@ -131,7 +135,7 @@ def scheduler_of(config: Mapping[str, Any], sampler: str, steps: int | None = No
         extra |= {f"use_{ramp}_sigmas": ramp == schedule for ramp in RAMPS}
     elif schedule is not None:
         extra["timestep_spacing"] = schedule
-        if sampler in ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"):
+        if sampler in ("euler", *TWICE, "dpmpp_2m", "dpmpp_2m_sde"):
             extra |= {f"use_{ramp}_sigmas": False for ramp in RAMPS}
     extra = {key: value for key, value in extra.items() if value is not None}
     with warnings.catch_warnings():  # diffusers hands tensors to numpy in a way that numpy 2 warns about
@@ -162,9 +166,14 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
 
 
 def reference(
-    config: Mapping[str, Any], sampler: str, steps: int, schedule: str | None = None, strength: float | None = None
+    config: Mapping[str, Any],
+    sampler: str,
+    steps: int,
+    schedule: str | None = None,
+    strength: float | None = None,
+    **step: Any,
 ) -> list[np.ndarray]:
-    """Every step's latents as diffusers makes them, moved to variance-exploding form."""
+    """Every step's latents as diffusers makes them, moved to variance-exploding form; `step` goes to its `step`."""
     scheduler = scheduler_of(config, sampler, steps, schedule)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     noise = torch.cat([torch.randn((1, SHAPE[2], *SHAPE[:2]), generator=g) for g in generators])
@@ -172,28 +181,24 @@ def reference(
         scheduler.set_begin_index(0)
     start = noise * scheduler.init_noise_sigma
     if strength is not None:
-        timesteps = cut(scheduler, sampler, steps, strength)
+        timesteps = cut(scheduler, steps, strength)
         start = scheduler.add_noise(torch.from_numpy(picture()).permute(0, 3, 1, 2), noise, timesteps[:1])
         scheduler.timesteps_to_run = timesteps
-    latents = run_scheduler(scheduler, sampler, start, generators)
-    if sampler == "heun":  # two evaluations a step, one in the last
+    latents = run_scheduler(scheduler, sampler, start, generators, **step)
+    if sampler in TWICE:
         latents = [*latents[1:-1:2], latents[-1]]
     if sampler == "pndm" and len(latents) > 1:  # the first step's two evaluations
         latents = latents[1:]
     if sampler in VARIANCE_PRESERVING:
-        sigmas = levels_after(scheduler, sampler)[-len(latents) :]
+        sigmas = levels_after(scheduler, sampler)
         latents = [x * math.sqrt(1 + sigma**2) for x, sigma in zip(latents, sigmas, strict=True)]
     return latents
 
 
-def cut(scheduler: Any, sampler: str, steps: int, strength: float) -> torch.Tensor:
-    """The timesteps that diffusers' img2img runs; for PNDM what it should run, with the second of them twice."""
+def cut(scheduler: Any, steps: int, strength: float) -> torch.Tensor:
+    """The timesteps that diffusers' img2img runs."""
     pipeline = SimpleNamespace(scheduler=scheduler)
-    timesteps, kept = StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, None)
-    if sampler != "pndm":
-        return timesteps
-    kept_timesteps = distinct(scheduler)[steps - kept :]
-    return torch.tensor([*kept_timesteps[:2], *kept_timesteps[1:]])
+    return StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, None)[0]
 
 
 def picture() -> np.ndarray:
@@ -201,15 +206,15 @@ def picture() -> np.ndarray:
     return np.sin(np.arange(len(SEEDS) * math.prod(SHAPE), dtype=np.float32)).reshape(len(SEEDS), *SHAPE)
 
 
-def run_scheduler(scheduler: Any, sampler: str, x: torch.Tensor, generators: Any) -> list[np.ndarray]:
+def run_scheduler(scheduler: Any, sampler: str, x: torch.Tensor, generators: Any, **step: Any) -> list[np.ndarray]:
     latents = []
-    stochastic = {"generator": generators} if sampler in ("euler_ancestral", "dpmpp_2m_sde", "lcm") else {}
+    stochastic = {"generator": generators} if SAMPLERS[sampler].noise != "none" else {}
     timesteps = getattr(scheduler, "timesteps_to_run", scheduler.timesteps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for t in timesteps:
             output = torch_network(scheduler.scale_model_input(x, t), t)
-            x = scheduler.step(output, t, x, **stochastic).prev_sample
+            x = scheduler.step(output, t, x, **stochastic, **step).prev_sample
             latents.append(nhwc(x))
     return latents
 
@@ -219,12 +224,16 @@ def distinct(scheduler: Any) -> list[int]:
 
 
 def levels_after(scheduler: Any, sampler: str) -> list[float]:
-    """The sigma of a variance-preserving scheduler's latents after each step."""
+    """The sigma that a variance-preserving scheduler's latents are read at after each step."""
+    timesteps = getattr(scheduler, "timesteps_to_run", scheduler.timesteps)
     if sampler.startswith("dpmpp"):
-        return scheduler.sigmas[1:].double().tolist()
+        return scheduler.sigmas[1:].double().tolist()[-len(timesteps) :]
     bars = scheduler.alphas_cumprod.double()
-    levels = [*(float(bars[t]) for t in distinct(scheduler)[1:]), last_alpha_bar(scheduler, sampler)]
-    return [math.sqrt((1 - bar) / bar) for bar in levels]
+    next_ones = timesteps.tolist()[2 if sampler == "pndm" else 1 :]
+    end = last_alpha_bar(scheduler, sampler)
+    if sampler == "pndm" and len(timesteps) == 2:  # a cut that leaves the warm-up alone ends where it warms up
+        end = float(bars[timesteps[1]])
+    return [math.sqrt((1 - bar) / bar) for bar in [*(float(bars[t]) for t in next_ones), end]]
 
 
 def last_alpha_bar(scheduler: Any, sampler: str) -> float:
@@ -235,27 +244,48 @@ def last_alpha_bar(scheduler: Any, sampler: str) -> float:
     return float(scheduler.alphas_cumprod.double()[landing] if landing >= 0 else scheduler.final_alpha_cumprod)
 
 
+def denoiser(network: Any, plan: Schedule) -> Denoiser:
+    """A network (scaled latents, timestep) -> output as samplers call it."""
+
+    def denoise(latents: mx.array, sigma: float) -> mx.array:
+        output = network(plan.scale_input(latents, sigma), mx.array(plan.timestep(sigma), dtype=mx.float32))
+        return plan.to_denoised(output, latents, sigma)
+
+    return denoise
+
+
+def fresh_noise(seeds: Sequence[int] | None = None) -> Any:
+    streams = [NoiseStream(seed) for seed in (SEEDS if seeds is None else seeds)]
+    return lambda *_: batch_noise(streams, *SHAPE)
+
+
 def trajectory(
-    config: Mapping[str, Any], sampler: str, steps: int, schedule: str | None = None, strength: float | None = None
+    config: Mapping[str, Any],
+    sampler: str,
+    steps: int,
+    schedule: str | None = None,
+    strength: float | None = None,
+    **options: Any,
 ) -> list[np.ndarray]:
     """Every step's latents as we make them."""
     plan = make_schedule(SchedulerConfig.from_dict(config, sampler), steps, schedule, strength)
-    streams = [NoiseStream(seed) for seed in SEEDS]
-
-    def noise() -> mx.array:
-        return batch_noise(streams, *SHAPE)
-
-    start = noise() * plan.init_noise_sigma if strength is None else mx.array(picture()) + noise() * plan.sigmas[0]
-    walk = sample(sampler, denoiser(mlx_network, plan), start, plan, noise)
+    noise = fresh_noise()
+    start = plan.start(noise(), None if strength is None else mx.array(picture()))
+    walk = sample(SAMPLERS[sampler], denoiser(mlx_network, plan), start, plan, noise, options)
     return [np.array(step.latents).astype(np.float64) for step in walk]
 
 
 def max_error(
-    config: Mapping[str, Any], sampler: str, steps: int, schedule: str | None = None, strength: float | None = None
+    config: Mapping[str, Any],
+    sampler: str,
+    steps: int,
+    schedule: str | None = None,
+    strength: float | None = None,
+    **options: Any,
 ) -> float:
     """The largest difference to diffusers in any step, relative to that step's largest latent."""
-    ours = trajectory(config, sampler, steps, schedule, strength)
-    theirs = reference(config, sampler, steps, schedule, strength)
+    ours = trajectory(config, sampler, steps, schedule, strength, **options)
+    theirs = reference(config, sampler, steps, schedule, strength, **options)
     if len(ours) != len(theirs):
         raise AssertionError(f"{len(ours)} steps here, {len(theirs)} in diffusers")
     return max(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True))

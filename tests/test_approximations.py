@@ -20,6 +20,7 @@ from program import mlxdiff
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.errors import MlxdiffWarning, RequestError
 from mlxdiff.metadata import read_picture
+from mlxdiff.models.backbone import Extra
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -46,14 +47,16 @@ def emoji() -> StableDiffusion:
 @pytest.fixture
 def calls(emoji, monkeypatch) -> list[int]:
     """The batch of each call of the UNet, filled as the calls come."""
-    predict, seen = emoji._predict, []
+    network, batches = emoji.networks.backbone.network, []
+    predict = network.predict
 
     def counting(sample, *arguments):
-        seen.append(sample.shape[0])
+        batches.append(sample.shape[0])
         return predict(sample, *arguments)
 
-    monkeypatch.setitem(emoji.__dict__, "_predict", counting)
-    return seen
+    monkeypatch.setattr(network, "predict", counting)
+    monkeypatch.setattr(emoji.networks.backbone, "_calls", None)
+    return batches
 
 
 # -- all of them --------------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ def test_token_merging_is_diffusers_with_the_tokens_of_its_finest_attention_merg
     kind = StableDiffusionPipeline if name == "sd15" else StableDiffusionXLPipeline
     pipe = kind.from_pretrained(folder)
     sd = StableDiffusion(str(folder), dtype="fp32")
-    encoded = sd.encode_prompt(PROMPTS, guided=False)
+    encoded = sd.encode_prompt(PROMPTS)
     latents = np.random.default_rng(0).standard_normal((2, 10, 14, 4)).astype(np.float32)
     told = None
     if encoded.pooled is not None:
@@ -285,9 +288,8 @@ def test_token_merging_is_diffusers_with_the_tokens_of_its_finest_attention_merg
             for block in transformer.transformer_blocks:
                 merged(block, (10 >> level, 14 >> level), ratio)
     expected = theirs()
-    unet = sd.unet
-    shifts = unet.shifts(mx.array([601.0] * 2), pooled=encoded.pooled, time_ids=encoded.time_ids)
-    found = np.array(unet.predict(mx.array(latents), shifts, unet.look_at(encoded.context), ratio))
+    prepared = sd.backbone.prepare(encoded, [601.0], guidance_scale=1.0)
+    found = np.array(sd.backbone(mx.array(latents), 601.0, prepared, Extra(token_merging=ratio)))
     size = np.abs(expected).max()
     assert np.abs(found - expected).max() < 1e-4 * size
     assert np.abs(exact - expected).max() > 1e-3 * size, "merging must matter, or this proves nothing"

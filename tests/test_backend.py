@@ -240,3 +240,31 @@ def test_how_much_is_kept(monkeypatch, cache_limit, gpu, limit):
     monkeypatch.setattr(backend, "memory_size", lambda: 80 * backend.GIB)
     assert backend.limit_cache() == limit
     assert mx.set_cache_limit(cache_limit) == limit
+
+
+# -- what this process becomes ---------------------------------------------------------------------------------------
+
+
+def test_importing_changes_nothing_and_the_first_model_what_the_docs_say():
+    """Environment, import hooks, MLX's cache, its BLAS: untouched by imports, set when a model is opened."""
+    program = """
+import os, sys
+before = dict(os.environ), list(sys.meta_path)
+import mlx.core as mx
+limit = mx.set_cache_limit(123_456_789)
+import mlxdiff
+from mlxdiff import Request, StableDiffusion, Step, blas
+import mlxdiff.pipeline, mlxdiff.batch.runner, mlxdiff.cli.app
+assert (dict(os.environ), [f for f in sys.meta_path if f in before[1]]) == (before[0], before[1])
+assert len(sys.meta_path) == len(before[1]), sys.meta_path
+assert mx.set_cache_limit(123_456_789) == 123_456_789
+assert blas.live() == "unknown until a model is loaded"
+StableDiffusion("emoji")
+assert os.environ["MLX_USE_CUDA_GRAPHS"] == "0"
+assert mx.set_cache_limit(1) != 123_456_789
+assert blas.live() != "unknown until a model is loaded"
+"""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    environment.pop("MLX_USE_CUDA_GRAPHS", None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -27,14 +27,15 @@ SOURCE = Path(blas.__file__).parents[1]
 REPORT = """
 import json, sys, warnings
 from pathlib import Path
-from mlxdiff import blas, elf
+from mlxdiff import backend, blas, elf
+backend.prepare()
+import mlx.core as mx
 gemm = [slot for slot in blas._slots(sys.modules["mlx.core"]) if slot.name == "cblas_sgemm"]
 a = mx.arange(12.0).reshape(3, 4)
 print(json.dumps({
     "live": blas.live(),
     "library": Path(elf.library_of(gemm[0].target)).name,
     "product": (a @ a.T).tolist(),
-    "hooks": sum(type(finder).__module__ == "mlxdiff.blas" for finder in sys.meta_path),
 }))
 """
 WITHOUT_SCIPY = """
@@ -69,7 +70,6 @@ def run(program: str, *options: str, **variables: str) -> tuple[dict, list[str]]
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["product"] == (np.arange(12.0).reshape(3, 4) @ np.arange(12.0).reshape(3, 4).T).tolist()
-    assert report["hooks"] == 0
     return report, [line for line in done.stderr.splitlines() if "MlxdiffWarning" in line]
 
 
@@ -87,7 +87,8 @@ ORDERS = {
     "mlx in another thread": """
         import mlxdiff, threading
         threads = [threading.Thread(target=__import__, args=("mlx.core",)) for _ in range(4)]
-        threads += [threading.Thread(target=mlxdiff.blas.install) for _ in range(4)]
+        from mlxdiff import blas
+        threads += [threading.Thread(target=blas.activate) for _ in range(4)]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
         import mlx.core as mx
@@ -270,7 +271,7 @@ def test_an_unknown_blas_serves_only_by_name(tmp_path):
 @needs_scipy
 def test_a_failure_leaves_a_working_mlx_and_one_warning(fault, words):
     program = f"from mlxdiff import blas, elf\nslots, redirect = blas._slots, elf.redirect\n{fault}\n"
-    restore = "import mlx.core as mx\nblas._slots, elf.redirect = slots, redirect\n"
+    restore = "from mlxdiff import backend\nbackend.prepare()\nblas._slots, elf.redirect = slots, redirect\n"
     report, warned = run(program + restore)
     assert report["library"].startswith("libblas")
     assert report["live"].startswith("reference BLAS: slow")
@@ -278,7 +279,7 @@ def test_a_failure_leaves_a_working_mlx_and_one_warning(fault, words):
     assert words in warned[0]
 
 
-def test_nothing_is_said_before_mlx_is_imported():
+def test_nothing_is_said_before_a_model_is_loaded():
     program = "from mlxdiff import blas; import sys; assert 'mlx.core' not in sys.modules; print(blas.live())"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -287,7 +288,7 @@ def test_nothing_is_said_before_mlx_is_imported():
         text=True,
         check=True,
     )
-    assert done.stdout == "unknown until MLX is imported\n"
+    assert done.stdout == "unknown until a model is loaded\n"
 
 
 # -- results, in this process, where conftest has imported mlxdiff ---------------------------------------------------

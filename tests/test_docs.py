@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,17 @@ def test_every_sampler_and_schedule_is_named_in_the_readme_or_the_changelog():
 
     text = (ROOT / "README.md").read_text() + (ROOT / "CHANGELOG.md").read_text()
     assert all(f"`{name}`" in text for name in (*SAMPLERS, *SCHEDULES))
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_the_python_page_s_examples_run(number, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    assert len(blocks) == 6
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", blocks[number]],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
-LEAVES = {"errors", "request", "files"}
+LEAVES = {
+    "catalogue",
+    "conditioning",
+    "declarations",
+    "errors",
+    "files",
+    "hashing",
+    "inputs",
+    "parts",
+    "pictures",
+    "printable",
+    "request",
+    "threads",
+    "weight_changes",
+}
 ALLOWED = {
     "__init__": {"blas", "diffusion", "pipeline", "text"},
     "__main__": {"cli"},
@@ -46,10 +60,26 @@ ALLOWED = {
     "families": {"checkpoint", "models", "diffusion", "text"},
     "hub": {"checkpoint"},
     "models": {"kernels"},
-    "metadata": {"__init__", "images", "parameters", "png"},
-    "trajectory": {"latents"},
+    "metadata": {
+        "__init__",
+        "containers",
+        "images",
+        "parameters",
+        "png",
+        "recipes",
+        "sheets",
+        "stealth",
+    },
+    "sheets": {"__init__"},
+    "stealth": {"images", "recipes"},
+    "containers": {"exif"},
+    "png": {"exif"},
+    "images": {"budget", "exif"},
+    "latents": {"budget"},
+    "budget": {"backend"},
+    "trajectory": {"budget", "latents"},
     "animate": {"images"},
-    "parameters": {"__init__"},
+    "parameters": {"__init__", "recipes"},
     "backend": {"__init__", "blas", "kernels"},
     "kernels": {"blas", "cores"},
     "blas": {"cores", "elf"},

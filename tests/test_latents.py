@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from mlxdiff.errors import InputError, OutputError
-from mlxdiff.latents import holds_latents, load_latents, save_latents
+from mlxdiff.latents import holds_latents, load_latents, read_info, save_latents
 from mlxdiff.request import Request
+from mlxdiff.trajectory import open_trajectory
 
 REQUEST = Request(prompt=("猫", "dog"), seed=(3, 9), steps=5, model="emoji", revision="abc")
 
@@ -89,7 +92,7 @@ def header(values: dict, body: bytes = b"") -> bytes:
         (header({"latents": {"dtype": "F32", "shape": [2**62, 8, 1, 4], "data_offsets": [0, 16]}}), "not a sound"),
         (header({"weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, bytes(16)), "holds no latents"),
         (header({"latents": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, bytes(16)), "of shape"),
-        (header({"latents": {"dtype": "I32", "shape": [1, 1, 1, 4], "data_offsets": [0, 16]}}, bytes(16)), "int32"),
+        (header({"latents": {"dtype": "I32", "shape": [1, 1, 1, 4], "data_offsets": [0, 16]}}, bytes(16)), "I32"),
         (header({"latents": {"dtype": "F32", "shape": [0, 1, 1, 4], "data_offsets": [0, 0]}}), "of shape"),
     ],
 )
@@ -117,8 +120,8 @@ def test_a_damaged_request(tmp_path, text):
 
 
 def test_no_file(tmp_path):
-    for path in (tmp_path / "missing.safetensors", tmp_path):
-        with pytest.raises(InputError, match="There is no file"):
+    for path, words in ((tmp_path / "missing.safetensors", "There is no file"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError, match=words):
             load_latents(path)
 
 
@@ -132,3 +135,46 @@ def test_latents_are_told_from_other_safetensors_by_their_key(tmp_path):
         False,
         False,
     ]
+
+
+def sparse(path, shape: list[int]):
+    """Latents of that shape that take no room on disk."""
+    size = 4 * int(np.prod(shape))
+    with path.open("wb") as stream:
+        stream.write(header({"latents": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}))
+        stream.truncate(stream.tell() + size)
+    return path
+
+
+def test_the_header_says_what_is_in_a_file_of_any_size(tmp_path):
+    path = sparse(tmp_path / "a.safetensors", [400, 512, 512, 4])
+    tracemalloc.start()
+    assert holds_latents(path)
+    assert read_info(path).shape == (400, 512, 512, 4)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+    save_latents(tmp_path / "b.safetensors", latents(1, 2, 2, 4), REQUEST)
+    found, loaded = read_info(tmp_path / "b.safetensors"), load_latents(tmp_path / "b.safetensors")
+    assert (found.shape, found.request, found.model) == (loaded.array.shape, loaded.request, loaded.model)
+
+
+def test_latents_that_do_not_fit_into_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    path = sparse(tmp_path / "a.safetensors", [400, 512, 512, 4])
+    monkeypatch.setenv("MLXDIFF_MEMORY", "1")
+    with pytest.raises(InputError, match=r"needs 3.4 GB of memory, and 0.8 GB may be used"):
+        load_latents(path)
+    trajectory = sparse(tmp_path / "b.safetensors", [2, 100, 512, 512, 4])
+    with pytest.raises(InputError, match=r"A step in .* needs 1.3 GB"), open_trajectory(trajectory):
+        pass
+
+
+def test_a_header_of_many_megabytes_is_refused_unread(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(80_000)}
+    path.write_bytes(header(tensors))
+    start = time.process_time()
+    assert not holds_latents(path)
+    with pytest.raises(InputError, match="a header of"):
+        load_latents(path)
+    assert time.process_time() - start < 0.5

@@ -42,25 +42,25 @@ def last(sd: StableDiffusion, prompt: str) -> mx.array:
 def test_encoders_go_and_come_back_with_the_same_picture(monkeypatch):
     plenty = StableDiffusion("emoji").load()
     expected = [last(plenty, prompt) for prompt in ("a cat", "a dog")]
-    assert "_encode" in plenty.__dict__
+    assert plenty.networks.holds("encoder")
     monkeypatch.setenv("MLXDIFF_MEMORY", "0.05")
     sd = StableDiffusion("emoji").load()
     for prompt, latents in zip(("a cat", "a dog"), expected, strict=True):
         assert mx.array_equal(last(sd, prompt), latents)
-        assert "_encode" not in sd.__dict__
+        assert not sd.networks.holds("encoder")
 
 
 @pytest.mark.usefixtures("scarce")
 def test_freed_weights_are_no_longer_in_memory():
     sd = StableDiffusion("emoji", dtype="fp32")
-    encoder = sd._encode
+    encoder = sd.networks.encoder
     mx.eval([network.parameters() for network in encoder.networks])
     held, size = mx.get_active_memory(), memory.size_of(*encoder.networks)
     assert size == sum(
         array.size * 4 for network in encoder.networks for _, array in tree_flatten(network.parameters())
     )
     del encoder
-    mx.eval(sd.encode_ahead([sd.resolve(Request("a cat", seed=0))])[0].arrays())
+    sd.encode_ahead([sd.resolve(Request("a cat", seed=0))])
     assert mx.get_active_memory() < held - 0.9 * size
 
 
@@ -69,13 +69,13 @@ def test_a_large_picture_is_decoded_in_strips_unasked_and_the_unet_goes_first(mo
     sd = StableDiffusion("emoji", dtype="fp32").load()
     z = mx.array(np.random.default_rng(0).normal(size=(2, 12, 20, 4)).astype(np.float32))
     found = sd.decode(z)
-    assert "unet" not in sd.__dict__
+    assert not sd.networks.holds("backbone")
     monkeypatch.delenv("MLXDIFF_MEMORY")
     plenty = StableDiffusion("emoji", dtype="fp32").load()
     np.testing.assert_allclose(np.array(found), np.array(plenty.decode(z)), atol=1e-5)
-    assert "unet" in plenty.__dict__
+    assert plenty.networks.holds("backbone")
     assert mx.array_equal(plenty.decode(z, tile=512), sd.decode(z, tile=512))
-    assert "unet" in plenty.__dict__
+    assert plenty.networks.holds("backbone")
 
 
 @pytest.mark.usefixtures("scarce")
@@ -88,7 +88,7 @@ def test_many_batches_load_the_encoders_once(tmp_path):
         return family.load_encoder(*arguments)
 
     family = sd.family
-    sd.family = replace(family, load_encoder=counting)
+    sd.networks.family = replace(family, load_encoder=counting)
     prompts = tuple(f"a cat {i}" for i in range(5))
     request = sd.resolve(Request(prompts, seed=0, steps=1, guidance_scale=1, height=32, width=32))
     jobs = [Job(i, one, tmp_path / f"{i}.png", "test", str(i)) for i, one in enumerate(request.singles())]
@@ -98,16 +98,16 @@ def test_many_batches_load_the_encoders_once(tmp_path):
 
 
 @pytest.mark.usefixtures("scarce")
-def test_prompts_of_a_window_do_not_push_out_each_other():
+def test_prompts_of_a_window_do_not_push_out_each_other(monkeypatch):
     sd = StableDiffusion("emoji")
     texts = []
 
     def requests(letters: str) -> list[Request]:
         return [sd.resolve(Request(f"a {letter}", seed=0, guidance_scale=1, height=32, width=32)) for letter in letters]
 
-    encode = type(sd)._encode.func(sd)
-    sd.__dict__["_encode"] = replace(encode, encode=lambda *a, **o: texts.append(a[0]) or encode.encode(*a, **o))
-    sd.keeps_encoders = True
+    encoder = sd.networks.encoder
+    sd.networks._held["encoder"].network = lambda branches, **size: texts.append(branches) or encoder(branches, **size)
+    monkeypatch.setattr(memory, "keeps_encoders", lambda *_: True)
     sd.encode_ahead(requests("abcdefgh"))
     sd.encode_ahead(requests("abcd1234"))
     assert len(texts) == 12

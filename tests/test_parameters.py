@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
+import web_ui
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mlxdiff
 from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
+from mlxdiff.images import write_picture
+from mlxdiff.metadata import picture_text
 from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.recipes.names import SAMPLER_NAMES, SCHEDULE_NAMES
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
 
@@ -32,7 +43,7 @@ def settings_of(line: str) -> Request:
     return request
 
 
-# -- texts as they are shared ------------------------------------------------------------------------------------------
+# -- texts as they are shared -----------------------------------------------------------------------------------------
 
 
 def test_a_picture_of_an_old_version():
@@ -92,14 +103,14 @@ def test_a_picture_of_a_new_version_with_much_that_mlxdiff_does_not_do():
     for part in (
         "Clip skip: 2",
         "Hires upscale: 2",
-        "Controlnet 0",
+        "ControlNet 0: Module: canny",
         "VAE: ft-mse",
         "Lora hashes",
         "<lora:inkSketch_v2:0.7>",
     ):
         assert part in warning
-    for part in ("Steps", "Seed", "Version", "Vae hash", "RNG"):
-        assert f", {part}:" not in warning
+    for part in ("Steps", "Seed", "Version", "VAE hash", "Model hash", "RNG", "Size"):
+        assert f"{part}:" not in warning.replace("Steps: 9...", "")
 
 
 def test_a_picture_of_a_gallery_with_lists_in_its_line():
@@ -182,36 +193,52 @@ def test_where_noise_came_from(rng, source):
     assert settings_of("Steps: 1, Sampler: Euler").rng == "philox"  # the web UI says nothing of its default, the GPU
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "a red apple",
-        "a\nb: c, d: e, f: g",
-        "Steps: many",
-        "a\nSteps: many, Sampler: Euler, Seed: 1",
-        "a\nSteps: 0, Sampler: Euler, Seed: 1",
-        "a\nSteps: 4, Seed: -1",
-        "a\nSteps: 4, Seed: " + "9" * 19,
-        "a\nSteps: 4, Seed: " + "9" * 10_000,
-        "a\nSteps: 4, Seed: ٣",
-        "a\nSteps: 4, Size: big",
-        "a\nSteps: 4, Size: 512x",
-        "a\nSteps: 4, Size: 0x0",
-        "a\nSteps: 4, CFG scale: nan",
-        "a\nSteps: 4, CFG scale: 1.2.3",
-        "a\nSteps: 4, CFG scale: 1e999",
-        "a\nSteps: 4, Denoising strength: 2",
-    ],
-    ids=lambda text: text[-20:],
-)
-def test_settings_that_make_no_sense(text):
-    with pytest.raises(RequestError) as caught:
+@pytest.mark.parametrize("text", ["", "a red apple", "a\nb: c, d: e, f: g", "Steps: many"])
+def test_texts_without_settings(text):
+    with pytest.raises(RequestError, match="no line of settings"):
         parse_parameters(text)
-    assert len(str(caught.value)) < 500
 
 
-# -- round trip --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("Steps: many, Sampler: Euler", ("steps",)),
+        ("Steps: 0, Sampler: Euler", ("steps",)),
+        ("Steps: 4, Seed: -1", ("seed",)),
+        ("Steps: 4, Seed: " + "9" * 20, ("seed",)),
+        ("Steps: 4, Seed: " + "9" * 10_000, ("seed",)),
+        ("Steps: 4, Size: big", ("width", "height")),
+        ("Steps: 4, Size: 512x", ("width", "height")),
+        ("Steps: 4, Size: 0x0", ("width", "height")),
+        ("Steps: 4, Size: 512x99999999", ("width", "height")),
+        ("Steps: 4, Size: 512x99999", ("height",)),
+        ("Steps: 4, CFG scale: nan", ("guidance_scale",)),
+        ("Steps: 4, CFG scale: 1.2.3", ("guidance_scale",)),
+        ("Steps: 4, CFG scale: 1e999", ("guidance_scale",)),
+        ("Steps: 4, Denoising strength: 2", ("strength",)),
+    ],
+    ids=lambda value: str(value)[-20:],
+)
+def test_one_bad_value_loses_that_value_and_not_the_text(line, names):
+    text = f"an apple\n{line}, Size: 640x512, CFG scale: 3, Seed: 8, RNG: CPU"
+    request, said = parsed(text)
+    held = {"steps": 4, "width": 640, "height": 512, "guidance_scale": 3.0, "seed": 8, "prompt": "an apple"}
+    for name in ("steps", "width", "height", "guidance_scale", "seed", "strength", "prompt"):
+        if "Size" in line and name in ("width", "height"):  # of a name that stands there twice, the first one counts
+            assert getattr(request, name) == (None if name in names else 512)
+        elif name not in names:
+            assert getattr(request, name) in (held.get(name), None)
+            assert name == "strength" or getattr(request, name) is not None
+        else:
+            assert getattr(request, name) is None
+    assert len(said) == len(names)
+    for saying in said:
+        assert len(saying) < 500
+        assert "The text says" in saying
+        assert "which is left out" in saying
+
+
+# -- round trip -------------------------------------------------------------------------------------------------------
 
 
 def some(strategy):
@@ -274,8 +301,7 @@ def test_what_mlxdiff_writes_comes_back(
     for name in (*same, *approximations):
         assert getattr(found, name) == getattr(request, name), (name, text)
     assert found.negative_prompt == (negative if negative else None)
-    # The web UI has no names for the spacings that a checkpoint's own scheduler asks for.
-    assert found.schedule == (schedule if schedule in ("karras", "exponential", "beta") else None)
+    assert found.schedule == schedule  # under mlxdiff's own name where the web UI has none
     if found.model is not None:
         assert found.model.removeprefix("found ") in request.model
 
@@ -306,7 +332,7 @@ def test_tags_in_a_prompt_of_mlxdiff_stay():
     assert parsed(parameters_text(request))[0].prompt == request.prompt
 
 
-# -- texts of anybody --------------------------------------------------------------------------------------------------
+# -- texts of anybody -------------------------------------------------------------------------------------------------
 
 NAMES = ["Steps", "Sampler", "Seed", "CFG scale", "Size", "Schedule type", "RNG", "Model", "Version", "Clip skip", "x"]
 values = st.text(max_size=8) | st.sampled_from(
@@ -359,3 +385,189 @@ def test_a_quoted_value_is_what_json_says():
     value = 'a, "b": \\ é\n'
     request, _ = parsed(f"x\nSteps: 1, Model: {json.dumps(value)}, Seed: 3", str)
     assert (request.model, request.seed) == (value, 3)
+
+
+# -- settings that are declared tomorrow, and readers that others use -------------------------------------------------
+
+TOMORROW = """
+import json, sys
+from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.request import Request
+made = Request(prompt="a", steps=3, seed=1, vividness=0.25, inks=("red", "blue, dark"))
+text = parameters_text(made)
+assert "Vividness: 0.25, Inks: " in text, text
+assert parse_parameters(text) == made, parse_parameters(text)
+other = parse_parameters("a\\nSteps: 3, Seed: 1, Vividness: 0.25, RNG: CPU")
+assert other == Request(prompt="a", steps=3, seed=1, vividness=0.25)
+"""
+KIND = """
+@dataclass(frozen=True)
+class Inks(Text):
+    many = True
+
+    def check(self, name, value):
+        return tuple(super(Inks, self).check(name, one) for one in ([value] if isinstance(value, str) else value))
+
+    def parse(self, name, text):
+        return self.check(name, [text])
+
+    def to_json(self, value):
+        return list(value)
+
+    def show(self, value):
+        return value[0]
+
+
+@dataclass(frozen=True)
+class Request:
+"""
+
+
+def test_a_setting_declared_tomorrow_is_written_and_read_with_no_edit_elsewhere(tmp_path):
+    package = Path(mlxdiff.__file__).parent
+    ignored = shutil.ignore_patterns("assets", "*.so", "__pycache__")
+    shutil.copytree(package, tmp_path / "mlxdiff", ignore=ignored)
+    source = (tmp_path / "mlxdiff/request.py").read_text()
+    source = source.replace("\n@dataclass(frozen=True)\nclass Request:\n", KIND)
+    source = source.replace(
+        "    guidance_start: float",
+        '    vividness: float | None = setting(Number(0, 1), "Colour.", a1111="Vividness")\n'
+        '    inks: Any = setting(Inks(), "Inks.", a1111="Inks")\n'
+        "    guidance_start: float",
+        1,
+    )
+    (tmp_path / "mlxdiff/request.py").write_text(source)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", TOMORROW], check=True, env=environment)
+
+
+FULL = Request(
+    prompt="a red apple, (oil:1.2)\non canvas",
+    negative_prompt="worm, bad",
+    steps=25,
+    sampler="dpmpp_2m",
+    schedule="karras",
+    guidance_scale=6.5,
+    seed=7,
+    width=64,
+    height=96,
+    model="owner/v1-5",
+)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_sd_parsers_reads_it(tmp_path, kind):
+    sd_parsers = pytest.importorskip("sd_parsers")
+    path = tmp_path / f"a.{kind}"
+    write_picture(path, np.zeros((8, 8, 3), np.uint8), picture_text(FULL))
+    found = sd_parsers.ParserManager().parse(path)
+    (sampler,) = found.samplers
+    assert (sampler.name, sampler.model.name) == ("DPM++ 2M", "v1-5")
+    assert sampler.parameters == {"scheduler": "Karras", "cfg_scale": "6.5", "seed": "7", "steps": "25"}
+    assert [prompt.value for prompt in (*sampler.prompts, *sampler.negative_prompts)] == [
+        FULL.prompt,
+        FULL.negative_prompt,
+    ]
+    assert found.metadata["Size"] == "64x96"
+
+
+def reader_of_sd_prompt_reader(text: str) -> dict[str, str]:
+    """As sd-prompt-reader takes the settings apart: all behind the last "Steps:" line, split at commas and colons."""
+    return dict(re.findall(r"\s*([^:,]+):\s*([^,]+)", text[text.find("\nSteps:") :].strip()))
+
+
+def test_sd_prompt_reader_reads_it():
+    found = reader_of_sd_prompt_reader(parameters_text(FULL))
+    assert [found[name] for name in ("Model", "Sampler", "Seed", "CFG scale", "Steps", "Size")] == [
+        "v1-5", "DPM++ 2M", "7", "6.5", "25", "64x96",
+    ]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(
+    st.fixed_dictionaries(
+        {
+            "steps": st.integers(1, 1000),
+            "guidance_scale": st.floats(0, 100),
+            "seed": st.integers(0, 2**63 - 1),
+            "sampler": st.sampled_from(SAMPLERS),
+            "schedule": st.sampled_from(["karras", "exponential", "beta"]),
+            "strength": some(st.floats(0, 1)),
+            "model": some(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)),
+        }
+    )
+)
+def test_the_web_uis_own_grammar_gives_back_every_field(values):
+    request = Request(prompt="a, b: c", negative_prompt="d", width=64, height=96, **values)
+    found = web_ui.parse(parameters_text(request))
+    assert int(found["Steps"]) == values["steps"]
+    assert float(found["CFG scale"]) == values["guidance_scale"]
+    assert int(found["Seed"]) == values["seed"]
+    assert (found["Size-1"], found["Size-2"]) == ("64", "96")
+    assert float(found.get("Denoising strength", "nan")) == values["strength"] or values["strength"] is None
+    assert (found["Prompt"], found["Negative prompt"]) == ("a, b: c", "d")
+    assert found["Sampler"] == SAMPLER_NAMES[values["sampler"]]
+    assert found["Schedule type"] == SCHEDULE_NAMES[values["schedule"]]
+
+
+# -- layouts and names of others --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["512x768", "512 x 768", "512×768", "512X768", "512 × 768", "512*768"])
+def test_sizes(size):
+    request = settings_of(f"Steps: 4, Size: {size}, Seed: 1")
+    assert (request.width, request.height) == (512, 768)
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, 2**63, 2**64 - 1, 2**80])
+def test_seeds_beyond_what_is_possible_lose_the_seed_alone(seed):
+    request, said = parsed(f"a\nSteps: 4, Seed: {seed}, RNG: CPU")
+    assert request.steps == 4
+    if request.seed is None:
+        assert len(said) == 1
+        assert f"Seed: {seed}" in said[0]
+    else:
+        assert (request.seed, said) == (seed, [])
+
+
+@pytest.mark.parametrize(
+    ("written", "sampler", "schedule"),
+    [
+        ("dpmpp_2m", "dpmpp_2m", None),
+        ("dpmpp_2m_sde_gpu", "dpmpp_2m_sde", None),
+        ("dpmpp_2m_karras", "dpmpp_2m", "karras"),
+        ("dpmpp_2m_k", "dpmpp_2m", "karras"),
+        ("dpm++2m karras", "dpmpp_2m", "karras"),
+        ("DPM++ 2M SGMUniform", "dpmpp_2m", "trailing"),
+        ("euler_a", "euler_ancestral", None),
+        ("euler_a discrete", "euler_ancestral", None),
+        ("euler_ancestral", "euler_ancestral", None),
+        ("k_heun", "heun", None),
+        ("plms", "pndm", None),
+    ],
+)
+def test_samplers_by_the_names_of_other_programs(written, sampler, schedule):
+    request = settings_of(f"Steps: 4, Sampler: {written}, Seed: 1")
+    assert (request.sampler, request.schedule) == (sampler, schedule)
+
+
+def test_whatever_nobody_took_is_named_whether_known_or_not():
+    _, (said,) = parsed("a <new:x:1> b\nSteps: 4, Seed: 1, Feature of 2031: on, ENSD: 31337\nand a line", str)
+    for part in ("<new:x:1>", "Feature of 2031: on", "ENSD: 31337", "and a line"):
+        assert part in said
+
+
+def test_what_asks_for_nothing_is_not_named():
+    line = "Clip skip: 1, Emphasis: Original, VAE: Automatic, Hires resize: 0x0, Civitai metadata: {}, Refiner: None"
+    _, said = parsed(f"a\nSteps: 4, Seed: 1, {line}")
+    assert said == []
+    sdcpp = "Steps: 20, CFG scale: 7.000000, Guidance: 3.500000, Eta: 0.000000, Seed: 24, Size: 64x64, RNG: cuda, "
+    _, said = parsed(f"a\n{sdcpp}Sampler RNG: cuda, Sampler: euler_a, Version: stable-diffusion.cpp")
+    assert said == []
+
+
+def test_files_beside_the_model_are_named_unless_the_text_names_them():
+    hashes = '{"model": "1", "lora:ink": "2", "embed:bad": "3"}'
+    _, (said,) = parsed(f"a\nNegative prompt: bad\nSteps: 4, Seed: 1, Hashes: {hashes}")
+    assert "Hashes: lora:ink," in said
+    assert "embed:bad" not in said

@@ -174,7 +174,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 def test_nothing_happens_before_somebody_iterates(monkeypatch):
     sd = StableDiffusion("emoji")
-    monkeypatch.setattr(StableDiffusion, "_condition", lambda *_: pytest.fail("computed too early"))
+    monkeypatch.setattr(StableDiffusion, "resolve", lambda *_: pytest.fail("computed too early"))
     iterator = sd.generate_latents("a cat")
     assert inspect.isgenerator(iterator)
     with pytest.raises(pytest.fail.Exception):
@@ -222,13 +222,13 @@ def test_encode_is_the_inverse_of_decode():
 
 def test_runs_that_say_the_same_encode_it_once(monkeypatch):
     sd = StableDiffusion("emoji")
-    encode, calls = sd._encode, []
+    encoder, calls = sd.networks.encoder, []
 
-    def counting(prompts, *arguments, **options):
-        calls.append(tuple(prompts))
-        return encode(prompts, *arguments, **options)
+    def counting(branches, **options):
+        calls.append(tuple(branches["positive"]))
+        return encoder(branches, **options)
 
-    monkeypatch.setitem(sd.__dict__, "_encode", counting)
+    monkeypatch.setattr(sd.networks._held["encoder"], "network", counting)
     alone = [list(sd.generate_latents("a cat", seed=1, steps=steps))[-1] for steps in (2, 3)]
     assert calls == [("a cat",)]
     fresh = list(StableDiffusion("emoji").generate_latents("a cat", seed=1, steps=3))[-1]
@@ -238,4 +238,4 @@ def test_runs_that_say_the_same_encode_it_once(monkeypatch):
     assert len(calls) == 5
     for i in range(10):
         list(sd.generate_latents(f"a {i}", seed=1, steps=1))
-    assert len(sd._conditioned) <= 8
+    assert len(sd._prompts._kept) <= 8

@@ -129,7 +129,7 @@ def test_a_picture_of_many_pixels_is_not_decoded(tmp_path):
 
 
 def test_a_name_that_cannot_be_opened(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="There is no picture"):
         read_texts(tmp_path / "missing.png", NAMES)
 
 

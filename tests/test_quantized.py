@@ -31,7 +31,7 @@ def render(sd: StableDiffusion) -> np.ndarray:
 
 
 def weights(sd: StableDiffusion) -> dict[str, np.ndarray]:
-    return {path: np.array(array) for path, array in tree_flatten(sd.unet.parameters())}
+    return {path: np.array(array) for path, array in tree_flatten(sd.backbone.network.parameters())}
 
 
 @pytest.mark.parametrize("bits", [8, 4])

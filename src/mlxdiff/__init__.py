@@ -1,42 +1,54 @@
 """Stable Diffusion on Apple's MLX: lazy latents, batches, and the same pictures as diffusers.
 
-Importing this package imports no MLX, so that `mlxdiff --help` answers at once; the names below arrive on first use.
-It only arranges that MLX on a Linux CPU gets a fast BLAS, whichever of the two is imported first.
+Importing this package imports no MLX and changes nothing in the process; the names below arrive on first use. What is
+changed when a model is first opened, docs/python.md says.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import blas
-
 if TYPE_CHECKING:
-    from .diffusion.samplers import Step
+    from .diffusion.step import Step
     from .errors import MlxdiffError, MlxdiffWarning
+    from .listing import samplers, settings
     from .pipeline import StableDiffusion
-    from .request import Request
+    from .request import Model, Request, Resolved
     from .text.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["MlxdiffError", "MlxdiffWarning", "Request", "StableDiffusion", "Step", "Tokenizer", "__version__"]
+__all__ = [
+    "MlxdiffError",
+    "MlxdiffWarning",
+    "Model",
+    "Request",
+    "Resolved",
+    "StableDiffusion",
+    "Step",
+    "Tokenizer",
+    "__version__",
+    "samplers",
+    "settings",
+]
 
 _HOME = {
     "MlxdiffError": "errors",
     "MlxdiffWarning": "errors",
+    "Model": "request",
     "Request": "request",
+    "Resolved": "request",
     "StableDiffusion": "pipeline",
-    "Step": "diffusion.samplers",
+    "Step": "diffusion.step",
     "Tokenizer": "text.tokenizer",
+    "samplers": "listing",
+    "settings": "listing",
 }
-
-blas.install()
 
 
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value

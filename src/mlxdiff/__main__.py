@@ -1,6 +1,39 @@
-"""`python -m mlxdiff` is `mlxdiff`."""
+"""`python -m mlxdiff`, and `mlxdiff` as installed: imports the program under a guard, so Ctrl-C shows no traceback."""
 
-from .cli.app import main
+import os
+import sys
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Runs the program; see cli/app.py. Interrupted while it still imports, it exits 130 as it does later on."""
+    try:
+        from .cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        _end("Interrupted.\n")
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        _end("")
+
+
+def _end(text: str) -> None:
+    """At once: what is half imported, or still computing in MLX's threads, may not take an orderly end."""
+    _write(sys.stdout, "")
+    _write(sys.stderr, text)
+    os._exit(INTERRUPTED)
+
+
+def _write(stream, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except (AttributeError, OSError, ValueError):  # there is none, or nobody reads it
+        pass
+
 
 if __name__ == "__main__":
     main()

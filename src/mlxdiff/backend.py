@@ -12,6 +12,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +43,10 @@ _CONTROL_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.li
 
 def require_mlx() -> ModuleType:
     """`mlx.core`, imported and fit for use; raises BackendError with what to install."""
-    blas.install()
-    # MLX gathers kernels in CUDA graphs, and making those takes the host longer than launching kernels one by one: a
-    # UNet call took 1.2 to 2 times as long. MLX reads this when it first uses a GPU.
-    os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
     try:
         import mlx.core as mx
     except (ImportError, OSError) as error:
         raise _explain(error) from error
-    blas.activate()  # where no import hook did it: on a Mac, or under an importer that is not Python's own
     version = mlx_version(mx)
     if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < OLDEST_MLX:
         oldest = ".".join(str(number) for number in OLDEST_MLX)
@@ -64,6 +60,22 @@ def require_mlx() -> ModuleType:
             f"Check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the CPU: {_USE_CPU}.",
         )
     return mx
+
+
+@cache
+def prepare() -> None:
+    """Sets this process up to compute, once: all that mlxdiff changes in it, when the first model is opened.
+
+    - the BLAS that MLX uses on a Linux CPU, and its number of threads (blas.py, cores.py)
+    - MLX_USE_CUDA_GRAPHS=0 in the environment, unless it is set
+    - how many bytes of freed buffers MLX keeps (limit_cache)
+    """
+    # MLX gathers kernels in CUDA graphs, and making those takes the host longer than launching kernels one by one: a
+    # UNet call took 1.2 to 2 times as long. MLX reads this when it first uses a GPU.
+    os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
+    require_mlx()
+    blas.activate()
+    limit_cache()
 
 
 def mlx_version(core: ModuleType) -> str:
@@ -215,6 +227,7 @@ def small_cache() -> Iterator[None]:
 
 def describe() -> dict[str, Any]:
     """This machine and the versions that decide what a picture looks like and how long it takes, for `info`."""
+    prepare()
     mx = require_mlx()
     from .kernels import native
 

@@ -10,9 +10,9 @@ Which. PyPI's `scipy-openblas32`, which the extra `mlxdiff[cpu]` installs, else 
 accepted only if its integers have 32 bits, as MLX's calls do, and if a small product comes out right. Otherwise MLX
 keeps what it has, with one warning. An MLX that its builder linked to a fast BLAS is left alone.
 
-When. `install()` acts at once if `mlx.core` is imported, else right after its import, whichever module imports it.
-
-It gets as many threads as there are free cores when MLX is imported (cores.py); `OPENBLAS_NUM_THREADS` overrides that.
+When. `activate()` acts when the first model is loaded (backend.prepare), however long ago MLX was imported: importing
+mlxdiff changes nothing. It gets as many threads as there are free cores at that moment (cores.py);
+`OPENBLAS_NUM_THREADS` overrides that.
 
 `MLXDIFF_BLAS` overrides the choice: the path of a library, or `reference` to leave MLX alone.
 """
@@ -32,7 +32,6 @@ from .errors import MlxdiffWarning
 
 if TYPE_CHECKING:
     import ctypes
-    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
     from .elf import Slot
@@ -82,14 +81,6 @@ class _Provider:
             return None
 
 
-def install() -> None:
-    """Sees to it that MLX gets a fast BLAS, now or when it is imported; imports nothing, and may be called again."""
-    if "mlx.core" in sys.modules:
-        activate()
-    elif sys.platform == "linux" and not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
-
-
 def activate() -> None:
     """Replaces the BLAS of the MLX that is loaded, or warns that a slow one has to stay; does nothing twice."""
     global _live
@@ -109,7 +100,7 @@ def activate() -> None:
 
 def live() -> str:
     """Which BLAS MLX computes with on the CPU, for people."""
-    return "unknown until MLX is imported" if _live is None else _live
+    return "unknown until a model is loaded" if _live is None else _live
 
 
 def threads() -> int | None:
@@ -347,31 +338,3 @@ def _describe(library: ctypes.CDLL, prefix: str, origin: str) -> str:
     except AttributeError:
         return name
     return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
-
-
-class _AfterImport:
-    """An import hook: lets `mlx.core` be found as usual, calls `activate` once it is loaded, then goes away."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != "mlx.core":
-            return None
-        finders = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
-        spec = next((spec for finder in finders if (spec := finder.find_spec(fullname, path, target))), None)
-        if spec is not None and hasattr(spec.loader, "exec_module"):
-            self._follow(spec.loader)
-        return spec
-
-    def _follow(self, loader: object) -> None:
-        # The loader keeps its type, so that whoever inspects the module sees nothing new.
-        execute = loader.exec_module  # type: ignore[attr-defined]
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            del loader.exec_module  # type: ignore[attr-defined]
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-            activate()
-
-        loader.exec_module = exec_module  # type: ignore[attr-defined]

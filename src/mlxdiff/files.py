@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 import secrets
 import stat
 import time
@@ -57,6 +58,20 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object], *, force
         if isinstance(error, ValueError) and "\0" not in str(path):
             raise
         raise output_error(path, error) from error
+
+
+def mistaken_for(start: bytes) -> str | None:
+    """What a file is that was saved in another one's place, from its first bytes: "a Git LFS pointer"; or None."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs.github.com/"):
+        return "a Git LFS pointer (the address of a file)"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return "a web page (HTML)"
+    if text.startswith((b'{"', b"{}", b"[")) or re.match(rb"\{\s*\"", text):
+        return "JSON, perhaps a server's error message"
+    if text.startswith((b"access to model", b"repository not found", b"entry not found", b"invalid username")):
+        return "a server's error message"
+    return None
 
 
 def open_regular(path: Path) -> BinaryIO:

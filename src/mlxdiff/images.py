@@ -1,14 +1,16 @@
 """Pictures as arrays: (H, W, 3), float32 in [0, 1] or uint8, to and from files, and side by side on a sheet.
 
-Files carry texts by name (PNG: iTXt; JPEG and WebP: EXIF); what the texts mean is the business of metadata.py.
+Files carry texts by name (PNG: tEXt or iTXt; JPEG and WebP: EXIF); what they mean is the business of metadata.py.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from os import PathLike, fsdecode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,10 @@ import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
 import PIL.WebPImagePlugin  # noqa: F401
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from . import budget, exif
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
+from .inputs import open_input
 from .pictures import IN_MEMORY, Pixels
 
 if TYPE_CHECKING:
@@ -26,12 +30,16 @@ if TYPE_CHECKING:
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 QUALITY = 95
+_MAX_EXIF = 65500  # bytes: a JPEG segment says its length in 16 bits
+_DECODED, _AS_FLOATS = 12, 12  # bytes a pixel: three copies of RGBA on the way, and the array
+_ON_SHEET = 9  # bytes a pixel: the array, Pillow's copy, and what the file's encoder makes of it
+_NOT_LATIN = re.compile(r"[^\t\n\x20-\x7e\xa0-\xff]")  # what PNG's tEXt has no letters for
 # Only readers that need no other program: EPS would start Ghostscript.
 _READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-# EXIF 2.3: Software is in the main directory, UserComment and MakerNote in the directory that ExifIFD points to.
-_SOFTWARE, _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE = 0x0131, 0x8769, 0x9286, 0x927C
-_UNICODE, _MAKER = b"UNICODE\0", b"mlxdiff\0"
+_ORIENTATION = 0x0112  # EXIF 2.3
+# Texts of mlxdiff's own: UTF-8 in PNG whatever they hold, and the MakerNote of an Exif segment. One of them at a time.
+OWN = ("mlxdiff", "mlxdiff-sweep", "mlxdiff-sheet")
 
 
 def to_uint8(images: np.ndarray | mx.array) -> np.ndarray:
@@ -59,6 +67,8 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     centre. Of an animation this is the first frame. Raises InputError.
     """
     with open_picture(path) as opened:
+        width, height = opened.size
+        _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
         return _fitted(_to_rgb(ImageOps.exif_transpose(opened), path), size)
 
 
@@ -72,6 +82,18 @@ def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np
     return _fitted(Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)), size)
 
 
+def source_size(source: str | Pixels) -> tuple[int, int]:
+    """(height, width) in pixels of a picture that a request names or holds, upright. Raises InputError."""
+    if isinstance(source, Pixels):
+        return source.array.shape[0], source.array.shape[1]
+    with open_picture(source) as opened:
+        width, height = opened.size
+        if opened.format == "PNG" and "exif" not in opened.info:  # Pillow decodes it to look behind the pixels
+            _check_decoding(source, width, height)
+        turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
+        return (width, height) if turned else (height, width)
+
+
 def picture_array(picture: Image.Image) -> np.ndarray:
     """A PIL image as (H, W, 3) uint8: upright, and on white where it is transparent. Raises InputError."""
     return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), "The picture"), dtype=np.uint8)
@@ -81,15 +103,34 @@ class Picture(Image.Image):
     """A PIL image whose `info` says how it was made; `save` keeps that in PNG, JPEG and WebP files."""
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
-        """As PIL's `save`; give `pnginfo` or `exif` to write other texts."""
-        texts = {name: value for name, value in self.info.items() if isinstance(value, str)}
-        kind = (format or FORMATS.get(Path(fp).suffix.lower() if isinstance(fp, str | Path) else "", "")).upper()
+        """As PIL's `save`; give `pnginfo` or `exif` to write others. Raises OutputError for texts that are too long."""
+        texts = {name: _encodable(value) for name, value in _texts_of(self.info)}
+        kind = FORMATS.get(_suffix(fp), "") if format is None else format.upper()
         if texts and not {"pnginfo", "exif"} & params.keys():
             if kind == "PNG":
                 params["pnginfo"] = _png_texts(texts)
             elif kind in ("JPEG", "WEBP"):
                 params["exif"] = _exif(texts)
+                _check_exif(kind, params["exif"], "The picture")
         Image.Image.save(self, fp, format, **params)
+
+
+def _texts_of(info: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    return ((name, value) for name, value in info.items() if isinstance(name, str) and isinstance(value, str))
+
+
+def _suffix(target: Any) -> str:
+    """How the name of a path or of an open file ends, in small letters."""
+    name = target if isinstance(target, str | bytes | PathLike) else getattr(target, "name", "")
+    return Path(fsdecode(name)).suffix.lower() if isinstance(name, str | bytes | PathLike) else ""
+
+
+def _check_exif(kind: str, data: bytes, what: str) -> None:
+    if kind == "JPEG" and len(data) > _MAX_EXIF:
+        raise OutputError(
+            f"The prompt is longer than a JPEG file can keep: {what} was not written.",
+            "Write a PNG, or leave the metadata out with --no-metadata.",
+        )
 
 
 def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
@@ -98,6 +139,13 @@ def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
     made.__class__ = Picture  # as PIL's own plugins are made; its constructor takes no pixels
     made.info.update({name: _encodable(value) for name, value in texts.items()})
     return made  # type: ignore[return-value]
+
+
+def _check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
+    """Raises InputError for a picture that would not fit into memory; `kept` pixels of it become floats."""
+    needed = _DECODED * width * height + _AS_FLOATS * kept
+    if not budget.fits(needed):
+        raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
@@ -125,6 +173,11 @@ def contact_sheet(
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
     n_columns = each + (rest > 0)
     shape = (n_rows * (height + gap) - gap, n_columns * (width + gap) - gap, 3)
+    if not budget.fits(_ON_SHEET * shape[0] * shape[1]):
+        raise RequestError(
+            f"The sheet, {shape[1]}x{shape[0]} pixels, {budget.lack(_ON_SHEET * shape[0] * shape[1])}.",
+            "Put fewer or smaller pictures on it.",
+        )
     sheet = np.empty(shape, np.uint8)
     sheet[:] = background
     for picture, (row, column) in zip(pictures, cells, strict=True):
@@ -161,19 +214,14 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     kind = picture_format(path)
     image = Image.fromarray(picture)
     texts = {} if text is None else {name: _encodable(value) for name, value in text.items()}
-    options: dict[str, object] = {"quality": QUALITY}
+    options: dict[str, Any] = {"quality": QUALITY}
     if kind == "PNG":
         options = {"pnginfo": _png_texts(texts)}
     elif texts:
         options["exif"] = _exif(texts)
+        _check_exif(kind, options["exif"], str(path))
     if kind == "JPEG":
         options["subsampling"] = 0
-        if len(options.get("exif", b"")) > 65500:  # type: ignore[arg-type]
-            raise OutputError(
-                f"The prompt is longer than a JPEG file can keep: {path} was not written.",
-                "Write a PNG, or leave the metadata out with --no-metadata.",
-            )
-
     stream = BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -188,16 +236,8 @@ def stored_texts(picture: Image.Image) -> dict[str, str]:
     """The texts in an opened picture by name: those of `write_picture`, and what other tools put in their place."""
     if isinstance(picture, PngImagePlugin.PngImageFile):
         return {name: str(value) for name, value in picture.text.items()}
-    exif = picture.getexif()
-    directory = exif.get_ifd(_EXIF_IFD)
-    found = {}
-    if isinstance(comment := directory.get(_USER_COMMENT), bytes):
-        found["parameters"] = _user_comment(comment)
-    if isinstance(note := directory.get(_MAKER_NOTE), bytes) and note.startswith(_MAKER):
-        found["mlxdiff"] = note[len(_MAKER) :].decode("utf-8", "replace")
-    if isinstance(software := exif.get(_SOFTWARE), str):
-        found["Software"] = software
-    return found
+    data = picture.info.get("exif")
+    return exif.read(data if isinstance(data, bytes) else picture.getexif().tobytes())
 
 
 @contextmanager
@@ -207,16 +247,10 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_READABLE) as picture:
+            with open_input(path, "picture") as stream, Image.open(stream, formats=_READABLE) as picture:
                 yield picture
     except MlxdiffError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"There is no picture {path}.", "Check its name and folder.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder.", "Name the pictures in it.") from None
-    except PermissionError:
-        raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
     except UnidentifiedImageError:
         formats = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
         raise InputError(f"{path} is not a picture, or a damaged one.", f"Give a {formats} file.") from None
@@ -236,7 +270,9 @@ def _to_rgb(picture: Image.Image, path: str | Path) -> Image.Image:
         levels = np.asarray(picture).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
             raise InputError(f"{path} has 32 bits a pixel.", "Convert it to 8 or 16 bits.")
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+        grays = ((levels + 128) // 257).astype(np.uint8)
+        clear = picture.info.get("transparency")
+        return Image.fromarray(np.where(levels == clear, 255, grays).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -250,30 +286,15 @@ def _encodable(text: str) -> str:
 
 
 def _png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    """As tEXt what Latin-1 can say, since few programs read iTXt (exifr, which Civitai uses, reads none)."""
     chunks = PngImagePlugin.PngInfo()
     for name, value in texts.items():
-        chunks.add_itxt(name, value)
+        if name in OWN or _NOT_LATIN.search(value):
+            chunks.add_itxt(name, value)
+        else:
+            chunks.add_text(name, value)
     return chunks
 
 
 def _exif(texts: Mapping[str, str]) -> bytes:
-    exif = Image.Exif()
-    directory = exif.get_ifd(_EXIF_IFD)
-    if "Software" in texts:
-        exif[_SOFTWARE] = texts["Software"]
-    if "parameters" in texts:
-        # A1111 writes and reads big-endian UTF-16 here, whatever the byte order of the rest.
-        directory[_USER_COMMENT] = _UNICODE + texts["parameters"].encode("utf-16-be")
-    if "mlxdiff" in texts:
-        directory[_MAKER_NOTE] = _MAKER + texts["mlxdiff"].encode()
-    return exif.tobytes()
-
-
-def _user_comment(data: bytes) -> str:
-    """EXIF 2.3, UserComment: eight bytes name the character code."""
-    code, rest = data[:8], data[8:]
-    if code != _UNICODE:
-        return (rest if code in (b"ASCII\0\0\0", bytes(8)) else data).decode("utf-8", "replace").rstrip("\0")
-    # The standard leaves the byte order open. Big-endian is usual; the other shows by a word that every such text has.
-    other = rest.decode("utf-16-le", "replace")
-    return (other if "Steps: " in other else rest.decode("utf-16-be", "replace")).rstrip("\0")
+    return exif.write(texts, next((name for name in OWN if name in texts), None))

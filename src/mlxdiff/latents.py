@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from . import budget
 from .errors import InputError, RequestError
 from .files import atomic_write
+from .inputs import open_input
 from .request import Request
 
 KEY = "latents"
 MAX_JSON = 2**20
+MAX_HEADER = 2**22  # bytes: that of a checkpoint in one file has about 300,000
+_BYTES = {"F64": 8, "F32": 4, "F16": 2}  # what NumPy reads
 
 
 @dataclass(frozen=True)
@@ -53,38 +62,89 @@ def encode_latents(latents: np.ndarray, request: Request, **beside: np.ndarray) 
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
-def holds_latents(path: Path) -> bool:
-    """Whether a safetensors file is one of latents, going by its keys; False for one that cannot be read."""
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file, open while in use: its header is read and nothing else. Raises InputError.
+
+    Anything but a regular file is refused before safetensors maps it, and so is a header that is too long to be one of
+    latents, which would cost twenty times its length.
+    """
+    with open_input(path) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        longest = min(MAX_HEADER, os.fstat(stream.fileno()).st_size)
+    if length > longest:
+        raise InputError(f"{path} is not a sound safetensors file (a header of {length} bytes).", "Get the file again.")
+    with _unsound(path):
+        file = safe_open(path, framework="np").__enter__()
     try:
-        with safe_open(path, framework="numpy") as file:
-            return KEY in file.keys()  # noqa: SIM118 (a handle, not a dict)
-    except (OSError, SafetensorError):
-        return False
+        yield file
+    finally:
+        file.__exit__(None, None, None)
 
 
-def load_latents(path: str | Path) -> SavedLatents:
-    """Reads what `save_latents` wrote; raises InputError for a file that is damaged or something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no file {path}.", "Check its name and folder.")
+@contextmanager
+def _unsound(path: Path) -> Iterator[None]:
+    """What safetensors says of a file, as an InputError."""
     try:
-        with safe_open(path, framework="np") as file:
-            names, metadata = list(file.keys()), file.metadata()
-            if KEY not in names:
-                raise InputError(f"{path} holds no latents.", "Give a file that `generate --save-latents` wrote.")
-            array = file.get_tensor(KEY)
-    except PermissionError:
-        raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
+        yield
     except (SafetensorError, OSError, TypeError, ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a sound safetensors file ({reason}).", "Get the file again.") from error
-    if array.ndim not in (4, 5) or 0 in array.shape or array.dtype.kind != "f":
+
+
+def holds_latents(path: Path) -> bool:
+    """Whether a safetensors file is one of latents, going by its keys; False for one that cannot be read."""
+    try:
+        with open_tensors(path) as file:
+            return KEY in file.keys()  # noqa: SIM118 (a handle, not a dict)
+    except InputError:
+        return False
+
+
+@dataclass(frozen=True)
+class LatentsInfo:
+    """What a file of latents says without being read: `shape` as of SavedLatents.array."""
+
+    shape: tuple[int, ...]
+    request: Request | None
+    model: str | None
+
+
+def read_info(path: str | Path) -> LatentsInfo:
+    """What `load_latents` would find, from the header alone, however large the file is; raises as that."""
+    path = Path(path)
+    with open_tensors(path) as file:
+        _, info = _checked(path, file)
+    return info
+
+
+def load_latents(path: str | Path) -> SavedLatents:
+    """Reads what `save_latents` wrote; raises InputError for a file that is damaged, something else or too large."""
+    path = Path(path)
+    with open_tensors(path) as file:
+        kind, info = _checked(path, file)
+        needed = math.prod(info.shape) * (_BYTES[kind] + 4)
+        if not budget.fits(needed):
+            raise InputError(f"{path} {budget.lack(needed)}.", "Decode it where there is more, or in parts.")
+        with _unsound(path):
+            array = file.get_tensor(KEY)
+    return SavedLatents(array.astype(np.float32, copy=False), info.request, info.model)
+
+
+def _checked(path: Path, file: Any) -> tuple[str, LatentsInfo]:
+    """The type that the file stores, and what it says."""
+    if KEY not in file.keys():  # noqa: SIM118
+        raise InputError(f"{path} holds no latents.", "Give a file that `generate --save-latents` wrote.")
+    part = file.get_slice(KEY)
+    shape, kind = tuple(part.get_shape()), part.get_dtype()
+    if len(shape) not in (4, 5) or 0 in shape or kind not in _BYTES:
         raise InputError(
-            f"The latents in {path} are {array.dtype} of shape {array.shape}.",
+            f"The latents in {path} are {kind} of shape {shape}.",
             "They are floats (images, height, width, channels), or (steps, ...) of them.",
         )
+    metadata = file.metadata()
     metadata = {} if metadata is None else metadata
-    return SavedLatents(array.astype(np.float32, copy=False), request_in(path, metadata), metadata.get("model"))
+    return kind, LatentsInfo(shape, request_in(path, metadata), metadata.get("model"))
 
 
 def request_in(path: Path, metadata: dict[str, str]) -> Request | None:

@@ -1,7 +1,7 @@
 """What fits into the device's memory: which networks stay while others work, and whether a picture is decoded whole.
 
 Sizes in bytes, by arithmetic alone, from the size of the machine and never from what is free on it: the same command
-does the same again. Nothing decided here changes a picture by more than the rounding of sums.
+does the same again. Nothing decided here changes a picture by more than floating-point rounding.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from . import backend
 from .models.tiling import strip_bytes
 from .models.vae import VAEConfig
 
-NETWORKS = 0.5  # of the memory that text encoders and UNet may take together and still both stay
+NETWORKS = 0.5  # of the memory that text encoders and backbone may take together and still both stay
 WHOLE = 0.5  # of the memory that decoding as a whole may take
-ALL = 0.9  # of the memory that the UNet may take together with decoding in strips and still stay
+ALL = 0.9  # of the memory that the backbone may take together with decoding in strips and still stay
 TILE = 512  # pixels
+BATCH = 0.5  # of the memory that weights and a batch may take; the rest is for decoding and for other programs
+LARGEST_BATCH = 16  # on a GPU the time of an image hardly falls beyond this
+LARGEST_BATCH_ON_CPU = 4  # on a CPU it does not fall at all, and a group is what is lost when a run is killed
 
 # Maps of a decoder's largest size that are alive at once when MLX decodes as a whole. A CPU's convolution makes nine
 # copies of its input; and MLX hands out memory faster than a CPU computes.
@@ -30,14 +33,24 @@ def size_of(*networks: nn.Module) -> int:
     return sum(array.nbytes for arrays in parameters for array in arrays.values())
 
 
-def keeps_encoders(encoders: int, unet: int) -> bool:
-    """Whether text encoders of that many bytes stay while the UNet works."""
-    return encoders + unet <= NETWORKS * backend.memory_size()
+def keeps_encoders(encoders: int, backbone: int) -> bool:
+    """Whether text encoders of that many bytes stay while a backbone of that many works."""
+    return encoders + backbone <= NETWORKS * backend.memory_size()
 
 
-def keeps_unet(unet: int, decoding: int) -> bool:
-    """Whether a UNet of that many bytes stays while pictures are decoded in strips."""
-    return unet + decoding <= ALL * backend.memory_size()
+def keeps_backbone(backbone: int, decoding: int) -> bool:
+    """Whether a backbone of that many bytes stays while pictures are decoded in strips."""
+    return backbone + decoding <= ALL * backend.memory_size()
+
+
+def batch_size(row_bytes: int, rows: int, weights: int) -> int:
+    """Images to denoise at once: as many as memory takes, no more than pays.
+
+    row_bytes  what a row of a batch needs in a call of the backbone; `rows` rows an image, two with guidance
+    weights    bytes of the networks that are in memory meanwhile
+    """
+    room = int(backend.memory_size() * BATCH) - weights
+    return max(1, min(room // (row_bytes * rows), LARGEST_BATCH if backend.is_gpu() else LARGEST_BATCH_ON_CPU))
 
 
 def tile_for(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int | None:

@@ -1,51 +1,57 @@
 """What a picture says about how it was made: a Request as JSON, and the lines that other tools read; and back again.
 
 `mlxdiff` is the canonical JSON of the Request, enough to render the picture again. `parameters` is the text format of
-AUTOMATIC1111's web UI, which galleries and other programs show (parameters.py). `Software` names the version.
-Files come from anybody: whatever they hold ends in a Request or in an MlxdiffError.
+AUTOMATIC1111's web UI, which galleries and other programs show (parameters.py). `Software` names the version. What
+other programs write is read in recipes/. Files come from anybody: whatever they hold ends in a Request or in an
+MlxdiffError, and no pixel is decoded to find it, but for NovelAI's pictures that say nothing else (stealth.py).
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from . import __version__
-from .errors import InputError, MlxdiffWarning, RequestError
+from . import __version__, containers, png, recipes, stealth
+from .declarations import declared
+from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
+from .hashing import content_hash
 from .images import open_picture, stored_texts
-from .parameters import parameters_text, parse_parameters
-from .png import read_texts
+from .inputs import open_input
+from .parameters import parameters_text
+from .printable import printable as printable
+from .recipes import Recipe
+from .recipes.recipe import FindModel, json_of, object_of
 from .request import Request
+from .sheets import SHEET, SWEEP, Sheet, read_sheet
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
 # More than a terminal session asks for in one request, less than what fills memory before the first step.
 MAX_IMAGES = 10_000
-TEXT_FILES = (".txt",)
-
-# Escape sequences of terminals (ECMA-48): CSI to its final letter, a string (OSC, DCS) to its end, then all others.
-# A string stops at the start of another one, or many starts without an end would each be searched to the last letter.
-_ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x1b\\|\x9c)"
-    r"|\x1b[ -/]*[0-~]?"
-)
-# What else must not reach a terminal: controls but tab and newline, and marks that turn the direction of writing.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
+TEXT_FILES = (".txt", ".json")
+_OWN = ("mlxdiff", "parameters", "Software", SWEEP, SHEET)
 
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """What a picture file says. `size` is (width, height) in pixels; `notes` say what could not be read."""
+    """What a picture file says. `size` is (width, height) in pixels; `notes` say what could not be read.
+
+    `texts` is everything that a program might have written, by name; `recipe` reads what other programs did.
+    """
 
     request: Request | None
     parameters: str | None
     size: tuple[int, int]
     format: str
     notes: tuple[str, ...] = ()
+    sheet: Sheet | None = None
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def recipe(self, find_model: FindModel | None = None) -> Recipe | None:
+        """What another program's texts ask for; None where there are none. Raises RequestError for unusable ones."""
+        return recipes.read(self.texts, find_model)
 
 
 def picture_text(request: Request) -> dict[str, str]:
@@ -59,75 +65,165 @@ def picture_text(request: Request) -> dict[str, str]:
 
 def read_picture(path: str | Path) -> PictureInfo:
     """What the picture at `path` was made with, as far as it says so; raises InputError when it is not a picture."""
-    with open_picture(path) as picture:
-        size, kind = picture.size, str(picture.format)
-        texts = {} if kind == "PNG" else stored_texts(picture)
-    if kind == "PNG":  # Pillow would decode all pixels to get to the texts after them
-        texts = read_texts(path, ("mlxdiff", "parameters", "Software"))
-    request, notes = None, []
-    if "mlxdiff" in texts:
-        try:
-            request = request_of(texts["mlxdiff"])
-        except RequestError as error:
-            notes.append(f"What it says about mlxdiff cannot be used. {printable(str(error))}")
-    parameters = texts.get("parameters")
-    return PictureInfo(request, None if parameters is None else printable(parameters), size, kind, tuple(notes))
-
-
-def request_from_file(path: str | Path, *, find_model: Callable[[str], str | None] | None = None) -> Request:
-    """What renders a picture again: from the picture, or from a .txt file with A1111's text.
-
-    mlxdiff's own words come first and are exact; A1111's say less, and what they say that mlxdiff cannot do is an
-    MlxdiffWarning. `find_model` gives the full reference of a model's bare name, or None. Raises InputError.
-    """
-    path = Path(path)
-    if path.suffix.lower() in TEXT_FILES:
-        parameters = printable(_read_text(path))
-    else:
-        found = read_picture(path)
-        if found.request is not None:
-            return found.request
-        if found.parameters is None:
-            said = found.notes[0] if found.notes else "It says nothing about how it was made."
-            raise InputError(f"{path}: {said}", "Give a picture with metadata, or the options themselves.")
-        for note in found.notes:
-            warnings.warn(f"{path}: {note} Its A1111 text is read instead.", MlxdiffWarning, stacklevel=2)
-        parameters = found.parameters
+    kind, size, texts = _texts_in(path)
+    request, sheet, notes = None, None, []
     try:
-        return parse_parameters(parameters, find_model)
+        request = request_of(texts["mlxdiff"]) if "mlxdiff" in texts else None
+        sheet = read_sheet(texts)
+    except RequestError as error:
+        notes.append(f"What it says about mlxdiff cannot be used. {printable(str(error))}")
+    parameters = texts.get("parameters")
+    shown = None if parameters is None else printable(parameters)
+    return PictureInfo(request, shown, size, kind, tuple(notes), sheet, texts)
+
+
+def request_from_file(
+    path: str | Path, *, given: Mapping[str, Any] | None = None, find_model: FindModel | None = None
+) -> Request:
+    """What renders a picture again: from the picture, or from a .txt or .json file with what a program wrote.
+
+    `given` are settings that replace the file's before those are judged. mlxdiff's own words come first and are exact;
+    other programs' say less, and what they say that mlxdiff cannot do is an MlxdiffWarning, as is a file that has
+    another content than it had then. `find_model` gives the full reference of a model's bare name, or None. Raises
+    InputError.
+    """
+    path, given = Path(path), {} if given is None else dict(given)
+    texts = _file_texts(path)
+    request = _own(path, texts, given)
+    if request is not None:
+        return request
+    try:
+        recipe = recipes.read(texts, find_model)
+        if recipe is None:
+            raise InputError(f"{path}: It says nothing about how it was made.", _NOTHING)
+        request, said = recipes.finished(recipe, given)
     except RequestError as error:
         raise InputError(f"{path}: {error.problem}", error.remedy) from None
+    for saying in said:
+        _warn(saying)
+    return request
 
 
-def request_of(text: str) -> Request:
-    """The Request in a text from a file that anybody may have written; raises RequestError."""
+_NOTHING = "Give a picture with metadata, or the options themselves."
+
+
+def request_of(text: str, given: Mapping[str, Any] | None = None) -> Request:
+    """The Request in a text from a file that anybody may have written; raises RequestError.
+
+    `given` replaces its settings before they are judged; of several images, a new prompt, seed or number of images
+    starts from the first one.
+    """
     if len(text) > MAX_JSON:
         raise RequestError(f"The request is {len(text)} characters long.", f"At most {MAX_JSON} are read.")
-    request = Request.from_json(text)
+    request = _overridden(text, given) if given else Request.from_json(text)
     if request.batch_size > MAX_IMAGES:
         raise RequestError(f"The request is for {request.batch_size} images.", f"At most {MAX_IMAGES} are read.")
     return request
 
 
-def printable(text: str) -> str:
-    """The text without what could drive a terminal: escape sequences, control characters, bidirectional marks."""
-    text = _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
-    return _SURROGATES.sub("\ufffd", text)
+def changed_files(request: Request) -> list[str]:
+    """The files that a request names whose content is not what it was when the request was recorded."""
+    recorded = dict(request.hashes or ())
+    names = set(_names(request.values()))
+    return [name for name in recorded if name in names and _differs(name, recorded[name])]
+
+
+def _own(path: Path, texts: Mapping[str, str], given: Mapping[str, Any]) -> Request | None:
+    """The request in mlxdiff's own words, if there are any that can be used."""
+    try:
+        request = request_of(texts["mlxdiff"], given) if "mlxdiff" in texts else None
+        sheet = read_sheet(texts) if request is None else None
+        if sheet is not None:
+            request = sheet.single(given)
+            if request is None:
+                raise InputError(f"{path} is {printable(sheet.described)}.", printable(sheet.remedy))
+    except RequestError as error:
+        said = f"What it says about mlxdiff cannot be used. {printable(str(error))}"
+        others = {name: text for name, text in texts.items() if name != "mlxdiff"}
+        if not recipes.programs(others):
+            raise InputError(f"{path}: {said}", _NOTHING) from None
+        _warn(f"{path}: {said} Its A1111 text is read instead.")
+        return None
+    for name in () if request is None else changed_files(request):
+        _warn(f"{printable(name)} has changed since {path} was made. Expect another picture.")
+    return request
+
+
+def _overridden(text: str, given: Mapping[str, Any]) -> Request:
+    try:
+        values = json_of(text)
+    except RequestError:
+        values = None
+    if not isinstance(values, dict):
+        return Request.from_json(text)  # which says what is wrong
+    if {"prompt", "n_images", "seed"} & given.keys() and isinstance(values.get("seed"), list):
+        prompts = values.get("prompt")
+        first = {"prompt": prompts[0]} if isinstance(prompts, list) and prompts else {}
+        values |= {**first, "seed": values["seed"][0] if values["seed"] else None, "n_images": 1}
+    values |= given
+    return Request.from_dict(values)
+
+
+def _texts_in(path: str | Path) -> tuple[str, tuple[int, int], dict[str, str]]:
+    """The format, the size (width, height), and every text of a picture file."""
+    with open_input(path, "picture") as stream:
+        size = png.read_size(stream)
+        found = containers.read(stream) if size is None else None
+    if size is not None:
+        return "PNG", size, png.read_texts(path, _OWN, recipes.NAMES)
+    if found is not None:
+        return found.format, found.size, found.texts
+    with open_picture(path) as picture:  # another format, or none
+        return str(picture.format), picture.size, stored_texts(picture)
+
+
+def _file_texts(path: Path) -> dict[str, str]:
+    if path.suffix.lower() not in TEXT_FILES:
+        kind, size, texts = _texts_in(path)
+        if kind == "PNG" and not recipes.programs(texts) and "mlxdiff" not in texts and read_sheet(texts) is None:
+            texts |= stealth.read(path, size)
+        return texts | {name: printable(text) for name, text in texts.items() if name == "parameters"}
+    text = _read_text(path)
+    values = object_of(text)
+    if values is not None and values.keys() <= {item.name for item in declared(Request)}:
+        return {"mlxdiff": text}
+    if values is not None and recipes.is_graph(values):
+        return {"prompt": text}
+    return {"parameters": printable(text)}
+
+
+def _differs(name: str, digest: str) -> bool:
+    try:
+        return content_hash(Path(name)) != digest
+    except MlxdiffError:
+        return False  # whoever opens it says what is wrong
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The texts among settings' values, of which some are files' names."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _names(part) if name != "hashes" else ()
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _names(part)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, MlxdiffWarning, stacklevel=3)
 
 
 def _read_text(path: Path) -> str:
-    try:
-        with open(path, "rb") as stream:
+    with open_input(path) as stream:
+        try:
             data = stream.read(MAX_JSON + 1)
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}.", "Check its name and folder.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder.", "Name a file in it.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}).", "Check its name and permissions.") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).", "Check the file and the disk.") from None
     if len(data) > MAX_JSON:
         raise InputError(f"{path} is longer than {MAX_JSON} bytes.", "Give the text of one picture.")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from None

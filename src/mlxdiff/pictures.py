@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+from .declarations import Text, shown
 from .errors import RequestError
-from .settings import Text, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class Pixels:
 class PictureSource(Text):
     """A picture: its path (str or Path); in Python also a PIL image, or an array (H, W, 3), uint8 or in [0, 1]."""
 
-    def check(self, name: str, value: Any) -> str | Pixels:
+    def check(self, name: str, value: Any) -> Any:
         if isinstance(value, Pixels):
             return value
         if isinstance(value, PathLike):

@@ -20,31 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import hub
-from .checkpoint.detect import MODEL_INDEX, read_json, weight_files
+from .checkpoint.detect import read_json, weight_files
 from .checkpoint.header import read_header
-from .checkpoint.load import load_component
 from .checkpoint.quantize import BITS, quantized_layers
-from .checkpoint.rename import TEXT_MODEL_PREFIX
 from .checkpoint.stored import AGAIN, KEY, Quantization
 from .errors import CheckpointError, RequestError, UnsupportedError
 from .families import base
 from .files import output_error
-from .models.clip import CLIPTextConfig, CLIPTextModel
-from .models.unet import UNet2DConditionModel
+from .parts import MODEL_INDEX, PARTS, SETTINGS, Part
 
 RECORD = "quantized.json"
 FORMAT = 1
 GROUP_SIZE = 64
 UNFINISHED = ".unfinished-"
 STALE = 24 * 3600  # seconds after which an unfinished copy is nobody's any more
-
-_NETWORKS = ("unet", "text_encoder", "text_encoder_2")
-_KEPT = ("vae", "scheduler", "tokenizer", "tokenizer_2")
-_STEM = {"unet": "diffusion_pytorch_model"}
 
 
 @dataclass(frozen=True)
@@ -113,14 +105,15 @@ def write_quantized(snapshot: hub.Snapshot, bits: int, destination: Path) -> Pat
         part.mkdir(parents=True)
         _remove_unfinished(destination.parent)
         weights: dict[str, int] = {}
-        for name in _NETWORKS:
-            if name in checkpoint.index.components:
-                path = _write_network(checkpoint, name, bits, part)
+        for piece in PARTS:
+            if piece.name not in checkpoint.index.components:
+                continue
+            if piece.quantized:
+                path = _write_network(checkpoint, piece, bits, part)
                 weights[path.relative_to(part).as_posix()] = path.stat().st_size
-        for name in _KEPT:
-            if name in checkpoint.index.components:
-                _copy_component(snapshot.path / name, part / name, with_weights=name == "vae")
-        for name in (MODEL_INDEX, "mlxdiff.json"):
+            else:
+                _copy_part(snapshot.path / piece.name, part / piece.name, with_weights=piece.weights is not None)
+        for name in (MODEL_INDEX, SETTINGS):
             if (snapshot.path / name).exists():
                 shutil.copyfile(snapshot.path / name, part / name)
         record = {
@@ -190,16 +183,13 @@ def _fingerprint(snapshot: hub.Snapshot) -> dict[str, list[int | None]]:
     return stats
 
 
-def _write_network(checkpoint: base.Checkpoint, name: str, bits: int, part: Path) -> Path:
-    source = checkpoint.folder / name
-    config = read_json(source / "config.json")
-    module = _network(checkpoint, name, config)
-    load_component(module, source, dtype=None, rename=TEXT_MODEL_PREFIX, bits=bits)
+def _write_network(checkpoint: base.Checkpoint, piece: Part, bits: int, folder: Path) -> Path:
+    module = base.load_network(checkpoint, piece.name, None, bits).module
     parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
     arrays = {path: _as_stored(array) for path, array in parameters.items()}
-    folder = part / name
+    folder = folder / piece.name
     folder.mkdir()
-    path = folder / f"{_STEM.get(name, 'model')}.safetensors"
+    path = folder / f"{piece.weights}.safetensors"
     try:
         mx.save_safetensors(str(path), arrays, {"format": "mlx"})
     except RuntimeError as error:
@@ -208,14 +198,9 @@ def _write_network(checkpoint: base.Checkpoint, name: str, bits: int, part: Path
     read_header(path)
     _sync(path)
     record = Quantization(bits, GROUP_SIZE, quantized_layers(module))
-    _write_json(folder / "config.json", {**config, KEY: record.to_dict()})
+    config = checkpoint.source.config(piece.name)
+    _write_json(folder / piece.config, {**config, KEY: record.to_dict()})
     return path
-
-
-def _network(checkpoint: base.Checkpoint, name: str, config: Mapping[str, Any]) -> nn.Module:
-    if name == "unet":
-        return UNet2DConditionModel(checkpoint.unet)
-    return CLIPTextModel(CLIPTextConfig.from_dict(config), with_projection=name == "text_encoder_2")
 
 
 def _as_stored(array: mx.array) -> mx.array:
@@ -223,7 +208,7 @@ def _as_stored(array: mx.array) -> mx.array:
     return mx.contiguous(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
 
 
-def _copy_component(source: Path, target: Path, *, with_weights: bool) -> None:
+def _copy_part(source: Path, target: Path, *, with_weights: bool) -> None:
     target.mkdir()
     paths = [path for path in source.iterdir() if path.suffix in (".json", ".txt") and path.is_file()]
     if with_weights:

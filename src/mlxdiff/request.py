@@ -1,7 +1,7 @@
 """What to load and what to draw, as values: frozen, checked without MLX, and written as canonical JSON.
 
 Model     what is loaded: a checkpoint and how its weights are held
-Request   what is wanted: each field is a setting, declared here and nowhere else (settings.py says what follows)
+Request   what is wanted: each field is a setting, declared here and nowhere else (declarations.py says what follows)
 Resolved  what will be drawn: a Request of which the checkpoint has filled in every default
 """
 
@@ -13,17 +13,30 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from . import catalogue
+from .declarations import (
+    MAX_DIGITS,
+    Choice,
+    Number,
+    Numbers,
+    Reference,
+    Text,
+    Whole,
+    WholeChoice,
+    declared,
+    setting,
+    shown,
+)
 from .errors import RequestError
 from .pictures import PictureSource
-from .settings import MAX_DIGITS, Choice, Number, Numbers, Reference, Text, Whole, WholeChoice, declared, setting, shown
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
 
     from .diffusion.schedule import Schedule
 
-SAMPLERS = ("ddim", "pndm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
-SCHEDULES = ("leading", "linspace", "trailing", "karras", "exponential", "beta")
+SAMPLERS = tuple(catalogue.SAMPLERS)
+SCHEDULES = tuple(catalogue.SCHEDULES)
 NOISE_SOURCES = ("torch", "mlx", "philox")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
@@ -122,10 +135,16 @@ class Request:
     )
     steps: int | None = setting(Whole(1, MAX_STEPS), "Denoising steps.", unset="the checkpoint's", a1111="Steps")
     sampler: str | None = setting(
-        Choice(SAMPLERS), "How each step is taken.", unset="the checkpoint's", a1111="Sampler"
+        Choice(SAMPLERS, lambda text: catalogue.find_sampler(text).name),
+        "How each step is taken.",
+        unset="the checkpoint's",
+        a1111="Sampler",
     )
     schedule: str | None = setting(
-        Choice(SCHEDULES), "How noise levels are spaced.", unset="the checkpoint's", a1111="Schedule type"
+        Choice(SCHEDULES, lambda text: catalogue.find_schedule(text).name),
+        "How noise levels are spaced.",
+        unset="the checkpoint's",
+        a1111="Schedule type",
     )
     guidance_scale: float | None = setting(
         Number(0, MAX_GUIDANCE_SCALE),
@@ -223,7 +242,6 @@ class Request:
         group="Speed",
         scope="model",
         unset="off",
-        flags=("-q",),
     )
     vae: str | None = setting(
         Reference(), "Folder or .safetensors file of a VAE to use instead.", group="Model", scope="model", unset="none"
@@ -238,6 +256,7 @@ class Request:
     hashes: Any = setting(Hashes(), "Contents of the files named here.", scope="record", vary=False)
 
     def __post_init__(self) -> None:
+        self._split_sampler()
         for declaration in declared(type(self)):
             value = getattr(self, declaration.name)
             if value is None and declaration.default is None:
@@ -256,6 +275,14 @@ class Request:
                 f"There are {len(self.seed)} seeds for {self.batch_size} images.",
                 "Give one seed, or one for each image.",
             )
+
+    def _split_sampler(self) -> None:
+        """Older names say both at once: "DPM++ 2M Karras"."""
+        if isinstance(self.sampler, str) and self.sampler not in SAMPLERS and self.schedule is None:
+            row, schedule = catalogue.split_sampler(self.sampler)
+            object.__setattr__(self, "sampler", row.name)
+            if schedule is not None:
+                object.__setattr__(self, "schedule", schedule.name)
 
     @property
     def guidance_interval(self) -> tuple[float, float]:
@@ -359,6 +386,12 @@ class Resolved(Request):
         """As of any request, but what changes nothing is left out, so that a picture's text stays short."""
         neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
         return {name: value for name, value in super().values().items() if neutral.get(name, ...) != value}
+
+    def parts(self, size: int) -> Iterator[Resolved]:
+        """The request cut into ones of at most `size` images."""
+        for first in range(0, self.batch_size, size):
+            part = slice(first, first + size)
+            yield replace(self, prompt=self.prompts[part], seed=self.seeds[part], n_images=1)
 
     @property
     def n_steps(self) -> int:

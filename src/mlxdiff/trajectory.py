@@ -7,18 +7,19 @@ pictures, since latents on the way carry noise of their sigma, which a VAE never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from . import budget
 from .errors import InputError
 from .files import atomic_write
-from .latents import KEY, encode_latents, request_in
+from .latents import KEY, encode_latents, open_tensors, request_in
 from .request import Request
 
 DENOISED = "denoised"
@@ -64,24 +65,25 @@ def open_trajectory(path: str | Path) -> Iterator[Trajectory | None]:
     Raises InputError for a trajectory that is damaged.
     """
     path = Path(path)
-    try:
-        file = safe_open(path, framework="np").__enter__()
-    except (SafetensorError, OSError, ValueError):
-        yield None
-        return
-    try:
-        shape = _shape(file, KEY)
+    with ExitStack() as opened:
+        file: Any = None
+        try:
+            file = opened.enter_context(open_tensors(path))
+            shape = _shape(file, KEY)
+        except InputError:
+            shape = None
         if shape is None or len(shape) != 5:
             yield None
             return
         foreseen = DENOISED if DENOISED in list(file.keys()) else KEY
         if 0 in shape or _shape(file, foreseen) != shape:
             raise InputError(f"{path} holds steps of shape {shape} that do not fit together.", "Get the file again.")
+        needed = 12 * math.prod(shape[1:])  # as stored, at most 8 bytes a number, and as fp32
+        if not budget.fits(needed):
+            raise InputError(f"A step in {path} {budget.lack(needed)}.", "Decode it where there is more.")
         metadata = file.metadata()
         metadata = {} if metadata is None else metadata
         yield Trajectory(shape, request_in(path, metadata), metadata.get("model"), file, foreseen)
-    finally:
-        file.__exit__(None, None, None)
 
 
 def _shape(file: Any, name: str) -> tuple[int, ...] | None:

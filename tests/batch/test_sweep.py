@@ -8,12 +8,12 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlxdiff.settings import Number, Setting, Structured, Text, declared, setting
 
 from mlxdiff.batch import sweep
 from mlxdiff.batch.sweep import MAX_VALUES, as_json, cells, parse_axis, varied_names
 from mlxdiff.errors import RequestError
 from mlxdiff.request import Request
-from mlxdiff.settings import Number, Setting, Structured, Text, declared, setting
 
 REQUEST = Request("an apple on a table", negative_prompt="a bad apple", seed=5, steps=3, guidance_scale=2.0)
 

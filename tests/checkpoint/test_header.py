@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mlxdiff.checkpoint.detect import read_json
 from mlxdiff.checkpoint.header import Header, TensorInfo, read_header
-from mlxdiff.checkpoint.load import read_tensors
+from mlxdiff.checkpoint.load import map_tensors
 from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -26,6 +27,12 @@ def write(path: Path, header: object, data: bytes = b"", length: int | None = No
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(raw) if length is None else length) + raw + data)
     return path
+
+
+def read_tensors(path: Path) -> dict[str, mx.array]:
+    """The arrays as a loader gets them."""
+    read_header(path)
+    return map_tensors(path)
 
 
 @pytest.fixture
@@ -158,16 +165,40 @@ def test_what_cannot_be_opened_is_a_checkpoint_error(tmp_path, make):
         read_tensors(tmp_path / "bad.safetensors")
 
 
-# MLX reads F8_E4M3 as plain bytes, without a word.
-@pytest.mark.parametrize(("dtype", "size"), [("F8_E4M3", 1), ("F8_E5M2", 1), ("F64", 8), ("C64", 8)])
-def test_storage_that_mlxdiff_does_not_read_is_named(tmp_path, dtype, size):
-    path = write(
-        tmp_path / "x.safetensors",
-        {"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2 * size]}},
-        bytes(2 * size),
-    )
-    with pytest.raises(UnsupportedError, match=f"'a' as {dtype}"):
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 134\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", r"a web page \(HTML\)"),
+        (b"\n  <html lang='en'>" + b" " * 600, r"a web page \(HTML\)"),
+        (b'{"error": "Repository not found"}', "JSON"),
+        (b'{\n  "error": "Access to model x is restricted"\n}', "JSON"),
+        (b"Access to model acme/x is restricted and you are not in the authorized list.", "a server's error message"),
+        (b"Entry not found", "a server's error message"),
+    ],
+)
+def test_what_was_saved_in_a_models_place_is_named(tmp_path, content, what):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"is {what}.*, not safetensors. Download the file itself"):
         read_header(path)
+    if not content.lstrip().startswith(b"{"):
+        path.with_suffix(".json").write_bytes(content)
+        with pytest.raises(CheckpointError, match="JSON"):
+            read_json(path.with_suffix(".json"))
+
+
+def test_more_tensors_than_any_model_has_are_refused_before_they_are_read(tmp_path):
+    entries = {f"t.{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_001)}
+    with pytest.raises(CheckpointError, match="lists more than 20000 tensors"):
+        read_header(write(tmp_path / "many.safetensors", entries))
+    sound = write(tmp_path / "fewer.safetensors", dict(list(entries.items())[:20_000]))
+    assert len(read_header(sound).tensors) == 20_000
+
+
+def test_a_header_larger_than_any_models_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"would be \d+ bytes long; up to 16777216 are read"):
+        read_header(write(tmp_path / "x.safetensors", {"__metadata__": {"comment": "x" * 2**24}}))
 
 
 def mutations(content: bytes, count: int):

@@ -280,6 +280,66 @@ def test_names_from_a_file_cannot_drive_a_terminal(folder):
     assert "\x1b" not in str(caught.value)
 
 
+# MLX reads F8_E4M3 as plain bytes, without a word, and refuses a whole file for one tensor of another such type.
+@pytest.mark.parametrize(("dtype", "size"), [("F8_E4M3", 1), ("F8_E5M2", 1), ("F64", 8), ("C64", 8)])
+def test_a_storage_type_counts_only_where_the_tensor_is_read(folder, vae, dtype, size):
+    path = folder / WEIGHTS
+    add_tensor(path, "embeddings.position_ids", dtype, size)
+    check(load_component(new_vae(folder), folder, dtype=mx.float32), vae.state_dict())
+    vae.save_pretrained(folder)
+    add_tensor(path, "quant_conv.more", dtype, size)
+    problem = "which the model has no place for" if dtype == "F64" else f"'quant_conv.more' as {dtype}"
+    with pytest.raises((UnsupportedError, CheckpointError), match=problem):
+        load_component(new_vae(folder), folder, dtype=mx.float32)
+
+
+def add_tensor(path: Path, name: str, dtype: str, size: int) -> None:
+    """Adds two numbers of any type to a safetensors file."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    header[name] = {"dtype": dtype, "shape": [2], "data_offsets": [len(data), len(data) + 2 * size]}
+    raw = json.dumps(header).encode()
+    path.unlink()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + data + bytes(2 * size))
+
+
+@pytest.mark.parametrize("other", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_float64_weights_load_alone_and_among_others(vae, folder, other):
+    doubles = {name: tensor.double() + 1e-9 for name, tensor in vae.state_dict().items()}
+    state = {name: tensor.to(other) if i % 2 else tensor for i, (name, tensor) in enumerate(doubles.items())}
+    state["quant_conv.bias"] = torch.full((8,), 1e300, dtype=torch.float64)
+    save_file(state, folder / WEIGHTS)
+    module = load_component(new_vae(folder), folder, dtype=mx.float32)
+    check(module, {name: tensor.float() for name, tensor in state.items()})
+    save_file(dict(list(state.items())[::-1]), folder / WEIGHTS)
+    half = {name: tensor.float().half() for name, tensor in state.items()}
+    check(load_component(new_vae(folder), folder, dtype=mx.float16), half, mx.float16)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "model._orig_mod.", "module.model."])
+def test_prefixes_of_wrappers_are_stripped(vae, folder, tmp_path, prefix):
+    state = vae.state_dict()
+    save_file({f"{prefix}{name}": tensor for name, tensor in state.items()}, folder / WEIGHTS)
+    check(load_component(new_vae(folder), folder, dtype=mx.float32), state)
+    # torch.compile wraps single blocks too.
+    save_file({name.replace("mid_block.", "mid_block._orig_mod."): t for name, t in state.items()}, folder / WEIGHTS)
+    check(load_component(new_vae(folder), folder, dtype=mx.float32), state)
+    clip = TorchCLIP(tiny.text_config())
+    clip.save_pretrained(tmp_path / "clip")
+    wrapped = {f"{prefix}text_model.{name}": tensor for name, tensor in clip.state_dict().items()}
+    save_file(wrapped, tmp_path / "clip" / "model.safetensors")
+    module = load_component(new_clip(tmp_path / "clip"), tmp_path / "clip", dtype=mx.float32, rename=TEXT_MODEL_PREFIX)
+    check(module, clip.state_dict())
+
+
+def test_a_wrapped_weight_beside_the_plain_one_is_refused(vae, folder):
+    state = vae.state_dict()
+    save_file(state | {"module.quant_conv.bias": state["quant_conv.bias"].clone()}, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"'quant_conv\.bias' under two names"):
+        load_component(new_vae(folder), folder, dtype=mx.float32)
+
+
 # Shards and their index
 
 

@@ -86,7 +86,7 @@ def test_a_published_model_fills_every_parameter_exactly_once(tmp_path, name):
     sd = StableDiffusion(str(path), prediction_type=said).load()
     configs, parts = published(name), full_size(name)
     theirs = {key: mlx_shape(tuple(value.shape)) for key, value in parts["unet"].state_dict().items()}
-    assert parameter_shapes(sd.unet) == joined(theirs)
+    assert parameter_shapes(sd.backbone.network) == joined(theirs)
     vae = {key: mlx_shape(tuple(value.shape)) for key, value in parts["vae"].state_dict().items()}
     assert parameter_shapes(sd.vae) == vae
     assert sd.checkpoint.index.class_name == configs["model_index"]["_class_name"]
@@ -218,7 +218,7 @@ def test_a_file_gives_exactly_the_folders_picture(pairs, as_published, name):
     folder, path = pairs(name)
     as_published(name, folder)
     ours, theirs = open_file(path, name), StableDiffusion(str(folder), dtype="fp32")
-    assert same_weights(ours.unet, theirs.unet)
+    assert same_weights(ours.backbone.network, theirs.backbone.network)
     assert same_weights(ours.vae, theirs.vae)
     assert np.array_equal(picture(ours), picture(theirs))
 
@@ -334,6 +334,16 @@ OTHERS = {
     "only a UNet": {"conv_in.weight": (320, 4, 3, 3), "time_embedding.linear_1.weight": (1280, 320)},
     "only a UNet ": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
     "only a VAE": {"decoder.conv_in.weight": (512, 4, 3, 3)},
+    "only a UNet  ": {"module.model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+    "a UNet and a VAE and no text encoder": {
+        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+        "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+    },
+    "a whole model under diffusers' names": {
+        "unet.time_embedding.linear_1.weight": (1280, 320),
+        "vae.decoder.conv_in.weight": (512, 4, 3, 3),
+        "text_encoder.text_model.embeddings.token_embedding.weight": (49408, 768),
+    },
     "only a text encoder": {"text_model.embeddings.token_embedding.weight": (49408, 768)},
     "no checkpoint that mlxdiff knows": {"a.b": (1,)},
 }
@@ -346,10 +356,77 @@ def test_what_is_no_whole_checkpoint_is_called_by_its_name(tmp_path, what):
         StableDiffusion(str(path))
 
 
-def test_a_key_that_belongs_to_no_network_is_refused(tmp_path):
-    path = small(tmp_path / "x.safetensors", shapes={"strange.weight": (1,)})
-    with pytest.raises(CheckpointError, match=r"holds 'strange\.weight'"):
-        StableDiffusion(str(path))
+STRAY = {
+    "cond_stage_model.text_projection": (768, 768),  # ComfyUI
+    "cond_stage_model.logit_scale": (),
+    "conditioner.embedders.0.text_projection": (768, 768),  # ComfyUI
+    "conditioner.embedders.0.logit_scale": (),
+    "conditioner.embedders.1.model.logit_scale": (),
+    "cond_stage_model.model.logit_scale": (),
+    "safety_checker.concept_embeds": (17, 768),
+    "embedding_manager.string_to_param_dict.*": (1, 768),
+    "control_model.time_embed.0.weight": (4, 4),
+    "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": (),
+    "strange.weight": (1,),
+}
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sdxl_refiner"])
+def test_what_is_outside_the_networks_is_ignored_and_decides_nothing(tmp_path, name):
+    plain = read_single_file(small(tmp_path / "plain.safetensors", name), "epsilon")
+    stray = {key: shape for key, shape in STRAY.items() if key not in shapes_of(name)}
+    more = read_single_file(small(tmp_path / "more.safetensors", name, shapes=stray), "epsilon")
+    assert (more.configs, more.encoders, more.has_vae) == (plain.configs, plain.encoders, plain.has_vae)
+    for component in ("unet", "vae", *plain.encoders):
+        assert more.weights(component).keys() == plain.weights(component).keys()
+
+
+@pytest.mark.parametrize(
+    "key", ["model.diffusion_model.more.weight", "first_stage_model.encoder.more", "cond_stage_model.transformer.more"]
+)
+def test_a_key_inside_a_network_that_has_no_place_is_refused(tmp_path, key):
+    path = small(tmp_path / "x.safetensors", shapes={key: (1,)})
+    with pytest.raises(CheckpointError, match=r"holds '(encoder\.)?more(\.weight)?', which the model has no place for"):
+        StableDiffusion(str(path)).load()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda key: f"module.{key}",
+        lambda key: f"_orig_mod.{key}",
+        lambda key: f"model.{key}",
+        lambda key: f"state_dict.{key}",
+        lambda key: f"module._orig_mod.model.{key}",
+        lambda key: key.replace("model.diffusion_model.", "model.diffusion_model._orig_mod."),
+        lambda key: key.replace("first_stage_model.", "first_stage_model.module."),
+    ],
+)
+def test_prefixes_of_wrappers_are_stripped(tmp_path, pairs, as_published, wrap):
+    folder, path = pairs("sd1")
+    as_published("sd1", folder)
+    wrapped = {wrap(key): tensor for key, tensor in load_file(path).items()}
+    save_file(wrapped | {"optimizer.step": torch.zeros(1)}, tmp_path / "wrapped.safetensors")
+    ours, theirs = open_file(tmp_path / "wrapped.safetensors", "sd1").load(), open_file(path, "sd1")
+    assert same_weights(ours.backbone.network, theirs.backbone.network)
+    assert same_weights(ours.vae, theirs.vae)
+    assert np.array_equal(picture(ours), picture(theirs))
+
+
+def test_a_file_with_float64_and_fp8_beside_the_model_gives_the_same_picture(tmp_path, pairs, as_published):
+    folder, path = pairs("sd1")
+    as_published("sd1", folder)
+    extra = {
+        "alphas_cumprod": torch.zeros(1000, dtype=torch.float64),
+        "model_ema.x": torch.zeros(3).to(torch.float8_e5m2),
+    }
+    save_file(load_file(path) | extra, tmp_path / "more.safetensors")
+    ours, theirs = open_file(tmp_path / "more.safetensors", "sd1"), open_file(path, "sd1")
+    assert np.array_equal(picture(ours), picture(theirs))
+    fp8 = {key: t.to(torch.float8_e4m3fn) if "time_embed" in key else t for key, t in load_file(path).items()}
+    save_file(fp8, tmp_path / "fp8.safetensors")
+    with pytest.raises(UnsupportedError, match=r"time_embed\.\d\.\w+' as F8_E4M3"):
+        open_file(tmp_path / "fp8.safetensors", "sd1").load()
 
 
 @pytest.mark.parametrize(
@@ -380,14 +457,22 @@ def other_vae(tmp_path):
     torch.manual_seed(7)
     vae = tiny.vae()
     vae.save_pretrained(tmp_path / "vae")
-    for prefix in ("", "first_stage_model."):
+    for prefix in ("", "first_stage_model.", "module.", "model.first_stage_model."):
         tensors = ldm_layout.vae(vae.state_dict(), 2, prefix)
         save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / f"{prefix}ldm.safetensors")
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["vae", "vae/diffusion_pytorch_model.safetensors", "ldm.safetensors", "first_stage_model.ldm.safetensors"]
+    "name",
+    [
+        "vae",
+        "vae/diffusion_pytorch_model.safetensors",
+        "ldm.safetensors",
+        "first_stage_model.ldm.safetensors",
+        "module.ldm.safetensors",
+        "model.first_stage_model.ldm.safetensors",
+    ],
 )
 def test_another_vae_takes_the_place_of_the_checkpoints(pairs, other_vae, name):
     folder, _ = pairs("sd1")

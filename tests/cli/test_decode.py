@@ -1,8 +1,9 @@
-"""`mlxdiff decode` of trajectories, as a shell runs it."""
+"""`mlxdiff decode` as a shell runs it: latents to pictures, trajectories to animations."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, ImageSequence
 from program import mlxdiff
 from safetensors.numpy import load_file, save_file
 
-from mlxdiff.latents import load_latents
+from mlxdiff.latents import load_latents, save_latents
 from mlxdiff.metadata import read_picture
 from mlxdiff.trajectory import save_trajectory
 
@@ -134,3 +135,56 @@ def test_a_damaged_trajectory(saved, tmp_path):
         "nan.safetensors",
         "short.safetensors",
     ]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """a-3.png and a-4.png with their latents, and b.safetensors that holds both images."""
+    folder = tmp_path_factory.mktemp("kept")
+    small = ("--steps", "1", *SMALL, "--save-latents", "--n-images", "2", "--batch-size", "2")
+    mlxdiff("generate", "a cat", *small, "-o", "a.png", cwd=folder)
+    files = [load_file(folder / f"a-{seed}.safetensors")["latents"] for seed in (3, 4)]
+    request = load_latents(folder / "a-3.safetensors").request
+    assert request is not None
+    both = type(request).from_dict({**json.loads(request.to_json()), "n_images": 2, "seed": 3})
+    save_latents(folder / "b.safetensors", np.concatenate(files), both)
+    return folder
+
+
+def test_several_files_go_into_a_folder(kept, tmp_path):
+    for folder in ("out", "v1.0/"):
+        done = mlxdiff("decode", kept / "a-3.safetensors", kept / "a-4.safetensors", "-o", folder, cwd=tmp_path)
+        names = [f"{folder.rstrip('/')}/a-{seed}.png" for seed in (3, 4)]
+        assert done.stdout.split() == names
+        for name in names:
+            assert (tmp_path / name).read_bytes() == (kept / Path(name).name).read_bytes()
+
+
+def test_without_a_name_the_picture_beside_the_latents_stays(kept):
+    before = (kept / "a-3.png").read_bytes()
+    done = mlxdiff("decode", "a-3.safetensors", "a-4.safetensors", cwd=kept)
+    assert done.stdout.split() == ["a-3-decoded.png", "a-4-decoded.png"]
+    mlxdiff("decode", "a-3.safetensors", cwd=kept, code=1)
+    mlxdiff("decode", "a-3.safetensors", "--force", cwd=kept)
+    assert (kept / "a-3.png").read_bytes() == before == (kept / "a-3-decoded.png").read_bytes()
+
+
+def test_without_a_picture_of_its_name_it_has_the_latents_name(kept, tmp_path):
+    for name in ("a-3", "b"):
+        shutil.copy(kept / f"{name}.safetensors", tmp_path)
+    done = mlxdiff("decode", "a-3.safetensors", "b.safetensors", cwd=tmp_path)
+    assert done.stdout.split() == ["a-3.png", "b-3.png", "b-4.png"]
+    done = mlxdiff("decode", "b.safetensors", "-o", "in/c.png", cwd=tmp_path)
+    assert done.stdout.split() == ["in/c-3.png", "in/c-4.png"]
+
+
+def test_two_files_never_become_one_picture(kept, tmp_path):
+    (tmp_path / "other").mkdir()
+    shutil.copy(kept / "a-3.safetensors", tmp_path)
+    shutil.copy(kept / "a-3.safetensors", tmp_path / "other")
+    both = ("a-3.safetensors", "other/a-3.safetensors")
+    done = mlxdiff("decode", *both, "-o", "out", cwd=tmp_path, code=2)
+    assert "would both become out/a-3.png" in done.stderr
+    done = mlxdiff("decode", *both, "-o", "one.png", cwd=tmp_path, code=2)
+    assert "Name a folder instead" in done.stderr
+    assert not (tmp_path / "out").exists()

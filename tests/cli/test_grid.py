@@ -158,3 +158,17 @@ def test_a_sheet_of_pictures_that_no_webp_can_hold(tmp_path):
     done = mlxdiff("grid", "a.png", "a.png", "--n-rows", "1", "-o", "x.webp", cwd=tmp_path, code=2)
     assert "18000x8" in done.stderr
     assert not (tmp_path / "x.webp").exists()
+
+
+def test_a_sheet_is_not_put_on_itself(tmp_path):
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    sheets = []
+    for pictures in (("a.png", "b.png"), ("a.png", "b.png", "sheet.png"), ("a.png", "./sheet.png", "b.png")):
+        done = mlxdiff("grid", *pictures, "-o", "sheet.png", "--n-rows", "1", "--force", cwd=tmp_path)
+        assert done.stdout == "sheet.png\n"
+        assert ("not put on it" in done.stderr) == (len(pictures) == 3)
+        sheets.append((tmp_path / "sheet.png").read_bytes())
+    assert sheets[0] == sheets[1] == sheets[2]
+    done = mlxdiff("grid", "sheet.png", "-o", "sheet.png", "--force", cwd=tmp_path, code=2)
+    assert "the only picture, and the sheet" in done.stderr

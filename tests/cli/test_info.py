@@ -1,15 +1,21 @@
-"""`mlxdiff info` of files: a checkpoint in one file is a model, told from latents by what it holds."""
+"""`mlxdiff info`: of files and models, any number of them, and of what there is to choose from."""
 
 from __future__ import annotations
 
 import json
 
 import ldm_layout
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from mlxdiff.checkpoint import single_file
-from mlxdiff.cli.app import app
+from mlxdiff.cli import info
+from mlxdiff.cli.app import app, main
+from mlxdiff.cli.declared import settings_of
+from mlxdiff.images import write_picture
+from mlxdiff.metadata import picture_text
+from mlxdiff.request import SAMPLERS, Request
 
 
 @pytest.fixture
@@ -29,3 +35,88 @@ def test_a_checkpoint_in_one_file_is_described_as_a_model(sd1):
     said = json.loads(result.stdout)
     assert (said["model"], said["family"], said["size"]) == (str(sd1), "sd", "512x512")
     assert said["prediction_type"] == "epsilon"
+
+
+def run(arguments, capsys) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return (end.value.code, *capsys.readouterr())
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """a.png, b.png with what made them, and c.txt of A1111's parameters."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        request = Request(
+            prompt="a cat", seed=seed, steps=3, guidance_scale=4, height=8, width=8, sampler="ddim", model="emoji"
+        )
+        write_picture(tmp_path / name, np.zeros((8, 8, 3), np.uint8), picture_text(request))
+    (tmp_path / "c.txt").write_text("a dog\nNegative prompt: blurry\nSteps: 9, Sampler: Euler, Seed: 3, Size: 64x64")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("here")
+def test_many_files_are_one_object_a_line(capsys):
+    code, out, err = run(["info", "a.png", "b.png", "c.txt", "--json"], capsys)
+    assert (code, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["file"], line["request"]["seed"]) for line in lines] == [("a.png", 1), ("b.png", 2), ("c.txt", 3)]
+    assert (lines[2]["request"]["prompt"], lines[2]["request"]["negative_prompt"]) == ("a dog", "blurry")
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_wrong_with_one_does_not_hide_the_others(capsys):
+    code, out, err = run(["info", "a.png", "nosuch.png", "c.txt", "--json"], capsys)
+    assert code == 1
+    assert [json.loads(line)["file"] for line in out.splitlines()] == ["a.png", "c.txt"]
+    assert err == "error: There is no file nosuch.png. Check its name and folder.\n"
+    code, out, _ = run(["info", "a.png", "b.png"], capsys)
+    assert (code, out.count("file              ")) == (0, 2)
+
+
+@pytest.mark.usefixtures("here")
+def test_nothing_of_python_is_shown(capsys):
+    models = [
+        {"model": "acme/thing", "revision": "0" * 40, "refs": ["main"], "bytes": 32471059, "last_used": None}
+        | {"complete": False, "path": "/x"}
+    ]
+    info.tell({"models": models, "none": None, "flag": True, "of": [{"a": 1, "b": [2, 3]}], "empty": []}, json=False)
+    text = capsys.readouterr().out
+    assert "acme/thing  32.5 MB, main, not complete" in text
+    assert not set("[]{}'") & set(text)
+    assert not {"None", "True", "False"} & set(text.split())
+    _, text, _ = run(["info"], capsys)
+    assert not set("[]{}'") & set(text)
+
+
+def test_a_long_path_is_whole_when_it_is_piped(tmp_path, monkeypatch, capsys, here):
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = tmp_path / ("f" * 100) / ("g" * 100)
+    folder.mkdir(parents=True)
+    (here / "a.png").rename(folder / "a.png")
+    _, out, _ = run(["info", str(folder / "a.png")], capsys)
+    assert str(folder / "a.png") in out
+
+
+def test_hostile_texts_in_a_file_reach_no_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    hostile = "a\x1b[31mred\u202egnp\x9b2J"
+    write_picture(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8), {"mlxdiff": json.dumps({"prompt": hostile})})
+    for arguments in (["info", "a.png"], ["info", "a.png", "--json"]):
+        _, out, err = run(arguments, capsys)
+        assert "red" in out
+        assert not set("\x1b\u202e\x9b") & set(out + err)
+
+
+def test_settings_and_samplers_are_listed(capsys):
+    _, out, _ = run(["info", "--settings", "--json"], capsys)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert sorted(row["name"] for row in rows) == sorted(item.name for item in settings_of())
+    assert {row["name"]: row for row in rows}["steps"]["high"] == 1000
+    _, out, _ = run(["info", "--settings"], capsys)
+    assert all(item.option in out and item.help in out for item in settings_of())
+    _, out, _ = run(["info", "--samplers", "--json"], capsys)
+    assert [json.loads(line)["name"] for line in out.splitlines()] == list(SAMPLERS)
+    _, out, _ = run(["info", "--samplers"], capsys)
+    assert set(SAMPLERS) <= set(out.split())

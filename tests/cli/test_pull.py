@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -311,6 +312,105 @@ def test_old_revisions_are_pruned(server, run):
     assert run("pull", "--prune", "--yes").returncode == 0
     assert (old.exists(), new.exists()) == (False, True)
     assert run("pull", "--prune", "--yes").stderr.strip() == "There is nothing to prune."
+
+
+def test_addresses_are_taken_wherever_a_model_is_named(run, pulled):
+    address = f"https://huggingface.co/{NAME}"
+    assert run("pull", address).stdout == f"ready {pulled}\n"
+    assert json.loads(run("pull", address, "--list", "--json").stdout)["model"] == NAME
+    assert f"{NAME}@{pulled.name[:12]}" in run("pull", f"{address}/tree/main", "--verify").stdout
+    elsewhere = run("generate", "x", "-m", "https://example.com/a/b", "-o", "x.png").stderr
+    assert "error: 'https://example.com/a/b' is no address of a model" in elsewhere
+    assert run("pull", address, "--set-default").returncode == 0
+    removed = run("pull", f"{address}/tree/main", "--remove", "--yes")
+    assert f"{NAME} is still the default model" in removed.stderr
+    assert not pulled.exists()
+    gone = run("generate", "x", "-o", "x.png")
+    assert f"error: This is the default model: {NAME} is not in the cache" in gone.stderr
+
+
+def test_a_single_file_of_a_repository_is_pulled_and_used(server, run, tmp_path):
+    server.add(NAME, {"sd.safetensors": b"no weights"})
+    address = f"https://huggingface.co/{NAME}/blob/main/sd.safetensors"
+    done = run("pull", address, "--set-default")
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "state" / "state.json").read_text()) == {"default_model": address}
+    path = Path(done.stdout.removeprefix("ready ").strip())
+    assert path.read_bytes() == b"no weights"
+    used = run("generate", "x", "-o", "x.png")
+    assert used.returncode == 1
+    assert "sd.safetensors" in used.stderr
+    assert "not in the cache" not in used.stderr
+
+
+def test_what_is_not_there_is_removed_with_no_advice_to_pull(run, pulled):
+    for reference in ("no/such", "nosuch", f"{NAME}@v9"):
+        done = run("pull", reference, "--remove", "--yes")
+        assert done.returncode == 1
+        assert done.stderr.rstrip().endswith("mlxdiff pull --list")
+    assert pulled.exists()
+
+
+def test_what_could_not_be_checked_is_named(run, pulled):
+    (pulled / "safety_checker").mkdir()
+    (pulled / "safety_checker" / "config.json").write_text("{}")
+    (pulled / "safety_checker" / "model.safetensors").symlink_to(f"../../../blobs/{'f' * 64}")
+    done = run("pull", "--verify")
+    assert done.returncode == 0
+    name = f"{NAME}@{pulled.name[:12]}"
+    assert f"{name}/safety_checker/config.json: not checked, no hash of it is known\n" in done.stdout
+    assert f"{name}/safety_checker/model.safetensors: not checked, its content is gone\n" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("2 not checked)")
+    weights = pulled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.resolve().write_bytes(b"x" * weights.stat().st_size)
+    assert run("pull", "--verify").returncode == 1
+    assert json.loads(run("pull", "--list", "--json").stdout)["complete"] is True
+
+
+def test_damage_in_what_mlxdiff_does_not_load_is_said_and_left(run, pulled):
+    blob = pulled.parents[1] / "blobs" / ("f" * 40)
+    blob.write_bytes(b"x")
+    (pulled / "README.md").symlink_to(blob)
+    done = run("pull", "--verify", "--yes")
+    assert done.returncode == 1
+    assert "README.md: damaged" in done.stdout
+    assert "mlxdiff does not load" in done.stderr
+    assert blob.exists()
+
+
+def test_zeros_of_the_right_size_are_not_ready(run, pulled):
+    weights = pulled / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.resolve().write_bytes(bytes(weights.stat().st_size))
+    offline = run("pull", NAME, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 1
+    assert "is damaged" in offline.stderr
+    assert run("pull", NAME).returncode == 0
+    assert weights.read_bytes() == repository()["unet/diffusion_pytorch_model.safetensors"]
+
+
+@pytest.mark.parametrize("token", ["hf_a\nb", "hf_\u00e9", ""])
+def test_a_token_that_cannot_be_sent_is_named(server, run, token):
+    done = run("pull", NAME, "--token", token)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: The access token that was given")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not server.requests
+
+
+def test_a_full_disk_is_said_in_bytes_that_differ(server, run):
+    server.add(NAME, repository())
+
+    def huge(answer):
+        page = json.loads(answer.body)
+        for entry in page:
+            if entry["path"].endswith("model.safetensors"):
+                entry["size"] = entry["lfs"]["size"] = 2**42
+        return type(answer)(200, json.dumps(page).encode(), answer.headers)
+
+    server.alter("/tree/", huge)
+    done = run("pull", NAME)
+    assert done.returncode == 1
+    assert re.search(r"needs 13194.1 GB \(13,194,139,5\d\d,\d{3} bytes\) more, and .* has [\d.]+ [GM]B \(", done.stderr)
 
 
 @pytest.mark.parametrize(

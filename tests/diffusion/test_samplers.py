@@ -9,16 +9,27 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 import pytest
-from oracle_schedulers import CHECKPOINTS, LCM, SD1
+from oracle_schedulers import CHECKPOINTS, LCM, SD1, denoiser
 
-from mlxdiff.diffusion.prediction import denoiser
-from mlxdiff.diffusion.samplers import SAMPLERS, Step, pndm, sample
+from mlxdiff.catalogue import SAMPLERS
+from mlxdiff.diffusion.samplers import sample
+from mlxdiff.diffusion.samplers.multistep import pndm
 from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
+from mlxdiff.diffusion.space import VariancePreserving
+from mlxdiff.diffusion.step import Step
 from mlxdiff.errors import RequestError
-from mlxdiff.request import SAMPLERS as NAMES
 
 SPREAD = 0.5  # standard deviation of the Gaussian data below
-DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if not sampler.stochastic]
+DRAWING = [name for name, row in SAMPLERS.items() if row.noise != "none"]
+STOCHASTIC = [name for name in DRAWING if SAMPLERS[name].settle({}).get("eta", 1.0) > 0]
+DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
+
+
+def run(name, denoise, latents, sigmas, noise=None, **options) -> Iterator[Step]:
+    """The row's own function with its default options."""
+    row = SAMPLERS[name]
+    given = {} if row.noise == "none" else {"noise": noise}
+    return row.run(denoise, latents, sigmas, **given, **row.settle(options))
 
 
 def gaussian(latents: mx.array, sigma: float) -> mx.array:
@@ -34,29 +45,16 @@ def last(steps: Iterator[Step]) -> mx.array:
     return list(steps)[-1].latents
 
 
-def unit_noise(shape: tuple[int, ...], seed: int = 0) -> Callable[[], mx.array]:
+def unit_noise(shape: tuple[int, ...], seed: int = 0) -> Callable[..., mx.array]:
     keys = iter(mx.random.split(mx.random.key(seed), 1000))
-    return lambda: mx.random.normal(shape, key=next(keys))
-
-
-def test_the_names_are_those_of_a_request_in_the_same_order():
-    assert tuple(SAMPLERS) == NAMES
-
-
-def test_the_table_says_which_samplers_need_noise():
-    assert {name for name, sampler in SAMPLERS.items() if sampler.stochastic} == {
-        "euler_ancestral",
-        "dpmpp_2m_sde",
-        "lcm",
-    }
+    return lambda *_: mx.random.normal(shape, key=next(keys))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_n_steps_yield_n_times_and_report_the_levels(name, steps):
-    sampler, sigmas = SAMPLERS[name], [*levels(steps - 1), 0.0]
-    noise = (unit_noise((1, 2, 2, 1)),) if sampler.stochastic else ()
-    walk = list(sampler.run(gaussian, mx.ones((1, 2, 2, 1)) * 8, sigmas, *noise))
+    sigmas = [*levels(steps - 1), 0.0]
+    walk = list(run(name, gaussian, mx.ones((1, 2, 2, 1)) * 8, sigmas, unit_noise((1, 2, 2, 1))))
     assert [step.index for step in walk] == list(range(steps))
     assert [step.sigma for step in walk] == sigmas[1:]
     assert all(step.latents.shape == step.denoised.shape == (1, 2, 2, 1) for step in walk)
@@ -73,11 +71,16 @@ def test_the_denoiser_is_called_as_often_as_the_method_says(name):
         calls.append(sigma)
         return gaussian(latents, sigma)
 
-    sampler, sigmas = SAMPLERS[name], [*levels(4), 0.0]
-    noise = (unit_noise((1, 1, 1, 1)),) if sampler.stochastic else ()
-    last(sampler.run(counted, mx.ones((1, 1, 1, 1)), sigmas, *noise))
+    sigmas = [*levels(4), 0.0]
+    last(run(name, counted, mx.ones((1, 1, 1, 1)), sigmas, unit_noise((1, 1, 1, 1))))
     if name == "heun":
         expected = [sigmas[0], *(sigma for sigma in sigmas[1:-1] for _ in range(2))]
+    elif name.startswith("dpm2"):
+        power = 1 / 2 if name == "dpm2" else 1  # halfway in log sigma to sigma_next, or to sigma_next^2 / sigma
+        middles = [s * (n / s) ** power for s, n in pairwise(sigmas[:-1])]
+        expected = [*(level for pair in zip(sigmas, middles, strict=False) for level in pair), sigmas[-2]]
+        assert calls == pytest.approx(expected)
+        return
     elif name == "pndm":
         expected = [sigmas[0], sigmas[1], *sigmas[1:-1]]
     else:
@@ -86,14 +89,14 @@ def test_the_denoiser_is_called_as_often_as_the_method_says(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("pndm", 2)], ids=str
+    ("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpm2", 2), ("dpmpp_2m", 2), ("pndm", 2)], ids=str
 )
 def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, order):
     """On Gaussian data the ODE has the solution x(sigma) = x(s) sqrt((c^2 + sigma^2) / (c^2 + s^2))."""
     high, low = 8.0, 0.25
     exact = math.sqrt((SPREAD**2 + low**2) / (SPREAD**2 + high**2))
     errors = [
-        abs(float(last(SAMPLERS[name].run(gaussian, mx.ones((1, 1, 1, 1)), levels(n, high, low))).item()) / exact - 1)
+        abs(float(last(run(name, gaussian, mx.ones((1, 1, 1, 1)), levels(n, high, low))).item()) / exact - 1)
         for n in (64, 128, 256)
     ]
     orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
@@ -108,7 +111,11 @@ def test_averaging_velocities_is_of_first_order_and_averaging_noise_of_second():
 
     def error(steps: int, prediction_type: str) -> float:
         return abs(
-            float(last(pndm(gaussian, mx.ones((1, 1, 1, 1)), levels(steps), prediction_type)).item()) / exact - 1
+            float(
+                last(pndm(gaussian, mx.ones((1, 1, 1, 1)), levels(steps), VariancePreserving(prediction_type))).item()
+            )
+            / exact
+            - 1
         )
 
     assert 0.7 < math.log2(error(64, "v_prediction") / error(128, "v_prediction")) < 1.3
@@ -123,28 +130,31 @@ def test_the_deterministic_samplers_agree_in_the_limit(name):
     def two_modes(latents, sigma):  # the exact denoiser of data that is +1 or -1
         return mx.tanh(latents / sigma**2)
 
-    end = np.array(last(SAMPLERS[name].run(two_modes, start, sigmas)))
+    end = np.array(last(run(name, two_modes, start, sigmas)))
     assert np.allclose(np.abs(end), 1, atol=0.02)
     assert np.array_equal(np.sign(end), np.sign(np.array(start)))
 
 
-@pytest.mark.parametrize(("name", "steps", "bias"), [("euler_ancestral", 400, 0.02), ("dpmpp_2m_sde", 60, 0.02)])
+@pytest.mark.parametrize(
+    ("name", "steps", "bias"),
+    [("euler_ancestral", 400, 0.02), ("dpm2_ancestral", 60, 0.04), ("dpmpp_2m_sde", 60, 0.02)],
+)
 def test_the_stochastic_samplers_end_with_the_variance_of_the_data(name, steps, bias):
     shape = (1, 256, 256, 1)
     noise = unit_noise(shape)
-    end = np.array(last(SAMPLERS[name].run(gaussian, noise() * 20, [*levels(steps, 20, 0.01), 0.0], noise)))
+    end = np.array(last(run(name, gaussian, noise() * 20, [*levels(steps, 20, 0.01), 0.0], noise)))
     n = end.size
     assert abs(end.mean()) < 4 * SPREAD / math.sqrt(n)
     assert abs(end.var() / SPREAD**2 - 1) < bias + 4 * math.sqrt(2 / n)
 
 
-@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpm2_ancestral", "dpmpp_2m_sde"])
 def test_the_noise_that_is_added_keeps_each_level(name):
     """After every step the latents are again data plus noise of that step's sigma, up to the discretisation."""
     shape = (1, 128, 128, 1)
     noise = unit_noise(shape, seed=1)
     start = noise() * math.hypot(SPREAD, 20)
-    for step in SAMPLERS[name].run(gaussian, start, [*levels(200, 20, 0.05), 0.0], noise):
+    for step in run(name, gaussian, start, [*levels(200, 20, 0.05), 0.0], noise):
         expected = SPREAD**2 + step.sigma**2
         assert abs(float(mx.var(step.latents).item()) / expected - 1) < 0.08
 
@@ -156,9 +166,7 @@ def test_consistency_sampling_with_the_exact_function_is_exact_in_any_number_of_
 
     shape = (1, 256, 256, 1)
     noise = unit_noise(shape)
-    end = np.array(
-        last(SAMPLERS["lcm"].run(exact, noise() * math.hypot(SPREAD, 10), [*levels(steps - 1, 10), 0.0], noise))
-    )
+    end = np.array(last(run("lcm", exact, noise() * math.hypot(SPREAD, 10), [*levels(steps - 1, 10), 0.0], noise)))
     assert abs(end.var() / SPREAD**2 - 1) < 0.03
 
 
@@ -166,9 +174,7 @@ def test_consistency_sampling_with_the_exact_function_is_exact_in_any_number_of_
 def test_nothing_is_evaluated(name):
     """On latents of 256 TB, which only stay an expression as long as nobody looks at them."""
     shape = (1, 4_000_000, 4_000_000, 4)
-    sampler = SAMPLERS[name]
-    noise = (lambda: mx.zeros(shape),) if sampler.stochastic else ()
-    walk = list(sampler.run(gaussian, mx.zeros(shape), [*levels(4), 0.0], *noise))
+    walk = list(run(name, gaussian, mx.zeros(shape), [*levels(4), 0.0], lambda *_: mx.zeros(shape)))
     assert walk[-1].latents.shape == shape
 
 
@@ -177,9 +183,7 @@ def test_nothing_is_computed_before_the_first_step_is_asked_for(name):
     def explode(*_):
         raise AssertionError
 
-    sampler = SAMPLERS[name]
-    noise = (explode,) if sampler.stochastic else ()
-    walk = sampler.run(explode, mx.zeros((1, 1, 1, 1)), [*levels(2), 0.0], *noise)
+    walk = run(name, explode, mx.zeros((1, 1, 1, 1)), [*levels(2), 0.0], explode)
     with pytest.raises(AssertionError):
         next(walk)
 
@@ -190,15 +194,14 @@ def test_the_first_step_from_nearly_infinite_noise_keeps_its_digits(name):
     sigma, sigma_next = 2.0**30, 12.0
     x = np.linspace(-3, 3, 64) * sigma
     denoised = np.cos(np.arange(64.0))
-    sampler = SAMPLERS[name]
-    noise = (lambda: mx.zeros((1, 8, 8, 1)),) if sampler.stochastic else ()
-    walk = sampler.run(
+    walk = run(
+        name,
         lambda *_: mx.array(denoised.reshape(1, 8, 8, 1)),
         mx.array(x.reshape(1, 8, 8, 1)),
         [sigma, sigma_next, 0.0],
-        *noise,
+        lambda *_: mx.zeros((1, 8, 8, 1)),
     )
-    ratio = 0 if name == "lcm" else sigma_next / sigma if not sampler.stochastic else (sigma_next / sigma) ** 2
+    ratio = 0 if name == "lcm" else sigma_next / sigma if name in DETERMINISTIC else (sigma_next / sigma) ** 2
     expected = denoised + (x - denoised) * ratio
     assert np.allclose(np.array(next(walk).latents).reshape(-1), expected, atol=1e-5)
 
@@ -206,7 +209,7 @@ def test_the_first_step_from_nearly_infinite_noise_keeps_its_digits(name):
 def test_dpmpp_2m_uses_the_step_sizes_in_log_sigma():
     """One second-order step by hand (Lu et al. 2022b, equation 4.7 divided by alpha), with unequal steps."""
     sigmas, constants = [10.0, 4.0, 1.0], iter([2.0, 5.0])
-    walk = SAMPLERS["dpmpp_2m"].run(lambda *_: mx.array([[[[next(constants)]]]]), mx.array([[[[7.0]]]]), sigmas)
+    walk = run("dpmpp_2m", lambda *_: mx.array([[[[next(constants)]]]]), mx.array([[[[7.0]]]]), sigmas)
     first, second = (float(step.latents.item()) for step in walk)
     assert first == pytest.approx(0.4 * 7 + 0.6 * 2)
     r = math.log(10 / 4) / math.log(4 / 1)
@@ -220,7 +223,7 @@ def test_sample_runs_a_schedules_own_sampler(name):
     plan = make_schedule(SchedulerConfig.from_dict(config, name), 4)
     noise = unit_noise((1, 4, 4, 4))
     denoise = denoiser(lambda x, t: mx.sin(x) * mx.cos(t), plan)
-    walk = list(sample(name, denoise, noise() * plan.init_noise_sigma, plan, noise))
+    walk = list(sample(SAMPLERS[name], denoise, plan.start(noise()), plan, noise))
     assert [step.sigma for step in walk] == list(plan.sigmas[1:])
     assert bool(mx.all(mx.isfinite(walk[-1].latents)))
 
@@ -228,12 +231,55 @@ def test_sample_runs_a_schedules_own_sampler(name):
 def test_sample_puts_the_boundary_condition_around_the_denoiser_of_lcm():
     plan = make_schedule(SchedulerConfig.from_dict({**LCM, "timestep_scaling": 0.0}), 2)  # all skip, no output
     latents = mx.ones((1, 1, 1, 4)) * 3
-    first = next(sample("lcm", lambda x, _: x * 0 + 99, latents, plan, lambda: mx.zeros((1, 1, 1, 4))))
-    assert np.allclose(np.array(first.denoised), 3 / math.hypot(plan.sigmas[0], 1))
+    walk = sample(SAMPLERS["lcm"], lambda x, _: x * 0 + 99, latents, plan, lambda *_: mx.zeros((1, 1, 1, 4)))
+    assert np.allclose(np.array(next(walk).denoised), 3 / math.hypot(plan.sigmas[0], 1))
 
 
-def test_sample_refuses_an_unknown_name():
-    plan = make_schedule(SchedulerConfig.from_dict(SD1), 2)
-    with pytest.raises(RequestError, match="no sampler 'plms'") as caught:
-        sample("plms", gaussian, mx.zeros((1, 1, 1, 4)), plan, lambda: mx.zeros((1, 1, 1, 4)))
-    assert ", ".join(NAMES) in caught.value.remedy
+def test_options_go_to_the_sampler_and_beat_the_checkpoints():
+    config = {**SD1, "_class_name": "DPMSolverMultistepScheduler", "solver_order": 1}
+    plan = make_schedule(SchedulerConfig.from_dict(config), 6)
+
+    def end(**options):
+        walk = sample(SAMPLERS["dpmpp_2m"], gaussian, mx.ones((1, 1, 1, 1)) * 14, plan, unit_noise(()), options)
+        return last(walk).item()
+
+    assert end() == end(order=1) == end(order=None)
+    assert end() != end(order=2)
+    assert end(order=2) != end(order=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("euler", {"eta": 0.5}, "has no eta"),
+        ("euler_ancestral", {"order": 2}, "has no order"),
+        ("euler_ancestral", {"eta": -1}, "eta is -1"),
+        ("euler_ancestral", {"eta": math.nan}, "eta is nan"),
+        ("euler_ancestral", {"eta": "1"}, "eta is '1'"),
+        ("dpmpp_2m", {"order": 4}, "order is 4"),
+        ("dpmpp_2m", {"solver_type": "bh1"}, "solver_type is 'bh1'"),
+    ],
+)
+def test_options_that_a_sampler_has_not_or_cannot_take_are_refused(name, options, problem):
+    plan = make_schedule(SchedulerConfig.from_dict(SD1, name), 2)
+    with pytest.raises(RequestError, match=problem):
+        sample(SAMPLERS[name], gaussian, mx.zeros((1, 1, 1, 4)), plan, unit_noise(()), options)
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWING if "eta" in SAMPLERS[name].settle({})])
+def test_at_eta_0_no_noise_is_drawn_and_the_sampler_is_its_deterministic_twin(name):
+    twin = {"ddim": "euler", "euler_ancestral": "euler", "dpm2_ancestral": "dpm2", "dpmpp_2m_sde": "dpmpp_2m"}[name]
+
+    def never(*_):
+        raise AssertionError
+
+    start, sigmas = mx.linspace(-9, 9, 16).reshape(1, 4, 4, 1), [*levels(5), 0.0]
+    quiet = list(run(name, gaussian, start, sigmas, never, eta=0.0))
+    for ours, theirs in zip(quiet, run(twin, gaussian, start, sigmas), strict=True):
+        assert np.allclose(np.array(ours.latents), np.array(theirs.latents), atol=1e-5)
+
+
+def test_a_step_is_a_value():
+    step = Step(0, 1.0, mx.zeros(1), mx.zeros(1))
+    with pytest.raises(AttributeError):
+        step.index = 2  # type: ignore[misc]

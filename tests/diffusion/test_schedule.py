@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from fractions import Fraction
+from itertools import pairwise
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -20,6 +22,7 @@ from oracle_schedulers import (
     SD21,
     SDXL,
     TURBO,
+    TWICE,
     ZERO_SNR,
     distinct,
     last_alpha_bar,
@@ -27,9 +30,10 @@ from oracle_schedulers import (
 )
 from scipy.stats import beta
 
-from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, _beta_quantiles, make_schedule
+from mlxdiff.catalogue import SAMPLERS, SCHEDULES
+from mlxdiff.diffusion.ramps import beta_quantiles
+from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, make_schedule
 from mlxdiff.errors import RequestError
-from mlxdiff.request import SAMPLERS, SCHEDULES
 
 STEPS = (1, 2, 5, 7, 20, 30, 50, 333)
 # diffusers makes its tables in fp32: 1 - alpha_bar is off by 1e-7 or so, which is much where sigma is small, and
@@ -45,12 +49,14 @@ def schedule_of(
 
 
 def their_timesteps(scheduler, sampler: str) -> list[float]:
+    if sampler in ("dpm2", "dpm2_ancestral"):
+        return scheduler.timesteps.tolist()[::2]
     return distinct(scheduler) if sampler in ("heun", "pndm") else scheduler.timesteps.tolist()
 
 
 def their_sigmas(scheduler, sampler: str) -> list[float]:
     """One a step and the last; for the variance-preserving classes from alpha_bar at their timesteps."""
-    if sampler == "heun":
+    if sampler in TWICE:
         return list(dict.fromkeys(scheduler.sigmas.tolist()))
     if hasattr(scheduler, "sigmas"):
         return scheduler.sigmas.tolist()
@@ -85,7 +91,7 @@ def test_a_spacing_replaces_the_checkpoints(name, sampler, schedule):
 
 
 @pytest.mark.parametrize("schedule", RAMPS)
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm2", "dpm2_ancestral", "dpmpp_2m"])
 @pytest.mark.parametrize("name", ["sd1", "turbo", "zero_snr"])
 def test_a_ramp_is_diffusers(name, sampler, schedule):
     for steps in STEPS:
@@ -95,6 +101,8 @@ def test_a_ramp_is_diffusers(name, sampler, schedule):
         expected = theirs.timesteps.tolist()
         if sampler == "heun":
             expected = [expected[0], *expected[1::2]]
+        if sampler.startswith("dpm2"):
+            expected = expected[::2]
         # Where DPM-Solver's class cuts off fractions, rounding errors decide at levels that are whole.
         cuts_off = sampler == "dpmpp_2m" and schedule != "karras"
         close = 1.0 if cuts_off else 0.5 if sampler == "dpmpp_2m" else 0.02
@@ -177,9 +185,9 @@ def test_euler_may_stop_at_the_smallest_sigma_of_training():
 def test_the_first_noise_is_as_strong_as_in_diffusers(name, sampler, schedule):
     config = CHECKPOINTS[name]
     ours = schedule_of(config, sampler, 10, schedule)
-    ramp = schedule in RAMPS and sampler not in ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde")
+    ramp = schedule in RAMPS and "use_karras_sigmas" not in SAMPLERS[sampler].reading.defaults
     theirs = scheduler_of(config, sampler, 10, None if ramp else schedule)
-    variance_preserving = sampler in ("ddim", "pndm", "lcm", "dpmpp_2m", "dpmpp_2m_sde")
+    variance_preserving = SAMPLERS[sampler].placement.variance_preserving
     if variance_preserving:
         assert theirs.init_noise_sigma == 1.0
         assert ours.init_noise_sigma == pytest.approx(math.hypot(ours.sigmas[0], 1))
@@ -203,8 +211,8 @@ def test_a_schedule_that_ends_above_zero_scales_to_the_signal():
     last_bar = float(theirs.final_alpha_cumprod)
     assert ours.sigmas[-1] == pytest.approx(math.sqrt((1 - last_bar) / last_bar), rel=TOLERANCE)
     latents = mx.ones((1, 2, 2, 4)) * 3
-    assert np.allclose(np.array(ours.to_signal(latents)), 3 * math.sqrt(last_bar), rtol=1e-6)
-    assert mx.array_equal(schedule_of(ZERO_SNR, "ddim", 5).to_signal(latents), latents)
+    assert np.allclose(np.array(ours.end(latents)), 3 * math.sqrt(last_bar), rtol=1e-6)
+    assert mx.array_equal(schedule_of(ZERO_SNR, "ddim", 5).end(latents), latents)
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "pndm"])
@@ -216,13 +224,129 @@ def test_strength_leaves_the_steps_that_img2img_runs(sampler, strength):
         timesteps, kept = StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, None)
         ours = schedule_of(SDXL, sampler, steps, strength=strength)
         assert len(ours.timesteps) == len(ours.sigmas) - 1 == kept
-        assert ours.timesteps == pytest.approx(list(dict.fromkeys(timesteps.tolist())), rel=1e-6)
+        expected = timesteps.tolist()[::2] if sampler.startswith("dpm2") else list(dict.fromkeys(timesteps.tolist()))
+        assert ours.timesteps == pytest.approx(expected, rel=1e-6)
         whole = schedule_of(SDXL, sampler, steps)
         assert ours.sigmas == whole.sigmas[-kept - 1 :]
 
 
-def test_pndm_is_cut_like_the_others():
-    assert schedule_of(SD1, "pndm", 30, strength=0.3).timesteps == schedule_of(SD1, "ddim", 30, strength=0.3).timesteps
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 30])
+@pytest.mark.parametrize("strength", [0.1, 0.3, 0.5, 0.7, 0.95, 1.0])
+def test_pndm_is_cut_where_diffusers_cuts_its_doubled_list(steps, strength):
+    if int(steps * strength) == 0:
+        return
+    theirs = scheduler_of(SD1, "pndm", steps)
+    pipeline = SimpleNamespace(scheduler=theirs)
+    asked, kept = StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, None)
+    ours = schedule_of(SD1, "pndm", steps, strength=strength)
+    assert len(ours.timesteps) == kept
+    if steps == 1:
+        assert (ours.rehearsal, ours.timesteps) == (None, tuple(asked.tolist()))
+    else:
+        assert [ours.timesteps[0], ours.timestep(ours.rehearsal), *ours.timesteps[1:]] == asked.tolist()
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.5, 0.73, 1.0])
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_span_spreads_the_steps_over_a_part_of_the_distillation_as_diffusers_lcm_img2img(steps, strength):
+    theirs = scheduler_of(LCM, "lcm")
+    theirs.set_timesteps(steps, strength=strength)
+    ours = make_schedule(SchedulerConfig.from_dict(LCM), steps, span=strength)
+    assert list(ours.timesteps) == theirs.timesteps.tolist()
+
+
+def test_a_span_is_for_consistency_models_and_holds_the_steps():
+    with pytest.raises(RequestError, match="leaves 5 of the 50"):
+        make_schedule(SchedulerConfig.from_dict(LCM), 6, span=0.1)
+    with pytest.raises(ValueError, match="smaller than `num_inference_steps`"):
+        scheduler_of(LCM, "lcm").set_timesteps(6, strength=0.1)
+    with pytest.raises(RequestError, match="strength"):
+        make_schedule(SchedulerConfig.from_dict(LCM), 2, span=1.5)
+    with pytest.raises(RequestError, match="does not spread"):
+        make_schedule(SchedulerConfig.from_dict(SD1, "euler"), 6, span=0.5)
+
+
+SIGMAS = (14.0, 5.0, 1.0, 0.2, 0.0)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
+def test_sigmas_replace_the_schedule(sampler):
+    plan = make_schedule(SchedulerConfig.from_dict(SDXL, sampler), sigmas=list(SIGMAS))
+    assert plan.sigmas == SIGMAS
+    assert plan.steps == 4
+    assert list(plan.timesteps) == [plan.space.timestep(sigma) for sigma in SIGMAS[:-1]]
+    assert make_schedule(SchedulerConfig.from_dict(SDXL, sampler), sigmas=SIGMAS, strength=0.5).sigmas == SIGMAS[2:]
+
+
+def test_euler_is_told_the_timesteps_of_given_sigmas_that_diffusers_tells():
+    theirs = scheduler_of(SDXL, "euler")
+    with warnings.catch_warnings():  # diffusers hands tensors to numpy in a way that numpy 2 warns about
+        warnings.simplefilter("ignore")
+        theirs.set_timesteps(sigmas=list(SIGMAS))
+    ours = make_schedule(SchedulerConfig.from_dict(SDXL, "euler"), sigmas=SIGMAS)
+    assert list(ours.timesteps) == pytest.approx(theirs.timesteps.tolist(), abs=2e-3)
+    assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma))
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "problem"),
+    [
+        ([], "sigmas are"),
+        ([1.0], "sigmas are"),
+        ("14,1", "sigmas are"),
+        ([2.0, "1"], "sigmas are"),
+        ([2.0, True], "sigmas are"),
+        ([math.inf, 1.0], "finite"),
+        ([2.0, math.nan], "finite"),
+        ([2.0, -1.0], "finite"),
+        ([1.0, 2.0], "from 1 to 2"),
+        ([1.0, 1.0, 0.0], "from 1 to 1"),
+        ([1.0, 0.0, 0.0], "from 0 to 0"),
+    ],
+)
+def test_sigmas_that_make_no_sense_are_refused(sigmas, problem):
+    with pytest.raises(RequestError, match=problem):
+        make_schedule(SchedulerConfig.from_dict(SDXL), sigmas=sigmas)
+
+
+def test_sigmas_beside_steps_or_a_schedule():
+    config = SchedulerConfig.from_dict(SDXL)
+    assert make_schedule(config, 4, sigmas=SIGMAS) is make_schedule(config, sigmas=SIGMAS)
+    with pytest.raises(RequestError, match="5 are asked for"):
+        make_schedule(config, 5, sigmas=SIGMAS)
+    with pytest.raises(RequestError, match="Both a schedule"):
+        make_schedule(config, schedule="karras", sigmas=SIGMAS)
+    with pytest.raises(RequestError, match="Neither"):
+        make_schedule(config)
+
+
+def test_a_schedule_is_made_once():
+    first = schedule_of(SDXL, "euler", 20, "beta")
+    assert schedule_of(SDXL, "euler", 20, "Beta") is first
+    assert schedule_of(dict(SDXL), "Euler", 20, "beta") is first
+
+
+def test_a_schedule_answers_between_its_levels():
+    plan = schedule_of(SDXL, "euler", 5)
+    for higher, lower in pairwise(plan.sigmas[:-1]):
+        middle = math.sqrt(higher * lower)
+        assert plan.timestep(lower) < plan.timestep(middle) < plan.timestep(higher)
+    assert plan.timestep(0.0) == 0
+
+
+def test_the_boundary_condition_is_diffusers():
+    theirs = scheduler_of(LCM, "lcm")
+    plan = schedule_of(LCM, "lcm", 4)
+    for sigma, timestep in zip(plan.sigmas[:-1], plan.timesteps, strict=True):
+        c_skip, c_out = theirs.get_scalings_for_boundary_condition_discrete(int(timestep))
+        assert plan.boundary(sigma) == pytest.approx((c_skip / math.hypot(sigma, 1), c_out), rel=1e-9)
+
+
+def test_at_timestep_zero_the_boundary_condition_is_the_identity():
+    config = SchedulerConfig.from_dict({**LCM, "num_train_timesteps": 50}, "lcm")  # distilled on every timestep
+    plan = make_schedule(config, 50)
+    assert plan.timesteps[-1] == 0
+    assert plan.boundary(plan.sigmas[-2]) == (pytest.approx(1 / math.hypot(plan.sigmas[-2], 1)), 0)
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(10, 0.0), (10, 0.09), (1, 0.99)])
@@ -274,7 +398,7 @@ def test_an_unknown_schedule_is_refused():
 @pytest.mark.parametrize("a", [0.6, 0.3, 2.5])
 def test_quantiles_of_the_beta_distribution_are_scipys(a):
     probabilities = np.concatenate([np.linspace(0, 1, 101), [1e-6, 1 - 1e-6]])
-    assert np.allclose(_beta_quantiles(probabilities, a), beta.ppf(probabilities, a, a), rtol=1e-9, atol=1e-14)
+    assert np.allclose(beta_quantiles(probabilities, a), beta.ppf(probabilities, a, a), rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("config", [SD1, SDXL, ZERO_SNR], ids=["sd1", "sdxl", "zero_snr"])
@@ -295,7 +419,7 @@ def test_sigmas_keep_more_digits_than_an_fp32_table(config):
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(sorted(CHECKPOINTS)),
-    st.sampled_from(SAMPLERS),
+    st.sampled_from(sorted(SAMPLERS)),
     st.integers(1, 1000),
     st.sampled_from([None, *SCHEDULES]),
     st.none() | st.floats(0.01, 1),

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from oracle_schedulers import CHECKPOINTS, LCM, RAMPS, SD1, SD21, SDXL, TURBO, ZERO_SNR, scheduler_of
 
 import mlxdiff
-from mlxdiff.diffusion.schedule import SchedulerConfig
-from mlxdiff.errors import CheckpointError, MlxdiffError, RequestError, UnsupportedError
-from mlxdiff.request import SAMPLERS
+from mlxdiff.catalogue import SAMPLERS
+from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
+from mlxdiff.errors import CheckpointError, MlxdiffError, MlxdiffWarning, RequestError, UnsupportedError
 
 # Ours to diffusers', where the names are the same.
 SAME_NAMES = (
@@ -40,7 +40,7 @@ def test_another_sampler_reads_a_file_as_diffusers_from_config(name, sampler):
     assert {key: getattr(ours, key) for key in compared} == {key: theirs.config[key] for key in compared}
     assert ours.sampler == sampler
     assert ours.rescale_betas_zero_snr == ("rescale_betas_zero_snr" in known and theirs.config.rescale_betas_zero_snr)
-    if "set_alpha_to_one" in known and sampler != "lcm":
+    if "set_alpha_to_one" in SAMPLERS[sampler].reading.defaults:
         assert ours.final_sigma == ("zero" if theirs.config.set_alpha_to_one else "sigma_min")
     else:
         assert ours.final_sigma == "zero"
@@ -79,6 +79,8 @@ def test_a_missing_spacing_is_each_classs_own():
         "euler": "linspace",
         "euler_ancestral": "linspace",
         "heun": "linspace",
+        "dpm2": "linspace",
+        "dpm2_ancestral": "linspace",
         "dpmpp_2m": "linspace",
         "dpmpp_2m_sde": "linspace",
         "lcm": "leading",
@@ -89,7 +91,7 @@ def test_a_missing_spacing_is_each_classs_own():
 def test_ramps_are_read_by_the_classes_that_have_them(ramp):
     config = {**SDXL, "use_karras_sigmas": ramp == "karras", f"use_{ramp}_sigmas": True}
     ramps = {sampler: SchedulerConfig.from_dict(config, sampler).ramp for sampler in SAMPLERS}
-    having = {"euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"}
+    having = {"euler", "heun", "dpm2", "dpm2_ancestral", "dpmpp_2m", "dpmpp_2m_sde"}
     assert ramps == {sampler: ramp if sampler in having else None for sampler in SAMPLERS}
 
 
@@ -101,12 +103,31 @@ def test_a_class_with_another_noise_schedule_is_unsupported(name, sampler):
     assert ", ".join(SAMPLERS) in caught.value.remedy
 
 
-def test_a_class_without_its_solver_can_be_used_with_another_sampler():
-    config = {**SD1, "_class_name": "UniPCMultistepScheduler", "solver_order": 2, "solver_type": "bh2"}
-    with pytest.raises(UnsupportedError, match="UniPCMultistepScheduler") as caught:
-        SchedulerConfig.from_dict(config)
-    assert ", ".join(SAMPLERS) in caught.value.remedy
-    assert SchedulerConfig.from_dict(config, "dpmpp_2m").sampler == "dpmpp_2m"
+@pytest.mark.parametrize("name", sorted(name for row in SAMPLERS.values() for name in row.nearest))
+def test_for_a_class_without_its_solver_the_nearest_is_run_with_a_warning(name):
+    config = {**SD1, "_class_name": name, "algorithm_type": "nonsense"}
+    with pytest.warns(MlxdiffWarning, match=f"{name}, which is not implemented; .* is used instead"):
+        nearest = SchedulerConfig.from_dict(config).sampler
+    assert name in SAMPLERS[nearest].nearest
+    assert SchedulerConfig.from_dict(config, "dpmpp_2m").sampler == "dpmpp_2m"  # chosen: nothing to warn of
+
+
+def test_the_class_of_model_index_counts_more_than_the_files():
+    config = SchedulerConfig.from_dict(SD1, class_name="EulerDiscreteScheduler")
+    assert config == SchedulerConfig.from_dict(SD1, "euler")
+    theirs = scheduler_of(SD1, "euler")
+    assert config.timestep_spacing == theirs.config.timestep_spacing
+    assert SchedulerConfig.from_dict(SD1, "heun", class_name="EulerDiscreteScheduler").sampler == "heun"
+    assert SchedulerConfig.from_dict({}, class_name="PNDMScheduler").sampler == "pndm"
+    with pytest.raises(UnsupportedError, match="Nonsense"):
+        SchedulerConfig.from_dict(SD1, class_name="Nonsense")
+
+
+def test_dpm_solvers_settings_become_options():
+    config = {**SDXL, "_class_name": "DPMSolverMultistepScheduler", "solver_order": 3, "solver_type": "bh2"}
+    read = SchedulerConfig.from_dict(config)
+    assert dict(read.options) == {"order": 3, "solver_type": "midpoint", "lower_order_final": True}
+    assert make_schedule(read, 5).options == read.options
 
 
 @pytest.mark.parametrize(
@@ -119,10 +140,10 @@ def test_a_class_without_its_solver_can_be_used_with_another_sampler():
         ("euler", "timestep_type", "continuous"),
         ("ddim", "timestep_type", "continuous"),
         ("heun", "clip_sample", True),
-        ("dpmpp_2m", "solver_order", 3),
-        ("dpmpp_2m", "solver_type", "heun"),
+        ("dpmpp_2m", "solver_order", 4),
+        ("dpmpp_2m", "solver_order", True),
+        ("dpmpp_2m", "solver_type", "euler"),
         ("dpmpp_2m_sde", "thresholding", True),
-        ("dpmpp_2m", "final_sigmas_type", "sigma_min"),
         ("dpmpp_2m", "use_flow_sigmas", True),
         ("dpmpp_2m", "use_lu_lambdas", True),
         ("dpmpp_2m", "variance_type", "learned_range"),
@@ -143,16 +164,9 @@ def test_a_setting_that_the_samplers_class_does_not_have_is_skipped():
     assert config == SchedulerConfig.from_dict(SD21, "euler")
 
 
-def test_heun_and_pndm_skip_zero_terminal_snr_as_diffusers_does():
+def test_heun_dpm2_and_pndm_skip_zero_terminal_snr_as_diffusers_does():
     rescaled = {sampler for sampler in SAMPLERS if SchedulerConfig.from_dict(ZERO_SNR, sampler).rescale_betas_zero_snr}
-    assert rescaled == set(SAMPLERS) - {"heun", "pndm"}
-
-
-def test_an_algorithm_that_is_not_implemented_is_named_unless_a_sampler_is_chosen():
-    config = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}
-    with pytest.raises(UnsupportedError, match="algorithm_type 'dpmsolver'"):
-        SchedulerConfig.from_dict(config)
-    assert SchedulerConfig.from_dict(config, "dpmpp_2m").sampler == "dpmpp_2m"
+    assert rescaled == set(SAMPLERS) - {"heun", "pndm", "dpm2", "dpm2_ancestral"}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +231,7 @@ def test_a_config_is_a_value():
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(SAMPLERS),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(sorted(SAMPLERS)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )

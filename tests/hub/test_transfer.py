@@ -259,6 +259,17 @@ def test_a_cache_without_links_holds_the_files_themselves(online, monkeypatch):
     assert hub.plan(NAME).missing == 0
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_files_of_the_same_content_come_at_once(online, monkeypatch, links):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS", not links)
+    files = {path: CONTENT if path.endswith(".safetensors") else b"{}" for path in FILES} | {
+        "model_index.json": FILES["model_index.json"]
+    }
+    online.add(NAME, files)
+    assert identical(hub.pull(hub.plan(NAME)), files)
+    assert hub.plan(NAME).missing == 0
+
+
 def test_a_whole_file_is_reported_once_and_only_when_it_is_sound(online, monkeypatch):
     monkeypatch.setattr(transfer, "REPORT_EVERY", 0.0)
     online.add(NAME, FILES)

@@ -10,7 +10,7 @@ import pytest
 from arrays import normal
 
 from mlxdiff import backend
-from mlxdiff.errors import BackendError
+from mlxdiff.errors import BackendError, MlxdiffWarning
 from mlxdiff.kernels import native
 from mlxdiff.kernels.activations import gelu
 from mlxdiff.kernels.attention import attention
@@ -62,6 +62,19 @@ def test_an_extension_for_another_mlx_is_not_even_opened(tmp_path, monkeypatch):
     reason = refusal(tmp_path, mlx="0.1.2")
     assert "0.1.2" in reason
     assert backend.mlx_version(mx) in reason
+
+
+@linux
+def test_an_update_of_mlx_is_said_once(loaded_anew, monkeypatch):
+    def outdated(_):
+        raise native._OutdatedError("it was compiled for MLX 0.1.2, and this is 0.1.3")
+
+    monkeypatch.setattr(native, "_fitting", outdated)
+    with pytest.warns(MlxdiffWarning, match="off: it was compiled for MLX 0.1.2"):
+        module, state = loaded_anew("")
+    assert module is None
+    assert state.startswith("off: it was compiled for MLX 0.1.2")
+    native._loaded()  # a second warning would be an error here
 
 
 @linux

@@ -74,7 +74,7 @@ def test_resnet_block_equals_diffusers(channels, out_channels, temb_channels, ou
     load_state_dict(module, reference.state_dict())
     x, temb = normal(2, 7, 5, channels), None if temb_channels is None else normal(2, temb_channels, seed=1)
     wanted = reference(nchw(x), None if temb is None else torch.from_numpy(temb))
-    got = module(mx.array(x), None if temb is None else module.shift(silu(mx.array(temb))))
+    got = module(mx.array(x), None if temb is None else module.time_shift(silu(mx.array(temb))))
     assert relative_error(got, nhwc(wanted)) < 1e-5
 
 

@@ -129,19 +129,19 @@ def test_timestep_is_embedded_in_fp32_in_a_half_precision_network():
     config = UNetConfig.from_dict(tiny_unets.config("sd1"))
     unet = UNet2DConditionModel(config)
     unet.set_dtype(mx.float16)
-    seen = []
+    embedded = []
     embed = unet.time_embedding
 
     def spy(x, condition=None):
-        seen.append(x)
+        embedded.append(x)
         return embed(x, condition)
 
     unet.time_embedding = spy
     sample, context = mx.zeros((1, 8, 8, 4), mx.float16), mx.zeros((1, 7, 24), mx.float16)
     for timestep in (999.0, 999.2):  # the same number in fp16
         unet(sample, mx.array(timestep), context)
-    assert seen[0].dtype == mx.float16
-    assert mx.abs(seen[0] - seen[1]).max().item() > 0.1
+    assert embedded[0].dtype == mx.float16
+    assert mx.abs(embedded[0] - embedded[1]).max().item() > 0.1
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])

@@ -199,7 +199,7 @@ def test_the_published_size_has_diffusers_parameters():
         ({"norm_num_groups": 3}, CheckpointError, "norm_num_groups 3 does not divide"),
         ({"block_out_channels": []}, CheckpointError, "at least one"),
         ({"block_out_channels": "wide"}, CheckpointError, "block_out_channels = 'wide'"),
-        ({"scaling_factor": 0}, CheckpointError, "scaling_factor 0"),
+        ({"scaling_factor": 0}, CheckpointError, "scaling_factor = 0"),
         ({"scaling_factor": None}, CheckpointError, "scaling_factor = None"),
         ({"scaling_factor": float("inf")}, CheckpointError, "scaling_factor = inf"),
         ({"use_quant_conv": 1}, CheckpointError, "use_quant_conv = 1"),

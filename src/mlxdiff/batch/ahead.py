@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from ..errors import MlxdiffError
 from ..pipeline import KEPT_CONDITIONINGS, StableDiffusion
-from ..request import Request
+from ..request import Resolved
 
 T = TypeVar("T")
 
 
 def encoded_ahead(
-    sd: StableDiffusion, items: Iterable[T | None], request_of: Callable[[T], Request | None]
+    sd: StableDiffusion, items: Iterable[T | None], request_of: Callable[[T], Resolved | None]
 ) -> Iterator[T | None]:
     """The items, of which as many as the pipeline remembers are encoded before the first of them is passed on.
 

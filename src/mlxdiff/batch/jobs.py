@@ -23,9 +23,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..declarations import declared
 from ..errors import MlxdiffError, RequestError
 from ..request import Model, Request, Resolved
-from ..settings import declared
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry

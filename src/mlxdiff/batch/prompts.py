@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
+from ..declarations import MAX_DIGITS, declared
 from ..errors import InputError, RequestError
 from ..request import Request
-from ..settings import MAX_DIGITS, declared
 from .naming import below, parse_output
 
 MAX_LINE = 2**16  # bytes

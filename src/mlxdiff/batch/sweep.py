@@ -13,9 +13,9 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+from ..declarations import Setting, Text, declared, nearest
 from ..errors import RequestError
 from ..request import Request
-from ..settings import Setting, Text, declared, nearest
 
 MAX_VALUES = 100
 MAX_CELLS = 1000

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
-from ..files import open_regular
+from ..files import mistaken_for, open_regular
+from ..parts import MODEL_INDEX, PARTS, STEMS
 
 MAX_JSON_BYTES = 32 * 2**20
-MODEL_INDEX = "model_index.json"
 
-# Old and new diffusers, then transformers.
-STEMS = ("diffusion_pytorch_model", "model")
 PREFERRED_VARIANT = "fp16"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -73,6 +71,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
+        what = mistaken_for(content[:512])
+        if what is not None and not what.startswith("JSON"):
+            raise CheckpointError(f"{path} is {what}, not JSON.", "Download the file itself.") from None
         detail = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
         raise CheckpointError(f"{path} is not JSON ({detail}).", "Download it again.") from None
     if not isinstance(values, dict):
@@ -108,6 +109,23 @@ def parse_model_index(path: Path, values: Mapping[str, Any]) -> ModelIndex:
         if component is not None:
             components[name] = component
     return ModelIndex(class_name, components, options)
+
+
+def check_parts(index: ModelIndex, path: Path) -> None:
+    """Raises CheckpointError where a part is missing that no checkpoint can do without, UnsupportedError for a part of
+    another class than those that mlxdiff implements. `path` is the checkpoint's, for errors.
+    """
+    for part in PARTS:
+        found = index.components.get(part.name)
+        if found is None and part.needed:
+            raise CheckpointError(
+                f"{path} names no {part.name} in its {MODEL_INDEX}.", "Use a complete Stable Diffusion checkpoint."
+            )
+        if found is not None and part.classes and found.class_name not in part.classes:
+            raise UnsupportedError(
+                f"The {part.name} of {path} is a {found.class_name}, which mlxdiff does not implement.",
+                f"Use a model whose {part.name} is a {' or a '.join(part.classes)}.",
+            )
 
 
 def weight_files(folder: Path, variant: str | None = None) -> WeightFiles:

@@ -117,7 +117,7 @@ def open_clip_weights(
     """OpenCLIP's text encoder under CLIP's names, as a module of `layers` layers has them.
 
     The fused projection of attention is cut in three and the projection of the text transposed: OpenCLIP multiplies
-    from the left. SD 2.x hears the last layer but one, so its module lacks the layer after those, and the projection:
+    from the left. SD 2.x uses the last layer but one, so its module lacks the layer after those, and the projection:
     both are left out. Raises CheckpointError where a fused weight does not divide.
     """
     renamed: dict[str, mx.array] = {}

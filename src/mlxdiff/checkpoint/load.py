@@ -1,26 +1,171 @@
 """Weights into a module, strictly: every parameter gets its array, and every array has its place.
 
-Checks come first, on headers alone; the arrays stay lazy, so that nothing is read before the module is used.
+What is read is described by `StoredWeights`; what happens to it is a list of checkpoint.transform. The arrays stay
+lazy, so that nothing is read before the module is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnsupportedError
+from ..files import open_regular
+from ..weight_changes import Delta, Live
+from . import transform
 from .detect import weight_files
-from .header import FLOATS, Header, read_header
-from .quantize import quantize, quantized_layers
-from .rename import UNCHANGED, Rename, is_ignored, rename_key
-from .stored import read_quantization
+from .header import FLOATS, INTEGERS, Header, TensorInfo, read_header
+from .rename import UNCHANGED, Rename, is_ignored
+from .stored import Quantization, read_quantization
+from .transform import Transformation
 
 Module = TypeVar("Module", bound=nn.Module)
+
+# Types of which mx.load takes a whole file; it refuses one with any other.
+_MAPPED = {*FLOATS, *INTEGERS} - {"F64"}
+_IN_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4"}
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The lazy arrays of one network as a checkpoint stores them, by its own keys and in torch's layout.
+
+    source        what to call the file or folder in errors
+    quantization  how they are quantized, for a stored copy of quantized weights
+    """
+
+    arrays: Mapping[str, mx.array]
+    source: str
+    quantization: Quantization | None = None
+
+
+def read_component(folder: Path, variant: str | None = None) -> StoredWeights:
+    """The weights in a component's folder. Raises CheckpointError, or UnsupportedError for pickles."""
+    quantization = read_quantization(folder)
+    files = weight_files(folder, variant)
+    headers = {path: read_header(path) for path in files.paths}
+    if files.index is not None:
+        _check_index(folder, files.index, headers)
+    packed = set() if quantization is None else {f"{layer}.weight" for layer in quantization.layers}
+    arrays: dict[str, mx.array] = {}
+    for path, header in headers.items():
+        arrays |= read_arrays(path, header, header.tensors, packed)
+    source = folder if files.index is not None or quantization is not None else files.paths[0]
+    return StoredWeights(arrays, str(source), quantization)
+
+
+def steps(
+    stored: StoredWeights,
+    *,
+    dtype: mx.Dtype | None,
+    table: Rename = UNCHANGED,
+    optional: Collection[str] = (),
+    bits: int | None = None,
+    delta: Delta | None = None,
+    live: Live | None = None,
+) -> list[Transformation]:
+    """How stored weights get into a module.
+
+    dtype     what floats are cast to; with None they stay as they are stored
+    table     one of checkpoint.rename
+    optional  parameters that may be missing; they keep the module's initial values
+    bits      quantizes the linear layers; a stored quantized copy says itself how it is
+    delta     changes that are merged into the weights, before they are quantized
+    live      changes that are applied beside them
+
+    Raises RequestError where a stored copy has other bits than `bits`.
+    """
+    chosen: list[Transformation] = []
+    if stored.quantization is not None:
+        stored.quantization.check_asked(stored.source, bits)
+        chosen.append(transform.stored_layers(stored.quantization, stored.source))
+        bits = None
+    chosen += [transform.rename(table, stored.source), transform.fit(stored.source, optional)]
+    if delta is not None:
+        chosen.append(transform.merge(delta))
+    chosen.append(transform.place())
+    if bits is not None:
+        chosen.append(transform.quantize(bits))
+    if dtype is not None:
+        chosen.append(transform.cast(dtype))
+    if live is not None:
+        chosen.append(transform.attach(live))
+    return chosen
+
+
+class Loaded(Generic[Module]):
+    """A module and how it was loaded, so that its adapters can be changed later.
+
+    build   makes the module with its initial, unevaluated values
+    read    maps its weights anew; what was read before is not kept
+    finish  transformations at the end, such as `fuse`
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Module],
+        read: Callable[[], StoredWeights],
+        *,
+        dtype: mx.Dtype | None,
+        table: Rename = UNCHANGED,
+        bits: int | None = None,
+        finish: Sequence[Transformation] = (),
+    ) -> None:
+        self._build, self._read, self._finish = build, read, finish
+        self._dtype, self._table, self._bits = dtype, table, bits
+        self._changed: set[str] = set()
+        self.module, _ = self._make(None, None)
+
+    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> None:
+        """The checkpoint's weights with these changes, in place of those before; with neither, the checkpoint's bits.
+
+        Only layers that differ are read again. Nothing is evaluated.
+        """
+        if delta is None and live is None and not self._changed:
+            return
+        fresh, changed = self._make(delta, live)
+        for path in sorted(self._changed | changed):
+            while transform.at(self.module, path) is None or transform.at(fresh, path) is None:
+                path = path.rpartition(".")[0]  # fused in one of them: then all that it is fused with
+            replacement = transform.at(fresh, path)
+            assert replacement is not None
+            transform.put(self.module, path, replacement)
+        self._changed = changed
+
+    def _make(self, delta: Delta | None, live: Live | None) -> tuple[Module, set[str]]:
+        """The module with these changes, and the paths of the layers that have any."""
+        changed: set[str] = set()
+
+        def noted_delta(path: str) -> mx.array | None:
+            added = None if delta is None else delta(path)
+            if added is not None:
+                changed.add(path.rpartition(".")[0])
+            return added
+
+        def noted_live(path: str, layer: nn.Module) -> nn.Module | None:
+            replacement = None if live is None else live(path, layer)
+            if replacement is not None:
+                changed.add(path)
+            return replacement
+
+        module, stored = self._build(), self._read()
+        chosen = steps(
+            stored,
+            dtype=self._dtype,
+            table=self._table,
+            bits=self._bits,
+            delta=None if delta is None else noted_delta,
+            live=None if live is None else noted_live,
+        )
+        transform.apply([*chosen, *self._finish], module, dict(stored.arrays))
+        return module, changed
 
 
 def load_component(
@@ -33,37 +178,32 @@ def load_component(
     optional: Collection[str] = (),
     bits: int | None = None,
 ) -> Module:
-    """Fills the module with the safetensors weights of a component's folder, lazily, and returns it.
+    """Fills the module with the weights of a component's folder, lazily, and returns it; see `steps`.
 
-    Weights stored as fp16, bf16 or fp32 are cast to `dtype`; with None they stay. `rename` is a table of
-    checkpoint.rename. `optional` lists parameter paths that the files may lack; those keep the module's initial values.
-    `bits` quantizes the linear layers; a stored quantized copy says itself how it is. Raises CheckpointError, which
-    names the first key that is missing, unexpected or misshapen, or UnsupportedError for pickles.
+    Raises CheckpointError, which names the first key that is missing, unexpected or misshapen, or UnsupportedError for
+    pickles.
     """
-    stored = read_quantization(folder)
-    if stored is not None:
-        stored.check_asked(folder, bits)
-        quantize(module, stored.bits, stored.group_size)
-        stored.check_layers(folder, quantized_layers(module))
-        bits = None
-    files = weight_files(folder, variant)
-    headers = {path: read_header(path) for path in files.paths}
-    if files.index is not None:
-        _check_index(folder, files.index, headers)
-    packed = set() if stored is None else {f"{layer}.weight" for layer in stored.layers}
-    weights = {}
-    for path, header in headers.items():
+    stored = read_component(folder, variant)
+    chosen = steps(stored, dtype=dtype, table=rename, optional=optional, bits=bits)
+    transform.apply(chosen, module, dict(stored.arrays))
+    return module
+
+
+def read_arrays(path: Path, header: Header, keys: Iterable[str], packed: Collection[str] = ()) -> dict[str, mx.array]:
+    """The weights under these keys of a safetensors file, lazy; buffers that a module can work out are left out.
+
+    A file in which any tensor has a type that MLX does not read is not lazy: these weights are read now, and float64
+    becomes fp32. Raises CheckpointError for a weight that is stored as integers, but for the keys in `packed`, and
+    UnsupportedError for any other type than FLOATS.
+    """
+    wanted = [key for key in keys if not (is_ignored(key) and header.tensors[key].dtype not in FLOATS)]
+    for key in wanted:
+        _check_type(path, key, header.tensors[key].dtype, packed)
+    if all(info.dtype in _MAPPED for info in header.tensors.values()):
         tensors = map_tensors(path)
-        weights |= {key: tensors[key] for key, info in header.tensors.items() if info.dtype in FLOATS or key in packed}
-        check_integers(path, header, packed)
-    source = str(files.paths[0] if len(files.paths) == 1 else folder)
-    return fill(module, weights, source=source, dtype=dtype, rename=rename, optional=optional, bits=bits)
-
-
-def read_tensors(path: Path) -> dict[str, mx.array]:
-    """The arrays of one safetensors file, lazy and in the file's own layout; CheckpointError for a damaged file."""
-    read_header(path)
-    return map_tensors(path)
+        return {key: tensors[key] for key in wanted}
+    with open_regular(path) as file:
+        return {key: _read(file, header.tensors[key]) for key in wanted}
 
 
 def map_tensors(path: Path) -> dict[str, mx.array]:
@@ -76,80 +216,29 @@ def map_tensors(path: Path) -> dict[str, mx.array]:
     return tensors
 
 
-def fill(
-    module: Module,
-    weights: Mapping[str, mx.array],
-    *,
-    source: str,
-    dtype: mx.Dtype | None,
-    rename: Rename = UNCHANGED,
-    optional: Collection[str] = (),
-    bits: int | None = None,
-) -> Module:
-    """Puts arrays in torch's layout (by a checkpoint's keys) into the module; `source` names them in errors.
-
-    Convolutions go from OIHW to OHWI; a 1x1 convolution and a linear layer stand in for each other. `bits` quantizes
-    the weights as they are stored, before they are cast, so that a stored copy serves every dtype exactly. Raises
-    CheckpointError, as `load_component` does.
-    """
-    initial: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
-    parameters = {path: tuple(array.shape) for path, array in initial.items()}
-    found: dict[str, mx.array] = {}
-    for key, array in weights.items():
-        path = rename_key(key, rename)
-        if path in found:
-            raise CheckpointError(f"{source} holds {path!r} under two names.", "Use a checkpoint with one of them.")
-        if path in parameters or not is_ignored(path):
-            found[path] = array
-    missing = sorted(parameters.keys() - found.keys() - set(optional))
-    if missing:
-        raise _misfit(source, f"lacks the weight {missing[0]!r}", missing)
-    unexpected = sorted(found.keys() - parameters.keys())
-    if unexpected:
-        raise _misfit(source, f"holds {unexpected[0]!r}, which the model has no place for", unexpected)
-    fitted = {path: fit_shape(array, parameters[path]) for path, array in found.items()}
-    misshapen = sorted(path for path, array in fitted.items() if array is None)
-    if misshapen:
-        first = misshapen[0]
-        shapes = f"{tuple(found[first].shape)} where its config makes it {_torch_shape(parameters[first])}"
-        raise _misfit(source, f"has {first!r} in the shape {shapes}", misshapen)
-    mistyped = sorted(path for path, array in found.items() if _is_packed(array) != _is_packed(initial[path]))
-    if mistyped:
-        raise _misfit(source, f"has {mistyped[0]!r} in the type {found[mistyped[0]].dtype}", mistyped)
-    weights = initial | {path: array for path, array in fitted.items() if array is not None}
-    module.update(tree_unflatten(list(weights.items())))
-    if bits is not None:
-        quantize(module, bits)
-    if dtype is not None:
-        module.set_dtype(dtype)  # floats only: packed weights stay
-    return module
+def _read(file: BinaryIO, info: TensorInfo) -> mx.array:
+    """One tensor, read now."""
+    kind = np.dtype(_IN_NUMPY[info.dtype])
+    file.seek(info.start)
+    values = np.frombuffer(file.read(math.prod(info.shape) * kind.itemsize), kind).reshape(info.shape)
+    if info.dtype == "BF16":
+        return mx.array(values).view(mx.bfloat16)
+    with np.errstate(over="ignore"):  # what fp32 cannot hold becomes infinite, as in torch
+        return mx.array(values.astype(np.float32) if info.dtype == "F64" else values)
 
 
-def fit_shape(array: mx.array, shape: tuple[int, ...]) -> mx.array | None:
-    """An array in torch's layout as a parameter of this shape (MLX's layout), or None where it does not fit."""
-    if array.ndim == 4:
-        # As it is read: a view would be copied at every use.
-        array = mx.contiguous(array.transpose(0, 2, 3, 1))
-    if tuple(array.shape) == shape:
-        return array
-    # Linear (O, I) beside convolution (O, 1, 1, I): checkpoints have stored the projections of attention as either.
-    if {array.ndim, len(shape)} == {2, 4} and _as_linear(tuple(array.shape)) == _as_linear(shape) is not None:
-        return array.reshape(shape)
-    return None
-
-
-def _is_packed(array: mx.array) -> bool:
-    return array.dtype == mx.uint32
-
-
-def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    if len(shape) == 2:
-        return shape
-    return (shape[0], shape[3]) if shape[1:3] == (1, 1) else None
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else shape
+def _check_type(path: Path, key: str, dtype: str, packed: Collection[str]) -> None:
+    if dtype in FLOATS or (key in packed and dtype == "U32"):
+        return
+    if dtype in INTEGERS:
+        raise CheckpointError(
+            f"{path} stores {key!r} as integers ({dtype}).",
+            f"Use a checkpoint stored as {', '.join(FLOATS)}; mlxdiff quantizes it itself.",
+        )
+    raise UnsupportedError(
+        f"{path} stores {key!r} as {dtype}, which mlxdiff does not read.",
+        f"Use a checkpoint stored as {', '.join(FLOATS)}.",
+    )
 
 
 def _check_index(folder: Path, index: Mapping[str, str], headers: Mapping[Path, Header]) -> None:
@@ -162,21 +251,3 @@ def _check_index(folder: Path, index: Mapping[str, str], headers: Mapping[Path, 
             raise CheckpointError(
                 f"{path} {where} {key!r}, against the index beside it.", f"Download the files of {folder} again."
             )
-
-
-def check_integers(path: Path, header: Header, packed: Collection[str]) -> None:
-    """Raises CheckpointError where a weight is stored as integers, but for the keys in `packed`."""
-    for key, info in header.tensors.items():
-        if info.dtype not in FLOATS and not is_ignored(key) and key not in packed:
-            raise CheckpointError(
-                f"{path} stores {key!r} as integers ({info.dtype}).",
-                f"Use a checkpoint stored as {', '.join(FLOATS)}; mlxdiff quantizes it itself.",
-            )
-
-
-def _misfit(source: str, problem: str, keys: Sequence[str]) -> CheckpointError:
-    more = f" (and {len(keys) - 1} more such)" if len(keys) > 1 else ""
-    return CheckpointError(
-        f"{source} {problem}{more}.",
-        "The weights belong to another config, or are incomplete: download the model again.",
-    )

@@ -23,6 +23,13 @@ OLD_VAE_ATTENTION: Rename = (
     (r"(\.attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
 )
 
+# By the names that parts.py has for them.
+TABLES: dict[str | None, Rename] = {
+    None: UNCHANGED,
+    "text_model_prefix": TEXT_MODEL_PREFIX,
+    "old_vae_attention": OLD_VAE_ATTENTION,
+}
+
 # Buffers that a module can work out: 0, 1, 2, ... was stored beside CLIP's position embeddings.
 IGNORED = (r"(^|\.)position_ids$",)
 

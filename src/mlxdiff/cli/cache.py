@@ -49,8 +49,9 @@ def remove_model(model: str, *, dry_run: bool, yes: bool, json: bool) -> None:
     from .. import hub
 
     _remove(hub.removal_of(model), dry_run=dry_run, yes=yes, json=json)
-    if not dry_run and hub.default_model().partition("@")[0] == model.partition("@")[0]:
-        output.note(f"{model} is still the default model; for another: mlxdiff pull MODEL --set-default")
+    removed, default = hub.parse_reference(model), hub.parse_reference(hub.default_model())
+    if not dry_run and removed is not None and default is not None and removed.name == default.name:
+        output.note(f"{removed.name} is still the default model; for another run: mlxdiff pull MODEL --set-default")
 
 
 def prune_models(*, dry_run: bool, yes: bool, json: bool) -> None:
@@ -72,36 +73,53 @@ def verify_models(model: str | None, *, dry_run: bool, yes: bool, json: bool) ->
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     from .. import hub
+    from ..metadata import printable
 
     models = hub.cached_models() if model is None else hub.find_models(model)
     bad: list[str] = []
+    others: list[str] = []
     for found in models:
         name = f"{found.reference}@{found.revision[:12]}"
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
         with Progress(*columns, console=output.err_console(), transient=True) as bars:
             task = bars.add_task(name)
-            files = list(hub.verify(found, lambda path, task=task, bars=bars: bars.update(task, description=str(path))))
+            files = list(
+                hub.verify(
+                    found, lambda path, task=task, bars=bars: bars.update(task, description=printable(str(path)))
+                )
+            )
         damaged = [file for file in files if file.sound is False]
         unknown = [file for file in files if file.sound is None]
+        ours = [file for file in damaged if file.needed]
         if json:
             said = {"damaged": [file.path for file in damaged], "unknown": [file.path for file in unknown]}
             output.say_json({**described(found), **said, "files": len(files)})
         else:
             for file in damaged:
-                output.say(f"{name}/{file.path}: damaged")
-            left = f", {len(unknown)} without a hash" if unknown else ""
+                whose = "" if file.needed else "; mlxdiff does not load it, and leaves it"
+                output.say(printable(f"{name}/{file.path}: damaged, {file.why}{whose}"))
+            for file in unknown:
+                output.say(printable(f"{name}/{file.path}: not checked, {file.why}"))
+            left = f", {len(unknown)} not checked" if unknown else ""
             state = f"{len(damaged)} damaged" if damaged else "sound" if found.complete else "not complete"
             output.say(f"{name}: {state} ({len(files)} files{left})")
-        if damaged or not found.complete:
+        if ours or not found.complete:
             bad.append(found.reference)
-        if damaged and not dry_run and (yes or _agreed(f"Remove {len(damaged)} damaged files of {name}?", asked=False)):
-            hub.remove_damaged(found, damaged)
+        elif damaged:
+            others.append(found.reference)
+        if ours and not dry_run and (yes or _agreed(f"Remove {len(ours)} damaged files of {name}?", asked=False)):
+            hub.remove_damaged(found, ours)
             output.note(f"The damaged files of {name} were removed.")
     if bad:
         names = dict.fromkeys(bad)
         raise CheckpointError(
             f"{', '.join(names)}: damaged or not complete.",
             f"Remove what is damaged with --verify --yes, then run: mlxdiff pull {next(iter(names))}",
+        )
+    if others:
+        raise CheckpointError(
+            f"{', '.join(dict.fromkeys(others))}: files are damaged that mlxdiff does not load.",
+            "Fetch them anew with the program that needs them.",
         )
 
 
@@ -110,12 +128,13 @@ def _remove(removal: Removal, *, dry_run: bool, yes: bool, json: bool) -> None:
     from rich.filesize import decimal
 
     from .. import hub
+    from ..metadata import printable
 
     if not json:
         if removal.models:
             _table(list(removal.models))
         for path in (*removal.unfinished, *removal.folders):
-            output.say(f"unfinished {path}")
+            output.say(printable(f"unfinished {path}"))
     size = decimal(removal.size)
     if dry_run:
         if not json:
@@ -168,10 +187,12 @@ def _table(models: list[CachedModel]) -> None:
     """Aligned lines as wide as they are: a table that fits the screen would cut names that scripts read."""
     from rich.filesize import decimal
 
+    from ..metadata import printable
+
     rows = [("model", "revision", "size", "last used", "state")]
     for model in models:
         used = datetime.fromtimestamp(model.last_used).astimezone().date().isoformat() if model.last_used else "-"
-        revision = " ".join((model.revision[:12], *model.refs))
+        revision = printable(" ".join((model.revision[:12], *model.refs)))
         rows.append(
             (model.reference, revision, decimal(model.size), used, "complete" if model.complete else "not complete")
         )

@@ -10,14 +10,27 @@ import typer
 
 from ..errors import InputError, RequestError
 from ..request import Request
-from . import film, options, output
-from .generate import Keep, picture_paths
+from . import film, options, output, usage
+from .bars import Bars
+from .declared import Given, with_settings
+from .targets import Destination, destination, targets_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..batch.render import Rendered
 
+EXAMPLES = """
+mlxdiff decode apple.safetensors -o again.png
+mlxdiff decode *.safetensors -o decoded/
+mlxdiff decode dog.trajectory.safetensors -o dog.gif --fps 5
+"""
+OF_THE_MODEL = ("model", "revision", "vae", "dtype")
+
+
+@with_settings(only=OF_THE_MODEL)
 def decode(
+    settings: Given,
     saved: Annotated[
         list[Path],
         typer.Argument(
@@ -26,50 +39,58 @@ def decode(
             show_default=False,
         ),
     ],
-    model: options.Model = None,
     output_path: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
-            help="Picture to write: .png, .jpg or .webp. Of a trajectory an animation, .webp or .gif, or for each step"
-            " a picture: NAME.png or a folder.",
+            metavar="PATH",
+            help="Picture to write (.png, .jpg, .webp), or a folder. Of a trajectory an animation (.webp, .gif), or"
+            " for each step a picture: NAME.png or a folder.",
             show_default=False,
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     fps: Annotated[
-        float, typer.Option(help="Steps a second in an animation, 0.1 to 50; its last picture stays longer.")
+        float,
+        typer.Option(
+            metavar="FLOAT",
+            help="Steps a second in an animation, 0.1 to 50; its last picture stays longer.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = 10.0,
+    no_metadata: options.NoMetadata = False,
+    force: options.Force = False,
+    json: options.Json = False,
     decode_batch_size: options.DecodeBatchSize = 1,
     tile: options.Tile = None,
-    dtype: options.Dtype = None,
-    vae: options.Vae = None,
-    force: options.Force = False,
-    no_metadata: options.NoMetadata = False,
-    json: options.Json = False,
 ) -> None:
     """Decode saved LATENTS into pictures, with the model that they were made with.
 
-    NAME.safetensors becomes NAME.png, or NAME-SEED.png for each image where it holds several. A trajectory becomes
-    NAME.webp, in which each step's picture is what that step foresaw.
+    NAME.safetensors becomes NAME.png, or NAME-decoded.png where there is a NAME.png; NAME-SEED.png for each image
+    where it holds several. A trajectory becomes NAME.webp, in which each step's picture is what that step foresaw.
     """
-    if output_path is not None and len(saved) > 1:
-        raise RequestError(f"There are {len(saved)} files of latents and one --output.", "Decode them without it.")
-    with output.RenderBars() as bars:
+    usage.check_files(saved)
+    usage.check_settings(settings)
+    wanted = destination(output_path, len(saved))
+    with Bars() as bars:
         import mlx.core as mx
 
         from .. import files
         from ..batch import render
         from ..pipeline import StableDiffusion
 
-        jobs = [read_any(path, model, output_path, fps) for path in saved]
+        model = _place(settings)
+        vae, dtype = settings.get("vae"), settings.get("dtype")
+        jobs = [read_any(path, model, wanted, fps) for path in saved]
+        check_targets(jobs)
         for job in jobs:
             for target in job.targets:
                 files.check_writable(target, force=force)
         # Pictures are the VAE's that made them: the one given here, else the one that the request had.
         loaded = {(job.model, job.request.vae if vae is None else vae) for job in jobs}
         models = {key: StableDiffusion(key[0], dtype=dtype, vae=key[1]) for key in loaded}
-        bars.start(steps=0, n_images=sum(job.n_pictures for job in jobs), batch_size=1)
+        bars.start(sum(job.n_pictures for job in jobs))
         for job in jobs:
             sd = models[job.model, job.request.vae if vae is None else vae]
             documented = job.documented and not no_metadata
@@ -77,18 +98,18 @@ def decode(
                 chunks = film.Chunks(decode_batch_size, tile)
                 film.write(job, sd, bars, chunks, documented=documented, force=force, json=json)
                 continue
-            keep = Keep(force=force, metadata=documented, latents=False, json=json)
             decoded = render.decode(
                 sd, mx.array(job.latents), job.request, decode_batch_size=decode_batch_size, tile=tile
             )
             for item in bars.follow(decoded):
-                keep.picture(job.targets[item.index], item)
+                write(job.targets[item.index], item, documented=documented, force=force, json=json)
 
 
 @dataclass(frozen=True)
 class Job:
     """One file of latents (B, h, w, C): what made it, and where its pictures go."""
 
+    path: Path
     model: str
     latents: np.ndarray
     request: Request
@@ -100,13 +121,13 @@ class Job:
         return len(self.targets)
 
 
-def read_any(path: Path, model: str | None, wanted: Path | None, fps: float) -> Job | film.Film:
+def read_any(path: Path, model: str | None, wanted: Destination | None, fps: float) -> Job | film.Film:
     """The film in a file that holds a trajectory, the job in any other; raises as both of them do."""
     found = film.read_film(path, model, wanted, fps)
     return read_job(path, model, wanted) if found is None else found
 
 
-def read_job(path: Path, model: str | None, wanted: Path | None) -> Job:
+def read_job(path: Path, model: str | None, wanted: Destination | None) -> Job:
     """Raises InputError for a file that does not fit together, RequestError where nothing names the model."""
     from ..latents import load_latents
 
@@ -121,5 +142,34 @@ def read_job(path: Path, model: str | None, wanted: Path | None) -> Job:
         raise InputError(
             f"{path} holds {n_images} images, and says it holds {request.batch_size}.", "Get the file again."
         )
-    targets = picture_paths(path.with_suffix(".png") if wanted is None else wanted, request)
-    return Job(model, found.array, request, found.request is not None, targets)
+    return Job(path, model, found.array, request, found.request is not None, targets_of(path, wanted, request))
+
+
+def check_targets(jobs: list[Job | film.Film]) -> None:
+    """Raises RequestError where two files of latents would become one picture."""
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        for target in job.targets:
+            if target in taken:
+                raise RequestError(
+                    f"{taken[target]} and {job.path} would both become {target}.", "Decode them into different folders."
+                )
+            taken[target] = job.path
+
+
+def write(path: Path, item: Rendered, *, documented: bool, force: bool, json: bool) -> None:
+    from ..images import write_picture
+    from ..metadata import picture_text
+
+    write_picture(path, item.picture, picture_text(item.request) if documented else None, force=force)
+    if json:
+        output.say_json({"path": str(path), "seed": item.request.seed, "prompt": item.request.prompt})
+    else:
+        output.say(str(path))
+
+
+def _place(settings: Given) -> str | None:
+    """The model that is asked for, with its revision."""
+    if "revision" in settings and "model" not in settings:
+        raise RequestError("There is a --revision but no --model.", "Name the model too.")
+    return Request(**settings).wanted_model.place

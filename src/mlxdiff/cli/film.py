@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, RequestError
 from ..request import Request
 from . import output
+from .bars import Bars
+from .targets import Destination
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +48,7 @@ class Chunks:
     tile: int | None
 
 
-def read_film(path: Path, model: str | None, wanted: Path | None, fps: float) -> Film | None:
+def read_film(path: Path, model: str | None, wanted: Destination | None, fps: float) -> Film | None:
     """The film in a file; None where it holds no trajectory.
 
     Raises InputError for a trajectory that does not fit together, RequestError where nothing names the model.
@@ -77,7 +79,7 @@ def suffixes(request: Request) -> list[str]:
     return [""] if request.batch_size == 1 else [f"-{seed}" for seed in request.seeds]
 
 
-def outputs_of(path: Path, wanted: Path | None, suffix: str, n_steps: int) -> list[Path]:
+def outputs_of(path: Path, wanted: Destination | None, suffix: str, n_steps: int) -> list[Path]:
     """NAME.webp unless something else is wanted: a .webp or .gif, NAME.png for NAME-000.png and so on, or a folder."""
     from .. import animate
     from ..trajectory import SUFFIX
@@ -85,21 +87,21 @@ def outputs_of(path: Path, wanted: Path | None, suffix: str, n_steps: int) -> li
     name = path.name.removesuffix(SUFFIX).removesuffix(".safetensors")
     if wanted is None:
         return [path.with_name(f"{name}{suffix}.webp")]
-    if animate.animation_format(wanted) is not None:
-        return [wanted.with_name(f"{wanted.stem}{suffix}{wanted.suffix}")]
-    if wanted.suffix.lower() == ".png":
-        return animate.frame_paths(wanted.with_name(f"{wanted.stem}{suffix}"), n_steps)
-    if wanted.suffix and not wanted.is_dir():
-        raise RequestError(
-            f"A trajectory cannot become {wanted.name}.", "End its name in .webp, .gif or .png, or name a folder."
-        )
-    return animate.frame_paths(wanted / f"{name}{suffix}", n_steps)
+    if wanted.is_folder:
+        return animate.frame_paths(wanted.path / f"{name}{suffix}", n_steps)
+    if animate.animation_format(wanted.path) is not None:
+        return [wanted.path.with_stem(f"{wanted.path.stem}{suffix}")]
+    if wanted.path.suffix.lower() == ".png":
+        return animate.frame_paths(wanted.path.with_stem(f"{wanted.path.stem}{suffix}").with_suffix(""), n_steps)
+    raise RequestError(
+        f"A trajectory cannot become {wanted.path.name}.", "End its name in .webp, .gif or .png, or name a folder."
+    )
 
 
 def write(
     film: Film,
     sd: StableDiffusion,
-    bars: output.RenderBars,
+    bars: Bars,
     chunks: Chunks,
     *,
     documented: bool,
@@ -127,9 +129,7 @@ def write(
                 output.say(str(path))
 
 
-def pictures(
-    film: Film, image: int, sd: StableDiffusion, bars: output.RenderBars, chunks: Chunks
-) -> Iterator[np.ndarray]:
+def pictures(film: Film, image: int, sd: StableDiffusion, bars: Bars, chunks: Chunks) -> Iterator[np.ndarray]:
     """What each step foresaw of an image, (H, W, 3) uint8."""
     import mlx.core as mx
     import numpy as np

@@ -1,40 +1,88 @@
-"""`mlxdiff info`: this machine, one model, or what a picture was made with."""
+"""`mlxdiff info`: this machine, models, what pictures were made with, and what there is to choose from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
-from . import options, output
+from ..errors import InputError, MlxdiffError, RequestError
+from . import listing, options, output, usage
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors")
+FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt")
+EXAMPLES = """
+mlxdiff info apple.png
+mlxdiff info *.png --json
+mlxdiff info stabilityai/sdxl-turbo
+mlxdiff info --settings
+"""
 
 
 def info(
-    subject: Annotated[
-        str | None, typer.Argument(help="A model, or a picture or latents file.", metavar="MODEL_OR_FILE")
+    subjects: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A model; a picture, a file of latents, or a .txt of A1111's parameters. Any number of them.",
+            metavar="MODEL_OR_FILE...",
+            show_default=False,
+        ),
     ] = None,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="List every setting: option, values, default, help.")
+    ] = False,
+    samplers: Annotated[
+        bool, typer.Option("--samplers", help="List the samplers, and what other programs call them.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Show the device, versions and cache; or a MODEL; or what a FILE was made with."""
-    if subject is None:
-        values = about_machine()
-    elif Path(subject).is_file():
-        values = about_file(Path(subject))
-    elif Path(subject).suffix.lower() in FILE_SUFFIXES:
+    named = [] if subjects is None else subjects
+    lists = [name for name, wanted in (("--settings", settings), ("--samplers", samplers)) if wanted]
+    if lists and (named or len(lists) > 1):
+        raise RequestError(f"{lists[0]} lists the same, whatever is beside it.", "Give it alone.")
+    if settings:
+        listing.show_settings(json=json)
+    elif samplers:
+        listing.show_samplers(json=json)
+    elif not named:
+        tell(about_machine(), json=json)
+    else:
+        about_all(named, json=json)
+
+
+def about_all(subjects: list[str], *, json: bool) -> None:
+    """One after the other; what is wrong with one of several is said, and ends in exit code 1."""
+    failed = False
+    for i, subject in enumerate(subjects):
+        try:
+            values = about(subject)
+        except MlxdiffError as error:
+            if len(subjects) == 1:
+                raise
+            output.report(error)
+            failed = True
+            continue
+        if i > 0 and not json:
+            output.say("")
+        tell(values, json=json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def about(subject: str) -> dict[str, Any]:
+    path = Path(subject)
+    usage.check_files([path])
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_file = False
+    if is_file:
+        return about_file(path)
+    if path.suffix.lower() in FILE_SUFFIXES and "://" not in subject:
         raise InputError(f"There is no file {subject}.", "Check its name and folder.")
-    else:
-        values = about_model(subject)
-    if json:
-        output.say_json(values)
-    else:
-        show(values)
+    return about_model(subject)
 
 
 def about_machine() -> dict[str, Any]:
@@ -67,11 +115,20 @@ def about_model(reference: str) -> dict[str, Any]:
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() == ".txt":
+        return about_text(path)
+    if path.suffix.lower() != ".safetensors":
         return about_picture(path)
     from ..latents import holds_latents
 
     return about_latents(path) if holds_latents(path) else about_model(str(path))
+
+
+def about_text(path: Path) -> dict[str, Any]:
+    """A text of A1111's parameters, as the request that it is read as."""
+    from ..metadata import request_from_file
+
+    return {"file": str(path), "format": "text"} | made_with(request_from_file(path), None)
 
 
 def about_picture(path: Path) -> dict[str, Any]:
@@ -79,7 +136,7 @@ def about_picture(path: Path) -> dict[str, Any]:
 
     found = read_picture(path)
     for remark in found.notes:
-        output.note(remark, style="yellow")
+        output.note(f"{path}: {remark}", style="yellow")
     values: dict[str, Any] = {"file": str(path), "format": found.format, "size": f"{found.size[0]}x{found.size[1]}"}
     return values | made_with(found.request, found.parameters)
 
@@ -102,28 +159,50 @@ def made_with(request: Any, parameters: str | None) -> dict[str, Any]:
     return values
 
 
-def show(values: Mapping[str, Any]) -> None:
-    """A table of names and values; what is nested gets a line each."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from ..metadata import printable
-
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in _rows(values):
-        table.add_row(Text(printable(name), style="bold"), Text(printable(value)))
-    output.out_console().print(table)
+def tell(values: Mapping[str, Any], *, json: bool) -> None:
+    """One JSON object, or a table of names and values in which what is nested has a line each."""
+    if json:
+        output.say_json(values)
+    else:
+        output.table(_rows(values))
 
 
 def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, dict):
             yield name, ""
-            yield from ((f"  {key}", str(item)) for key, item in value.items())
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            yield name, ""
-            yield from (("", "  ".join(str(part) for part in item.values())) for item in value)
-        elif isinstance(value, list):
-            yield name, ", ".join(str(item) for item in value) or "none"
+            yield from ((f"  {key}", in_words(item)) for key, item in value.items())
+        elif name == "models":
+            yield name, "" if value else "none"
+            yield from (("", _model(item)) for item in value)
         else:
-            yield name, "-" if value is None else str(value)
+            yield name, in_words(value)
+
+
+def in_words(value: Any) -> str:
+    """A value of JSON for people: no brackets and quotes of Python."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={in_words(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(in_words(item) for item in value) or "none"
+    return str(value)
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    refs = "".join(f", {ref}" for ref in model["refs"])
+    state = "" if model["complete"] else ", not complete"
+    return f"{model['model']}  {size_text(model['bytes'])}{refs}{state}"
+
+
+def size_text(n_bytes: int) -> str:
+    """`32.5 MB`, in powers of 1000 as the hub counts."""
+    size = float(n_bytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,31 +1,47 @@
-"""What the terminal sees: data on stdout, bars and words on stderr, one sentence for each error."""
+"""What the terminal sees: data on stdout, bars and words on stderr, one line for each error.
+
+Everything printed goes through here and through `printable`: names in files, from servers and in prompts may hold
+escape sequences. Streams may be gone (`| head`, `>/dev/full`): what people read is then dropped, what data was lost
+is an error.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import MlxdiffError, MlxdiffWarning
+from ..errors import MlxdiffError, MlxdiffWarning, OutputError
+from ..printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
-    from ..batch.render import Denoised, Rendered
+NARROWEST = 12  # columns that a column of a table keeps, however little room there is
+GAP = "  "
+# What JSON leaves as it is and a terminal obeys: C1 controls and DEL, bidirectional marks, line separators; and lone
+# surrogates, which no encoding can write.
+_UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass
 class Verbosity:
-    """Set once by the app's own options, before any command runs."""
+    """Set by the options --quiet and --verbose, before or after the command."""
 
     quiet: bool = False
     verbose: bool = False
 
 
 verbosity = Verbosity()
+_bars: Console | None = None  # of the bars that are drawn now
 
 
 def err_console() -> Console:
@@ -36,111 +52,199 @@ def err_console() -> Console:
 
 
 def out_console() -> Console:
-    """For data that is a table; lines and JSON go through `say` and `say_json`."""
+    """For data that is a table in colours; lines, plain tables and JSON go through `say`, `table` and `say_json`."""
     from rich.console import Console
 
     return Console(highlight=False)
 
 
+def above(console: Console | None) -> None:
+    """From now on (until None) bars stand at the bottom of this console, and lines are printed above them."""
+    global _bars
+    _bars = console
+
+
 def say(line: str) -> None:
-    """One line of data on stdout, never wrapped or coloured, so that scripts can read it."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    """One line of data on stdout, never wrapped or coloured, so that scripts can read it.
+
+    Where nobody reads on (`| head`) the line is dropped: a run is finished all the same. Raises OutputError where
+    the system refuses it, as on a full disk.
+    """
+    write(f"{printable(line)}\n")
+
+
+def write(text: str) -> None:
+    """Data on stdout as it is; see `say`."""
+    if sys.stdout is None:
+        return
+    if _bars is not None and _is_terminal(sys.stdout):
+        from rich.text import Text
+
+        _bars.print(Text(text), end="", soft_wrap=True)
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except UnicodeEncodeError:  # a terminal that is not UTF-8
+        sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
+        sys.stdout.flush()
+    except OSError as error:
+        if (lost := lost_output(error)) is not None:
+            raise lost from None
+
+
+def json_line(values: Mapping[str, Any]) -> str:
+    """The object as one line of JSON in which nothing drives a terminal; reading it gives the same values."""
+    text = json.dumps(values, ensure_ascii=False, sort_keys=True)
+    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def say_json(values: Mapping[str, Any]) -> None:
     """One JSON object a line on stdout."""
-    say(json.dumps(values, ensure_ascii=False, sort_keys=True))
+    write(f"{json_line(values)}\n")
+
+
+def table(rows: Iterable[Sequence[str]], header: Sequence[str] | None = None) -> None:
+    """Aligned columns on stdout. On a terminal cells are wrapped within their columns; piped, nothing is."""
+    width = shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
+    for line in table_lines(rows, header, width):
+        say(line)
+
+
+def table_lines(rows: Iterable[Sequence[str]], header: Sequence[str] | None, width: int | None) -> list[str]:
+    """The lines of a table. Cells are wrapped where that makes it `width` columns wide; words are never cut."""
+    cells = [[printable(cell) for cell in row] for row in ([] if header is None else [header]) + list(rows)]
+    if not cells:
+        return []
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*cells, strict=True)]
+    room = None if width is None else width - len(GAP) * (len(widths) - 1)
+    while room is not None and sum(widths) > room and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in cells:
+        columns = [_wrapped(cell, size if room is not None else None) for cell, size in zip(row, widths, strict=True)]
+        for i in range(max(map(len, columns))):
+            parts = [column[i] if i < len(column) else "" for column in columns]
+            lines.append(GAP.join(part.ljust(size) for part, size in zip(parts, widths, strict=True)).rstrip())
+    return lines
+
+
+def _wrapped(cell: str, width: int | None) -> list[str]:
+    import textwrap
+
+    lines: list[str] = []
+    for line in cell.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        wrapped: list[str] = []
+        if width is not None and len(line) > width:
+            wrapped = textwrap.wrap(line.strip(), width, break_long_words=False, break_on_hyphens=False)
+        lines += [indent + part for part in wrapped] if wrapped else [line]
+    return lines
+
+
+def cell(text: str, style: str = "") -> Text:
+    """A text as Rich prints it, for tables and bars: no markup in it, and nothing that drives a terminal."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
 
 
 def note(text: str, style: str = "") -> None:
     """One line for people on stderr; `text` is plain, so that brackets in prompts and paths stay as they are."""
-    console = err_console()
-    console.print(text, style=style, markup=False, soft_wrap=True)
+    if verbosity.quiet:
+        return
+    _print_line(("", text, style))
+
+
+def warn(text: str) -> None:
+    """A warning of the command line itself, as `MlxdiffWarning`s look."""
+    note(f"warning: {text}", style="yellow")
 
 
 def report(error: MlxdiffError) -> None:
     """An error as its two sentences, also under --quiet; with -v the traceback as well."""
-    if verbosity.verbose:
+    if verbosity.verbose and sys.stderr is not None:
         import traceback
 
-        traceback.print_exception(error)
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
     complain("error", str(error))
 
 
 def complain(what: str, text: str) -> None:
     """One line on stderr for what went wrong, also under --quiet."""
-    from rich.console import Console
-    from rich.text import Text
+    _print_line((f"{what}: ", text, "bold red"))
 
-    line = Text(f"{what}: ", style="bold red").append(Text(text, style="not bold default"))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+def one_line(text: str) -> str:
+    """The text as one printable line: a line break in a file's name must not look like another message."""
+    return " ".join(printable(text).split("\n"))
+
+
+def _print_line(parts: tuple[str, str, str]) -> None:
+    """(head, text, style): the head in its style, or where there is none the text. stderr that is gone is no error."""
+    head, text, style = parts
+    head, text = one_line(head), one_line(text)
+    if sys.stderr is None:
+        return
+    try:
+        if _bars is not None or _is_terminal(sys.stderr):
+            from rich.console import Console
+            from rich.text import Text
+
+            line = Text(head, style=style).append(Text(text, style="not bold default")) if head else Text(text, style)
+            console = Console(stderr=True, highlight=False) if _bars is None else _bars
+            console.print(line, soft_wrap=True)
+        else:
+            sys.stderr.write(f"{head}{text}\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop(sys.stderr)
 
 
 def show_warnings() -> None:
     """Each different MlxdiffWarning is one line on stderr; others are for developers, shown with -v."""
     warnings.simplefilter("default" if verbosity.verbose else "ignore")
     warnings.filterwarnings("once", category=MlxdiffWarning)
-    plain = warnings.showwarning
+    plain = warnings.showwarning if not isinstance(warnings.showwarning, _Shown) else warnings.showwarning.plain
+    warnings.showwarning = _Shown(plain)
 
-    def show(message, category, filename, lineno, file=None, line=None):
+
+class _Shown:
+    """Python's hook for warnings, with ours as one line."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+
+    def __call__(self, message, category, filename, lineno, file=None, line=None) -> None:
         if issubclass(category, MlxdiffWarning):
-            note(f"warning: {message}", style="yellow")
+            warn(str(message))
         else:
-            plain(message, category, filename, lineno, file, line)
-
-    warnings.showwarning = show
+            self.plain(message, category, filename, lineno, file, line)
 
 
-class RenderBars:
-    """The bars of a render: loading, then one tick a denoising step as it is evaluated, then decoded pictures."""
+def lost_output(error: OSError) -> OutputError | None:
+    """The words for stdout that failed, None where its reader has only gone; nothing more is written to it."""
+    if sys.stdout is not None:
+        _drop(sys.stdout)
+    if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL is a closed pipe on Windows
+        return None
+    return OutputError(
+        f"Standard output cannot be written ({os.strerror(error.errno or 0)}).", "Send it elsewhere, or free the disk."
+    )
 
-    def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
 
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", style="progress.data.speed"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=err_console(),
-        )
+def _is_terminal(stream: IO[str] | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
 
-    def __enter__(self) -> RenderBars:
-        self._progress.start()
-        self._loading = self._progress.add_task("Loading", total=None, rate="")
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Below what failed there is one sentence to read, not bars that stand still.
-        self._progress.live.transient = kind is not None
-        self._progress.stop()
-
-    def start(self, *, steps: int, n_images: int, batch_size: int) -> None:
-        """The model is loaded: `n_images` images of `steps` steps follow, in batches."""
-        batches = -(-n_images // batch_size)
-        self._progress.remove_task(self._loading)
-        self._steps = self._progress.add_task("Denoising", total=steps * batches, rate="")
-        self._images = self._progress.add_task("Images", total=n_images, rate="")
-
-    def follow(self, events: Iterable[Denoised | Rendered]) -> Iterator[Rendered]:
-        """Ticks for every event and passes the finished pictures on."""
-        from ..batch.render import Rendered
-
-        for event in events:
-            if isinstance(event, Rendered):
-                self._progress.advance(self._images)
-                yield event
-            else:
-                self._progress.advance(self._steps)
-                speed = self._progress.tasks[0].speed
-                self._progress.update(self._steps, rate="" if speed is None else f"{speed:.1f} steps/s")
+def _drop(stream: IO[str]) -> None:
+    """Lets what is still to come vanish, so that neither the next line nor Python's own last flush fails again."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass

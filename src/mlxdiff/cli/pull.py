@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 def pull(
     model: Annotated[
-        str | None, typer.Argument(help="Id on the hub: owner/name or owner/name@revision.", show_default=False)
+        str | None,
+        typer.Argument(help="owner/name, owner/name@revision, or an address on the hub.", show_default=False),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None,
     variant: Annotated[
@@ -43,7 +45,7 @@ def pull(
     ] = False,
     quantize: Annotated[
         int | None,
-        typer.Option("--quantize", "-q", help="Also store a copy in 8 or 4 bits, which generate -q then loads."),
+        typer.Option("--quantize", help="Also store a copy in 8 or 4 bits, which generate --quantize then loads."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the models in the cache.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove MODEL, or one revision of it.")] = False,
@@ -80,8 +82,8 @@ def pull(
     unfit = [name for name, value in fetching.items() if value is not None]
     if unfit:
         raise RequestError(f"{unfit[0]} does nothing beside {verbs[0]}.", "Leave one of them out.")
-    if model is not None and revision is not None:
-        model = f"{model}@{revision}"
+    if model is not None:
+        model = hub_name(model, revision)
     match verbs[0]:
         case "--list":
             cache.list_models(model, json=json)
@@ -95,6 +97,14 @@ def pull(
             cache.prune_models(dry_run=dry_run, yes=yes, json=json)
         case "--verify":
             cache.verify_models(model, dry_run=dry_run, yes=yes, json=json)
+
+
+def hub_name(model: str, revision: str | None) -> str:
+    """A model of the cache as owner/name[@revision], however it was named."""
+    from .. import hub
+
+    model = hub.canonical(model)
+    return model if revision is None else f"{model}@{revision}"
 
 
 def _verbs(list_: bool, remove: bool, prune: bool, verify: bool) -> dict[str, bool]:
@@ -116,6 +126,7 @@ def _bring(
     from .. import hub
 
     Request(quantize=quantize)  # other bits are refused before anything is fetched
+    model = hub.canonical(model)
     if revision is None and hub.is_local(model):
         snapshot = hub.resolve(model)
         output.note(f"{model} is {'built in' if model == hub.BUILT_IN else 'on this disk'}: nothing to fetch.")
@@ -128,8 +139,8 @@ def _bring(
             removed = error
             if not _take_mirror(error, mirror):
                 raise
-            there = model.partition("@")[2]
-            instead = f"{error.mirror}@{there}" if there else error.mirror
+            asked = hub.parse_reference(model) or hub.HubReference(error.name)
+            instead = str(replace(asked, name=error.mirror))
             plan = hub.plan(instead, revision, variant, token=token, force=force)
         files = [
             {"path": file.path, "bytes": file.size, "arrived": file.arrived, "here": file.here} for file in plan.files
@@ -145,7 +156,7 @@ def _bring(
         if removed is not None:
             hub.set_mirror(removed.name, removed.mirror)
             output.note(f"{removed.name} now stands for {removed.mirror}.")
-        model = plan.repository if plan.revision == "main" else f"{plan.repository}@{plan.revision}"
+        model = plan.reference
     if set_default and not dry_run:
         hub.set_default_model(model)
         output.note(f"{model} is now the default model.")
@@ -183,7 +194,10 @@ def _take_mirror(error: Any, mirror: bool | None) -> bool:
 
 
 def fetch(plan: Plan, token: str | None = None) -> Snapshot:
-    """Pulls under bars: one for each file that is coming, and one for all of them."""
+    """Pulls under bars: one for each file that is coming, and one for all of them.
+
+    A file that is there, and was not read before, has a spinner while it is compared with its hash.
+    """
     import logging
 
     from rich.progress import (
@@ -198,8 +212,6 @@ def fetch(plan: Plan, token: str | None = None) -> Snapshot:
 
     from .. import hub
 
-    if all(file.here for file in plan.files):
-        return hub.pull(plan, token=token)
     if not output.verbosity.verbose:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     columns = (
@@ -211,20 +223,33 @@ def fetch(plan: Plan, token: str | None = None) -> Snapshot:
     )
     with Progress(*columns, console=output.err_console()) as bars:
         done = {file.path: file.arrived for file in plan.files}
-        total = bars.add_task("Total", total=plan.size, completed=sum(done.values()))
+        total: list[TaskID] = []
         tasks: dict[str, TaskID] = {}
+        checks: list[TaskID] = []
+
+        def checking(file: PlannedFile) -> None:
+            while checks:
+                bars.remove_task(checks.pop())
+            checks.append(bars.add_task(f"Checking {file.path}", total=None))
 
         def progress(file: PlannedFile, n: int) -> None:
+            while checks:
+                bars.remove_task(checks.pop())
+            if not total:
+                total.append(bars.add_task("Total", total=plan.size))
             if file.path not in tasks:
                 tasks[file.path] = bars.add_task(file.path, total=file.size, completed=n)
             bars.update(tasks[file.path], completed=n)
             done[file.path] = n
-            bars.update(total, completed=sum(done.values()))
+            bars.update(total[0], completed=sum(done.values()))
             if n == file.size:
                 bars.print(f"{file.path} is here", markup=False, highlight=False, soft_wrap=True)
                 bars.remove_task(tasks[file.path])
 
-        return hub.pull(plan, progress, token=token)
+        snapshot = hub.pull(plan, progress, token=token, checking=checking)
+        while checks:
+            bars.remove_task(checks.pop())
+        return snapshot
 
 
 def show(plan: Plan, console: Console) -> None:

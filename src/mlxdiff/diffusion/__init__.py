@@ -1,12 +1,14 @@
 """The mathematics of sampling, which knows no network and no checkpoint layout.
 
 noise       standard normal draws: torch's, CUDA's or MLX's numbers
-scheduler   what a checkpoint's scheduler_config.json says
+scheduler_config  what a checkpoint's scheduler_config.json says
+space       how a network was trained: variance-preserving or by flow matching
+ramps       noise levels between two ends
 schedule    the noise levels of one run, and what the network is told at each
-prediction  a network's output -> denoised latents
-guidance    classifier-free guidance, in all of a run or an interval of it, as wrappers of a denoiser
-step_cache  deep features of a network, kept from call to call
-samplers    the integrators
+flow        the same for flow matching
+step        what a sampler is handed, and what it yields
+guidance    how the predictions of several branches become one
+samplers    the integrators, one function for each row of mlxdiff.catalogue
 
 Everything works in variance-exploding form: latents = x0 + sigma * noise, with noise of unit variance.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import UnsupportedError
 from .base import Checkpoint, Conditioning, Family
 from .sd import SD
@@ -18,7 +20,11 @@ def family_of(checkpoint: Checkpoint) -> Family:
     for family in FAMILIES:
         if name in family.pipelines:
             return family
-    supported = ", ".join(pipeline for family in FAMILIES for pipeline in family.pipelines)
+    supported = [pipeline for family in FAMILIES for pipeline in family.pipelines if not _EDITOR.search(pipeline)]
     raise UnsupportedError(
-        f"{checkpoint.folder} is a {name}, which mlxdiff does not implement.", f"It implements {supported}."
+        f"{checkpoint.folder} is a {name}, which mlxdiff does not implement.", f"It implements {', '.join(supported)}."
     )
+
+
+# Served where their UNet takes latents alone, and refused by name where it does not: no pipelines to advise.
+_EDITOR = re.compile("Inpaint|InstructPix2Pix")

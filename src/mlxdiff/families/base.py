@@ -1,4 +1,4 @@
-"""What every family offers the pipeline: configs read from the checkpoint, its networks, and how it hears a prompt.
+"""What every family offers the pipeline: configs read from the checkpoint, its networks, and how it encodes a prompt.
 
 A family is a value, not a class to inherit from. It knows its text encoders and its defaults; it knows neither the
 sampler nor the loop. docs/adding-a-family.md walks through one.
@@ -15,51 +15,41 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..checkpoint.detect import ModelIndex
-from ..checkpoint.rename import OLD_VAE_ATTENTION, TEXT_MODEL_PREFIX
+from ..checkpoint import transform
+from ..checkpoint.detect import ModelIndex, check_parts
+from ..checkpoint.load import Loaded
+from ..checkpoint.rename import TABLES
 from ..checkpoint.single_file import read_single_file
+from ..conditioning import Conditioning
 from ..errors import CheckpointError, MlxdiffWarning, UnsupportedError
+from ..models.backbone import Backbone, BackboneConfig
 from ..models.clip import CLIPTextConfig, CLIPTextModel
 from ..models.unet import UNet2DConditionModel, UNetConfig
+from ..models.unet_backbone import UNetBackbone
 from ..models.vae import AutoencoderKL, VAEConfig
+from ..parts import BACKBONE, BY_NAME
 from ..text.tokenizer import Tokenizer
 from .source import FileSource, FolderSource, Source, WithVAE
 
 LARGEST_SETTING = 100_000
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the network is told beside the latents; B is doubled ([negative; positive]) when guided.
-
-    context (B, 77, D) for cross-attention; pooled (B, P) and time_ids (B, n) for SDXL's embedding of text and size.
-    """
-
-    context: mx.array
-    pooled: mx.array | None = None
-    time_ids: mx.array | None = None
-
-    def positive(self) -> Conditioning:
-        """The half of a guided one that is the prompts': what to tell the network where there is no guidance."""
-        half = self.context.shape[0] // 2
-        pooled, time_ids = (None if array is None else array[half:] for array in (self.pooled, self.time_ids))
-        return Conditioning(self.context[half:], pooled, time_ids)
-
-    def arrays(self) -> list[mx.array]:
-        return [array for array in (self.context, self.pooled, self.time_ids) if array is not None]
+Branches = Mapping[str, "Sequence[str] | None"]
+"""Texts by the name of a branch of guidance: one an image, or one for all; None where there is no such text."""
 
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Text encoders behind `encode(prompts, negative_prompt, *, guided, height, width)`, one prompt an image."""
+    """Text encoders behind `encode(branches, *, height, width)`, which gives each branch its Conditioning.
 
-    encode: Callable[..., Conditioning]
+    The size is in pixels. `networks` are the modules that hold the weights.
+    """
+
+    encode: Callable[..., dict[str, Conditioning]]
     networks: tuple[nn.Module, ...]
 
-    def __call__(
-        self, prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
-    ) -> Conditioning:
-        return self.encode(prompts, negative_prompt, guided=guided, height=height, width=width)
+    def __call__(self, branches: Branches, *, height: int, width: int) -> dict[str, Conditioning]:
+        return self.encode(branches, height=height, width=width)
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,7 @@ class Checkpoint:
 
     source: Source
     index: ModelIndex
-    unet: UNetConfig
+    backbone: BackboneConfig
     vae: VAEConfig
     scheduler: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -87,6 +77,11 @@ class Checkpoint:
     def folder(self) -> Path:
         """The checkpoint's folder, or its single file."""
         return self.source.path
+
+    @property
+    def scheduler_class(self) -> str:
+        """The scheduler's class, as model_index.json names it."""
+        return self.index.components["scheduler"].class_name
 
     @property
     def scale_factor(self) -> int:
@@ -141,16 +136,13 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
     if isinstance(source, Path):
         source = open_source(source)
     index = source.index()
-    for name in ("unet", "vae", "scheduler"):
-        if name not in index.components:
-            raise CheckpointError(
-                f"{source.path} names no {name} in its model_index.json.", "Use a complete Stable Diffusion checkpoint."
-            )
-    scheduler = source.config("scheduler")
+    check_parts(index, source.path)
+    # diffusers makes the class that model_index.json names, from a config that another class may have written.
+    scheduler = {**source.config("scheduler"), "_class_name": index.components["scheduler"].class_name}
     return Checkpoint(
         source=source,
         index=index,
-        unet=UNetConfig.from_dict(source.config("unet")),
+        backbone=UNetConfig.from_dict(source.config(BACKBONE)),
         vae=VAEConfig.from_dict(source.config("vae")),
         scheduler=scheduler if prediction_type is None else {**scheduler, "prediction_type": prediction_type},
         settings=source.settings(),
@@ -160,8 +152,7 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
 def defaults(family: Family, checkpoint: Checkpoint) -> Defaults:
     """The checkpoint's `mlxdiff.json` decides, then what the family is known to want."""
     steps, guidance_scale = family.usual(checkpoint)
-    size = checkpoint.unet.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = checkpoint.backbone.latent_size
     values = {
         "steps": steps,
         "guidance_scale": guidance_scale,
@@ -186,29 +177,29 @@ def is_distilled(checkpoint: Checkpoint) -> bool:
     Adversarially distilled checkpoints say so only through their scheduler: an Euler class with trailing spacing.
     """
     return (
-        checkpoint.scheduler.get("_class_name") in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+        checkpoint.scheduler_class in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
         and checkpoint.scheduler.get("timestep_spacing") == "trailing"
         and not checkpoint.scheduler.get("rescale_betas_zero_snr")  # which asks for trailing spacing too
     )
 
 
-def load_unet(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> UNet2DConditionModel:
-    if checkpoint.unet.in_channels != checkpoint.vae.latent_channels:
+def load_backbone(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> Backbone:
+    """The denoiser. Raises UnsupportedError for an inpainting or editing checkpoint."""
+    if checkpoint.backbone.in_channels != checkpoint.vae.latent_channels:
         raise UnsupportedError(
-            f"The UNet of {checkpoint.folder} takes {checkpoint.unet.in_channels} channels, the VAE has"
+            f"The UNet of {checkpoint.folder} takes {checkpoint.backbone.in_channels} channels, the VAE has"
             f" {checkpoint.vae.latent_channels}: an inpainting or editing checkpoint.",
             "Use a text-to-image checkpoint.",
         )
-    unet = UNet2DConditionModel(checkpoint.unet)
-    return checkpoint.source.load(unet, "unet", dtype=dtype, bits=bits).fuse()
+    loaded = load_network(checkpoint, BACKBONE, dtype, bits, finish=(transform.fuse(),))
+    return UNetBackbone(loaded.module, reload=loaded.reload)
 
 
 def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> AutoencoderKL:
     """The VAE in `dtype`, or in fp32 where fp16 would overflow (SDXL's)."""
     if family.upcasts_vae and checkpoint.vae.force_upcast:
         dtype = mx.float32
-    vae = AutoencoderKL(checkpoint.vae)
-    return checkpoint.source.load(vae, "vae", dtype=dtype, rename=OLD_VAE_ATTENTION)
+    return load_network(checkpoint, "vae", dtype).module
 
 
 def each_once(encode: Callable[[list[str]], list[mx.array]], texts: Sequence[str]) -> list[mx.array]:
@@ -232,5 +223,41 @@ def load_text_encoder(
             f" {config.vocab_size}.",
             "They belong to different models: download the model again.",
         )
-    clip = CLIPTextModel(config, with_projection=suffix == "_2")
-    return tokenizer, source.load(clip, component, dtype=dtype, rename=TEXT_MODEL_PREFIX, bits=bits)
+    return tokenizer, load_network(checkpoint, component, dtype, bits).module
+
+
+def build_network(checkpoint: Checkpoint, component: str) -> nn.Module:
+    """The network of a component, with its initial, unevaluated values."""
+    (class_name,) = BY_NAME[component].classes
+    return _NETWORKS[class_name](checkpoint.source.config(component))
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    component: str,
+    dtype: mx.Dtype | None,
+    bits: int | None = None,
+    *,
+    finish: Sequence[transform.Transformation] = (),
+) -> Loaded[Any]:
+    """The network of a component with its weights, unevaluated; `reload` changes its adapters.
+
+    With dtype None weights stay as they are stored. Raises CheckpointError where they do not fit the config.
+    """
+    return Loaded(
+        lambda: build_network(checkpoint, component),
+        lambda: checkpoint.source.weights(component),
+        dtype=dtype,
+        table=TABLES[BY_NAME[component].rename],
+        bits=bits,
+        finish=finish,
+    )
+
+
+_NETWORKS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "UNet2DConditionModel": lambda config: UNet2DConditionModel(UNetConfig.from_dict(config)),
+    "AutoencoderKL": lambda config: AutoencoderKL(VAEConfig.from_dict(config)),
+    "CLIPTextModel": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
+    "CLIPTextModelWithProjection": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config), with_projection=True),
+}
+"""Class names of parts.py to what builds them from a config.json."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
-from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
+from .base import Branches, Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
+
+# Consistency models (Luo et al. 2023) that are SD 1.x in all but their scheduler and the guidance scale as an input.
+LCM = ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
 
 
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
@@ -15,18 +16,22 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
     def states(texts: list[str]) -> list[mx.array]:
         return [clip(mx.array(tokenizer.batch(texts))).last_hidden_state]
 
-    def encode(
-        prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
-    ) -> Conditioning:
+    def encode(branches: Branches, *, height: int, width: int) -> dict[str, Conditioning]:
         del height, width  # not told to these networks
-        negatives = ["" if negative_prompt is None else negative_prompt] * len(prompts) if guided else []
-        (context,) = each_once(states, [*negatives, *prompts])
-        return Conditioning(context)
+        # All texts at once: a text's last bits depend on how many share the call.
+        texts = {name: [""] if found is None else list(found) for name, found in branches.items()}
+        n_images = max(len(found) for found in texts.values())
+        texts = {name: found * (n_images if len(found) == 1 else 1) for name, found in texts.items()}
+        (context,) = each_once(states, [text for found in texts.values() for text in found])
+        parts = mx.split(context, len(texts))
+        return {name: Conditioning(part) for name, part in zip(texts, parts, strict=True)}
 
     return PromptEncoder(encode, (clip,))
 
 
 def usual(checkpoint: Checkpoint) -> tuple[int, float]:
+    if checkpoint.index.class_name in LCM:
+        return 4, 8.5
     return (1, 0.0) if is_distilled(checkpoint) else (50, 7.5)
 
 
@@ -37,6 +42,7 @@ SD = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInstructPix2PixPipeline",
+        *LCM,
     ),
     load_encoder=load_encoder,
     usual=usual,

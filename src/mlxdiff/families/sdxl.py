@@ -6,12 +6,10 @@ The refiner has only the second, and is told an aesthetic score instead of the t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
 from ..errors import CheckpointError
-from .base import Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
+from .base import Branches, Checkpoint, Conditioning, Family, PromptEncoder, each_once, is_distilled, load_text_encoder
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
@@ -31,22 +29,19 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
         context = mx.concatenate([output.hidden_states[-2] for output in outputs], axis=-1)
         return [context, outputs[-1].pooled]
 
-    def encode(
-        prompts: Sequence[str], negative_prompt: str | None, *, guided: bool, height: int, width: int
-    ) -> Conditioning:
-        positive = each_once(states, prompts)
-        sizes = [height, width, 0, 0]
-        time_ids = [[*sizes, AESTHETIC_SCORE] if scored else [*sizes, height, width]] * len(prompts)
-        if not guided:
-            context, pooled = positive
-            return Conditioning(context, pooled, mx.array(time_ids, dtype=mx.float32))
-        if negative_prompt is None and zeros_for_absent:
-            negative = [mx.zeros_like(array) for array in positive]
-        else:
-            negative = each_once(states, ["" if negative_prompt is None else negative_prompt] * len(prompts))
-        negative_ids = [[*sizes, NEGATIVE_AESTHETIC_SCORE]] * len(prompts) if scored else time_ids
-        context, pooled = (mx.concatenate(list(pair)) for pair in zip(negative, positive, strict=True))
-        return Conditioning(context, pooled, mx.array(negative_ids + time_ids, dtype=mx.float32))
+    def encode(branches: Branches, *, height: int, width: int) -> dict[str, Conditioning]:
+        n_images = max(1 if texts is None else len(texts) for texts in branches.values())
+        found = {}
+        for name, texts in branches.items():
+            absent = texts is None and zeros_for_absent
+            texts = [""] if texts is None else list(texts)
+            context, pooled = each_once(states, texts * (n_images if len(texts) == 1 else 1))
+            if absent:
+                context, pooled = mx.zeros_like(context), mx.zeros_like(pooled)
+            score = NEGATIVE_AESTHETIC_SCORE if name == "negative" else AESTHETIC_SCORE
+            ids = [height, width, 0, 0, *((score,) if scored else (height, width))]
+            found[name] = Conditioning(context, pooled, mx.array([ids] * n_images, dtype=mx.float32))
+        return found
 
     return PromptEncoder(encode, tuple(clip for _, clip in encoders))
 

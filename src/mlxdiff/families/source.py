@@ -8,19 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-
-import mlx.core as mx
-import mlx.nn as nn
+from typing import Any, Protocol
 
 from ..checkpoint.detect import ModelIndex, parse_model_index, read_json, read_model_index
-from ..checkpoint.load import fill, load_component
-from ..checkpoint.rename import UNCHANGED, Rename
+from ..checkpoint.load import StoredWeights, read_component
 from ..checkpoint.single_file import SingleFile, read_vae_file
 from ..errors import UnsupportedError
+from ..parts import BY_NAME, SETTINGS
 from ..text.tokenizer import Tokenizer
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Source(Protocol):
@@ -43,16 +38,8 @@ class Source(Protocol):
 
     def tokenizer(self, component: str) -> Tokenizer: ...
 
-    def load(
-        self,
-        module: Module,
-        component: str,
-        *,
-        dtype: mx.Dtype,
-        rename: Rename = UNCHANGED,
-        bits: int | None = None,
-    ) -> Module:
-        """Fills the module strictly and lazily, and returns it; `rename` and `bits` are checkpoint.load's."""
+    def weights(self, component: str) -> StoredWeights:
+        """The component's weights, mapped anew at each call."""
         ...
 
 
@@ -66,26 +53,17 @@ class FolderSource:
         return read_model_index(self.path)
 
     def config(self, component: str) -> Mapping[str, Any]:
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
-        return read_json(self.path / component / name)
+        return read_json(self.path / component / BY_NAME[component].config)
 
     def settings(self) -> Mapping[str, Any]:
-        path = self.path / "mlxdiff.json"
+        path = self.path / SETTINGS
         return read_json(path) if path.exists() else {}
 
     def tokenizer(self, component: str) -> Tokenizer:
         return Tokenizer.from_folder(self.path / component)
 
-    def load(
-        self,
-        module: Module,
-        component: str,
-        *,
-        dtype: mx.Dtype,
-        rename: Rename = UNCHANGED,
-        bits: int | None = None,
-    ) -> Module:
-        return load_component(module, self.path / component, dtype=dtype, rename=rename, bits=bits)
+    def weights(self, component: str) -> StoredWeights:
+        return read_component(self.path / component)
 
 
 @dataclass(frozen=True)
@@ -110,20 +88,12 @@ class FileSource:
     def tokenizer(self, component: str) -> Tokenizer:
         return Tokenizer.clip(self.file.configs[component].get("pad_token"))
 
-    def load(
-        self,
-        module: Module,
-        component: str,
-        *,
-        dtype: mx.Dtype,
-        rename: Rename = UNCHANGED,
-        bits: int | None = None,
-    ) -> Module:
+    def weights(self, component: str) -> StoredWeights:
         if component == "vae" and not self.file.has_vae:
             raise UnsupportedError(
                 f"{self.path} holds no VAE.", "Give one with --vae: a folder, or a .safetensors file."
             )
-        return fill(module, self.file.weights(component), source=str(self.path), dtype=dtype, rename=rename, bits=bits)
+        return StoredWeights(self.file.weights(component), str(self.path))
 
 
 @dataclass(frozen=True)
@@ -158,20 +128,10 @@ class WithVAE:
     def tokenizer(self, component: str) -> Tokenizer:
         return self.base.tokenizer(component)
 
-    def load(
-        self,
-        module: Module,
-        component: str,
-        *,
-        dtype: mx.Dtype,
-        rename: Rename = UNCHANGED,
-        bits: int | None = None,
-    ) -> Module:
+    def weights(self, component: str) -> StoredWeights:
         if component != "vae":
-            return self.base.load(module, component, dtype=dtype, rename=rename, bits=bits)
+            return self.base.weights(component)
         if not self.vae.is_file():
-            return load_component(module, self._folder, dtype=dtype, rename=rename, bits=bits)
+            return read_component(self._folder)
         levels = len(self.base.config("vae").get("block_out_channels", (64,)))
-        return fill(
-            module, read_vae_file(self.vae, levels), source=str(self.vae), dtype=dtype, rename=rename, bits=bits
-        )
+        return StoredWeights(read_vae_file(self.vae, levels), str(self.vae))

@@ -2,40 +2,38 @@
 
 `resolve` never touches the network; `plan` and `pull` do. Nothing here looks into a weight.
 
+reference.py   what a user calls a model: owner/name@revision, an address
 selection.py   which files of a repository mlxdiff loads
 mirrors.py     what was removed from the hub, and the nearest name
-local.py       a reference to a folder on this disk
 state.py       the default model, mirrors agreed to
-download.py    a plan, and bringing it into the cache
-transfer.py    one file: resumed, verified, named
+local.py       a reference to a folder on this disk
+client.py      one question to the hub: how long, how much, whom the token reaches
 retry.py       which failures pass, and how long to wait
-upkeep.py      what the cache holds; verifying and removing it
+listing.py     what the hub says of a repository, looked at before it is believed
+transfer.py    one file: resumed, verified, named
+verified.py    which files were read and found sound
+download.py    a plan, and bringing it into the cache
+contents.py    what lies in the cache, broken links too
+upkeep.py      which models are in the cache; verifying them
+removal.py     removing and pruning
 failures.py    the hub's errors in words
 """
 
 from __future__ import annotations
 
 from .download import Plan, PlannedFile, Progress, plan, pull
-from .local import BUILT_IN, Snapshot, is_local, resolve, resolve_vae
+from .local import Snapshot, is_local, resolve, resolve_vae
 from .mirrors import RemovedError
+from .reference import BUILT_IN, HubReference, canonical, parse_reference
+from .removal import Removal, prunable, removal_of, remove
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
-from .upkeep import (
-    CachedModel,
-    CheckedFile,
-    Removal,
-    cached_models,
-    find_models,
-    prunable,
-    removal_of,
-    remove,
-    remove_damaged,
-    verify,
-)
+from .upkeep import CachedModel, CheckedFile, cached_models, find_models, remove_damaged, verify
 
 __all__ = [
     "BUILT_IN",
     "CachedModel",
     "CheckedFile",
+    "HubReference",
     "Plan",
     "PlannedFile",
     "Progress",
@@ -43,11 +41,13 @@ __all__ = [
     "RemovedError",
     "Snapshot",
     "cached_models",
+    "canonical",
     "default_model",
     "find_models",
     "home",
     "is_local",
     "mirror_of",
+    "parse_reference",
     "plan",
     "prunable",
     "pull",

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, OutputError, RequestError
 from ..files import atomic_write
-from .failures import explained
-from .local import COMMIT, MAIN, Snapshot, cached_commit, parse_repository, storage, what_is_missing
-from .retry import retried
+from .client import Stopped, headers_with
+from .contents import entries_of, entry_at
+from .failures import explained, offline
+from .listing import PLAN_SECONDS, ListedFile, check_chosen, commit_of, files_of
+from .local import Snapshot, cached_commit, is_single_file, refuse_pickle, storage, what_is_missing
+from .reference import COMMIT, DIGEST, MAIN, HubReference, is_address, parse_reference, parse_repository, shown
 from .selection import choose_files
 from .state import mirror_of
-from .transfer import Source, Stopped, bring, link, part_of, size_of
+from .transfer import Source, bring, part_of, size_of
+from .verified import Verified, digest_of, entry_of, is_verified, read_verified, record, recorded_digest
 
 AT_ONCE = 4  # files
-LIBRARY = "mlxdiff"
 
 
 @dataclass(frozen=True)
 class PlannedFile:
     """One file of a repository: its path there, its bytes, its hash, and what the cache has of it.
 
-    digest   SHA-256 of a large file, git's SHA-1 of a small one: the name of its blob
-    here     whether the whole file is there
+    digest   SHA-256 of a large file, git's SHA-1 of a small one: the name of its blob; empty where only the cache was
+             asked, and knows none
+    here     whether a file of that size is there; `pull` reads it before it is believed
     arrived  bytes that need not be fetched again, of a file that broke off too
     """
 
@@ -40,7 +45,11 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `pull` would do. revision is what was asked for (a branch, tag or commit), commit what it stands for."""
+    """What `pull` would do. revision is what was asked for (a branch, tag or commit), commit what it stands for.
+
+    single   the one checkpoint that was asked for instead of a model in the diffusers layout, by its path; else None
+    listed   whether the hub was asked, or the cache alone, which held everything
+    """
 
     repository: str
     revision: str
@@ -48,6 +57,14 @@ class Plan:
     folder: Path
     files: tuple[PlannedFile, ...]
     force: bool = False
+    single: str | None = None
+    variant: str | None = None
+    listed: bool = True
+
+    @property
+    def reference(self) -> str:
+        """What to call this model from now on: owner/name[@revision], or a file's address."""
+        return str(HubReference(self.repository, None if self.revision == MAIN else self.revision, self.single))
 
     @property
     def size(self) -> int:
@@ -74,71 +91,126 @@ def plan(
 ) -> Plan:
     """What bringing a repository into the cache takes; asks the hub for its commit and its list of files.
 
-    variant  the weights' precision, the middle of a name like model.fp16.safetensors; None takes the plain ones, or
-             fp16 where there are no others
-    token    instead of HF_TOKEN or the one that `hf auth login` stored
-    force    fetch everything anew, also what is there
+    reference  owner/name[@revision], or an address on the hub; that of a .safetensors file outside the diffusers
+               layout means that file alone
+    variant    the weights' precision, the middle of a name like model.fp16.safetensors; None takes the plain ones, or
+               fp16 where there are no others
+    token      instead of HF_TOKEN or the one that `hf auth login` stored
+    force      fetch everything anew, also what is there
     The hub is not asked where it could say nothing new: under HF_HUB_OFFLINE, and for a commit that is all there.
     Raises RemovedError, ModelNotFoundError, UnsupportedError or CheckpointError for a repository that mlxdiff cannot
-    use, and MlxdiffError where the hub does not answer.
+    use, and MlxdiffError where the hub does not answer, or says what makes no sense.
     """
-    name, revision = _repository(reference, revision)
-    offline = _is_offline()
-    if offline or (COMMIT.fullmatch(revision) and not force):
-        found = _plan_of_cache(name, revision, variant)
-        if found is not None and not force:
+    asked = _asked_for(reference, revision)
+    refuse_pickle(asked)
+    named = MAIN if asked.revision is None else asked.revision
+    if not force and (_is_offline() or COMMIT.fullmatch(named)):
+        found = _plan_of_cache(asked.name, named, asked.file, variant)
+        if found is not None:
             return found
-    with explained(name, revision):
-        from huggingface_hub import HfApi
-        from huggingface_hub.hf_api import RepoFile
-
-        api = HfApi(library_name=LIBRARY, token=token)
-        commit = retried(lambda: api.model_info(name, revision=revision).sha)
-        if commit is None or COMMIT.fullmatch(commit) is None:
-            raise MlxdiffError(f"The hub names no commit for {name}.", "Check HF_ENDPOINT, or try again later.")
-        listed = retried(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
-    entries = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
-    digests = {path: entry.blob_id if entry.lfs is None else entry.lfs.sha256 for path, entry in entries.items()}
-    folder = storage(name) / "snapshots" / commit
-    files = tuple(
-        _planned(folder, path, entries[path].size, digests[path], force)
-        for path in choose_files(entries, variant, name)
-    )
-    return Plan(name, revision, commit, folder, files, force)
+    return _plan_of_hub(asked.name, named, asked.file, variant, token, force)
 
 
-def pull(plan: Plan, progress: Progress | None = None, *, token: str | None = None) -> Snapshot:
+def pull(
+    plan: Plan,
+    progress: Progress | None = None,
+    *,
+    token: str | None = None,
+    checking: Callable[[PlannedFile], None] | None = None,
+) -> Snapshot:
     """Brings what is missing into the cache, several files at a time, and then moves the branch to the commit.
 
-    Each file is checked against its hash, and a broken download is taken up where it ended. The weights come last, so
-    that a snapshot that has them has everything.
-    Raises OutputError where the disk is full or not writable, MlxdiffError where the hub fails.
+    Each file is checked against its hash: what arrives, and what is there and was not read before, or has changed
+    since. A broken download is taken up where it ended. The weights come last, so that a snapshot that has them has
+    everything.
+    checking  called with each file that is there already, before it is read
+    Raises OutputError where the disk is full or not writable, CheckpointError for a damaged file that cannot be
+    replaced, MlxdiffError where the hub fails.
     """
-    _check_space(plan)
-    wanted = [file for file in plan.files if not file.here]
-    weights = {file for file in wanted if file.path.endswith(".safetensors")}
-    for batch in ([file for file in wanted if file not in weights], sorted(weights, key=lambda file: -file.size)):
-        _bring_all(plan, batch, progress, token)
-    missing = what_is_missing(plan.folder, plan.repository)
-    if missing is not None:
-        raise CheckpointError(
-            f"{plan.repository} is not complete on the hub: {missing}.", "Choose another repository or revision."
-        )
+    verified, added = read_verified(), {}
+    try:
+        damaged = _damaged(plan, verified, added, checking)
+        if damaged and not plan.listed:
+            if _is_offline():
+                raise CheckpointError(
+                    f"{', '.join(sorted(damaged))} of {plan.repository} cannot be what its hash says: it is damaged.",
+                    f"Unset HF_HUB_OFFLINE and run again: mlxdiff pull {plan.reference}",
+                )
+            whole = _plan_of_hub(plan.repository, plan.commit, plan.single, plan.variant, token, plan.force)
+            plan = replace(whole, revision=plan.revision)
+        wanted = [file for file in plan.files if not file.here or file.path in damaged]
+        _check_space(plan, wanted)
+        weights = {file for file in wanted if file.path.endswith(".safetensors")}
+        order = [file for file in wanted if file not in weights], sorted(weights, key=lambda file: -file.size)
+        for batch in order:
+            _bring_all(plan, batch, progress, token, _Arriving(verified, damaged, added))
+    finally:
+        record(added)
+    if plan.single is None:
+        missing = what_is_missing(plan.folder, plan.repository)
+        if missing is not None:
+            raise CheckpointError(
+                f"{plan.repository} is not complete on the hub: {missing}.", "Choose another repository or revision."
+            )
     ref = storage(plan.repository) / "refs" / plan.revision
     if plan.revision != plan.commit and cached_commit(plan.repository, plan.revision) != plan.commit:
         atomic_write(ref, lambda stream: stream.write(plan.commit.encode()), force=True)
-    return Snapshot(plan.repository, plan.folder, plan.commit)
+    if plan.single is None:
+        return Snapshot(plan.repository, plan.folder, plan.commit)
+    reference = str(HubReference(plan.repository, plan.commit, plan.single))
+    return Snapshot(reference, plan.folder / plan.single)
 
 
-def _planned(folder: Path, path: str, size: int, digest: str, force: bool) -> PlannedFile:
-    blob = folder.parents[1] / "blobs" / digest
-    if not force and size_of(folder / path) == size:
-        return PlannedFile(path, size, digest, here=True, arrived=size)
-    arrived = size if not force and size_of(blob) == size else min(size, size_of(part_of(blob)) or 0)
-    return PlannedFile(path, size, digest, here=False, arrived=arrived)
+@dataclass(frozen=True)
+class _Arriving:
+    """What was found out about the files that are there: read before, damaged, read in this run."""
+
+    verified: Verified
+    damaged: set[str]
+    added: Verified
 
 
-def _plan_of_cache(name: str, revision: str, variant: str | None) -> Plan | None:
+def _plan_of_hub(
+    name: str, revision: str, file: str | None, variant: str | None, token: str | None, force: bool
+) -> Plan:
+    with explained(name, revision):
+        if _is_offline():
+            raise offline(name)
+        headers, deadline = headers_with(token), time.monotonic() + PLAN_SECONDS
+        commit = commit_of(name, revision, headers, deadline)
+        entries = files_of(name, commit, headers, deadline)
+    single = _single_file(entries, file, name)
+    folder = storage(name) / "snapshots" / commit
+    chosen = [entries[path] for path in ([single] if single is not None else choose_files(entries, variant, name))]
+    for entry in chosen:
+        check_chosen(name, entry)
+    files = tuple(_planned(folder, entry, force) for entry in chosen)
+    return Plan(name, revision, commit, folder, files, force, single, variant)
+
+
+def _single_file(names: Iterable[str], file: str | None, name: str) -> str | None:
+    """The file that an address names, where it is a checkpoint by itself; None for the whole repository."""
+    if file is None or not is_single_file(file):
+        return None
+    if file not in names:
+        raise ModelNotFoundError(
+            f"{name} has no file {shown(file)}.", "Check the address, or name the repository alone."
+        )
+    return file
+
+
+def _planned(folder: Path, file: ListedFile, force: bool) -> PlannedFile:
+    storage = folder.parents[1]
+    blob = storage / "blobs" / file.digest
+    there = entry_at(storage, folder / file.path, file.path)
+    if not force and there.content is not None and size_of(there.content) == file.size:
+        return PlannedFile(file.path, file.size, file.digest, here=True, arrived=file.size)
+    is_whole = not force and size_of(blob) == file.size
+    arrived = file.size if is_whole else min(file.size, size_of(part_of(blob)) or 0)
+    return PlannedFile(file.path, file.size, file.digest, here=False, arrived=arrived)
+
+
+def _plan_of_cache(name: str, revision: str, file: str | None, variant: str | None) -> Plan | None:
     """The plan for what is all there, made without the hub; None where something is missing."""
     commit = cached_commit(name, revision)
     if commit is None and (mirror := mirror_of(name)) is not None:
@@ -146,21 +218,49 @@ def _plan_of_cache(name: str, revision: str, variant: str | None) -> Plan | None
     if commit is None:
         return None
     folder = storage(name) / "snapshots" / commit
-    if what_is_missing(folder, name) is not None:
-        return None
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    there = {entry.path: entry for entry in entries_of(storage(name), folder) if entry.content is not None}
     try:
-        chosen = choose_files(sizes, variant, name)
+        single = _single_file(there, file, name)
+        if single is None and what_is_missing(folder, name) is not None:
+            return None
+        chosen = [single] if single is not None else choose_files(there, variant, name)
     except MlxdiffError:
         return None
-    files = (
-        PlannedFile(path, sizes[path], (folder / path).resolve().name, here=True, arrived=sizes[path])
-        for path in chosen
-    )
-    return Plan(name, revision, commit, folder, tuple(files))
+    verified, files = read_verified(), []
+    for path in chosen:
+        entry = there[path]
+        if entry.content is None:
+            return None
+        digest = recorded_digest(verified, entry.content) if entry.blob is None else entry.blob.name
+        digest = "" if digest is None or DIGEST.fullmatch(digest) is None else digest
+        size = size_of(entry.content) or 0
+        files.append(PlannedFile(path, size, digest, here=True, arrived=size))
+    return Plan(name, revision, commit, folder, tuple(files), False, single, variant, listed=False)
 
 
-def _bring_all(plan: Plan, files: Iterable[PlannedFile], progress: Progress | None, token: str | None) -> None:
+def _damaged(
+    plan: Plan, verified: Verified, added: Verified, checking: Callable[[PlannedFile], None] | None
+) -> set[str]:
+    """The files that are there, have the right size, and are not what their hash says. The others are remembered."""
+    found = set()
+    for file in plan.files:
+        content = entry_at(storage(plan.repository), plan.folder / file.path, file.path).content if file.here else None
+        if content is None or not file.digest or is_verified(verified, content, file.digest):
+            continue
+        if checking is not None:
+            checking(file)
+        entry = entry_of(content, file.digest)
+        with explained(plan.repository, plan.revision, file=True):
+            if digest_of(content, file.digest) == file.digest:
+                added.update(entry)
+            else:
+                found.add(file.path)
+    return found
+
+
+def _bring_all(
+    plan: Plan, files: Iterable[PlannedFile], progress: Progress | None, token: str | None, arriving: _Arriving
+) -> None:
     """Several files at a time; the first failure or an interrupt stops them all, and what has arrived stays."""
     stop, lock = threading.Event(), threading.Lock()
 
@@ -170,7 +270,7 @@ def _bring_all(plan: Plan, files: Iterable[PlannedFile], progress: Progress | No
                 progress(file, done)
 
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="mlxdiff-pull") as pool:
-        coming = [pool.submit(_bring, plan, file, report, stop, token) for file in files]
+        coming = [pool.submit(_bring, plan, file, report, stop, token, arriving) for file in files]
         try:
             for done in as_completed(coming):
                 done.result()
@@ -180,26 +280,34 @@ def _bring_all(plan: Plan, files: Iterable[PlannedFile], progress: Progress | No
             raise
 
 
-def _bring(plan: Plan, file: PlannedFile, report: Progress, stop: threading.Event, token: str | None) -> None:
+def _bring(
+    plan: Plan,
+    file: PlannedFile,
+    report: Progress,
+    stop: threading.Event,
+    token: str | None,
+    arriving: _Arriving,
+) -> None:
     if stop.is_set():
         raise Stopped
-    with explained(plan.repository, plan.commit):
+    with explained(plan.repository, plan.commit, file=True):
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers
 
         folder = storage(plan.repository)
         blob = folder / "blobs" / file.digest
         source = Source(
             label=f"{file.path} of {plan.repository}",
             url=hf_hub_url(plan.repository, file.path, revision=plan.commit),
-            headers=build_hf_headers(token=token, library_name=LIBRARY),
+            headers=headers_with(token),
             size=file.size,
             digest=file.digest,
             blob=blob,
             lock=folder.parent / ".locks" / folder.name / f"{file.digest}.lock",
+            pointer=plan.folder / file.path,
         )
-        bring(source, lambda done: report(file, done), stop, anew=plan.force)
-        link(blob, plan.folder / file.path)
+        anew = plan.force or file.path in arriving.damaged
+        bring(source, lambda done: report(file, done), stop, arriving.verified, anew=anew)
+        arriving.added.update(entry_of(plan.folder / file.path, file.digest))
 
 
 def _is_offline() -> bool:
@@ -208,29 +316,43 @@ def _is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _repository(reference: str, revision: str | None) -> tuple[str, str]:
-    parsed = parse_repository(reference)
+def _asked_for(reference: str, revision: str | None) -> HubReference:
+    """The repository, revision and file that are meant, whether the revision stands in the reference or beside it."""
+    parsed = parse_reference(reference)
+    if parsed is None and is_address(reference):
+        raise ModelNotFoundError(
+            f"{shown(reference)} is no address of a model on the Hugging Face hub.",
+            "Give owner/name, or the address of its page.",
+        )
     if parsed is None:
         raise ModelNotFoundError(
             f"{reference!r} is no id of a repository.", "It has the form owner/name or owner/name@revision."
         )
-    name, named = parsed
     if revision is None:
-        return name, MAIN if named is None else named
-    if named not in (None, revision):
+        return parsed
+    if parsed.revision not in (None, revision):
         raise RequestError(f"{reference} names another revision than {revision}.", "Name the revision once.")
-    if parse_repository(f"{name}@{revision}") is None:
+    if is_address(revision) or parse_repository(f"{parsed.name}@{revision}") is None:
         raise ModelNotFoundError(f"{revision!r} is no revision.", "It is a branch, a tag or a commit.")
-    return name, revision
+    return replace(parsed, revision=revision)
 
 
-def _check_space(plan: Plan) -> None:
+def _check_space(plan: Plan, wanted: Iterable[PlannedFile]) -> None:
+    needed = sum(file.size if file.here else file.size - file.arrived for file in wanted)
     folder = plan.folder
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if free < plan.missing:
+    if free < needed:
         raise OutputError(
-            f"{plan.repository} needs {plan.missing / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB left.",
+            f"{plan.repository} needs {_bytes(needed)} more, and {folder} has {_bytes(free)} left.",
             "Free some space, or set HF_HOME to a folder on another disk.",
         )
+
+
+def _bytes(number: int) -> str:
+    """A size exactly, and in larger units where it has them: both sides of a comparison must differ to the eye."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.1f} {name} ({number:,} bytes)"
+    return f"{number} bytes"

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint.detect import MODEL_INDEX, PICKLES
-from ..errors import MlxdiffError, ModelNotFoundError, UnsupportedError
+from ..checkpoint.detect import MODEL_INDEX, PICKLES, read_json
+from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, UnsupportedError
 from .mirrors import MIRRORS, how_to_mirror, nearest
-from .selection import FILES, choose_component, files_in
-
-BUILT_IN = "emoji"
-MAIN = "main"
-SINGLE_FILE = ".safetensors"
-FORMS = (
-    f"A model is {BUILT_IN} (built in), a hub id such as owner/name or owner/name@revision, a folder's path, or a"
-    f" {SINGLE_FILE} file's."
+from .reference import (
+    BUILT_IN,
+    COMMIT,
+    FORMS,
+    MAIN,
+    SINGLE_FILE,
+    HubReference,
+    as_path,
+    is_address,
+    parse_reference,
+    parse_repository,
+    shown,
 )
-
-_REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?", re.ASCII)
-COMMIT = re.compile(r"[0-9a-f]{40}")
+from .selection import FILES, choose_component, files_in
+from .state import default_model, mirror_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,21 @@ class Snapshot:
 
 
 def resolve(reference: str) -> Snapshot:
-    """Where a model's files are, from a built-in name, a folder's path or a repository in the cache; no network.
+    """Where a model's files are, from a built-in name, a path, a repository's id or its address; no network.
 
-    A .safetensors file stands for itself. Raises ModelNotFoundError where there is nothing under this name,
-    UnsupportedError for any other file.
+    A .safetensors file stands for itself, also one of the cache that an address on the hub names. Raises
+    ModelNotFoundError where there is nothing under this name, UnsupportedError for any other file.
     """
+    try:
+        return _resolve(reference)
+    except ModelNotFoundError as error:
+        if not _is_default(reference):
+            raise
+        remedy = f"{error.remedy.rstrip('.')}; for another default run: mlxdiff pull MODEL --set-default"
+        raise ModelNotFoundError(f"This is the default model: {error.problem}", remedy) from None
+
+
+def _resolve(reference: str) -> Snapshot:
     if reference == BUILT_IN:
         return Snapshot(BUILT_IN, Path(__file__).parents[1] / "assets" / BUILT_IN)
     path = as_path(reference)
@@ -51,23 +63,46 @@ def resolve(reference: str) -> Snapshot:
         return Snapshot(reference, path)
     if path is not None and path.is_file() and path.suffix.lower() == SINGLE_FILE:
         return Snapshot(reference, path)
-    _refuse_files(reference, path)
-    parsed = parse_repository(reference)
+    if not is_address(reference):
+        _refuse_files(reference, path)
+    parsed = parse_reference(reference)
     if parsed is None:
         raise _unknown(reference)
-    name, revision = parsed
-    commit = cached_commit(name, MAIN if revision is None else revision)
-    if commit is None and (mirror := _agreed_mirror(name)) is not None:
-        name, commit = mirror, cached_commit(mirror, MAIN if revision is None else revision)
+    return _cached(reference, parsed)
+
+
+def _cached(reference: str, parsed: HubReference) -> Snapshot:
+    refuse_pickle(parsed)
+    name, revision = parsed.name, MAIN if parsed.revision is None else parsed.revision
+    commit = cached_commit(name, revision)
+    if commit is None and name in MIRRORS and (mirror := mirror_of(name)) is not None:
+        name, commit = mirror, cached_commit(mirror, revision)
     if commit is None:
-        raise ModelNotFoundError(
-            f"{reference} is not in the cache, and there is no such folder.", how_to_pull(reference)
-        )
+        nor = "" if is_address(reference) else ", and there is no such folder"
+        raise ModelNotFoundError(f"{reference} is not in the cache{nor}.", how_to_pull(reference))
     folder = storage(name) / "snapshots" / commit
+    if parsed.file is not None and is_single_file(parsed.file):
+        if not (folder / parsed.file).is_file():
+            raise ModelNotFoundError(f"{reference} is not in the cache.", how_to_pull(reference))
+        return Snapshot(str(HubReference(name, commit, parsed.file)), folder / parsed.file)
     missing = what_is_missing(folder, name)
     if missing is not None:
         raise ModelNotFoundError(f"{reference} is in the cache, but not complete: {missing}.", how_to_pull(reference))
     return Snapshot(name, folder, commit)
+
+
+def refuse_pickle(reference: HubReference) -> None:
+    """Raises UnsupportedError for an address of a pickle."""
+    if reference.file is not None and reference.file.lower().endswith(PICKLES):
+        raise UnsupportedError(
+            f"{shown(reference.file)} of {reference.name} is a pickle, which could run any code when it is opened.",
+            f"Give the address of a {SINGLE_FILE} file, or of the repository alone.",
+        )
+
+
+def is_single_file(path: str) -> bool:
+    """Whether a repository's file is a checkpoint by itself: no part of the diffusers layout."""
+    return path.lower().endswith(SINGLE_FILE) and path.partition("/")[0] not in FILES
 
 
 def resolve_vae(reference: str) -> Path:
@@ -85,14 +120,6 @@ def is_local(reference: str) -> bool:
     """Whether a reference is built in or a path, and so nothing that the hub has."""
     path = as_path(reference)
     return reference == BUILT_IN or parse_repository(reference) is None or (path is not None and path.exists())
-
-
-def parse_repository(reference: str) -> tuple[str, str | None] | None:
-    """owner/name[@revision] in its parts; None for what has another form or could lead out of the cache."""
-    match = _REPOSITORY.fullmatch(reference)
-    if match is None or ".." in reference or "--" in match["name"]:
-        return None
-    return match["name"], match["revision"]
 
 
 def storage(name: str) -> Path:
@@ -119,30 +146,18 @@ def what_is_missing(folder: Path, name: str) -> str | None:
     Complete is what has all that its own index lists, whether or not mlxdiff implements it.
     """
     try:
-        index = json.loads((folder / MODEL_INDEX).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        index = read_json(folder / MODEL_INDEX)
+    except CheckpointError:
         return f"its {MODEL_INDEX} is missing or damaged"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for component in FILES:
-        listed = index.get(component) if isinstance(index, dict) else None
+        listed = index.get(component)
         if isinstance(listed, list) and any(listed):
             try:
                 choose_component(component, files_in(component, names), None, name)
             except MlxdiffError as error:
                 return error.problem.rstrip(".")
     return None
-
-
-def as_path(reference: str) -> Path | None:
-    """The reference as a path; None where no path can look like it."""
-    if not reference or "\0" in reference:
-        return None
-    try:
-        path = Path(reference).expanduser()
-        path.exists()
-    except (OSError, RuntimeError):  # a name too long, or a ~user that is nobody
-        return None
-    return path
 
 
 def _refuse_files(reference: str, path: Path | None) -> None:
@@ -166,6 +181,11 @@ def _refuse_files(reference: str, path: Path | None) -> None:
 def _unknown(reference: str) -> ModelNotFoundError:
     if not reference.strip():
         return ModelNotFoundError("The model's name is empty.", FORMS)
+    if is_address(reference):
+        return ModelNotFoundError(
+            f"{shown(reference)} is no address of a model on the Hugging Face hub.",
+            "Give owner/name, or the address of its page. A file from elsewhere: download it and give its path.",
+        )
     if any(mark in reference for mark in ("/", "\\", "~")) or reference.startswith("."):
         return ModelNotFoundError(f"There is no folder {reference}.", f"Check the path. {FORMS}")
     near = nearest(reference, [BUILT_IN, *cached_names()])
@@ -175,7 +195,8 @@ def _unknown(reference: str) -> ModelNotFoundError:
 
 def how_to_pull(asked: str) -> str:
     """What to run for a repository that is not in the cache."""
-    name = asked.partition("@")[0]
+    parsed = parse_repository(asked)
+    name = asked if parsed is None else parsed[0]
     if name in MIRRORS:
         return f"It was removed from the hub. {how_to_mirror(asked, MIRRORS[name])}"
     near = nearest(name, cached_names())
@@ -186,13 +207,22 @@ def how_to_pull(asked: str) -> str:
 
 def cached_names() -> list[str]:
     """The repositories that have a folder in the cache, whatever is in it."""
+    return [name for _, name in cached_folders()]
+
+
+def cached_folders() -> list[tuple[Path, str]]:
+    """The folders of the cache that are models' repositories, with their names; others are left out."""
     from huggingface_hub import constants
 
-    found = sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*"))
-    return [path.name.removeprefix("models--").replace("--", "/", 1) for path in found]
+    found = []
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
+        name = folder.name.removeprefix("models--").replace("--", "/", 1)
+        if parse_repository(name) == (name, None) and folder.is_dir():
+            found.append((folder, name))
+    return found
 
 
-def _agreed_mirror(name: str) -> str | None:
-    from .state import mirror_of  # which imports this module
-
-    return mirror_of(name) if name in MIRRORS else None
+def _is_default(reference: str) -> bool:
+    with suppress(MlxdiffError):  # a state that is damaged has its own error, elsewhere
+        return reference == default_model() != BUILT_IN
+    return False

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from .client import Refused, TooSlow, Unreachable
 
 TRIES = 5  # while a file is coming
 TRIES_TO_ASK = 3  # before anything has come, when someone waits for the plan
+SLOW_TRIES = 2  # each of them has cost long already
 PAUSE = 0.5  # seconds before the second try in a row; doubled for each one after that
 LONGEST = 120.0  # seconds; who is told to wait longer is told so, rather than kept waiting
 PASSING = (408, 429, 500, 502, 503, 504)
@@ -23,24 +26,22 @@ def pause_before_retry(error: BaseException, failures: int, tries: int = TRIES) 
 
     The hub's own word (Retry-After, or the reset of its rate limit) goes before the doubling pause.
     """
-    from huggingface_hub import errors
-
-    if failures >= tries:
+    if failures >= (min(tries, SLOW_TRIES) if isinstance(error, TooSlow) else tries):
         return None
-    if isinstance(error, errors.HfHubHTTPError):
-        if error.response.status_code not in PASSING:
+    if isinstance(error, Refused):
+        if error.status not in PASSING:
             return None
-        said = _asked_for(error.response.headers)
+        said = _asked_for(error.headers)
         if said is not None:
             return said if said <= LONGEST else None
-    elif not isinstance(error, errors.HfHubHTTPError.__bases__[0]):  # httpx's or httpx2's base of all failures
+    elif not isinstance(error, Unreachable):
         return None
     # Spread, so that those whom one failure hit do not come back together.
     return PAUSE * (2**failures - 1) * random.uniform(0.75, 1.25)
 
 
-def retried(call: Callable[[], Result]) -> Result:
-    """What `call` returns, tried again while its failures are of those that pass."""
+def retried(call: Callable[[], Result], deadline: float) -> Result:
+    """What `call` returns, tried again while its failures are of those that pass and `time.monotonic()` allows."""
     failures = 0
     while True:
         failures += 1
@@ -48,12 +49,12 @@ def retried(call: Callable[[], Result]) -> Result:
             return call()
         except Exception as error:
             pause = pause_before_retry(error, failures, TRIES_TO_ASK)
-            if pause is None:
+            if pause is None or time.monotonic() + pause > deadline:
                 raise
             time.sleep(pause)
 
 
-def _asked_for(headers: Any) -> float | None:
+def _asked_for(headers: Mapping[str, str]) -> float | None:
     """Seconds, from Retry-After (a number or a date) or `RateLimit: "api";r=0;t=55`."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():

@@ -9,26 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from ..checkpoint.detect import MODEL_INDEX, STEMS, choose_weights
+from ..checkpoint.detect import choose_weights
 from ..errors import CheckpointError, UnsupportedError
+from ..parts import BY_NAME, MODEL_INDEX, PARTS, SETTINGS, STEMS
 
-_TOKENIZER = (
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-_WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
-FILES = {
-    "scheduler": ("scheduler_config.json",),
-    "tokenizer": _TOKENIZER,
-    "tokenizer_2": _TOKENIZER,
-    **dict.fromkeys(_WEIGHTED, ("config.json",)),
-}
-_ESSENTIAL = {name: "its vocabulary" if files is _TOKENIZER else files[0] for name, files in FILES.items()}
-_NEEDED = ("unet", "vae", "scheduler")
+FILES = {part.name: part.files for part in PARTS}
+"""The small files of each part, by its name."""
+
 _STEM = rf"(?:{'|'.join(STEMS)})"
 # The variant's place in a shard's name has moved, as it has in an index's.
 _SHARDS = (
@@ -48,14 +35,14 @@ def choose_files(names: Collection[str], variant: str | None, place: str) -> lis
             f"{place} is no model in the diffusers layout: it has no {MODEL_INDEX}.",
             "Choose a repository that has one, with unet, vae and text_encoder folders beside it.",
         )
-    chosen = [MODEL_INDEX, *({"mlxdiff.json"} & set(names))]
-    for component in FILES:
-        inside = files_in(component, names)
-        if inside.intersection(FILES[component]):
-            chosen += [f"{component}/{name}" for name in choose_component(component, inside, variant, place)]
-        elif component in _NEEDED:
+    chosen = [MODEL_INDEX, *({SETTINGS} & set(names))]
+    for part in PARTS:
+        inside = files_in(part.name, names)
+        if inside.intersection(part.files):
+            chosen += [f"{part.name}/{name}" for name in choose_component(part.name, inside, variant, place)]
+        elif part.needed:
             raise UnsupportedError(
-                f"{place} has no {component}, so it is no Stable Diffusion model.",
+                f"{place} has no {part.name}, so it is no Stable Diffusion model.",
                 "mlxdiff renders the families of Stable Diffusion 1, 2 and XL: choose one of them.",
             )
     return chosen
@@ -71,11 +58,11 @@ def choose_component(component: str, names: Collection[str], variant: str | None
 
     Raises CheckpointError where it is not complete, UnsupportedError where its weights are pickles.
     """
-    place = f"{place}/{component}"
-    files = [name for name in FILES[component] if name in names]
-    if not files or (component.startswith("tokenizer") and not _has_vocabulary(files)):
-        raise CheckpointError(f"{place} lacks {_ESSENTIAL[component]}.", "Choose another repository or revision.")
-    return files + _choose_weights(names, variant, place) if component in _WEIGHTED else files
+    place, part = f"{place}/{component}", BY_NAME[component]
+    files = [name for name in part.files if name in names]
+    if not files or (part.is_tokenizer and not _has_vocabulary(files)):
+        raise CheckpointError(f"{place} lacks {part.essential}.", "Choose another repository or revision.")
+    return files if part.weights is None else files + _choose_weights(names, variant, place)
 
 
 def _has_vocabulary(names: Collection[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import MlxdiffError
 from ..files import atomic_write
-from .local import BUILT_IN, as_path, parse_repository
+from .reference import BUILT_IN, as_path, canonical, parse_repository
 
 
 def home() -> Path:
@@ -36,8 +36,10 @@ def default_model() -> str:
 def set_default_model(reference: str) -> None:
     """Records the model that is used when none is named. Raises OutputError where it cannot be written."""
     path = as_path(reference)
-    if reference != BUILT_IN and path is not None and path.is_dir():
+    if reference != BUILT_IN and path is not None and path.exists():
         reference = str(path.resolve())
+    else:
+        reference = canonical(reference)
     _write_state({**_read_state(), "default_model": reference})
 
 

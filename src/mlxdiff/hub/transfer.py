@@ -6,7 +6,6 @@ The blob's name is the hash of its content, so a wrong byte is found whatever wa
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -18,15 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, MlxdiffError
-from .retry import pause_before_retry
+from .client import Answer, Refused, Stopped, TooSlow, Unreachable, answered, no_hub
+from .retry import SLOW_TRIES, pause_before_retry
+from .verified import Verified, digest_of, is_verified
 
 REPORT_EVERY = 0.1  # seconds
-_READ = 2**20
+# How much patience one file is worth, however its transfer goes on breaking off:
+REQUESTS = 20  # and one more for each PER_REQUEST bytes
+PER_REQUEST = 4 * 2**20
+RESTARTS = 5  # from its first byte
+WAITING = 600.0  # seconds between requests, in all
+
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file on the hub and where it goes: its address, its bytes, its hash (SHA-256, or git's), its blob and lock."""
+    """A file on the hub and where it goes: its address, its bytes, its hash (SHA-256, or git's), its blob and lock, and
+    its place in the snapshot."""
 
     label: str
     url: str
@@ -35,14 +43,11 @@ class Source:
     digest: str
     blob: Path
     lock: Path
+    pointer: Path
 
     @property
     def part(self) -> Path:
         return part_of(self.blob)
-
-
-class Stopped(Exception):
-    """Another file failed, or the user interrupted: what has arrived stays for the next pull."""
 
 
 @dataclass
@@ -54,6 +59,43 @@ class _Tag:
 
 class _Cut(MlxdiffError):
     """The body ended early, or did not begin where it should."""
+
+
+@dataclass
+class _Patience:
+    """What one file's transfer has used up of its bounds."""
+
+    source: Source
+    furthest: int
+    requests: int = 0
+    restarts: int = 0
+    failures: int = 0  # in a row, without a byte more than ever before
+    slow: int = 0
+    waited: float = 0.0
+
+    def begin(self, done: int) -> None:
+        self.requests += 1
+        self.restarts += done == 0 and self.furthest > 0
+        allowed = REQUESTS + self.source.size // PER_REQUEST
+        if self.requests > allowed or self.restarts > RESTARTS:
+            raise MlxdiffError(
+                f"{self.source.label} broke off too often: {self.requests - 1} requests did not bring it.",
+                "Run the same command again later; what has arrived is kept.",
+            )
+
+    def after(self, cause: Exception, done: int) -> float:
+        """Seconds to wait before the next request; raises `cause` where there should be none."""
+        self.slow += isinstance(cause, TooSlow)
+        self.failures = 0 if done > self.furthest else self.failures + 1
+        self.furthest = max(self.furthest, done)
+        if isinstance(cause, _Cut):
+            pause = None if self.failures >= 3 else 0.0
+        else:
+            pause = pause_before_retry(cause, self.failures)
+        if pause is None or self.slow >= SLOW_TRIES or self.waited + pause > WAITING:
+            raise cause
+        self.waited += pause
+        return pause
 
 
 def part_of(blob: Path) -> Path:
@@ -69,25 +111,16 @@ def size_of(path: Path) -> int | None:
         return None
 
 
-def digest_of(path: Path, kind: str) -> str:
-    """A file's hash, of the kind that `kind` is: 64 hex digits are SHA-256, 40 are git's SHA-1 of a blob."""
-    with open(path, "rb") as stream:
-        if len(kind) == 64:
-            digest = hashlib.sha256()
-        else:
-            digest = hashlib.sha1(b"blob %d\0" % os.fstat(stream.fileno()).st_size, usedforsecurity=False)
-        while block := stream.read(_READ):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def bring(source: Source, report: Callable[[int], None], stop: threading.Event, *, anew: bool = False) -> None:
-    """Leaves the complete, verified file at `source.blob`; `anew` also where there is one of that size already.
+def bring(
+    source: Source, report: Callable[[int], None], stop: threading.Event, verified: Verified, *, anew: bool = False
+) -> None:
+    """Shows the complete, verified file at `source.pointer`; fetched `anew` also where there is a sound one already.
 
     report  called with the bytes that have arrived, which may also become fewer: damaged ones start over. All of them
             are reported once, when they have been checked
     stop    ends the transfer from another thread, with Stopped
-    Raises CheckpointError where what arrives is not what the hub lists; the hub's own errors when patience is over.
+    verified  what has been read and found sound before; a blob that is there is read again unless it is in this
+    Raises CheckpointError where what arrives is not what the hub lists; the client's own errors when patience is over.
     """
     from huggingface_hub.utils import WeakFileLock
 
@@ -109,9 +142,21 @@ def bring(source: Source, report: Callable[[int], None], stop: threading.Event, 
                     raise Stopped from None
                 partly(size_of(source.part) or 0)
         changed = _identity(source.blob) != before
-        if size_of(source.blob) != source.size or (anew and not changed):
+        if (anew and not changed) or not _is_there(source, verified, stop):
             _complete(source, partly, stop)
+        # Under the lock: without links it takes the blob away, which another file of the same content may wait for.
+        link(source.blob, source.pointer)
     report(source.size)
+
+
+def _is_there(source: Source, verified: Verified, stop: threading.Event) -> bool:
+    """Whether the blob is there and sound: its size alone says nothing of what is in it."""
+    if size_of(source.blob) != source.size:
+        return False
+    return (
+        is_verified(verified, source.blob, source.digest)
+        or digest_of(source.blob, source.digest, stop) == source.digest
+    )
 
 
 def link(blob: Path, pointer: Path) -> None:
@@ -139,7 +184,7 @@ def _complete(source: Source, report: Callable[[int], None], stop: threading.Eve
     """Fetches what is missing and checks the whole; begins once more where it is damaged."""
     for last in (False, True):
         _fetch(source, report, stop)
-        if digest_of(source.part, source.digest) == source.digest:
+        if digest_of(source.part, source.digest, stop) == source.digest:
             with open(source.part, "rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(source.part, source.blob)
@@ -153,37 +198,24 @@ def _complete(source: Source, report: Callable[[int], None], stop: threading.Eve
 
 
 def _fetch(source: Source, report: Callable[[int], None], stop: threading.Event) -> None:
-    failures, tag = 0, _Tag()
+    tag, patience = _Tag(), _Patience(source, size_of(source.part) or 0)
     while True:
-        had = size_of(source.part) or 0
+        patience.begin(size_of(source.part) or 0)
         try:
             _continue(source, tag, report, stop)
             return
-        except (Stopped, MlxdiffError) as error:
-            if not isinstance(error, _Cut):
-                raise
+        except (_Cut, Unreachable) as error:
             cause: Exception = error
+        except (Stopped, MlxdiffError):
+            raise
         except Exception as error:
             cause = error
-        failures = 0 if (size_of(source.part) or 0) > had else failures + 1
-        pause = _pause(cause, failures)
-        if pause is None:
-            raise cause
-        if stop.wait(pause):
+        if stop.wait(patience.after(cause, size_of(source.part) or 0)):
             raise Stopped from None
-
-
-def _pause(cause: Exception, failures: int) -> float | None:
-    if not isinstance(cause, _Cut):
-        return pause_before_retry(cause, failures)
-    return None if failures >= 3 else 0.0
 
 
 def _continue(source: Source, tag: _Tag, report: Callable[[int], None], stop: threading.Event) -> None:
     """One request for the bytes that are missing."""
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import hf_raise_for_status
-
     done = size_of(source.part) or 0
     if done > source.size:
         source.part.unlink()
@@ -196,45 +228,49 @@ def _continue(source: Source, tag: _Tag, report: Callable[[int], None], stop: th
         headers["Range"] = f"bytes={done}-"
         if tag.value is not None:
             headers["If-Range"] = tag.value
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", source.url, headers=headers, follow_redirects=True, timeout=timeout) as response:
-        if response.status_code == 416:
-            source.part.unlink()
-            raise _Cut(f"The hub has no byte {done} of {source.label}.", "Run the same command again.")
-        if response.status_code >= 400:
-            response.read()
-        hf_raise_for_status(response)
-        start = _start(response, source, done)
-        tag.value = response.headers.get("ETag")
-        if tag.value is not None and tag.value.startswith("W/"):  # which If-Range must not have (RFC 9110, 13.1.5)
-            tag.value = None
-        _write(response, source, start, report, stop)
+    try:
+        with answered(source.url, headers, stop) as answer:
+            start = _start(answer, source, done)
+            tag.value = answer.headers.get("ETag")
+            # If-Range must not have a weak one (RFC 9110, 13.1.5), and no header what would break it.
+            if tag.value is not None and re.fullmatch(r'"[\x21\x23-\x7e]{1,200}"', tag.value) is None:
+                tag.value = None
+            _write(answer, source, start, report, stop)
+    except Refused as error:
+        if error.status != 416:
+            raise
+        source.part.unlink(missing_ok=True)
+        raise _Cut(
+            f"The hub says that {source.label} has no byte {done} (HTTP 416), although it lists {source.size} bytes.",
+            "Run the same command again later.",
+        ) from None
 
 
-def _start(response, source: Source, done: int) -> int:
+def _start(answer: Answer, source: Source, done: int) -> int:
     """The first byte that this answer brings: 0 where the server does not do ranges, or has another file by now."""
-    start, rest = 0, response.headers.get("Content-Length", "")
-    if response.status_code == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if match is None or int(match[1]) != done or match[2] not in ("*", str(source.size)):
+    start, length = 0, answer.headers.get("Content-Length", "")
+    if answer.status == 206:
+        match = _RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
+        fits = match is not None and int(match[1]) == done and match[2] in ("*", str(source.size))
+        if not fits or answer.is_packed:
             source.part.unlink(missing_ok=True)
-            raise _Cut(f"The hub sent another part of {source.label}.", "Run the same command again.")
+            raise _Cut(
+                f"The hub sent another part of {source.label} than was asked for.", "Run the same command again."
+            )
         start = done
-    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-    if response.status_code not in (200, 206) or (
-        rest.isdecimal() and not encoded and int(rest) != source.size - start
-    ):
+    is_length = re.fullmatch(r"[0-9]{1,18}", length) is not None and not answer.is_packed
+    if answer.status not in (200, 206) or (is_length and int(length) != source.size - start):
         raise _no_hub(source)
     return start
 
 
-def _write(response, source: Source, start: int, report: Callable[[int], None], stop: threading.Event) -> None:
-    told = time.monotonic()
+def _write(answer: Answer, source: Source, start: int, report: Callable[[int], None], stop: threading.Event) -> None:
+    reported = time.monotonic()
     # Unbuffered: what has arrived survives a kill.
     with open(source.part, "r+b" if start else "wb", buffering=0) as stream:
         done = stream.seek(start)
         report(done)
-        for block in response.iter_bytes():
+        for block in answer.blocks():
             if stop.is_set():
                 raise Stopped
             done += len(block)
@@ -243,20 +279,15 @@ def _write(response, source: Source, start: int, report: Callable[[int], None], 
             rest = memoryview(block)
             while rest:  # an unbuffered write may take less
                 rest = rest[stream.write(rest) :]
-            if time.monotonic() - told >= REPORT_EVERY:
-                told = time.monotonic()
+            if time.monotonic() - reported >= REPORT_EVERY:
+                reported = time.monotonic()
                 report(done)
     if done < source.size:
         raise _Cut(f"{source.label} broke off at byte {done}.", "Run the same command again.")
 
 
 def _no_hub(source: Source) -> MlxdiffError:
-    from huggingface_hub import constants
-
-    return MlxdiffError(
-        f"{constants.ENDPOINT} does not answer as a hub does: it sent something else for {source.label}.",
-        "Check HF_ENDPOINT and any proxy.",
-    )
+    return no_hub(f"it sent something else for {source.label}")
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import sysconfig
+import warnings
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from .. import blas, cores
-from ..errors import BackendError
+from ..errors import BackendError, MlxdiffWarning
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,6 +35,10 @@ _MODULE = "_native"
 
 class _Unfit(Exception):
     """The extension must not be used; the text says why."""
+
+
+class _OutdatedError(_Unfit):
+    """It was compiled for another version of MLX, as after an update of MLX."""
 
 
 def serving(*arrays: mx.array | None) -> Any | None:
@@ -61,9 +66,12 @@ def _loaded() -> tuple[ModuleType | None, str]:
     try:
         module = _fitting(Path(__file__).with_name(_MODULE + sysconfig.get_config_var("EXT_SUFFIX")))
     except _Unfit as reason:
+        if isinstance(reason, _OutdatedError):  # pictures are slower from now on, and nobody would know why
+            warnings.warn(MlxdiffWarning(f"The extension for CPUs is off: {reason}."), stacklevel=2)
         return None, f"off: {reason}"
     if chosen:
         _force(module, chosen)
+    blas.activate()  # whose threads are shared
     _share_cores(module)
     return module, f"{module.instruction_set()}, {module.threads()} thread{'' if module.threads() == 1 else 's'}"
 
@@ -84,7 +92,7 @@ def _fitting(library: Path) -> ModuleType:
     version = getattr(mx, "__version__", "unknown")
     if built["mlx"] != version:
         remedy = "install mlxdiff again with pip's --no-build-isolation"
-        raise _Unfit(f"it was compiled for MLX {built['mlx']}, and this is {version}; {remedy}")
+        raise _OutdatedError(f"it was compiled for MLX {built['mlx']}, and this is {version}; {remedy}")
     if mx.cuda.is_available():
         raise _Unfit("it was compiled for MLX's CPU build, and this is the one for CUDA")
     try:

@@ -19,6 +19,9 @@ from ..kernels.attention import attention
 from . import config as read
 from .layers import LayerNorm, Linear
 
+# Attention's memory grows with the square of the positions; CLIP has 77, its longest relatives 248.
+MOST_POSITIONS = 1024
+
 ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 # Configs written before transformers 4.31 say 2, although the vocabulary's end of text is its largest id.
@@ -54,9 +57,11 @@ class CLIPTextConfig:
             projection_dim=read.whole(values, "projection_dim", cls.projection_dim),
             num_hidden_layers=read.whole(values, "num_hidden_layers", cls.num_hidden_layers, high=1000),
             num_attention_heads=read.whole(values, "num_attention_heads", cls.num_attention_heads),
-            max_position_embeddings=read.whole(values, "max_position_embeddings", cls.max_position_embeddings),
+            max_position_embeddings=read.whole(
+                values, "max_position_embeddings", cls.max_position_embeddings, high=MOST_POSITIONS
+            ),
             hidden_act=read.choice(values, "hidden_act", cls.hidden_act, tuple(ACTIVATIONS)),
-            layer_norm_eps=read.number(values, "layer_norm_eps", cls.layer_norm_eps),
+            layer_norm_eps=read.positive(values, "layer_norm_eps", cls.layer_norm_eps, high=1),
             eos_token_id=read.whole(values, "eos_token_id", cls.eos_token_id, low=0),
         )
         if config.hidden_size % config.num_attention_heads != 0:

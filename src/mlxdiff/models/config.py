@@ -5,7 +5,6 @@ Every reader takes the mapping, the key and the default; a `None` default means 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,29 +12,41 @@ from ..errors import CheckpointError, UnsupportedError
 
 T = TypeVar("T", bound=int | float | str)
 
+# Beyond what any network has; what is within is checked against the weights' shapes.
+MOST = 1_000_000
+LARGEST, SMALLEST = 1e6, 1e-15
 
-def whole(values: Mapping[str, Any], key: str, default: int, *, low: int = 1, high: int = 1_000_000) -> int:
+
+def whole(values: Mapping[str, Any], key: str, default: int, *, low: int = 1, high: int = MOST) -> int:
     """A whole number from `low` to `high`."""
     return _whole(key, values.get(key, default), low, high)
 
 
-def wholes(values: Mapping[str, Any], key: str, default: tuple[int, ...], *, high: int = 1_000_000) -> tuple[int, ...]:
+def wholes(values: Mapping[str, Any], key: str, default: tuple[int, ...], *, high: int = MOST) -> tuple[int, ...]:
     """A non-empty list of whole numbers from 1 to `high`."""
     return tuple(_whole(key, item, 1, high) for item in _items(key, values.get(key, default)))
 
 
 def number(values: Mapping[str, Any], key: str, default: float) -> float:
-    """A finite number."""
+    """A number of a size that fp32 computes with: up to LARGEST."""
     return _number(key, values.get(key, default))
 
 
+def positive(values: Mapping[str, Any], key: str, default: float, *, high: float = LARGEST) -> float:
+    """A number from SMALLEST to `high`."""
+    value = values.get(key, default)
+    if not SMALLEST <= _number(key, value) <= high:
+        raise _wrong(key, value, f"a number above 0 and up to {high:g}")
+    return float(value)
+
+
 def optional_number(values: Mapping[str, Any], key: str) -> float | None:
-    """A finite number, or None where the config has null or nothing."""
+    """A number up to LARGEST, or None where the config has null or nothing."""
     return None if values.get(key) is None else _number(key, values[key])
 
 
 def optional_numbers(values: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
-    """A non-empty list of finite numbers, or None where the config has null or nothing."""
+    """A non-empty list of numbers up to LARGEST, or None where the config has null or nothing."""
     return None if values.get(key) is None else tuple(_number(key, item) for item in _items(key, values[key]))
 
 
@@ -64,9 +75,9 @@ def _whole(key: str, value: Any, low: int, high: int) -> int:
 
 
 def _number(key: str, value: Any) -> float:
-    # isfinite overflows on integers past the largest float.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < math.inf or abs(value) > 1e300:
-        raise _wrong(key, value, "a finite number")
+    # NaN passes no comparison.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= LARGEST:
+        raise _wrong(key, value, f"a number from {-LARGEST:g} to {LARGEST:g}")
     return float(value)
 
 

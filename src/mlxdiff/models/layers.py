@@ -129,7 +129,7 @@ class TimestepEmbedding(nn.Module):
 class ResnetBlock2D(nn.Module):
     """Two normalized 3x3 convolutions beside a shortcut: x (B, h, w, in_channels) -> (B, h, w, out_channels).
 
-    What lies between the convolutions is shifted by the timestep (see `shift`), if there are `temb_channels`.
+    What lies between the convolutions is shifted by the timestep (see `time_shift`), if there are `temb_channels`.
     """
 
     def __init__(
@@ -153,12 +153,12 @@ class ResnetBlock2D(nn.Module):
         if in_channels != out_channels:
             self.conv_shortcut = PointwiseConv2d(in_channels, out_channels)
 
-    def shift(self, temb: mx.array) -> mx.array:
+    def time_shift(self, temb: mx.array) -> mx.array:
         """What `temb` (B, temb_channels), which has SiLU applied, and conv1's bias add behind conv1: (B, C)."""
         return self.time_emb_proj(temb) + self.conv1.bias
 
     def __call__(self, x: mx.array, shift: mx.array | None = None) -> mx.array:
-        """`shift` (B or 1, C) is what `shift` says of a timestep; None where the block knows none."""
+        """`shift` (B or 1, C) is a timestep's `time_shift`; None where the block has no `temb_channels`."""
         h = self.norm2(self.conv1.convolve(self.norm1(x)), self.conv1.bias[None] if shift is None else shift)
         if "conv_shortcut" in self:
             x = self.conv_shortcut(x)

@@ -25,13 +25,13 @@ Match = Callable[[mx.array], token_merging.Merging | None]
 """Which of the tokens (B, T, width) stand for others in attention among themselves."""
 
 KeysValues = tuple[mx.array, mx.array]
-"""What an attention looks at: keys and values, (B, S, width) each."""
+"""Keys and values of one attention, (B, S, width) each."""
 
 
 class _Attention(nn.Module):
     """The projections of a multi-head attention of tokens (B * T, width) to a source (B, S, source_width).
 
-    Attentions return what they say without the bias of `to_out`, which the next norm adds.
+    Attentions return their output without the bias of `to_out`, which the next norm adds.
     """
 
     def __init__(self, width: int, heads: int, source_width: int, *, upcast: bool = False):
@@ -47,14 +47,13 @@ class _Attention(nn.Module):
 class CrossAttention(_Attention):
     """Attention of x (B * T, width) to a source that stays the same from call to call."""
 
-    def look_at(self, source: mx.array) -> KeysValues:
+    def keys_values(self, source: mx.array) -> KeysValues:
         """The keys and values of a source (B, S, source_width)."""
         return self.to_k(source), self.to_v(source)
 
-    def __call__(self, x: mx.array, seen: KeysValues) -> mx.array:
-        """`seen`: the keys and values that `look_at` gave."""
-        q = self.to_q(x).reshape(seen[0].shape[0], -1, x.shape[-1])
-        out = attention(q, *seen, heads=self.heads, upcast=self.upcast)
+    def __call__(self, x: mx.array, keys_values: KeysValues) -> mx.array:
+        q = self.to_q(x).reshape(keys_values[0].shape[0], -1, x.shape[-1])
+        out = attention(q, *keys_values, heads=self.heads, upcast=self.upcast)
         return self.to_out[0].product(out.reshape(x.shape))
 
 
@@ -65,8 +64,14 @@ class SelfAttention(_Attention):
         super().__init__(width, heads, width, upcast=upcast)
 
     def fuse(self) -> None:
-        """Makes one layer of the three whose input is the same: one product for three, with the same numbers."""
-        layers = [self.pop(name) for name in ("to_q", "to_k", "to_v")]
+        """Makes one layer of the three whose input is the same: one product for three, with the same numbers.
+
+        They stay three where one is no plain layer (models/live.py).
+        """
+        names = ("to_q", "to_k", "to_v")
+        if not all(isinstance(self[name], nn.Linear | nn.QuantizedLinear) for name in names):
+            return
+        layers = [self.pop(name) for name in names]
         arrays = {
             name: mx.concatenate([layer[name] for layer in layers])
             for name in ("weight", "scales", "biases")
@@ -125,31 +130,35 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def look_at(self, context: mx.array) -> list[KeysValues]:
-        """Keys and values of the context (B, S, context_width) for each attention that looks at it."""
-        return [a.look_at(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
+    def keys_values(self, context: mx.array) -> list[KeysValues]:
+        """Keys and values of the context (B, S, context_width) for each attention to it."""
+        return [a.keys_values(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
 
-    def __call__(self, x: mx.array, batch: int, seen: list[KeysValues], match: Match | None = None) -> mx.array:
+    def __call__(self, x: mx.array, batch: int, keys_values: list[KeysValues], match: Match | None = None) -> mx.array:
         merging = None if match is None else match(x.reshape(batch, -1, x.shape[-1]))
         h = self.norm1(x)
-        y = self._attend(h, batch, seen) if merging is None else self._attend_merged(h, batch, seen, merging)
+        y = (
+            self._attend(h, batch, keys_values)
+            if merging is None
+            else self._attend_merged(h, batch, keys_values, merging)
+        )
         x, h = self.norm2.add(x, y, self.attn1.to_out[0].bias)
-        x, h = self.norm3.add(x, self.attn2(h, seen[-1]), self.attn2.to_out[0].bias)
+        x, h = self.norm3.add(x, self.attn2(h, keys_values[-1]), self.attn2.to_out[0].bias)
         return add_biased(x, self.ff(h), self.ff.net[2].bias)
 
-    def _attend(self, h: mx.array, batch: int, seen: list[KeysValues]) -> mx.array:
-        return self.attn1(h, batch) if isinstance(self.attn1, SelfAttention) else self.attn1(h, seen[0])
+    def _attend(self, h: mx.array, batch: int, keys_values: list[KeysValues]) -> mx.array:
+        return self.attn1(h, batch) if isinstance(self.attn1, SelfAttention) else self.attn1(h, keys_values[0])
 
     def _attend_merged(
-        self, h: mx.array, batch: int, seen: list[KeysValues], merging: token_merging.Merging
+        self, h: mx.array, batch: int, keys_values: list[KeysValues], merging: token_merging.Merging
     ) -> mx.array:
         merged = merging.merge(h.reshape(batch, -1, h.shape[-1]))
-        attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, seen)
+        attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, keys_values)
         return merging.unmerge(attended.reshape(merged.shape)).reshape(h.shape)
 
 
 class Transformer2DModel(nn.Module):
-    """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut; `seen` is what `look_at` gave.
+    """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut.
 
     `merging` is the fraction of the pixels that merge in attention among themselves.
     """
@@ -178,13 +187,13 @@ class Transformer2DModel(nn.Module):
         ]
         self.proj_out = projection(channels, channels)
 
-    def look_at(self, context: mx.array) -> list[list[KeysValues]]:
-        """What each block sees of the context (B, S, context_width)."""
-        return [block.look_at(context) for block in self.transformer_blocks]
+    def keys_values(self, context: mx.array) -> list[list[KeysValues]]:
+        """Keys and values of the context (B, S, context_width) for each block."""
+        return [block.keys_values(context) for block in self.transformer_blocks]
 
-    def __call__(self, x: mx.array, seen: list[list[KeysValues]], merging: float = 0.0) -> mx.array:
+    def __call__(self, x: mx.array, keys_values: list[list[KeysValues]], merging: float = 0.0) -> mx.array:
         match = partial(token_merging.match, size=(x.shape[1], x.shape[2]), ratio=merging) if merging > 0 else None
         tokens = self.proj_in(self.norm(x).reshape(-1, x.shape[-1]))
-        for block, keys_values in zip(self.transformer_blocks, seen, strict=True):
-            tokens = block(tokens, x.shape[0], keys_values, match)
+        for block, its_keys_values in zip(self.transformer_blocks, keys_values, strict=True):
+            tokens = block(tokens, x.shape[0], its_keys_values, match)
         return x + self.proj_out(tokens).reshape(x.shape)

@@ -4,19 +4,22 @@
                              \\________ feature maps _______/
 
 It knows nothing of sigmas, guidance or prompts: latents, a timestep and an encoded context go in. What the timestep and
-the context alone decide can be computed before (`shifts`, `look_at`), and leaves `predict` to be run at each step.
+the context alone decide can be computed before (`time_shifts`, `keys_values`), and leaves `predict` for each step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RequestError
 from ..kernels.activations import silu
+from .backbone import NO_RESIDUALS, Residuals
 from .layers import Conv2d, GroupNormSiLU, ResnetBlock2D, TimestepEmbedding, timestep_embedding
 from .transformer import SelfAttention, Transformer2DModel
-from .unet_blocks import Attend, DownBlock, MidBlock, Seen, UpBlock
+from .unet_blocks import Attend, DownBlock, LevelKeysValues, MidBlock, UpBlock
 from .unet_config import UNetConfig
 
 __all__ = ["UNet2DConditionModel", "UNetConfig"]
@@ -44,7 +47,7 @@ class UNet2DConditionModel(nn.Module):
     @property
     def dtype(self) -> mx.Dtype:
         """The weights' dtype, which `sample` should have."""
-        return self.conv_in.weight.dtype
+        return self.conv_norm_out.weight.dtype  # never packed, and no adapter stands in its place
 
     def fuse(self) -> UNet2DConditionModel:
         """Joins layers that have the same input, once the weights are loaded: parameters then have other names."""
@@ -73,62 +76,104 @@ class UNet2DConditionModel(nn.Module):
         Raises CheckpointError where the encoders' output does not fit.
         """
         timesteps = mx.broadcast_to(mx.array(timestep), (sample.shape[0],))
-        shifts = self.shifts(timesteps, pooled=pooled, time_ids=time_ids, timestep_cond=timestep_cond)
-        return self.predict(sample, shifts, self.look_at(context))
+        shifts = self.time_shifts(timesteps, pooled=pooled, time_ids=time_ids, timestep_cond=timestep_cond)
+        return self.predict(sample, shifts, self.keys_values(context))
 
     def predict(
-        self, sample: mx.array, shifts: list[list[mx.array]], seen: list[Seen], merging: float = 0.0
+        self,
+        sample: mx.array,
+        shifts: list[list[mx.array]],
+        keys_values: list[LevelKeysValues],
+        merging: float = 0.0,
+        residuals: Residuals = NO_RESIDUALS,
     ) -> mx.array:
-        """The output for `sample` (B, h, w, in_channels), of what `shifts` and `look_at` gave.
+        """The output for `sample` (B, h, w, in_channels), of what `time_shifts` and `keys_values` gave.
 
         `merging` is the fraction of the tokens that merge in the finest self-attention. The three parts are there for
-        whoever keeps what `deep` gave from another call (diffusion/step_cache.py).
+        whoever keeps the output of `coarser_levels` from another call (models/step_cache.py).
         """
-        maps = self.enter(sample, shifts, seen, merging)
-        return self.leave(self.deep(maps, shifts, seen, merging), maps, shifts, seen, merging)
+        maps = self.finest_down(sample, shifts, keys_values, merging, residuals)
+        x = self.coarser_levels(maps, shifts, keys_values, merging, residuals)
+        return self.finest_up(x, maps, shifts, keys_values, merging, residuals)
 
-    def enter(
-        self, sample: mx.array, shifts: list[list[mx.array]], seen: list[Seen], merging: float = 0.0
+    def finest_down(
+        self,
+        sample: mx.array,
+        shifts: list[list[mx.array]],
+        keys_values: list[LevelKeysValues],
+        merging: float = 0.0,
+        residuals: Residuals = NO_RESIDUALS,
     ) -> list[mx.array]:
         """The feature maps that the finest level makes on the way down, at last the halved one."""
+        _, _, adapter = residuals
         if self.config.center_input_sample:
             sample = 2 * sample - 1
         x = self.conv_in(sample)
-        return [x, *self.down_blocks[0](x, shifts[0], seen[0], self._merging(0, merging))]
+        merging = self._merging(0, merging)
+        return [x, *self.down_blocks[0](x, shifts[0], keys_values[0], merging, _item(adapter, 0))]
 
-    def deep(
-        self, maps: list[mx.array], shifts: list[list[mx.array]], seen: list[Seen], merging: float = 0.0
+    def coarser_levels(
+        self,
+        maps: list[mx.array],
+        shifts: list[list[mx.array]],
+        keys_values: list[LevelKeysValues],
+        merging: float = 0.0,
+        residuals: Residuals = NO_RESIDUALS,
     ) -> mx.array:
-        """What all coarser levels make of `enter`'s feature maps for the finest one's way up: (B, h, w, C)."""
+        """What all coarser levels make of `finest_down`'s feature maps for the finest way up: (B, h, w, C)."""
+        to_skips, to_mid, adapter = residuals
         skips, down = list(maps), len(self.down_blocks)
         for i in range(1, down):
-            skips.extend(self.down_blocks[i](skips[-1], shifts[i], seen[i], self._merging(i, merging)))
+            merges = self._merging(i, merging)
+            skips.extend(self.down_blocks[i](skips[-1], shifts[i], keys_values[i], merges, _item(adapter, i)))
         x = skips[-1]
         if "mid_block" in self:
-            x = self.mid_block(x, shifts[down], seen[down])
+            x = self.mid_block(x, shifts[down], keys_values[down])
+            last = _item(adapter, down)
+            x = x if last is None else x + last
+        x = x if to_mid is None else x + to_mid
+        skips = _added(skips, to_skips)
         for i in range(-down, -1):
-            x = self.up_blocks[i](x, shifts[i], seen[i], skips, self._merging(-1 - i, merging))
+            x = self.up_blocks[i](x, shifts[i], keys_values[i], skips, self._merging(-1 - i, merging))
         return x
 
-    def leave(
+    def finest_up(
         self,
         x: mx.array,
         maps: list[mx.array],
         shifts: list[list[mx.array]],
-        seen: list[Seen],
+        keys_values: list[LevelKeysValues],
         merging: float = 0.0,
+        residuals: Residuals = NO_RESIDUALS,
     ) -> mx.array:
-        """The output: the finest level's way up from what `deep` gave, with `enter`'s feature maps."""
+        """The output: the finest level's way up from `coarser_levels`' output, with `finest_down`'s feature maps."""
+        to_skips, _, _ = residuals
         block = self.up_blocks[-1]
-        x = block(x, shifts[-1], seen[-1], maps[: len(block.resnets)], self._merging(0, merging))
+        skips = _added(maps[: len(block.resnets)], to_skips[: len(block.resnets)])
+        x = block(x, shifts[-1], keys_values[-1], skips, self._merging(0, merging))
         return self.conv_out(self.conv_norm_out(x))
+
+    def check_residuals(self, residuals: Residuals) -> None:
+        """Raises RequestError where there are more or fewer residuals than places for them."""
+        skips = sum(self.config.layers) + self.config.levels
+        if residuals.down and len(residuals.down) != skips:
+            raise RequestError(
+                f"The ControlNet gives {len(residuals.down)} feature maps, and this UNet has {skips} skip connections.",
+                "Use a ControlNet that was trained for this family of models.",
+            )
+        if len(residuals.adapter) > self.config.levels + int("mid_block" in self):
+            raise RequestError(
+                f"The T2I-Adapter gives {len(residuals.adapter)} feature maps, and this UNet has"
+                f" {self.config.levels} levels.",
+                "Use a T2I-Adapter that was trained for this family of models.",
+            )
 
     def _merging(self, level: int, merging: float) -> float:
         """Tokens merge on one level alone: there they are most, and most alike."""
         return merging if level == self.config.finest_attention else 0.0
 
-    def look_at(self, context: mx.array) -> list[Seen]:
-        """What each level sees of the encoded prompt (B, S, cross_attention_dim), in the order of the levels.
+    def keys_values(self, context: mx.array) -> list[LevelKeysValues]:
+        """Keys and values of the context (B, S, cross_attention_dim) for each level, in the order of the levels.
 
         Raises CheckpointError where the width does not fit.
         """
@@ -136,9 +181,9 @@ class UNet2DConditionModel(nn.Module):
         if width not in self.config.cross_attention_dim:
             raise _unfit(f"a context of width {self.config.cross_attention_dim[-1]}", f"{width}")
         context = context.astype(self.dtype)
-        return [level.look_at(context) for level in self._levels()]
+        return [level.keys_values(context) for level in self._levels()]
 
-    def shifts(
+    def time_shifts(
         self,
         timesteps: mx.array,
         *,
@@ -152,7 +197,7 @@ class UNet2DConditionModel(nn.Module):
         CheckpointError where they do not fit.
         """
         temb = self._embed(timesteps, pooled, time_ids, timestep_cond)
-        return [level.shifts(temb) for level in self._levels()]
+        return [level.time_shifts(temb) for level in self._levels()]
 
     def _levels(self) -> list[DownBlock | MidBlock | UpBlock]:
         return [*self.down_blocks, *([self.mid_block] if "mid_block" in self else []), *self.up_blocks]
@@ -164,7 +209,7 @@ class UNet2DConditionModel(nn.Module):
         time_ids: mx.array | None,
         timestep_cond: mx.array | None,
     ) -> mx.array:
-        """What the resnet blocks are told: (N, time_embed_dim), with SiLU applied. Embedded in fp32, then cast."""
+        """The time embedding (N, time_embed_dim) with SiLU applied; sinusoids in fp32, then cast."""
         config, dtype = self.config, self.dtype
         embedding = timestep_embedding(
             timesteps,
@@ -189,6 +234,15 @@ class UNet2DConditionModel(nn.Module):
             ids = ids.reshape(time_ids.shape[0], -1)
             temb = temb + self.add_embedding(mx.concatenate([pooled.astype(dtype), ids.astype(dtype)], axis=-1))
         return silu(temb)
+
+
+def _item(maps: Sequence[mx.array], index: int) -> mx.array | None:
+    return maps[index] if index < len(maps) else None
+
+
+def _added(skips: list[mx.array], residuals: Sequence[mx.array]) -> list[mx.array]:
+    """The skip connections with the residuals added, where there are any."""
+    return [skip + residual for skip, residual in zip(skips, residuals, strict=True)] if residuals else skips
 
 
 def _unfit(wanted: str, given: str) -> CheckpointError:

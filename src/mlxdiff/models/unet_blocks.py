@@ -20,8 +20,8 @@ Attend = Callable[[int], Transformer2DModel]
 Resnet = Callable[[int, int], ResnetBlock2D]
 
 
-Seen = list[list[list[KeysValues]]]
-"""What the transformers of a level see of the context: for each of them, for each of its blocks, for each attention."""
+LevelKeysValues = list[list[list[KeysValues]]]
+"""Keys and values of the context for one level: for each transformer, for each of its blocks, for each attention."""
 
 
 class _Level(nn.Module):
@@ -30,13 +30,13 @@ class _Level(nn.Module):
     resnets: list[ResnetBlock2D]
     attentions: list[Transformer2DModel]
 
-    def shifts(self, temb: mx.array) -> list[mx.array]:
-        """What a timestep (B, temb_channels) adds inside each resnet block: (B, C) each."""
-        return [resnet.shift(temb) for resnet in self.resnets]
+    def time_shifts(self, temb: mx.array) -> list[mx.array]:
+        """What the embedded timesteps (B, temb_channels) add inside each resnet block: (B, C) each."""
+        return [resnet.time_shift(temb) for resnet in self.resnets]
 
-    def look_at(self, context: mx.array) -> Seen:
-        """What each transformer sees of the context (B, S, context_width); empty without attention."""
-        return [attention.look_at(context) for attention in self.attentions] if "attentions" in self else []
+    def keys_values(self, context: mx.array) -> LevelKeysValues:
+        """Keys and values of the context (B, S, context_width) for each transformer; empty without attention."""
+        return [attention.keys_values(context) for attention in self.attentions] if "attentions" in self else []
 
 
 class DownBlock(_Level):
@@ -59,16 +59,31 @@ class DownBlock(_Level):
         if downsample_padding is not None:
             self.downsamplers = [Downsample2D(out_channels, out_channels, downsample_padding)]
 
-    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen, merging: float = 0.0) -> list[mx.array]:
-        made = []
+    def __call__(
+        self,
+        x: mx.array,
+        shifts: list[mx.array],
+        keys_values: LevelKeysValues,
+        merging: float = 0.0,
+        adapter: mx.array | None = None,
+    ) -> list[mx.array]:
+        """The level's feature maps. `adapter` is a T2I-Adapter's, added where diffusers adds it.
+
+        With attention that is in front of the downsampler, without it is behind.
+        """
+        maps = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, shifts[i])
             if "attentions" in self:
-                x = self.attentions[i](x, seen[i], merging)
-            made.append(x)
+                x = self.attentions[i](x, keys_values[i], merging)
+                if adapter is not None and i == len(self.resnets) - 1:
+                    x = x + adapter
+            maps.append(x)
         if "downsamplers" in self:
-            made.append(self.downsamplers[0](x))
-        return made
+            maps.append(self.downsamplers[0](x))
+        if adapter is not None and "attentions" not in self:
+            maps[-1] = maps[-1] + adapter
+        return maps
 
 
 class MidBlock(_Level):
@@ -81,10 +96,10 @@ class MidBlock(_Level):
             self.attentions = [attend(0)]
             self.resnets.append(resnet(channels, channels))
 
-    def __call__(self, x: mx.array, shifts: list[mx.array], seen: Seen) -> mx.array:
+    def __call__(self, x: mx.array, shifts: list[mx.array], keys_values: LevelKeysValues) -> mx.array:
         x = self.resnets[0](x, shifts[0])
         if "attentions" in self:
-            x = self.resnets[1](self.attentions[0](x, seen[0]), shifts[1])
+            x = self.resnets[1](self.attentions[0](x, keys_values[0]), shifts[1])
         return x
 
 
@@ -115,13 +130,18 @@ class UpBlock(_Level):
             self.upsamplers = [Upsample2D(out_channels, out_channels)]
 
     def __call__(
-        self, x: mx.array, shifts: list[mx.array], seen: Seen, skips: list[mx.array], merging: float = 0.0
+        self,
+        x: mx.array,
+        shifts: list[mx.array],
+        keys_values: LevelKeysValues,
+        skips: list[mx.array],
+        merging: float = 0.0,
     ) -> mx.array:
         """Takes its feature maps off the end of `skips` and enlarges x to the size of the one that is then last."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(mx.concatenate([x, skips.pop()], axis=-1), shifts[i])
             if "attentions" in self:
-                x = self.attentions[i](x, seen[i], merging)
+                x = self.attentions[i](x, keys_values[i], merging)
         if "upsamplers" in self:
             height, width = skips[-1].shape[1:3]
             x = self.upsamplers[0](x, (height, width))

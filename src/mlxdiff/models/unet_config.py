@@ -12,9 +12,16 @@ from . import config as read
 _DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 _UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 
+# Feature maps of the finest level that are alive at once in a call: input, skip connections, an attention block.
+MAPS = 24
+
 # Refused before modules are made, which alone could fill the memory; SDXL has 6 resnet blocks on the way down and 70
 # transformer layers.
 MOST_BLOCKS = 1000
+
+# What decides how large latents are; SDXL has 4 channels of 128 x 128 cells.
+MOST_CHANNELS = 256
+MOST_CELLS = 512
 
 # Keys that change the maths and have few values that are implemented, diffusers' default first. All other keys mean
 # nothing to these blocks, `resnet_out_scale_factor` among them, or are training's remains; diffusers ignores them too.
@@ -49,7 +56,7 @@ class UNetConfig:
     heads                    attention heads (what diffusers' configs call attention_head_dim)
     down_transformers, up_transformers  transformer layers behind each resnet block; `up` too counts from the top
     mid_transformer          transformer layers at the bottom
-    time_cond_proj_dim       width of the embedded guidance scale, for a UNet that is told it (LCM)
+    time_cond_proj_dim       width of the embedded guidance scale, for a UNet that takes it as an input (LCM)
     time_id_width            width of the embedding of one of SDXL's time ids; None if it takes none
     added_width              width of the pooled prompt and all embedded time ids together
     """
@@ -85,6 +92,30 @@ class UNetConfig:
     center_input_sample: bool
 
     @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width in latent cells where nobody asks for a size."""
+        return (self.sample_size, self.sample_size) if isinstance(self.sample_size, int) else self.sample_size
+
+    @property
+    def uses_guidance_embedding(self) -> bool:
+        """Whether the guidance scale is an input of the network (LCM)."""
+        return self.time_cond_proj_dim is not None
+
+    @property
+    def merges_tokens(self) -> bool:
+        """Whether there is attention in which tokens can merge."""
+        return self.finest_attention is not None
+
+    def bytes_per_row(self, cells: int, itemsize: int, *, fused_attention: bool) -> int:
+        """Bytes that one more row of a batch needs in a call, about, for latents of so many cells.
+
+        The finest level decides: cells x channels x MAPS numbers. Attention that is not fused also writes its scores
+        down in fp32, cells x cells for each of at most 8 heads: counted once, for one image at a time.
+        """
+        maps = cells * self.block_out_channels[0] * MAPS * itemsize
+        return maps if fused_attention else maps + 8 * cells * cells * 4
+
+    @property
     def levels(self) -> int:
         """Sizes of feature maps; each is half the one above."""
         return len(self.block_out_channels)
@@ -112,8 +143,8 @@ class UNetConfig:
         with_time_ids = values.get("addition_embed_type") is not None
         config = cls(
             sample_size=_sample_size(values),
-            in_channels=read.whole(values, "in_channels", 4),
-            out_channels=read.whole(values, "out_channels", 4),
+            in_channels=read.whole(values, "in_channels", 4, high=MOST_CHANNELS),
+            out_channels=read.whole(values, "out_channels", 4, high=MOST_CHANNELS),
             block_out_channels=channels,
             down_block_types=read.choices(values, "down_block_types", (*_DOWN[1:] * 3, _DOWN[0]), _DOWN),
             mid_block_type=values.get("mid_block_type", "UNetMidBlock2DCrossAttn"),
@@ -128,7 +159,7 @@ class UNetConfig:
             use_linear_projection=_flag(values, "use_linear_projection", False),
             upcast_attention=_flag(values, "upcast_attention", False),
             norm_num_groups=read.whole(values, "norm_num_groups", 32),
-            norm_eps=read.number(values, "norm_eps", 1e-5),
+            norm_eps=read.positive(values, "norm_eps", 1e-5, high=1),
             flip_sin_to_cos=_flag(values, "flip_sin_to_cos", True),
             freq_shift=read.number(values, "freq_shift", 0),
             time_embed_dim=_optional_whole(values, "time_embedding_dim", 4 * channels[0]),
@@ -165,6 +196,16 @@ class UNetConfig:
                 raise _inconsistent(f"{count} {what}, more than any network has")
         if self.mid_block_scale_factor == 0:
             raise _inconsistent("mid_block_scale_factor 0")
+        for key in ("conv_in_kernel", "conv_out_kernel"):
+            if getattr(self, key) % 2 == 0:
+                raise _inconsistent(f"{key} {getattr(self, key)}, which would change the size of the latents")
+        # The frequencies of an embedding are powers of 1 / (width // 2 - shift).
+        widths = {"block_out_channels": self.block_out_channels[0], "addition_time_embed_dim": self.time_id_width}
+        for key, width in widths.items():
+            if width is not None and width // 2 <= self.freq_shift:
+                raise _inconsistent(f"{key} {width}, too narrow to embed a number with freq_shift {self.freq_shift:g}")
+        if self.time_cond_proj_dim is not None and self.time_cond_proj_dim < 4:
+            raise _inconsistent(f"time_cond_proj_dim {self.time_cond_proj_dim}, too narrow to embed a number")
 
 
 def _transformers(
@@ -233,9 +274,11 @@ def _optional_whole(values: Mapping[str, Any], key: str, default: Any) -> Any:
 
 def _sample_size(values: Mapping[str, Any]) -> int | tuple[int, int]:
     """Only the size of a picture that was asked for without one: SD 1.x's where a config has none."""
-    if not isinstance(values.get("sample_size"), list | tuple):
-        return _optional_whole(values, "sample_size", 64)
-    sides = read.wholes(values, "sample_size", ())
+    if values.get("sample_size") is None:
+        return 64
+    if not isinstance(values["sample_size"], list | tuple):
+        return read.whole(values, "sample_size", 64, high=MOST_CELLS)
+    sides = read.wholes(values, "sample_size", (), high=MOST_CELLS)
     if len(sides) != 2:
         raise _inconsistent(f"{len(sides)} numbers in sample_size")
     return sides[0], sides[1]

@@ -18,6 +18,10 @@ from ..kernels.attention import attention
 from . import config as read
 from .layers import Conv2d, Downsample2D, GroupNorm, GroupNormSiLU, Linear, PointwiseConv2d, ResnetBlock2D, Upsample2D
 
+# What decides how large latents and pictures are; published VAEs have up to 128 channels and 6 levels.
+MOST_CHANNELS = 256
+MOST_LEVELS = 8
+
 # Every norm of the VAE, where the UNet's resnet blocks have 1e-5.
 EPS = 1e-6
 
@@ -65,13 +69,13 @@ class VAEConfig:
             "up_block_types": read.choices(values, "up_block_types", ("UpDecoderBlock2D",), ("UpDecoderBlock2D",)),
         }
         config = cls(
-            in_channels=read.whole(values, "in_channels", cls.in_channels),
-            out_channels=read.whole(values, "out_channels", cls.out_channels),
+            in_channels=read.whole(values, "in_channels", cls.in_channels, high=MOST_CHANNELS),
+            out_channels=read.whole(values, "out_channels", cls.out_channels, high=MOST_CHANNELS),
             block_out_channels=read.wholes(values, "block_out_channels", cls.block_out_channels),
             layers_per_block=read.whole(values, "layers_per_block", cls.layers_per_block, high=100),
-            latent_channels=read.whole(values, "latent_channels", cls.latent_channels),
+            latent_channels=read.whole(values, "latent_channels", cls.latent_channels, high=MOST_CHANNELS),
             norm_num_groups=read.whole(values, "norm_num_groups", cls.norm_num_groups),
-            scaling_factor=read.number(values, "scaling_factor", cls.scaling_factor),
+            scaling_factor=read.positive(values, "scaling_factor", cls.scaling_factor),
             shift_factor=read.optional_number(values, "shift_factor"),
             latents_mean=read.optional_numbers(values, "latents_mean"),
             latents_std=read.optional_numbers(values, "latents_std"),
@@ -87,24 +91,20 @@ class VAEConfig:
         return config
 
     def _check(self) -> None:
-        if len(self.block_out_channels) > 16:
-            raise _inconsistent(
-                f"{len(self.block_out_channels)} block_out_channels, more than any picture has halvings"
-            )
+        if len(self.block_out_channels) > MOST_LEVELS:
+            raise _inconsistent(f"{len(self.block_out_channels)} block_out_channels, more than {MOST_LEVELS}")
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups != 0:
                 raise _inconsistent(
                     f"{channels} channels, which norm_num_groups {self.norm_num_groups} does not divide"
                 )
-        if self.scaling_factor == 0:
-            raise _inconsistent("scaling_factor 0")
         if (self.latents_mean is None) != (self.latents_std is None):
             raise _inconsistent("one of latents_mean and latents_std without the other")
         for key, numbers in (("latents_mean", self.latents_mean), ("latents_std", self.latents_std)):
             if numbers is not None and len(numbers) != self.latent_channels:
                 raise _inconsistent(f"{len(numbers)} {key} for {self.latent_channels} latent_channels")
-        if self.latents_std is not None and 0 in self.latents_std:
-            raise _inconsistent("a latents_std of 0")
+        if self.latents_std is not None and min(self.latents_std) < read.SMALLEST:
+            raise _inconsistent(f"a latents_std of {min(self.latents_std):g}")
         if self.latents_mean is not None and self.shift_factor:
             raise UnsupportedError(
                 "The VAE's config has both latents_mean and shift_factor, which mlxdiff does not implement.",

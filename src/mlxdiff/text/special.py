@@ -19,6 +19,7 @@ from .normalize import normalize
 START, END = "<|startoftext|>", "<|endoftext|>"
 # The order counts: where two entries say different things of one token, the later one decides.
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+MOST_TOKENS = 20_000  # beside the vocabulary: CLIP has 2, an embedding adds up to some 75
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
 DEFAULTS = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
 
@@ -78,6 +79,11 @@ def read_special_tokens(
     known |= {token.content for token in order}
     order += [token for token in extra if token.content not in known]
     last = {token.content: token for token in order if token.content}
+    if len(last) > MOST_TOKENS:
+        raise CheckpointError(
+            f"The tokenizer lists {len(last)} special tokens, and up to {MOST_TOKENS} are read.",
+            "Remove those that no prompt uses from its added tokens.",
+        )
     return SpecialTokens(
         {name: token.content for name, token in roles.items()}, tuple(last.values()), frozenset(declared)
     )

@@ -18,6 +18,7 @@ from .special import Splitter, read_special_tokens
 from .vocabulary import AGAIN, TokenizerFiles, clip_vocabulary, read_folder
 
 CONTEXT = 77
+LONGEST = 1024  # tokens that a text encoder may read at once: CLIP reads 77, its longest relatives 248
 UNLIMITED = 100_000  # transformers writes 10**30 for a tokenizer that has no limit of its own
 CACHED_WORDS = 16_384
 LONGEST_CACHED = 64  # letters
@@ -31,8 +32,11 @@ class Tokenizer:
         vocab, special = files.vocabulary, files.special
         ids = dict(vocab.ids)
         # A declared token without an id takes the next free one, as textual inversion's do.
+        following = max(len(vocab.ids), max(ids.values(), default=-1) + 1)
         for token in special.tokens:
-            ids.setdefault(token.content, max(len(vocab.ids), max(ids.values(), default=-1) + 1))
+            if token.content not in ids:
+                ids[token.content] = following
+                following += 1
         for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
             content = special.names[name]
             if content not in vocab.ids and content not in special.declared:
@@ -125,6 +129,9 @@ def _check(text: str) -> None:
 def _max_length(value: object) -> int:
     if value is None or (isinstance(value, int | float) and value > UNLIMITED):
         return CONTEXT
-    if not isinstance(value, int) or isinstance(value, bool) or value < 3:
-        raise CheckpointError(f"The tokenizer's model_max_length is {value!r}.", "It is a whole number, usually 77.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 3 <= value <= LONGEST:
+        raise CheckpointError(
+            f"The tokenizer's model_max_length is {value!r}.",
+            f"It is a whole number from 3 to {LONGEST}, usually 77: get the files anew.",
+        )
     return value

@@ -6,10 +6,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from oracle_schedulers import LCM, SD1, SD21, scheduler_of
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle_schedulers import SD1, SD21, denoiser, scheduler_of
 
-from mlxdiff.diffusion.prediction import consistency, denoiser, to_denoised, to_output
 from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
+from mlxdiff.diffusion.space import (
+    HUGE_SIGMA,
+    FlowMatching,
+    Training,
+    VariancePreserving,
+    from_flow,
+    to_flow,
+    training_sigmas,
+)
 from mlxdiff.errors import UnsupportedError
 
 TYPES = ("epsilon", "v_prediction", "sample")
@@ -26,7 +36,7 @@ def test_true_outputs_give_back_x0(prediction_type, sigma):
     x0, noise = array(0), array(1)
     alpha, s = 1 / math.hypot(sigma, 1), sigma / math.hypot(sigma, 1)
     output = {"epsilon": noise, "v_prediction": alpha * noise - s * x0, "sample": x0}[prediction_type]
-    denoised = to_denoised(prediction_type, output, x0 + sigma * noise, sigma)
+    denoised = VariancePreserving(prediction_type).to_denoised(output, x0 + sigma * noise, sigma)
     assert np.allclose(np.array(denoised), np.array(x0), atol=1e-5)
 
 
@@ -34,20 +44,20 @@ def test_true_outputs_give_back_x0(prediction_type, sigma):
 @pytest.mark.parametrize("sigma", [0.03, 1.0, 14.6])
 def test_to_output_is_the_inverse(prediction_type, sigma):
     latents, output = array(0, math.hypot(sigma, 1)), array(1)
-    denoised = to_denoised(prediction_type, output, latents, sigma)
-    assert np.allclose(np.array(to_output(prediction_type, denoised, latents, sigma)), np.array(output), atol=1e-4)
+    space = VariancePreserving(prediction_type)
+    denoised = space.to_denoised(output, latents, sigma)
+    assert np.allclose(np.array(space.to_output(denoised, latents, sigma)), np.array(output), atol=1e-4)
 
 
 def test_unknown_types_are_refused():
-    for convert in (to_denoised, to_output):
-        with pytest.raises(UnsupportedError, match="'flow'"):
-            convert("flow", array(0), array(1), 1.0)
+    with pytest.raises(UnsupportedError, match="'flow'"):
+        VariancePreserving("flow")
 
 
 def test_half_precision_outputs_are_converted_in_fp32():
     latents = array(0, 14.6)
     output = array(1).astype(mx.float16)
-    denoised = to_denoised("epsilon", output, latents, 14.6)
+    denoised = VariancePreserving("epsilon").to_denoised(output, latents, 14.6)
     assert denoised.dtype == mx.float32
     assert np.allclose(np.array(denoised), np.array(latents) - 14.6 * np.array(output).astype(np.float64), atol=1e-5)
 
@@ -90,29 +100,41 @@ def test_a_compiled_network_is_traced_once():
     assert len(traces) == 1
 
 
-def test_only_the_schedules_own_levels_have_a_timestep():
-    plan = make_schedule(SchedulerConfig.from_dict(SD1, "euler"), 5)
-    assert [plan.timestep(sigma) for sigma in plan.sigmas[:-1]] == list(plan.timesteps)
-    for sigma in (1.2345, plan.sigmas[-1]):
-        with pytest.raises(ValueError, match="not in tuple"):
-            plan.timestep(sigma)
+def test_the_timestep_of_any_level_is_diffusers():
+    theirs = scheduler_of(SD1, "euler", steps=7)
+    logs = np.log((((1 - theirs.alphas_cumprod) / theirs.alphas_cumprod) ** 0.5).numpy())
+    space = VariancePreserving("epsilon")
+    for sigma in (0.01, 0.0292, 0.1, 1.2345, 5.0, 14.0, 14.6, 20.0):
+        expected = float(theirs._sigma_to_t(np.array(sigma), logs))
+        assert space.timestep(sigma) == pytest.approx(expected, abs=2e-3)
 
 
-def test_the_boundary_condition_is_diffusers():
-    theirs = scheduler_of(LCM, "lcm")
-    plan = make_schedule(SchedulerConfig.from_dict(LCM, "lcm"), 4)
-    latents = array(0, 5.0)
-    for sigma, timestep in zip(plan.sigmas[:-1], plan.timesteps, strict=True):
-        c_skip, c_out = theirs.get_scalings_for_boundary_condition_discrete(int(timestep))
-        preserved = np.array(latents) / math.hypot(sigma, 1)
-        bounded = consistency(lambda x, _: mx.cos(x), plan)(latents, sigma)
-        assert np.allclose(np.array(bounded), c_out * np.cos(np.array(latents)) + c_skip * preserved, atol=1e-6)
+def test_at_a_level_of_training_the_timestep_is_whole_and_at_zero_it_is_the_cleanest():
+    space = VariancePreserving("v_prediction")
+    table = training_sigmas(Training())
+    assert [space.timestep(float(table[i])) for i in (0, 1, 500, 998, 999)] == pytest.approx([0, 1, 500, 998, 999])
+    assert space.timestep(0.0) == 0
 
 
-def test_at_timestep_zero_the_boundary_condition_is_the_identity():
-    config = SchedulerConfig.from_dict({**LCM, "num_train_timesteps": 50}, "lcm")  # distilled on every timestep
-    plan = make_schedule(config, 50)
-    assert plan.timesteps[-1] == 0
-    latents = array(0)
-    bounded = consistency(lambda x, _: x * 0 + 99, plan)(latents, plan.sigmas[-2])
-    assert np.allclose(np.array(bounded), np.array(latents) / math.hypot(plan.sigmas[-2], 1), atol=1e-6)
+@given(st.floats(0, 1))
+def test_flow_matching_levels_go_both_ways(s):
+    assert to_flow(from_flow(s)) == pytest.approx(s, rel=1e-9)
+    assert 0 <= from_flow(s) <= HUGE_SIGMA
+
+
+@pytest.mark.parametrize("s", [0.02, 0.5, 0.99, 1.0])
+def test_flow_matching_by_its_definition(s):
+    """z = (1 - s) x0 + s noise; the network says noise - x0 and is told 1000 s."""
+    space, sigma = FlowMatching(), from_flow(s)
+    x0, noise = array(0), array(1)
+    latents = x0 + noise * sigma
+    assert np.allclose(np.array(latents * space.scale(sigma)), np.array((1 - s) * x0 + s * noise), atol=1e-6)
+    assert space.timestep(sigma) == pytest.approx(1000 * s)
+    output = noise - x0
+    assert np.allclose(np.array(space.to_denoised(output, latents, sigma)), np.array(x0), atol=1e-5)
+    assert np.allclose(np.array(space.to_output(x0, latents, sigma)), np.array(output), atol=1e-4)
+
+
+def test_half_precision_flow_outputs_are_converted_in_fp32():
+    denoised = FlowMatching().to_denoised(array(1).astype(mx.float16), array(0), 1.0)
+    assert denoised.dtype == mx.float32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlxdiff.diffusion.step_cache import StepCache
+from mlxdiff.models.step_cache import StepCache
 
 
 def counted(batch: int = 1):

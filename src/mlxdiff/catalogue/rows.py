@@ -1,0 +1,181 @@
+"""What a row of the tables says."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import RequestError
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number or word that a sampler takes, under the name of its function's parameter."""
+
+    name: str
+    default: Value
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[Value, ...] = ()
+
+    def check(self, value: Any) -> Value:
+        """The value itself. Raises RequestError where it is out of range."""
+        if self.choices:
+            if isinstance(value, bool) or value not in self.choices:
+                raise RequestError(f"{self.name} is {value!r}.", f"Choose one of {_listed(self.choices)}.")
+            return value
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+        if not fits:
+            raise RequestError(f"{self.name} is {value!r}.", f"It is a number from {self.low:g} to {self.high:g}.")
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How a diffusers class reads scheduler_config.json.
+
+    defaults  the keys that it reads and not all classes do, or not with the same default
+    only      keys that change the mathematics, with the values that are implemented; none is fine with every class
+    options   keys that become options of the sampler: {key: parameter}
+    values    values of those keys that mean another value here: {key: {theirs: ours}}
+    """
+
+    defaults: Mapping[str, Any]
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SchedulerClass:
+    """A diffusers class, and the settings of it for which a sampler stands: (key, values), None where it is absent."""
+
+    name: str
+    when: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+
+    def fits(self, config: Mapping[str, Any]) -> bool:
+        return all(config.get(key) in values for key, values in self.when)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a sampler's diffusers class puts its timesteps and levels.
+
+    variance_preserving  its latents are x0 * sqrt(1 - s^2) + noise * s, and so is what it hands to the VAE
+    whole                linspace is rounded to whole timesteps
+    spare                training is divided into one step more, and the last is left out
+    distilled            timesteps are chosen among those of a consistency model's distillation
+    strided              a step lands num_train_timesteps // steps below where it began, not on the next timestep
+    repeated             the second timestep is asked about twice (PLMS' warm-up)
+    full_ramp            a ramp spans all of training, not what the spacing covers
+    ramp_timesteps       a ramp's timesteps keep their fraction, or are made whole: always, or only karras'
+    infinite             zero terminal SNR is reached, and not stopped short of
+    """
+
+    variance_preserving: bool = False
+    whole: bool = False
+    spare: bool = False
+    distilled: bool = False
+    strided: bool = False
+    repeated: bool = False
+    full_ramp: bool = False
+    ramp_timesteps: Literal["fraction", "whole", "whole_karras"] = "fraction"
+    infinite: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """A sampler: its names, what it takes, and where its function is.
+
+    name       what mlxdiff calls and records it
+    function   "module.function" below mlxdiff.diffusion.samplers
+    a1111      AUTOMATIC1111's names, the first as its web UI shows it
+    comfyui    ComfyUI's
+    classes    the diffusers classes that it is, the first as other classes' configs are read
+    nearest    diffusers classes whose solver is not here and that this comes closest to
+    noise      none; fresh: independent draws; brownian: increments of one path; see `mlxdiff.diffusion.step.Noise`
+    options    what a user may set
+    takes      what the function takes of the schedule, by name: fields or methods of `mlxdiff.diffusion.Schedule`
+    automatic  the schedule that A1111's "Automatic" is for it
+    order      its order of convergence
+    evaluations  calls of the network per step
+    unconditional  whether it asks for the negative branch alone (CFG++), whatever the guidance scale is
+    cfg_pp     the row of its CFG++ form
+    discards_penultimate  whether A1111 leaves the last level above 0 out of the schedule
+    """
+
+    name: str
+    function: str
+    help: str
+    reading: Reading
+    placement: Placement = Placement()
+    a1111: tuple[str, ...] = ()
+    comfyui: tuple[str, ...] = ()
+    classes: tuple[SchedulerClass, ...] = ()
+    nearest: tuple[str, ...] = ()
+    noise: Literal["none", "fresh", "brownian"] = "none"
+    options: tuple[Option, ...] = ()
+    takes: tuple[str, ...] = ()
+    automatic: str = "linspace"
+    order: int = 1
+    evaluations: int = 1
+    unconditional: bool = False
+    cfg_pp: str | None = None
+    discards_penultimate: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.a1111, *self.comfyui, *(known.name for known in self.classes if known.fits({})))
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The function itself: imports MLX."""
+        module, function = self.function.split(".")
+        return getattr(importlib.import_module(f"mlxdiff.diffusion.samplers.{module}"), function)
+
+    def settle(self, options: Mapping[str, Any]) -> dict[str, Value]:
+        """Every option with its value or its default; None is unset. Raises RequestError for one that it has not."""
+        known = {option.name: option for option in self.options}
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in given:
+            if name not in known:
+                has = f"It has {_listed(tuple(known))}." if known else "It has no options."
+                raise RequestError(f"The sampler {self.name} has no {name}.", f"Leave it out. {has}")
+        return {name: option.check(given[name]) if name in given else option.default for name, option in known.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduleRow:
+    """A way to choose the noise levels of a run.
+
+    kind       spacing: which timesteps of training; ramp: levels between two ends
+    function   "module.function" below mlxdiff.diffusion, for a ramp
+    key        the key of scheduler_config.json that asks for a ramp
+    """
+
+    name: str
+    kind: Literal["spacing", "ramp"]
+    help: str
+    function: str | None = None
+    a1111: tuple[str, ...] = ()
+    comfyui: tuple[str, ...] = ()
+    key: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.a1111, *self.comfyui)
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        module, function = str(self.function).split(".")
+        return getattr(importlib.import_module(f"mlxdiff.diffusion.{module}"), function)
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return ", ".join(str(value) for value in values)

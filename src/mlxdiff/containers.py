@@ -1,0 +1,101 @@
+"""What JPEG and WebP files hold beside their pixels, and how large they are: found without decoding a pixel.
+
+JPEG: ITU T.81 annex B; Exif and XMP in APP1, a comment in COM. WebP: RIFF chunks EXIF and `XMP `. png.py does PNG.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from . import exif
+
+MAX_TEXT = 2**22  # bytes of one chunk
+_MAX_PARTS = 2**16
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE = frozenset((*range(0xD0, 0xD9), 0x01))  # markers without a length
+
+
+@dataclass
+class Container:
+    """`size` is (width, height) in pixels; texts by the names that PNG files give them."""
+
+    format: str
+    size: tuple[int, int] = (0, 0)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def read(stream: BinaryIO) -> Container | None:
+    """What the file at its start says; None for another format, or one that is too damaged to tell its size."""
+    stream.seek(0)
+    head = stream.read(12)
+    if head[:2] == b"\xff\xd8":
+        found = _jpeg(stream)
+    elif head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        found = _webp(stream)
+    else:
+        return None
+    return found if min(found.size) > 0 else None
+
+
+def _jpeg(stream: BinaryIO) -> Container:
+    found = Container("JPEG")
+    stream.seek(2)
+    for _ in range(_MAX_PARTS):
+        mark = stream.read(2)
+        while mark == b"\xff\xff":
+            mark = mark[1:] + stream.read(1)
+        if len(mark) < 2 or mark[0] != 0xFF or mark[1] in (0xD9, 0xDA):
+            break
+        if mark[1] in _BARE:
+            continue
+        length = int.from_bytes(stream.read(2), "big") - 2
+        end = stream.tell() + length
+        if length < 0:
+            break
+        if mark[1] in _FRAMES and length >= 5:
+            _, height, width = struct.unpack(">BHH", stream.read(5))
+            found.size = width, height
+        elif mark[1] == 0xE1:
+            data = stream.read(length)
+            if data[:6] == b"Exif\0\0":
+                found.texts = exif.read(data) | found.texts
+            elif data.startswith(_XMP):
+                found.texts["xmp"] = data[len(_XMP) :].decode("utf-8", "replace")
+        elif mark[1] == 0xFE:
+            found.texts.setdefault("Comment", stream.read(length).decode("utf-8", "replace"))
+        stream.seek(end)
+    return found
+
+
+def _webp(stream: BinaryIO) -> Container:
+    found = Container("WEBP")
+    stream.seek(12)
+    for _ in range(_MAX_PARTS):
+        header = stream.read(8)
+        if len(header) < 8:
+            break
+        kind, length = header[:4], int.from_bytes(header[4:], "little")
+        end = stream.tell() + length + length % 2
+        if kind in (b"VP8X", b"VP8L", b"VP8 "):
+            found.size = _webp_size(kind, stream.read(min(length, 10))) if found.size == (0, 0) else found.size
+        elif kind == b"EXIF" and length <= MAX_TEXT:
+            found.texts = exif.read(stream.read(length)) | found.texts
+        elif kind == b"XMP " and length <= MAX_TEXT:
+            found.texts["xmp"] = stream.read(length).decode("utf-8", "replace")
+        stream.seek(end)
+    return found
+
+
+def _webp_size(kind: bytes, data: bytes) -> tuple[int, int]:
+    if len(data) < (5 if kind == b"VP8L" else 10):
+        return 0, 0
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack("<HH", data[6:10])
+    return width & 0x3FFF, height & 0x3FFF

@@ -1,0 +1,44 @@
+"""The SHA-256 of a file's content, or of a component's folder: computed once for as long as the files stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from .errors import InputError
+from .files import open_regular
+
+BLOCK = 2**20
+
+
+def content_hash(path: Path) -> str:
+    """64 hexadecimal digits, of a file, or of the .json and .safetensors files of a folder. Raises InputError."""
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors"))
+            lines = "".join(f"{file.name} {_of_file(file)}\n" for file in files)
+            return hashlib.sha256(lines.encode()).hexdigest()
+        return _of_file(path)
+    except FileNotFoundError:
+        raise InputError(f"There is no picture {path}.", "Check its name and folder.") from None
+    except PermissionError:
+        raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{path} cannot be read ({reason}).", "Check its name.") from None
+
+
+def _of_file(path: Path) -> str:
+    about = os.stat(path)
+    return _computed(path, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _computed(path: Path, *_: int) -> str:
+    digest = hashlib.sha256()
+    with open_regular(path) as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,166 @@
+"""The networks of one checkpoint: each is loaded when it is first needed, and let go where memory is scarce.
+
+A network is mapped first: its files are checked, and its size is known. Its weights are evaluated when it is used, some
+at a time, so that the files never lie in memory as a whole; then any thread can compute with them (threads.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from . import backend, memory
+from .families import Checkpoint, Family, base
+from .models.backbone import Backbone
+from .models.vae import AutoencoderKL
+from .threads import Turn
+
+AT_ONCE = 2**28  # bytes of weights that are evaluated together
+
+
+@dataclass
+class Held:
+    """A network in memory, its weights, and the thread that mapped them: until they are evaluated it alone can."""
+
+    network: Any
+    weights: list[mx.array]
+    thread: int
+    evaluated: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.weights)
+
+
+class Networks:
+    """The text encoders, the backbone and the VAE of a checkpoint; `turn` guards loading. Reads no weight by itself.
+
+    bits  8 or 4 for the linear layers of the backbone and the text encoders; None leaves them as they are
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, family: Family, *, dtype: mx.Dtype, bits: int | None, turn: Turn
+    ) -> None:
+        self.checkpoint, self.family, self.dtype, self.bits = checkpoint, family, dtype, bits
+        self._turn = turn
+        self._held: dict[str, Held] = {}
+        self._sizes: dict[str, int] = {}
+
+    @property
+    def encoder(self) -> base.PromptEncoder:
+        """The text encoders, ready for use."""
+        return self._use("encoder")
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone, ready for use."""
+        return self._use("backbone")
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The VAE, ready for use."""
+        return self._use("vae")
+
+    def load(self) -> None:
+        """Maps and checks every weight now, so that a damaged file is found before minutes are spent."""
+        for name in _PARTS:
+            self._map(name)
+
+    def unload(self) -> None:
+        """Lets every weight go; what is needed again is loaded again."""
+        with self._turn:
+            self._held.clear()
+            mx.clear_cache()
+
+    def holds(self, name: str) -> bool:
+        """Whether `encoder`, `backbone` or `vae` is mapped or in memory."""
+        return name in self._held
+
+    @property
+    def keeps_encoder(self) -> bool:
+        """Whether the text encoders stay in memory once prompts are encoded. Maps both, to know their sizes."""
+        return memory.keeps_encoders(self._size("encoder"), self._size("backbone"))
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes of the weights that are in memory while the backbone works."""
+        return self._size("backbone") + (self._size("encoder") if self.keeps_encoder else 0)
+
+    def prompts_are_encoded(self) -> None:
+        """Lets the text encoders go unless they stay, with buffers of sizes that the loop never asks for."""
+        if not self.keeps_encoder:
+            self._held.pop("encoder", None)
+        mx.clear_cache()
+
+    def make_room(self, decoding: int) -> None:
+        """Lets the backbone go where it does not fit beside a decoding of that many bytes."""
+        if self.holds("backbone") and not memory.keeps_backbone(self._size("backbone"), decoding):
+            self._held.pop("backbone", None)
+
+    def _size(self, name: str) -> int:
+        if name not in self._sizes:
+            self._sizes[name] = self._map(name).nbytes
+        return self._sizes[name]
+
+    def _use(self, name: str) -> Any:
+        with self._turn:
+            held = self._map(name)
+            if not held.evaluated:
+                evaluate(held.weights)
+                held.evaluated = True
+            return held.network
+
+    def _map(self, name: str) -> Held:
+        with self._turn:
+            held = self._held.get(name)
+            if held is None or not (held.evaluated or held.thread == threading.get_ident()):
+                network, modules = _PARTS[name](self)
+                held = self._held[name] = Held(network, _weights(modules), threading.get_ident())
+            return held
+
+    def _map_encoder(self) -> tuple[Any, Iterable[nn.Module]]:
+        encoder = self.family.load_encoder(self.checkpoint, self.dtype, self.bits)
+        return encoder, encoder.networks
+
+    def _map_backbone(self) -> tuple[Any, Iterable[nn.Module]]:
+        backbone = base.load_backbone(self.checkpoint, self.dtype, self.bits)
+        return backbone, (backbone.network,)
+
+    def _map_vae(self) -> tuple[Any, Iterable[nn.Module]]:
+        vae = base.load_vae(self.family, self.checkpoint, self.dtype)
+        return vae, (vae,)
+
+
+_PARTS: dict[str, Callable[[Networks], tuple[Any, Iterable[nn.Module]]]] = {
+    "encoder": Networks._map_encoder,
+    "backbone": Networks._map_backbone,
+    "vae": Networks._map_vae,
+}
+
+
+def evaluate(arrays: Iterable[mx.array]) -> None:
+    """Evaluates arrays, some AT_ONCE bytes together."""
+    waiting, size = [], 0
+    for array in arrays:
+        waiting.append(array)
+        size += array.nbytes
+        if size >= AT_ONCE:
+            mx.eval(waiting)
+            waiting, size = [], 0
+    mx.eval(waiting)
+
+
+def _weights(networks: Iterable[nn.Module]) -> list[mx.array]:
+    flat: list[dict[str, mx.array]] = [dict(tree_flatten(network.parameters())) for network in networks]
+    return [array for arrays in flat for array in arrays.values()]
+
+
+def dtype_of(wanted: mx.Dtype | str | None) -> mx.Dtype:
+    """The number format of the networks: fp16 on a GPU and fp32 on a CPU, unless another is asked for."""
+    return backend.default_dtype() if wanted is None else backend.parse_dtype(wanted)

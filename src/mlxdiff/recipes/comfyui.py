@@ -1,0 +1,262 @@
+"""ComfyUI's prompt graph into a recipe: nodes by id, each a class with inputs, which are values or links [id, output].
+
+The way back from the sampler is followed: to the prompts, the model, the first latents. A node on the way to the
+picture that is not used is named, whatever its class. Of several samplers the first pass is the picture's; what comes
+behind it is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import names
+from .a1111 import choose
+from .recipe import FindModel, Gathering, Recipe, object_of, shown
+
+NAMES = ("prompt", "workflow")
+_SAMPLERS = re.compile(r"KSampler|SamplerCustom", re.IGNORECASE)
+_CHOICES = re.compile(r"Select|Provider|Node$")  # KSamplerSelect names a sampler, and samples nothing
+# Between the sampler and the file, and adds nothing.
+_PLUMBING = re.compile(r"VAEDecode$|SaveImage|PreviewImage|Image ?Save|Reroute|^Primitive|^Note|^MarkdownNote")
+_ADVANCED = {"add_noise": "enable", "start_at_step": 0, "return_with_leftover_noise": "disable", "denoise": 1}
+_VALUES = ("value", "Value", "int", "float", "number", "text", "string")  # where primitive nodes hold theirs
+_DEEPEST = 64  # links that are followed in a row
+_LONGEST = 2000  # nodes that are looked at
+
+
+def read(texts: Mapping[str, str], find_model: FindModel | None) -> Recipe | None:
+    """The recipe of a graph with a sampler in it, or None."""
+    graph = object_of(texts.get("prompt"))
+    if graph is None or not is_graph(graph):
+        return None
+    nodes = {str(name): node for name, node in list(graph.items())[:_LONGEST] if _is_node(node)}
+    first = _first_sampler(nodes)
+    return None if first is None else _Way(nodes, first).recipe(find_model)
+
+
+def is_graph(values: Mapping[str, Any]) -> bool:
+    return any(_is_node(node) for node in list(values.values())[:_LONGEST])
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+
+
+def _is_sampler(node: Mapping[str, Any]) -> bool:
+    kind = node["class_type"]
+    return _SAMPLERS.search(kind) is not None and _CHOICES.search(kind) is None
+
+
+def _link(nodes: Mapping[str, Any], value: Any) -> str | None:
+    """The node that an input comes from."""
+    if isinstance(value, list) and len(value) == 2 and str(value[0]) in nodes:
+        return str(value[0])
+    return None
+
+
+def _before(nodes: Mapping[str, Any], start: str) -> list[str]:
+    """A node and all that it depends on, nearest first."""
+    found, waiting = {start: None}, [start]
+    while waiting:
+        for value in nodes[waiting.pop(0)]["inputs"].values():
+            name = _link(nodes, value)
+            if name is not None and name not in found:
+                found[name] = None
+                waiting.append(name)
+    return list(found)
+
+
+def _first_sampler(nodes: Mapping[str, Any]) -> str | None:
+    """The sampler that no other one comes before; of several, the one that most samplers come behind."""
+    samplers = [name for name in nodes if _is_sampler(nodes[name])][:50]
+    before = {name: set(_before(nodes, name)) - {name} for name in samplers}
+    firsts = [name for name in samplers if not before[name] & set(samplers)]
+    return max(firsts, key=lambda name: sum(name in others for others in before.values()), default=None)
+
+
+class _Way:
+    """The way back from one sampler, on which nodes are used up."""
+
+    def __init__(self, nodes: Mapping[str, Any], sampler: str):
+        self.nodes, self.sampler = nodes, sampler
+        self.made = Gathering("comfyui")
+        self.used = {sampler}
+
+    def recipe(self, find_model: FindModel | None) -> Recipe:
+        made, inputs = self.made, self.nodes[self.sampler]["inputs"]
+        parts = [inputs, *self._parts(inputs)]
+        for setting, keys in (("seed", ("noise_seed", "seed")), ("steps", ("steps",)), ("guidance_scale", ("cfg",))):
+            key, value = self._first(parts, keys)
+            if key is not None:
+                made.take(setting, value, key)
+        self._names(parts)
+        for setting, role in (("prompt", "positive"), ("negative_prompt", "negative")):
+            text = self._prompt(parts, role)
+            made.take(setting, text, role)
+        self._model(parts, find_model)
+        self._latents(parts)
+        _, strength = self._first(parts, ("denoise",))
+        if isinstance(strength, int | float) and strength < 1:
+            made.take("strength", strength, "denoise")
+        for key, neutral in _ADVANCED.items():
+            if key in inputs and key != "denoise" and inputs[key] != neutral:
+                made.leave(key, inputs[key])
+        end, steps = inputs.get("end_at_step"), made.settings.get("steps")
+        if isinstance(end, int) and steps is not None and end < steps:
+            made.leave("end_at_step", end)
+        self._rest()
+        made.settings["rng"] = "torch"
+        made.preset(prompt_syntax="comfyui", compat="comfyui")
+        return made.recipe()
+
+    def _parts(self, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """The inputs of SamplerCustom's own nodes: noise, guider, sampler, sigmas."""
+        for key in ("noise", "guider", "sampler", "sigmas"):
+            name = _link(self.nodes, inputs.get(key))
+            if name is not None:
+                self.used.add(name)
+                yield self.nodes[name]["inputs"]
+
+    def _first(self, parts: list[Mapping[str, Any]], keys: tuple[str, ...]) -> tuple[str | None, Any]:
+        for inputs in parts:
+            for key in keys:
+                if key in inputs and (value := self._value(inputs[key], key)) is not None:
+                    return key, value
+        return None, None
+
+    def _value(self, value: Any, key: str, depth: int = 0) -> Any:
+        """An input's value, also where a node of primitive values holds it."""
+        name = _link(self.nodes, value)
+        if name is None:
+            return None if isinstance(value, list | dict) else value
+        inputs = self.nodes[name]["inputs"]
+        plain = [other for other in inputs.values() if not isinstance(other, list | dict)]
+        keys = [other for other in (key, *_VALUES) if other in inputs]
+        if depth > _DEEPEST or (not keys and len(inputs) != 1):
+            return None
+        self.used.add(name)
+        found = inputs[keys[0]] if keys else next(iter(inputs.values()))
+        return self._value(found, key, depth + 1) if plain != [found] else found
+
+    def _names(self, parts: list[Mapping[str, Any]]) -> None:
+        _, sampler = self._first(parts, ("sampler_name",))
+        _, schedule = self._first(parts, ("scheduler",))
+        sigmas = _link(self.nodes, parts[0].get("sigmas"))
+        if schedule is None and sigmas is not None:
+            kind = self.nodes[sigmas]["class_type"]
+            schedule = kind.removesuffix("Scheduler").removeprefix("SDTurbo").lower() or "turbo"
+        written, planned = (value if isinstance(value, str) else "" for value in (sampler, schedule))
+        ours, schedule_name = names.sampler_and_schedule(written, planned)
+        choose(self.made, "sampler", ours, "sampler_name", written)
+        choose(self.made, "schedule", schedule_name, "scheduler", planned)
+
+    def _prompt(self, parts: list[Mapping[str, Any]], role: str) -> str | None:
+        for inputs in parts:
+            for key in (role, *(("conditioning",) if role == "positive" else ())):
+                name = _link(self.nodes, inputs.get(key))
+                if name is not None:
+                    return self._encoded(name, role)
+        return None
+
+    def _encoded(self, name: str | None, role: str) -> str | None:
+        """The text that a conditioning encodes; nodes that change it on the way stay unused, and are then named."""
+        for _ in range(_DEEPEST):
+            if name is None:
+                return None
+            node = self.nodes[name]
+            inputs = node["inputs"]
+            if node["class_type"] == "ConditioningZeroOut":
+                self.used.add(name)
+                return None
+            texts = dict.fromkeys(
+                text
+                for key in ("text", "text_g", "text_l", "prompt", "clip_l", "t5xxl", role, "string")
+                if key in inputs and isinstance(text := self._text(inputs[key]), str)
+            )
+            if texts:
+                self.used.add(name)
+                self._clip_skip(inputs)
+                for other in list(texts)[1:]:
+                    self.made.leave(f"{node['class_type']}", other)
+                return next(iter(texts))
+            onward = (role, "conditioning", "conditioning_to", "conditioning_1", "cond", "cond1")
+            name = next((link for key in onward if (link := _link(self.nodes, inputs.get(key))) is not None), None)
+        return None
+
+    def _text(self, value: Any, depth: int = 0) -> str | None:
+        """A text, also where other nodes hold it or join it."""
+        if isinstance(value, str):
+            return value
+        name = _link(self.nodes, value)
+        if name is None or depth > 8:
+            return None
+        inputs = self.nodes[name]["inputs"]
+        if "clip" in inputs or "conditioning" in inputs:
+            return None  # a conditioning, not a text
+        keys = [key for key in inputs if re.search(r"text|string|prompt|value|wildcard", key, re.IGNORECASE)]
+        texts = [text for key in keys[:10] if (text := self._text(inputs[key], depth + 1))]
+        if not texts:
+            return None
+        self.used.add(name)
+        between = inputs.get("delimiter", inputs.get("separator", ""))
+        return (between if isinstance(between, str) else "").join(texts)
+
+    def _clip_skip(self, inputs: Mapping[str, Any]) -> None:
+        name = _link(self.nodes, inputs.get("clip"))
+        for _ in range(_DEEPEST):
+            if name is None:
+                return
+            node = self.nodes[name]
+            layer = node["inputs"].get("stop_at_clip_layer")
+            if isinstance(layer, int):
+                self.used.add(name)
+                if "clip_skip" not in self.made.settings and layer != -1:
+                    self.made.take("clip_skip", -layer, "stop_at_clip_layer")
+            name = _link(self.nodes, node["inputs"].get("clip"))
+
+    def _model(self, parts: list[Mapping[str, Any]], find_model: FindModel | None) -> None:
+        name = next((link for inputs in parts if (link := _link(self.nodes, inputs.get("model"))) is not None), None)
+        for _ in range(_DEEPEST):
+            if name is None:
+                return
+            inputs = self.nodes[name]["inputs"]
+            for key in ("ckpt_name", "unet_name", "model_name"):
+                value = inputs.get(key)
+                value = value.get("content") if isinstance(value, dict) else value
+                if isinstance(value, str) and "model" not in inputs:
+                    self.used.add(name)
+                    self.made.model(re.split(r"[\\/]", value)[-1], find_model)
+                    return
+            name = _link(self.nodes, inputs.get("model"))
+
+    def _latents(self, parts: list[Mapping[str, Any]]) -> None:
+        keys = ("latent_image", "latent", "samples")
+        name = _link(self.nodes, next((inputs[key] for inputs in parts for key in keys if key in inputs), None))
+        for _ in range(_DEEPEST):
+            if name is None:
+                return
+            inputs = self.nodes[name]["inputs"]
+            if "width" in inputs and "height" in inputs and not any(_link(self.nodes, inputs.get(key)) for key in keys):
+                self.used.add(name)
+                for side in ("width", "height"):
+                    self.made.take(side, self._value(inputs[side], side), side)
+                if inputs.get("batch_size", 1) != 1:
+                    self.made.leave("batch_size", inputs["batch_size"])
+                return
+            name = next((link for key in keys if (link := _link(self.nodes, inputs.get(key))) is not None), None)
+
+    def _rest(self) -> None:
+        """Names the nodes on the way to the picture that were not used."""
+        nodes = self.nodes if len(self.nodes) <= _LONGEST // 4 else ()
+        behind = [name for name in nodes if self.sampler in _before(self.nodes, name)]
+        onward: dict[str, None] = {}
+        for name in [self.sampler, *behind]:
+            onward |= dict.fromkeys(_before(self.nodes, name))
+        for name in onward:
+            node = self.nodes[name]
+            if name in self.used or _PLUMBING.search(node["class_type"]):
+                continue
+            values = [shown(value) for value in node["inputs"].values() if isinstance(value, str | int | float)]
+            self.made.leave(node["class_type"], " ".join(value for value in values[:6] if value))

@@ -1,0 +1,61 @@
+"""A recipe and what the user gives beside it become a Request; what of it does not is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import RequestError
+from ..request import Request
+from .recipe import Recipe, Remark
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_MOST = 100  # things that one sentence names
+
+
+def finished(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> tuple[Request, list[str]]:
+    """The request, and the sentences about what it leaves out.
+
+    What is given replaces the recipe's before that is judged. One setting that does not go with the others is lost,
+    not the recipe. Raises RequestError for what is given.
+    """
+    settings = {name: value for name, value in recipe.settings.items() if name not in given}
+    said = sayings(recipe, given)
+    strength = settings.get("strength")
+    if strength is not None and given.get("image", settings.get("image")) is None:
+        del settings["strength"]
+        said.append(
+            f"The text has a denoising strength of {strength:g} but not the picture that this one was made from:"
+            " it is left out. Give that picture with --image, or expect another one."
+        )
+    try:
+        return Request.from_dict({**settings, **given}), said
+    except RequestError as error:
+        for name in reversed(settings):
+            rest = {other: value for other, value in settings.items() if other != name}
+            try:
+                request = Request.from_dict({**rest, **given})
+            except RequestError:
+                continue
+            return request, [*said, f"The text's {name} is left out. {error.problem}"]
+        raise
+
+
+def sayings(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> list[str]:
+    """The sentences about what the recipe lost and did not use, but for settings that are given."""
+    said = [f"{remark.problem} {remark.remedy}".strip() for remark in recipe.lost if _counts(remark, given)]
+    unused = [remark.problem for remark in recipe.unused if _counts(remark, given)]
+    if unused:
+        said.append(f"The picture was made with {_listed(unused)}, which mlxdiff leaves out. Expect another picture.")
+    return said
+
+
+def _counts(remark: Remark, given: Mapping[str, Any]) -> bool:
+    return remark.setting is None or remark.setting not in given
+
+
+def _listed(parts: list[str]) -> str:
+    """The parts for one line, each cut."""
+    shown = [part if len(part) <= 80 else f"{part[:80]}..." for part in parts[:_MOST]]
+    return ", ".join(shown) + (f" and {len(parts) - _MOST} more" if len(parts) > _MOST else "")

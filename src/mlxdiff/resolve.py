@@ -1,0 +1,145 @@
+"""A request to what will be drawn: every default of the checkpoint filled in, and what does not fit it refused.
+
+Reads configs and the names and contents of files that the request names; no weight, and no network.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import warnings
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from . import backend, images
+from .diffusion import guidance
+from .diffusion.schedule import make_schedule
+from .diffusion.scheduler_config import SchedulerConfig
+from .errors import MlxdiffWarning, RequestError
+from .families import Checkpoint
+from .families.base import Defaults
+from .hashing import content_hash
+from .pictures import Pixels
+from .request import MAX_STEPS, Model, Request, Resolved, declared
+
+SEEDS = 2**32
+STRENGTH = 0.8
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a request is resolved against: the model as it is recorded, its configs, the content of its VAE's file."""
+
+    model: Model
+    checkpoint: Checkpoint
+    defaults: Defaults
+    hashes: tuple[tuple[str, str], ...] = ()
+
+
+def resolve(request: Request, loaded: Loaded) -> Resolved:
+    """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
+    checkpoint, defaults = loaded.checkpoint, loaded.defaults
+    if request.strength is not None and request.image is None:
+        raise RequestError("There is a strength but no image.", "Give the image to start from.")
+    config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
+    height, width = _size(request, checkpoint, defaults)
+    steps = defaults.steps if request.steps is None else request.steps
+    if request.sigmas is not None and request.steps is None:
+        steps = len(request.sigmas) - 1
+    strength = request.strength
+    if request.image is not None:
+        strength = STRENGTH if strength is None else strength
+        steps = _enough(steps, strength)
+    guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    request = replace(
+        request.for_model(loaded.model),
+        steps=steps,
+        strength=strength,
+        guidance_scale=guidance_scale,
+        height=height,
+        width=width,
+        sampler=config.sampler,
+        seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
+        hashes=(*loaded.hashes, *_hashes(request)) or None,
+        **{
+            item.name: item.neutral
+            for item in declared(Request)
+            if item.neutral is not None and getattr(request, item.name) is None
+        },
+    )
+    # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
+    spread = checkpoint.index.class_name.startswith("LatentConsistencyModel") and config.row.placement.distilled
+    levels = make_schedule(
+        config,
+        steps,
+        schedule=request.schedule,
+        strength=None if spread else strength,
+        span=strength if spread else None,
+        sigmas=request.sigmas,
+    )
+    guidance.interval_of(levels.sigmas, *request.guidance_interval)
+    if request.token_merging and not checkpoint.backbone.merges_tokens:
+        raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
+    _check_memory(request, checkpoint)
+    values = {item.name: getattr(request, item.name) for item in fields(Request)}
+    return Resolved(**values, noise_levels=levels)
+
+
+def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple[int, int]:
+    """Height and width in pixels: those asked for, else the picture's own, else the checkpoint's."""
+    factor = checkpoint.scale_factor
+    height, width = defaults.height, defaults.width
+    if request.image is not None and request.height is None and request.width is None:
+        own = images.source_size(request.image)
+        height, width = (max(factor, side // factor * factor) for side in own)
+        if (height, width) != own:
+            text = f"The picture is {own[1]}x{own[0]} pixels; {width}x{height} are drawn, multiples of {factor}."
+            warnings.warn(MlxdiffWarning(text), stacklevel=2)
+    height = height if request.height is None else request.height
+    width = width if request.width is None else request.width
+    for name, value in (("height", height), ("width", width)):
+        if value % factor != 0:
+            near = max(factor, round(value / factor) * factor)
+            raise RequestError(
+                f"{name} is {value}, which is not a multiple of {factor}, the VAE's factor.", f"Try {near}."
+            )
+    return height, width
+
+
+def _enough(steps: int, strength: float) -> int:
+    """The steps, or as many as give one at this strength."""
+    if strength == 0 or int(steps * strength) >= 1:
+        return steps
+    more = math.ceil(1 / strength)
+    more += int(more * strength) < 1  # 1 / strength may be rounded down
+    if more > MAX_STEPS:
+        return steps
+    warnings.warn(
+        MlxdiffWarning(f"Of {steps} steps a strength of {strength:g} leaves none: {more} are taken."), stacklevel=2
+    )
+    return more
+
+
+def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
+    """(name, SHA-256) of the files that the request names."""
+    if request.image is None:
+        return ()
+    if isinstance(request.image, Pixels):
+        return ((str(request.image), request.image.sha256),)
+    return ((request.image, content_hash(Path(request.image))),)
+
+
+def _check_memory(request: Request, checkpoint: Checkpoint) -> None:
+    """Raises RequestError where one picture alone would not fit into the memory."""
+    height, width = request.height, request.width
+    assert height is not None
+    assert width is not None
+    cells = (height // checkpoint.scale_factor) * (width // checkpoint.scale_factor)
+    dtype = backend.parse_dtype(request.dtype or "fp32")
+    needed = checkpoint.backbone.bytes_per_row(cells, dtype.size, fused_attention=True)
+    if needed > backend.memory_size():
+        raise RequestError(
+            f"A picture of {width}x{height} pixels needs about {needed / 1e9:.0f} GB, and"
+            f" {backend.memory_size() / 1e9:.0f} GB are there.",
+            "Ask for a smaller one.",
+        )

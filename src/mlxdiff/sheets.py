@@ -1,0 +1,117 @@
+"""What a sheet says of itself: which sweep it is, or which pictures are on it. No one request would make it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import __version__
+from .declarations import declared
+from .errors import MlxdiffError, RequestError
+from .request import Request
+
+SWEEP, SHEET = "mlxdiff-sweep", "mlxdiff-sheet"
+_MAX_JSON = 2**20
+_MAX_CELLS = 10_000
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sweep of `request` over `vary` (as typed: "steps=10,20"), or a contact sheet of the files called `names`."""
+
+    request: Request | None = None
+    vary: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> str:
+        if self.vary:
+            return f"a sweep of {' and '.join(self.vary)}"
+        return f"a contact sheet of {len(self.names)} pictures"
+
+    @property
+    def remedy(self) -> str:
+        """What makes it again, or what of it can be made again."""
+        if self.vary:
+            return f"Make the sheet again with `{self.command}`, or one of its pictures by giving what it varies."
+        return f"Name one of its pictures: {', '.join(self.names[:20])}{', ...' if len(self.names) > 20 else ''}."
+
+    @property
+    def command(self) -> str:
+        """The command line that makes a sweep again."""
+        parts = ["mlxdiff grid", *(f"--vary {shlex.quote(text)}" for text in self.vary)]
+        if self.request is not None:
+            parts += _options(self.request)
+        return " ".join([*parts, "-o sheet.png"])
+
+    def single(self, given: Mapping[str, Any]) -> Request | None:
+        """The request of one cell of a sweep: where everything that it varies is given."""
+        varied = {text.partition("=")[0].strip().replace("-", "_") for text in self.vary}
+        if self.request is None or not varied or not varied <= given.keys():
+            return None
+        return Request.from_dict({**_values(self.request), **given})
+
+
+def sweep_text(request: Request, vary: Sequence[str]) -> dict[str, str]:
+    """The texts to write into the sheet of a sweep: the request without what is varied, and --vary as typed."""
+    described = json.dumps({"request": request.values(), "vary": list(vary)}, sort_keys=True)
+    return {SWEEP: described, "Software": f"mlxdiff {__version__}"}
+
+
+def sheet_text(names: Iterable[str]) -> dict[str, str]:
+    """The texts to write into a contact sheet of these files, whose names alone are kept."""
+    return {SHEET: json.dumps({"pictures": list(names)}), "Software": f"mlxdiff {__version__}"}
+
+
+def read_sheet(texts: Mapping[str, str]) -> Sheet | None:
+    """The sheet that a picture's texts describe, or None. Raises RequestError where they cannot be used."""
+    for name in (SWEEP, SHEET):
+        if name in texts:
+            return _read(texts[name])
+    return None
+
+
+def _read(text: str) -> Sheet:
+    wrong = RequestError("What the sheet says of itself cannot be used.", "Make it again.")
+    if len(text) > _MAX_JSON:
+        raise wrong
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise wrong from None
+    if not isinstance(values, dict):
+        raise wrong
+    vary, names, request = (values.get(name) for name in ("vary", "pictures", "request"))
+    if not _are_texts(vary) or not _are_texts(names) or not (vary or names):
+        raise wrong
+    try:
+        made = Request.from_dict(request) if isinstance(request, dict) else None
+    except (MlxdiffError, TypeError):
+        raise wrong from None
+    return Sheet(made, tuple(vary or ()), tuple(names or ()))
+
+
+def _are_texts(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and len(value) <= _MAX_CELLS and all(isinstance(item, str) for item in value)
+    )
+
+
+def _options(request: Request) -> list[str]:
+    """The options of the command line that say the request."""
+    found = []
+    for item in declared(Request):
+        value = getattr(request, item.name)
+        is_said = item.kind.many or not isinstance(value, tuple)
+        if value is None or value == item.default or item.scope == "record" or not is_said:
+            continue
+        values = [(one,) for one in value] if item.kind.many else [value]
+        found += [f"{item.option} {shlex.quote(item.kind.show(one))}" for one in values]
+    return found
+
+
+def _values(request: Request) -> dict[str, Any]:
+    return {item.name: value for item in declared(Request) if (value := getattr(request, item.name)) is not None}

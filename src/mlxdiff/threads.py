@@ -1,0 +1,51 @@
+"""Who may use a model: one thread at a time, and not a process that was forked from the one that loaded it.
+
+MLX's streams belong to threads. What a thread has left unevaluated can only be evaluated by that thread; evaluated
+arrays are everybody's. So networks are evaluated as they are loaded, calls take turns, and a lazy loop belongs to the
+thread that began it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+
+from .errors import BackendError
+
+
+class Turn:
+    """`with turn:` waits until no other thread is inside. Raises BackendError in a forked process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+
+    def __enter__(self) -> Turn:
+        if os.getpid() != self._process:
+            # The lock may be held by a thread that the fork has not copied, and MLX's own threads are gone too.
+            raise BackendError(
+                "This model was loaded before the process was forked, and MLX does not survive a fork.",
+                "Load it in the new process, or start that with multiprocessing's spawn method.",
+            )
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+class Owner:
+    """The thread that made this. `check` raises BackendError in any other."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def check(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise BackendError(
+                "A denoising loop is continued in another thread than the one that began it.",
+                "Iterate in one thread; `generate` can be called from any.",
+            )

@@ -1,0 +1,465 @@
+"""What other programs write, as they write it, into a Request; and what of it is not used is named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from mlxdiff import exif, recipes
+from mlxdiff.errors import InputError, MlxdiffError, RequestError
+from mlxdiff.metadata import request_from_file
+from mlxdiff.request import Request
+
+CATS = {"prompt": "a cat", "negative_prompt": "dogs", "steps": 20, "seed": 5, "width": 512, "height": 768}
+
+
+def read(texts: dict[str, str]) -> tuple[dict, list[str]]:
+    """The settings that are read, and the sentences about the rest; models are found."""
+    recipe = recipes.read(texts, lambda name: f"found/{name}")
+    assert recipe is not None
+    return dict(recipe.settings), recipes.sayings(recipe)
+
+
+def comfyui(**changes) -> dict:
+    """The graph of ComfyUI's default workflow, as its API takes it."""
+    graph = {
+        "3": {
+            "class_type": "KSampler",
+            "inputs": {
+                "seed": 5,
+                "steps": 20,
+                "cfg": 8.0,
+                "sampler_name": "dpmpp_2m",
+                "scheduler": "karras",
+                "denoise": 1.0,
+                "model": ["4", 0],
+                "positive": ["6", 0],
+                "negative": ["7", 0],
+                "latent_image": ["5", 0],
+            },
+        },
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd/v1-5.safetensors"}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 768, "batch_size": 1}},
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["4", 1]}},
+        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "dogs", "clip": ["4", 1]}},
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+        "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "ComfyUI", "images": ["8", 0]}},
+    }
+    for name, inputs in changes.items():
+        graph[name.lstrip("_")]["inputs"] |= inputs
+    return graph
+
+
+def of_graph(graph: dict) -> tuple[dict, list[str]]:
+    return read({"prompt": json.dumps(graph), "workflow": "{}"})
+
+
+def test_comfyuis_default_graph():
+    settings_, said = of_graph(comfyui())
+    assert said == []
+    assert settings_ == {
+        **CATS,
+        "guidance_scale": 8.0,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "rng": "torch",
+        "model": "found/v1-5",
+    }
+
+
+def test_comfyuis_other_nodes_are_named_by_their_class():
+    graph = comfyui(_3={"model": ["10", 0], "positive": ["12", 0]}, _8={"vae": ["11", 0]})
+    graph["10"] = {
+        "class_type": "LoraLoader",
+        "inputs": {"lora_name": "ink.safetensors", "strength_model": 0.7, "model": ["4", 0], "clip": ["4", 1]},
+    }
+    graph["11"] = {"class_type": "VAELoader", "inputs": {"vae_name": "ft-mse.safetensors"}}
+    graph["12"] = {"class_type": "NodeOfTomorrow", "inputs": {"conditioning": ["6", 0], "vividness": 3}}
+    graph["13"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    settings_, (said,) = of_graph(graph)
+    assert (settings_["prompt"], settings_["model"]) == ("a cat", "found/v1-5")
+    for part in ("LoraLoader: ink.safetensors 0.7", "VAELoader: ft-mse.safetensors", "NodeOfTomorrow: 3"):
+        assert part in said
+    for part in ("PreviewImage", "VAEDecode", "CLIPTextEncode", "KSampler"):
+        assert part not in said
+
+
+def test_comfyuis_second_pass_is_named_and_the_first_one_read():
+    graph = comfyui(_8={"samples": ["21", 0]})
+    graph["20"] = {"class_type": "LatentUpscale", "inputs": {"samples": ["3", 0], "width": 1024, "height": 1536}}
+    graph["21"] = {"class_type": "KSampler", "inputs": {**graph["3"]["inputs"], "seed": 9, "denoise": 0.5,
+                                                        "latent_image": ["20", 0]}}  # fmt: skip
+    settings_, (said,) = of_graph(graph)
+    assert (settings_["seed"], settings_["width"], "strength" in settings_) == (5, 512, False)
+    assert "LatentUpscale" in said
+    assert "KSampler: 9" in said
+
+
+def test_comfyuis_values_in_nodes_of_their_own():
+    graph = comfyui(_3={"seed": ["30", 0], "steps": ["31", 0]}, _6={"text": ["32", 0]}, _5={"width": ["34", 0]})
+    graph["30"] = {"class_type": "Seed (rgthree)", "inputs": {"seed": 77}}
+    graph["31"] = {"class_type": "PrimitiveInt", "inputs": {"value": 33}}
+    graph["32"] = {"class_type": "StringConcatenate",
+                   "inputs": {"string_a": "a red", "string_b": ["33", 0], "delimiter": " "}}  # fmt: skip
+    graph["33"] = {"class_type": "PrimitiveString", "inputs": {"value": "fox"}}
+    graph["34"] = {"class_type": "INTConstant", "inputs": {"value": 640}}
+    settings_, said = of_graph(graph)
+    assert said == []
+    assert [settings_[name] for name in ("seed", "steps", "prompt", "width")] == [77, 33, "a red fox", 640]
+
+
+def test_comfyuis_sampler_in_parts():
+    graph = comfyui()
+    graph["3"] = {
+        "class_type": "SamplerCustomAdvanced",
+        "inputs": {
+            "noise": ["40", 0],
+            "guider": ["41", 0],
+            "sampler": ["42", 0],
+            "sigmas": ["43", 0],
+            "latent_image": ["5", 0],
+        },
+    }
+    graph["40"] = {"class_type": "RandomNoise", "inputs": {"noise_seed": 12}}
+    graph["41"] = {"class_type": "CFGGuider", "inputs": {"model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0],
+                                                         "cfg": 3.5}}  # fmt: skip
+    graph["42"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler_ancestral"}}
+    graph["43"] = {"class_type": "KarrasScheduler", "inputs": {"steps": 15, "rho": 7.0}}
+    settings_, said = of_graph(graph)
+    assert said == []
+    assert [settings_[name] for name in ("seed", "guidance_scale", "sampler", "schedule", "steps", "prompt")] == [
+        12, 3.5, "euler_ancestral", "karras", 15, "a cat",
+    ]  # fmt: skip
+
+
+def test_comfyui_from_a_picture():
+    graph = comfyui(_3={"denoise": 0.6, "latent_image": ["50", 0]})
+    graph["50"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["51", 0], "vae": ["4", 2]}}
+    graph["51"] = {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}
+    settings_, (said,) = of_graph(graph)
+    assert settings_["strength"] == 0.6
+    assert "LoadImage: photo.png" in said
+
+
+def test_comfyuis_advanced_sampler_that_stops_early():
+    graph = comfyui(_3={"noise_seed": 4, "start_at_step": 0, "end_at_step": 12, "return_with_leftover_noise": "enable"})
+    graph["3"]["class_type"] = "KSamplerAdvanced"
+    settings_, (said,) = of_graph(graph)
+    assert settings_["seed"] == 4
+    assert "return_with_leftover_noise: enable" in said
+    assert "end_at_step: 12" in said
+
+
+def test_comfyuis_circles_and_rubbish():
+    graph = comfyui(_3={"model": ["3", 0], "latent_image": ["8", 0], "positive": ["6", 0], "seed": ["99", 0]},
+                    _6={"text": ["6", 0]})  # fmt: skip
+    graph |= {"x": 3, "y": {"class_type": 4}, "z": None}
+    settings_, _ = of_graph(graph)
+    assert settings_["steps"] == 20
+
+
+def test_a_graph_without_a_sampler(tmp_path):
+    picture = PngImagePlugin.PngInfo()
+    picture.add_text("prompt", json.dumps({"1": {"class_type": "LoadImage", "inputs": {}}}))
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png", pnginfo=picture)
+    with pytest.raises(InputError, match="no sampler is to be found"):
+        request_from_file(tmp_path / "a.png")
+
+
+def test_invokeai():
+    values = {
+        "generation_mode": "sdxl_txt2img",
+        "positive_prompt": "a cat",
+        "negative_prompt": "dogs",
+        "positive_style_prompt": "",
+        "width": 512,
+        "height": 768,
+        "seed": 5,
+        "rand_device": "cpu",
+        "cfg_scale": 7.5,
+        "cfg_rescale_multiplier": 0,
+        "steps": 20,
+        "scheduler": "dpmpp_2m_k",
+        "clip_skip": 0,
+        "model": {"key": "x", "hash": "blake3:12", "name": "juggernaut", "base": "sdxl", "type": "main"},
+        "loras": [{"model": {"name": "ink"}, "weight": 0.75}],
+        "app_version": "5.6.0",
+        "canvas_v2_metadata": {"rasterLayers": [], "controlLayers": []},
+        "seamless_x": False,
+    }
+    settings_, (said,) = read({"invokeai_metadata": json.dumps(values)})
+    assert settings_ == {
+        **CATS,
+        "guidance_scale": 7.5,
+        "guidance_rescale": 0,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "rng": "torch",
+        "model": "found/juggernaut",
+    }
+    assert said.count(":") == said.count("loras") + said.count('"model"') + said.count('"name"') + said.count(
+        '"weight"'
+    )
+
+
+def test_invokeai_2_and_1():
+    image = {
+        "prompt": [{"prompt": "a cat [dogs]", "weight": 1.0}],
+        "steps": 20,
+        "cfg_scale": 7.5,
+        "threshold": 0,
+        "perlin": 0,
+        "height": 768,
+        "width": 512,
+        "seed": 5,
+        "seamless": False,
+        "hires_fix": False,
+        "type": "txt2img",
+        "postprocessing": None,
+        "sampler": "k_euler_a",
+        "variations": [],
+    }
+    values = {"model": "stable diffusion", "model_weights": "sd-1.5", "model_hash": "cc", "app_id": "a", "image": image}
+    expected = {**CATS, "guidance_scale": 7.5, "sampler": "euler_ancestral"}
+    dream = '"a cat [dogs]" -s 20 -S 5 -W 512 -H 768 -C 7.5 -A k_euler_a'
+    settings_, said = read({"sd-metadata": json.dumps(values), "Dream": dream})
+    assert (settings_, said) == ({**expected, "model": "found/sd-1.5"}, [])
+    settings_, said = read({"Dream": dream})
+    assert (settings_, said) == (expected, [])
+    _, (said,) = read({"Dream": f"{dream} -G 0.8 --hires_fix"})
+    assert "-G: 0.8, -hires_fix" in said
+
+
+def test_novelai():
+    comment = {
+        "prompt": "a {cat}",
+        "steps": 20,
+        "height": 768,
+        "width": 512,
+        "scale": 5.0,
+        "uncond_scale": 1.0,
+        "cfg_rescale": 0.0,
+        "seed": 5,
+        "n_samples": 1,
+        "noise_schedule": "karras",
+        "sampler": "k_dpmpp_2m",
+        "uc": "dogs",
+        "request_type": "PromptGenerateRequest",
+        "signed_hash": "abc",
+        "sm": True,
+        "sm_dyn": False,
+    }
+    texts = {"Title": "AI generated image", "Description": "a {cat}", "Software": "NovelAI",
+             "Source": "Stable Diffusion XL C1E1DE52", "Comment": json.dumps(comment)}  # fmt: skip
+    settings_, (said,) = read(texts)
+    assert settings_ == {
+        **CATS,
+        "prompt": "a {cat}",
+        "guidance_scale": 5.0,
+        "guidance_rescale": 0.0,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "model": "found/Stable Diffusion XL",
+    }
+    assert said.startswith("The picture was made with weights in { } and [ ], sm: true, which mlxdiff leaves out")
+
+
+def test_swarmui(tmp_path):
+    params = {
+        "prompt": "a cat",
+        "negativeprompt": "dogs",
+        "model": "OfficialStableDiffusion/sd_xl_base_1.0",
+        "images": 1,
+        "seed": 5,
+        "steps": 20,
+        "cfgscale": 7,
+        "aspectratio": "1:1",
+        "width": 512,
+        "height": 768,
+        "sampler": "euler",
+        "scheduler": "normal_of_tomorrow",
+        "loras": ["ink"],
+        "loraweights": ["0.5"],
+        "automaticvae": True,
+        "swarm_version": "0.9.5",
+    }
+    text = json.dumps({"sui_image_params": params, "sui_extra_data": {"date": "2026"}})
+    expected = {**CATS, "guidance_scale": 7, "sampler": "euler", "rng": "torch", "model": "found/sd_xl_base_1.0"}
+    settings_, (said,) = read({"parameters": text})
+    assert settings_ == expected
+    assert "scheduler: normal_of_tomorrow" in said
+    assert 'loras: ["ink"], loraweights: ["0.5"]' in said
+    for kind, data in (("jpg", exif.write({"parameters": text})), ("webp", exif.write({"parameters": text}))):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"a.{kind}", exif=data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert request_from_file(tmp_path / f"a.{kind}").seed == 5
+
+
+def test_fooocus():
+    values = {
+        "adm_guidance": "(1.5, 0.8, 0.3)",
+        "base_model": "juggernautXL",
+        "base_model_hash": "33e58e86",
+        "clip_skip": 2,
+        "full_prompt": ["a cat", "cinematic still"],
+        "full_negative_prompt": ["dogs"],
+        "guidance_scale": 4.0,
+        "loras": [["offset", 0.1, "4852"]],
+        "metadata_scheme": "fooocus",
+        "negative_prompt": "dogs",
+        "performance": "Speed",
+        "prompt": "a cat",
+        "refiner_model": "None",
+        "refiner_switch": 0.5,
+        "resolution": "(512, 768)",
+        "sampler": "dpmpp_2m_sde_gpu",
+        "scheduler": "karras",
+        "seed": "5",
+        "sharpness": 2.0,
+        "steps": 20,
+        "styles": "['Fooocus V2']",
+        "vae": "Default (model)",
+        "version": "Fooocus v2.5.5",
+    }
+    settings_, (said,) = read({"parameters": json.dumps(values), "fooocus_scheme": "fooocus"})
+    assert {name: value for name, value in settings_.items() if name != "clip_skip"} == {
+        **CATS,
+        "guidance_scale": 4.0,
+        "sampler": "dpmpp_2m_sde",
+        "schedule": "karras",
+        "rng": "torch",
+        "model": "found/juggernautXL",
+    }
+    for part in ("adm_guidance: (1.5, 0.8, 0.3)", "sharpness: 2.0", "styles: ['Fooocus V2']", "offset", "Speed"):
+        assert part in said
+    for part in ("refiner", "vae", "version", "resolution"):
+        assert part not in said
+
+
+def test_civitais_json(tmp_path):
+    values = {
+        "prompt": "a cat",
+        "negativePrompt": "dogs",
+        "cfgScale": 7,
+        "steps": 20,
+        "sampler": "DPM++ 2M Karras",
+        "seed": 5,
+        "Size": "512x768",
+        "Model": "dreamshaper",
+        "Model hash": "879db523c3",
+        "clipSkip": 1,
+        "hashes": {"model": "879db523c3"},
+        "resources": [{"type": "model", "name": "dreamshaper"}, {"type": "lora", "name": "ink", "weight": 0.6}],
+        "Vividness": "3",
+    }
+    expected = {
+        **CATS,
+        "guidance_scale": 7,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "model": "found/dreamshaper",
+    }
+    settings_, (said,) = read({"parameters": json.dumps(values)})
+    assert settings_ == expected
+    assert said.startswith("The picture was made with lora: ink (0.6), Vividness: 3, which")
+    graph = {**comfyui(), "extraMetadata": json.dumps(values)}
+    assert read({"prompt": json.dumps(graph)}) == (expected, [said])
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    with pytest.warns(match="Vividness"):
+        assert request_from_file(tmp_path / "a.json", find_model=str).seed == 5
+    settings_, _ = read({"parameters": json.dumps({**values, "Version": "v1.10.1"})})
+    assert settings_["rng"] == "philox"
+
+
+def test_draw_things():
+    values = {"c": "a cat", "uc": "dogs", "model": "sd_v1.5.ckpt", "sampler": "Euler A", "scale": 7, "seed": 5,
+              "seed_mode": "Scale Alike", "size": "512x768", "steps": 20, "strength": 1, "lora": [{"model": "ink"}],
+              "v2": {"steps": 20}}  # fmt: skip
+    escaped = json.dumps(values).replace('"', "&quot;")
+    item = f'<rdf:Alt><rdf:li xml:lang="x-default">{escaped}</rdf:li></rdf:Alt>'
+    xmp = f"<x><exif:UserComment>{item}</exif:UserComment></x>"
+    settings_, (said,) = read({"XML:com.adobe.xmp": xmp})
+    assert settings_ == {
+        **CATS,
+        "guidance_scale": 7,
+        "sampler": "euler_ancestral",
+        "model": "found/sd_v1.5",
+    }
+    assert 'lora: [{"model": "ink"}]' in said
+
+
+def test_a_graph_in_a_webp_and_in_a_json_file(tmp_path):
+    made = Image.Exif()
+    made[0x0110], made[0x010F] = f"prompt:{json.dumps(comfyui())}", 'workflow:{"nodes": []}'
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", exif=made)
+    (tmp_path / "b.json").write_text(json.dumps(comfyui()))
+    for name in ("a.webp", "b.json"):
+        request = request_from_file(tmp_path / name, find_model=str)
+        assert request == Request(**CATS, guidance_scale=8.0, sampler="dpmpp_2m", schedule="karras", model="v1-5")
+
+
+def test_a_request_in_a_json_file(tmp_path):
+    request = Request(prompt="a cat", steps=3)
+    (tmp_path / "a.json").write_text(request.to_json())
+    assert request_from_file(tmp_path / "a.json") == request
+
+
+def test_texts_of_others_cannot_drive_a_terminal():
+    settings_, (said,) = of_graph({**comfyui(_6={"text": "\x1b[31mred\u202e"}), "60": {
+        "class_type": "\x1b]0;owned\x07Node", "inputs": {"images": ["8", 0], "x": "\x1b[2J"}}})  # fmt: skip
+    assert settings_["prompt"] == "red"
+    assert "\x1b" not in said
+    assert "Node" in said
+
+
+WORDS = [
+    "prompt", "parameters", "inputs", "class_type", "KSampler", "seed", "steps", "text", "image", "model", "sampler",
+    "c", "uc", "scale", "sui_image_params", "positive_prompt", "base_model", "cfgScale", "width", "3", "4",
+    "latent_image", "positive", "scheduler", "loras", "resources", "strength",
+]  # fmt: skip
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=6),
+    max_leaves=12,
+)
+NAMES = sorted({*recipes.NAMES, "parameters", "Comment"})
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), json_values, min_size=1, max_size=3))
+def test_any_json_is_a_recipe_or_an_error(texts):
+    with contextlib.suppress(RequestError):
+        recipe = recipes.read({name: json.dumps(value) for name, value in texts.items()}, str)
+        if recipe is not None:
+            request, _ = recipes.finished(recipe)
+            assert Request.from_json(request.to_json()) == request
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_graph_is_a_recipe_or_an_error(data):
+    graph = comfyui()
+    for _ in range(data.draw(st.integers(1, 4))):
+        node = graph[data.draw(st.sampled_from(sorted(graph)))]["inputs"]
+        key = data.draw(st.sampled_from([*node, "x"]))
+        link = st.tuples(st.sampled_from([*graph, "99"]), st.just(0)).map(list)
+        node[key] = data.draw(link | json_values)
+    with contextlib.suppress(MlxdiffError):
+        recipe = recipes.read({"prompt": json.dumps(graph)}, str)
+        assert recipe is not None
+        recipes.finished(recipe)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_deep_and_long_texts(name):
+    many = "{" + '"a": 1, ' * 10**5 + '"b": 2}'
+    for text in ("[" * 10**5, '{"a":' * 10**5, many, '{"prompt": ' + "9" * 10**5 + "}"):
+        with contextlib.suppress(MlxdiffError):
+            recipes.read({name: text}, str)
