@@ -5,7 +5,8 @@ prompts     a file of prompts to entries; naming: where their pictures go; sweep
 jobs        entries to jobs, one a picture, and to the batches that are denoised together
 models      each opened once, the weights of one at a time in memory
 runner      batches to pictures on disk: store.py writes, journal.py remembers, claims.py shares, ranks.py deals
-unfinished  what is remembered of a command that has no journal of its own; sheets: what is made of its pictures
+unfinished  what is remembered of a command that has no journal of its own
+contact     the sheet that is made of a run's pictures
 stream      items that come when they come; ahead: prompts encoded before their turn
 sizing      how many images share a batch
 render      one batch, a step at a time

@@ -16,7 +16,8 @@ from typing import Any
 from ..errors import InputError, MlxdiffError, RequestError
 from ..files import remove_parts
 from ..request import Model, Request, Resolved
-from . import claims, ranks, sheets, stream, sweep
+from . import claims, contact, ranks, stream, sweep
+from .contact import ContactSheet
 from .jobs import Batch, Job, JobMaker, by_model, canonical, essence, grouped, jobs_of, largest, listed
 from .journal import Journal, Run, hash_of
 from .models import Models
@@ -25,7 +26,6 @@ from .options import RunOptions
 from .prompts import STANDARD_INPUT, Entry, open_prompts, read_entries, source_name
 from .ranks import Ranks
 from .runner import Policy
-from .sheets import Sheet
 from .sizing import default_batch_size
 from .store import Store
 from .unfinished import CELLS, RUN, Unfinished
@@ -65,7 +65,7 @@ class Work:
     unrecorded: bool = False
     at_once: bool = False
     unfinished: Unfinished | None = None
-    sheet: Sheet | None = None
+    sheet: ContactSheet | None = None
     cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks)
     folders: set[Path] = field(default_factory=set)
@@ -118,7 +118,7 @@ def for_sheet(models: Models, request: Request, n_rows: int, output: str | None,
         cells = OutputPattern(unfinished.pictures, parse_template(CELL))
         jobs = JobMaker(lambda _: resolved, cells).jobs(Entry(request, None, "the prompt"))
         store = _store(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
-        sheet = sheets.contact_sheet(target, resolved, jobs, n_rows, store, options)
+        sheet = contact.contact_sheet(target, resolved, jobs, n_rows, store, options)
         return _known(models, jobs, store, options, unfinished, sheet)
 
 
@@ -154,7 +154,7 @@ def for_sweep(
         kept = _for_hidden(options) if hidden else options
         store = _store(folder, unfinished.journal, kept, shared=False)
         places = [jobs[key] for key in keys]
-        sheet = sheets.sweep_sheet(output, request, vary, axes, places, gap, store, options)
+        sheet = contact.sweep_sheet(output, request, vary, axes, places, gap, store, options)
         work = _known(models, list(jobs.values()), store, options, unfinished, sheet)
     if not hidden:
         for cell, path in zip(cells, paths, strict=True):
@@ -243,7 +243,7 @@ def _known(
     store: Store,
     options: RunOptions,
     unfinished: Unfinished | None = None,
-    sheet: Sheet | None = None,
+    sheet: ContactSheet | None = None,
     recorded: Run | None = None,
 ) -> Work:
     """The work of a complete list of jobs, none of which anything stands in the way of."""

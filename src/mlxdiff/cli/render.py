@@ -79,9 +79,9 @@ def prompt_file(base: Request, file: str, output_path: str | None, options: RunO
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:
     """Raises RequestError for a sheet of (height, width) that the file's format has no numbers for."""
-    from ..batch import sheets
+    from ..batch import contact
 
-    sheets.check_size(path, size)
+    contact.check_size(path, size)
 
 
 def say_sheet(path: Path, drawn: np.ndarray, n_images: int, *, json: bool) -> None:
