@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,11 +27,15 @@ from mlxdiff.request import Model, Resolved
 class Fake:
     """As much of StableDiffusion as the runner asks for; writes down what is asked."""
 
-    name: str
+    model: Model
     log: list[str]
     keeps_encoders: bool = True
     fails: bool = False
     asked: list[Resolved] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.model.reference)
 
     def load(self) -> None:
         self.log.append(f"load {self.name}")
@@ -61,7 +65,11 @@ class World:
     damaged: tuple[str, ...] = ()
 
     def models(self) -> Models:
-        return Models(lambda model: Fake(str(model.reference), self.log, fails=model.reference in self.damaged))  # type: ignore[arg-type, return-value]
+        return Models(lambda model: Fake(self.loaded(model), self.log, fails=model.reference in self.damaged))  # type: ignore[arg-type, return-value]
+
+    def loaded(self, model: Model) -> Model:
+        """As a checkpoint knows it, whose precision is fp32 unless another one is asked for."""
+        return replace(model, dtype="fp32" if model.dtype is None else model.dtype)
 
     def store(self) -> Store:
         journal = Journal(self.folder)
@@ -96,6 +104,12 @@ def test_each_model_of_a_list_is_loaded_once_and_the_one_before_let_go(world):
     events = run(world.models(), by_model(grouped(jobs, 2)), world.store())
     assert sorted(kinds(events)) == [f"Written {i}" for i in range(6)]
     assert world.log == ["load a", "unload a", "load b"]
+
+
+def test_one_model_in_two_wordings_is_loaded_once(world):
+    jobs = [replace(world.job(i), model=Model("a", dtype=dtype)) for i, dtype in enumerate((None, "fp32", None))]
+    assert len(kinds(run(world.models(), by_model(grouped(jobs, 2)), world.store()))) == 3
+    assert world.log == ["load a"]
 
 
 def test_a_stream_switches_as_lines_come_and_finishes_one_model_first(world):

@@ -32,7 +32,7 @@ class Fake:
     def __init__(self, model: Model, resolved: list[Request]) -> None:
         if model.reference == "missing":
             raise ModelNotFoundError("There is no model missing.", "Pull it.")
-        self._model, self._resolved = model, resolved
+        self.model, self._resolved = model, resolved
         self.loads = 0
 
     def load(self) -> None:
@@ -49,7 +49,7 @@ class Fake:
         filled = {"steps": 2, "height": 32, "width": 32, "guidance_scale": 2.0, "sampler": "ddim", "dtype": "fp32"}
         values |= {name: value for name, value in filled.items() if values[name] is None}
         schedule = SimpleNamespace(sigmas=(1.0, 0.5, 0.0))
-        return Resolved(**values | {"model": self._model.reference, "noise_levels": schedule})
+        return Resolved(**values | {"model": self.model.reference, "noise_levels": schedule})
 
 
 @pytest.fixture
