@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,11 @@ class Work:
 
     def close(self, *, complete: bool) -> None:
         """Removes what only an unfinished run needs, or gives it up for the next process."""
-        if self.store.shared:
-            claims.sweep(self.store.folder)
-        if self.unfinished is not None:
-            self.unfinished.complete() if complete else self.unfinished.release()
+        with suppress(OSError):  # the pictures are written, or said to have failed
+            if self.store.shared:
+                claims.sweep(self.store.folder)
+            if self.unfinished is not None:
+                self.unfinished.complete() if complete else self.unfinished.release()
 
     def clean(self) -> None:
         """Removes what this process is writing, before it ends without unwinding."""
@@ -189,6 +190,8 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
             run = Run(name, wanted.seed, wanted.batch_size)
         # A folder in which all pictures were found, each with its line, stays as it is.
         if work.needs is not None or work.unrecorded or agreed.size > 1:
+            if work.needs is not None:
+                models.use(work.needs)  # a damaged model leaves no folder behind either
             run = journal.begin(run, recorded)
         if (run.seed, run.batch_size) == (seed, work.batch_size):
             work.ranks = agreed
@@ -210,7 +213,7 @@ def for_stream(
     name = _run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
     asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
-    size = _batch_size(models, recorded, recorded, options, base.wanted_model, asked)
+    size = _batch_size(models, recorded if journal.done else None, recorded, options, base.wanted_model, asked)
     base = replace(base, seed=asked.seed)
     work = Work([], store, None, base.wanted_model, batch_size=size)
 
