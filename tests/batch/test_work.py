@@ -168,6 +168,24 @@ def test_a_finished_run_needs_no_model_and_writes_nothing(models):
     assert Path("out", NAME).read_bytes() == before
 
 
+def test_pictures_that_say_what_made_them_need_no_journal_and_no_model(models):
+    file = lines("a", "b", "c")
+    finished(work.for_file(models, BASE, file, "out", TWO), 3)
+    before = Path("out", NAME).read_bytes()
+    Path("out", NAME).unlink()
+    made = work.for_file(models, BASE, file, "out", TWO)
+    assert made.needs is None
+    assert all(made.store.is_done(job) for batch in made.batches if batch for job in batch.jobs)
+    assert Path("out", NAME).read_bytes() == before
+    request = replace(BASE, prompt="a", n_images=2)
+    finished(work.for_prompt(models, request, None, TWO), 2)
+    for left in Path().glob(".mlxdiff*"):
+        left.unlink()
+    made = work.for_prompt(models, request, None, TWO)
+    assert made.needs is None
+    assert all(made.store.is_done(job) for batch in made.batches if batch for job in batch.jobs)
+
+
 def test_a_folder_of_the_first_version_is_gone_on_with(models):
     """Its run was a hash of the resolved request, its jobs of request and name; its lines had no checksum."""
     template = str(parse_output("out", several=True).template)

@@ -27,7 +27,7 @@ from .prompts import STANDARD_INPUT, Entry, open_prompts, read_entries, source_n
 from .ranks import Ranks
 from .runner import Policy
 from .sizing import default_batch_size
-from .store import Store
+from .store import Standing, Store
 from .unfinished import CELLS, RUN, Unfinished
 
 SEEDS = 2**32
@@ -49,7 +49,7 @@ class Work:
     """The batches of a run and their store.
 
     n_images    None where nobody knows, as of a stream
-    unrecorded  whether pictures were found that the journal has no line of
+    unrecorded  pictures that were found, of which the journal has no line
     needs       the model to load before the first picture; None where nothing is left to do
     at_once     whether an interrupt ends the run at once: what is at hand is all there is
     unfinished  what has to be completed, or left to the next process
@@ -62,7 +62,7 @@ class Work:
     n_images: int | None
     needs: Model | None
     batch_size: int = 1
-    unrecorded: bool = False
+    unrecorded: list[tuple[Job, Standing]] = field(default_factory=list)
     at_once: bool = False
     unfinished: Unfinished | None = None
     sheet: ContactSheet | None = None
@@ -195,8 +195,23 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
             run = journal.begin(run, recorded)
         if (run.seed, run.batch_size) == (seed, work.batch_size):
             work.ranks = agreed
+            _record(store, journal, work.unrecorded)
             return work
         recorded, seed = run, run.seed
+
+
+def _record(store: Store, journal: Journal, found: Sequence[tuple[Job, Standing]]) -> None:
+    """Adds the lines of pictures that were found, unless another process has them or did it."""
+    for job, standing in found:
+        claim = claims.take(store.folder, job.id)
+        if claim is None:
+            continue
+        try:
+            journal.refresh()
+            if not store.is_done(job):
+                store.adopt(job, standing)
+        finally:
+            claim.release()
 
 
 def for_stream(
@@ -257,14 +272,18 @@ def _known(
     folders = {path.parent for path, _ in files} | ({sheet.path.parent} if sheet is not None else set())
     for folder in folders:
         remove_parts(folder)
-    missing, unrecorded = [], False
+    missing: list[Job] = []
+    unrecorded: list[tuple[Job, Standing]] = []
     for job in jobs:
         standing = store.standing(job)
         if standing.error is not None:
             raise standing.error
         if not standing.done:
             missing.append(job)
-        unrecorded = unrecorded or (standing.line is not None and store.shared)
+        elif standing.line is not None and store.shared:
+            unrecorded.append((job, standing))
+        else:
+            store.adopt(job, standing)
     recorded = recorded if unfinished is None else unfinished.run
     lacking = {job.model for job in missing}
     needs = next((job.model for job in jobs if job.model in lacking), None)
