@@ -16,7 +16,7 @@ from mlxdiff.errors import InputError, MlxdiffWarning, RequestError
 from mlxdiff.hashing import content_hash
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import MAX_JSON, changed_files, picture_text, read_picture, request_from_file, request_of
-from mlxdiff.parameters import SAMPLER_NAMES, parameters_text
+from mlxdiff.parameters import parameters_text
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
 PIXEL = np.zeros((1, 1, 3), np.uint8)
@@ -151,10 +151,6 @@ def test_what_is_zero_is_written_and_what_is_unset_is_not():
 def test_a_sheet_names_its_prompts_its_first_seed_and_how_many():
     found = web_ui.parse(parameters_text(Request(prompt=("a", "b"), n_images=2, seed=5)))
     assert (found["Prompt"], found["Seed"], found["Batch size"]) == ("a\nb", "5", "4")
-
-
-def test_every_sampler_has_a_name_that_others_know():
-    assert set(SAMPLERS) <= set(SAMPLER_NAMES)  # the table tells more names, of samplers that others have
 
 
 # -- pictures of others, and damaged ones ---------------------------------------------------------------------------
@@ -389,10 +385,14 @@ def test_a_strength_without_its_picture_is_left_out_and_said(tmp_path):
 
 def test_what_is_given_is_judged_itself(tmp_path):
     path = written(tmp_path, "a cat\nSteps: 5, Seed: 1, RNG: CPU")
-    with pytest.raises(InputError, match="steps is 0"):
-        request_from_file(path, given={"steps": 0})
-    with pytest.raises(InputError, match="no field 'stepz'"):
-        request_from_file(path, given={"stepz": 1})
+    png_with(tmp_path / "own.png", mlxdiff='{"prompt":"a"}')
+    for name in (path, tmp_path / "own.png"):
+        with pytest.raises(RequestError, match="steps is 0"):
+            request_from_file(name, given={"steps": 0})
+        with pytest.raises(RequestError, match="no field 'stepz'"):
+            request_from_file(name, given={"stepz": 1})
+        with pytest.raises(RequestError, match=r"Guidance starts at 0\.9"):
+            request_from_file(name, given={"guidance_start": 0.9, "guidance_end": 0.1})
 
 
 def test_settings_that_do_not_go_together_lose_one_and_not_the_text(tmp_path):
@@ -423,6 +423,7 @@ def test_files_that_changed_since_are_named(tmp_path):
     Image.new("RGB", (3, 2), "red").save(source)
     with pytest.warns(MlxdiffWarning, match=r"source.png has changed since .*a.png was made"):
         assert request_from_file(tmp_path / "a.png") == request
+    assert request_from_file(tmp_path / "a.png", given={"image": str(source)}).image == str(source)  # anew
     other = tmp_path / "other.png"
     assert request_from_file(tmp_path / "a.png", given={"image": str(other)}).image == str(other)
     source.unlink()  # whoever opens it says what is wrong

@@ -24,7 +24,7 @@ from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
 from mlxdiff.parameters import parameters_text, parse_parameters
-from mlxdiff.recipes.names import SAMPLER_NAMES, SCHEDULE_NAMES
+from mlxdiff.recipes.names import sampler_name, schedule_name
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
 
@@ -506,8 +506,8 @@ def test_the_web_uis_own_grammar_gives_back_every_field(values):
     assert (found["Size-1"], found["Size-2"]) == ("64", "96")
     assert float(found.get("Denoising strength", "nan")) == values["strength"] or values["strength"] is None
     assert (found["Prompt"], found["Negative prompt"]) == ("a, b: c", "d")
-    assert found["Sampler"] == SAMPLER_NAMES[values["sampler"]]
-    assert found["Schedule type"] == SCHEDULE_NAMES[values["schedule"]]
+    assert found["Sampler"] == sampler_name(values["sampler"])
+    assert found["Schedule type"] == schedule_name(values["schedule"])
 
 
 # -- layouts and names of others --------------------------------------------------------------------------------------

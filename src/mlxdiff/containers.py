@@ -56,7 +56,8 @@ def _jpeg(stream: BinaryIO) -> Container:
         if length < 0:
             break
         if mark[1] in _FRAMES and length >= 5:
-            _, height, width = struct.unpack(">BHH", stream.read(5))
+            frame = stream.read(5)
+            height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
             found.size = width, height
         elif mark[1] == 0xE1:
             data = stream.read(length)

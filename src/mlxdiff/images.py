@@ -24,6 +24,7 @@ from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, Reque
 from .files import atomic_write
 from .inputs import open_input
 from .pictures import IN_MEMORY, Pixels
+from .rgb import to_rgb
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -33,6 +34,7 @@ QUALITY = 95
 _MAX_EXIF = 65500  # bytes: a JPEG segment says its length in 16 bits
 _DECODED, _AS_FLOATS = 12, 12  # bytes a pixel: three copies of RGBA on the way, and the array
 _ON_SHEET = 9  # bytes a pixel: the array, Pillow's copy, and what the file's encoder makes of it
+_LIKE_UTF8 = re.compile(r"[\xc2-\xf4][\x80-\xbf]")  # what readers that look for UTF-8 would take for it
 _NOT_LATIN = re.compile(r"[^\t\n\x20-\x7e\xa0-\xff]")  # what PNG's tEXt has no letters for
 # Only readers that need no other program: EPS would start Ghostscript.
 _READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -69,7 +71,7 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     with open_picture(path) as opened:
         width, height = opened.size
         _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
-        return _fitted(_to_rgb(ImageOps.exif_transpose(opened), path), size)
+        return _fitted(to_rgb(ImageOps.exif_transpose(opened), path), size)
 
 
 def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -92,11 +94,6 @@ def source_size(source: str | Pixels) -> tuple[int, int]:
             _check_decoding(source, width, height)
         turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
         return (width, height) if turned else (height, width)
-
-
-def picture_array(picture: Image.Image) -> np.ndarray:
-    """A PIL image as (H, W, 3) uint8: upright, and on white where it is transparent. Raises InputError."""
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), "The picture"), dtype=np.uint8)
 
 
 class Picture(Image.Image):
@@ -263,23 +260,6 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         raise InputError(f"{path} is damaged ({reason}).", "Get the file again, or convert it.") from error
 
 
-def _to_rgb(picture: Image.Image, path: str | Path) -> Image.Image:
-    if picture.mode == "F":
-        raise InputError(f"{path} holds floating-point numbers.", "Convert it to 8 or 16 bits.")
-    if picture.mode.startswith("I"):  # one channel of 16 bits, which Pillow would clip to 8
-        levels = np.asarray(picture).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise InputError(f"{path} has 32 bits a pixel.", "Convert it to 8 or 16 bits.")
-        grays = ((levels + 128) // 257).astype(np.uint8)
-        clear = picture.info.get("transparency")
-        return Image.fromarray(np.where(levels == clear, 255, grays).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
-
-
 def _encodable(text: str) -> str:
     """The text without NUL, and with U+FFFD for halves of surrogate pairs: no file format can hold these."""
     return text.replace("\0", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -289,7 +269,7 @@ def _png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     """As tEXt what Latin-1 can say, since few programs read iTXt (exifr, which Civitai uses, reads none)."""
     chunks = PngImagePlugin.PngInfo()
     for name, value in texts.items():
-        if name in OWN or _NOT_LATIN.search(value):
+        if name in OWN or _NOT_LATIN.search(value) or _LIKE_UTF8.search(value):
             chunks.add_itxt(name, value)
         else:
             chunks.add_text(name, value)

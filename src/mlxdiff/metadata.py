@@ -9,7 +9,7 @@ MlxdiffError, and no pixel is decoded to find it, but for NovelAI's pictures tha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def request_from_file(
     `given` are settings that replace the file's before those are judged. mlxdiff's own words come first and are exact;
     other programs' say less, and what they say that mlxdiff cannot do is an MlxdiffWarning, as is a file that has
     another content than it had then. `find_model` gives the full reference of a model's bare name, or None. Raises
-    InputError.
+    InputError for the file, RequestError for what is given.
     """
     path, given = Path(path), {} if given is None else dict(given)
     texts = _file_texts(path)
@@ -94,11 +94,11 @@ def request_from_file(
         return request
     try:
         recipe = recipes.read(texts, find_model)
-        if recipe is None:
-            raise InputError(f"{path}: It says nothing about how it was made.", _NOTHING)
-        request, said = recipes.finished(recipe, given)
     except RequestError as error:
         raise InputError(f"{path}: {error.problem}", error.remedy) from None
+    if recipe is None:
+        raise InputError(f"{path}: It says nothing about how it was made.", _NOTHING)
+    request, said = recipes.finished(recipe, given)
     for saying in said:
         _warn(saying)
     return request
@@ -121,22 +121,19 @@ def request_of(text: str, given: Mapping[str, Any] | None = None) -> Request:
     return request
 
 
-def changed_files(request: Request) -> list[str]:
-    """The files that a request names whose content is not what it was when the request was recorded."""
+def changed_files(request: Request, given: Collection[str] = ()) -> list[str]:
+    """The files whose content has changed since the request was recorded, but those that `given` settings name."""
     recorded = dict(request.hashes or ())
-    names = set(_names(request.values()))
+    kept = {name: value for name, value in request.values().items() if name not in given and name != "hashes"}
+    names = set(_names(kept))
     return [name for name in recorded if name in names and _differs(name, recorded[name])]
 
 
 def _own(path: Path, texts: Mapping[str, str], given: Mapping[str, Any]) -> Request | None:
     """The request in mlxdiff's own words, if there are any that can be used."""
     try:
-        request = request_of(texts["mlxdiff"], given) if "mlxdiff" in texts else None
-        sheet = read_sheet(texts) if request is None else None
-        if sheet is not None:
-            request = sheet.single(given)
-            if request is None:
-                raise InputError(f"{path} is {printable(sheet.described)}.", printable(sheet.remedy))
+        sheet = read_sheet(texts)
+        request = _recorded(texts["mlxdiff"], given) if "mlxdiff" in texts else None
     except RequestError as error:
         said = f"What it says about mlxdiff cannot be used. {printable(str(error))}"
         others = {name: text for name, text in texts.items() if name != "mlxdiff"}
@@ -144,9 +141,26 @@ def _own(path: Path, texts: Mapping[str, str], given: Mapping[str, Any]) -> Requ
             raise InputError(f"{path}: {said}", _NOTHING) from None
         _warn(f"{path}: {said} Its A1111 text is read instead.")
         return None
-    for name in () if request is None else changed_files(request):
-        _warn(f"{printable(name)} has changed since {path} was made. Expect another picture.")
+    if request is not None:
+        for name in changed_files(request, given):
+            _warn(f"{printable(name)} has changed since {path} was made. Expect another picture.")
+        return request_of(texts["mlxdiff"], given) if given else request
+    if sheet is None:
+        return None
+    request = sheet.single(given)
+    if request is None:
+        raise InputError(f"{path} is {printable(sheet.described)}.", printable(sheet.remedy))
     return request
+
+
+def _recorded(text: str, given: Mapping[str, Any]) -> Request:
+    """The request as it is recorded; where that cannot be used, with what is given in its place."""
+    try:
+        return request_of(text)
+    except RequestError:
+        if not given:
+            raise
+        return request_of(text, given)
 
 
 def _overridden(text: str, given: Mapping[str, Any]) -> Request:
@@ -204,8 +218,8 @@ def _names(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from _names(part) if name != "hashes" else ()
+        for part in value.values():
+            yield from _names(part)
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _names(part)

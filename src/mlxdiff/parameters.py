@@ -22,7 +22,7 @@ from .declarations import Setting, declared
 from .errors import MlxdiffWarning
 from .recipes import a1111, sayings
 from .recipes.infotext import NEGATIVE, quoted
-from .recipes.names import RNG_NAMES, SAMPLER_NAMES, SCHEDULE_NAMES
+from .recipes.names import RNG_NAMES, sampler_name, schedule_name
 from .recipes.recipe import FindModel
 from .request import Request
 
@@ -70,8 +70,8 @@ def _model_name(reference: str) -> str:
 
 # What A1111 calls these, or writes for several fields at once; all else goes by its declaration.
 _NAMES: dict[str, Callable[[Any], str]] = {
-    "sampler": lambda name: str(SAMPLER_NAMES.get(name, name)),
-    "schedule": lambda name: str(SCHEDULE_NAMES.get(name, name)),
+    "sampler": sampler_name,
+    "schedule": schedule_name,
     "rng": lambda name: str(RNG_NAMES.get(name, name)),
     "seed": lambda seed: str(seed[0] if isinstance(seed, tuple) else seed),
 }

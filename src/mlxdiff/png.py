@@ -94,15 +94,23 @@ def _data(stream: BinaryIO, kind: bytes, length: int) -> bytes:
 def _text(kind: bytes, data: bytes) -> str:
     _, _, rest = data.partition(b"\0")
     if kind == b"tEXt":
-        return rest.decode("latin-1")
+        return _latin_or_utf8(rest)
     if kind == b"zTXt":
-        return _unpacked(rest[1:]).decode("latin-1")
+        return _latin_or_utf8(_unpacked(rest[1:]))
     packed, (_, _, text) = rest[:1] == b"\1", rest[2:].partition(b"\0")  # after the language
     text = text.partition(b"\0")[2]  # after the translated keyword
     try:
         return (_unpacked(text) if packed else text).decode("utf-8")
     except UnicodeDecodeError:
         raise _DamagedError("a text is not UTF-8") from None
+
+
+def _latin_or_utf8(data: bytes) -> str:
+    """Latin-1, as the standard wants; stable-diffusion.cpp and others write UTF-8, which Latin-1 hardly ever is."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -8,7 +8,7 @@ from program import mlxdiff
 
 
 def test_a_stored_copy_gives_the_same_picture_as_without_it(tmp_path):
-    draw = ("generate", "a red apple", "-q", "4", "--steps", "2", "--seed", "1", "--no-metadata")
+    draw = ("generate", "a red apple", "--quantize", "4", "--steps", "2", "--seed", "1", "--no-metadata")
     mlxdiff(*draw, "-o", "before.png", cwd=tmp_path)
     done = mlxdiff("pull", "emoji", "--quantize", "4", "--json", cwd=tmp_path)
     said = json.loads(done.stdout)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mlxdiff.cli.app import main
+from mlxdiff.images import write_picture
+from mlxdiff.metadata import picture_text
+from mlxdiff.request import Request
 
 WRONG = [
     (("generate", "a", "red", "apple"), "words after the prompt: red apple", 'mlxdiff generate "a red apple"'),
     (("generate", 'say "hi"', "you"), "words after the prompt: you", """mlxdiff generate 'say "hi" you'"""),
+    (("generate", "cat", "-q", "4"), "-q is --quiet", "Write --quantize 4."),
     (("generate", "-cat in a hat"), "No such option: -c", 'mlxdiff generate -- "-cat in a hat"'),
     (("generate", "--- a line"), "No such option", 'mlxdiff generate -- "--- a line"'),
     (("generate", "cat", "--lora", "x"), "No such option: --lora", "See `mlxdiff generate --help`."),
@@ -38,6 +44,8 @@ WRONG = [
     (("--nonsense",), "No such option: --nonsense", "See `mlxdiff --help`."),
     (("info", "x", "--settings"), "--settings lists the same", "Give it alone."),
     (("info", "--samplers", "--settings"), "lists the same", "Give it alone."),
+    (("grid", "a.png", "-o", "b.png", "--save-latents"), "--save-latents does nothing", "give --prompt"),
+    (("grid", "a.png", "-o", "b.png", "--no-metadata", "-f"), "--no-metadata does nothing", "give --prompt"),
     (("grid", "a.png", "-o", "b.png", "--steps", "3"), "have no steps to choose", "give --prompt"),
 ]
 
@@ -113,3 +121,20 @@ def test_what_is_no_file_is_refused_at_once(special, capsys, monkeypatch, name, 
     code, out, err = run([part.format(name) for part in arguments], capsys)
     assert (code, out) == (1, "")
     assert f"error: {name} is a {name}, not a file. Give a regular file.\n" in err
+
+
+def test_a_file_that_has_changed_since_is_noticed(tmp_path, capsys, monkeypatch):
+    hashing = pytest.importorskip("mlxdiff.hashing")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("start.png")
+    recorded = {"start.png": hashing.content_hash(Path("start.png"))}
+    request = Request(prompt="x", image="start.png", steps=2, seed=1, model="emoji", hashes=recorded)
+    write_picture(Path("made.png"), np.zeros((8, 8, 3), np.uint8), picture_text(request))
+    refused = ("--guidance-start", "0.9", "--guidance-end", "0.5")
+    assert "changed" not in run(["generate", "--from", "made.png", *refused], capsys)[2]
+    Image.new("RGB", (64, 64), "blue").save("start.png")
+    assert (
+        "start.png has changed since made.png was made" in run(["generate", "--from", "made.png", *refused], capsys)[2]
+    )
+    given = ("--image", "start.png", *refused)
+    assert "changed" not in run(["generate", "--from", "made.png", *given], capsys)[2]

@@ -156,7 +156,7 @@ def _same_sweep(sheet: ContactSheet, vary: Sequence[str]) -> str | None:
     try:
         size = _pixels(sheet.path).shape[:2]
         found = read_picture(sheet.path).sheet
-    except InputError:
+    except (InputError, RequestError):
         return "it is not a picture, or a damaged one"
     if found is None or found.request is None or found.vary != tuple(vary) or size != sheet.size:
         return other

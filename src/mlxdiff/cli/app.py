@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..errors import MlxdiffError
 from . import generate, grid, options, output, usage
-from .declared import signed
 from .decode import EXAMPLES as DECODE_EXAMPLES
 from .decode import decode
 from .help import Command, Group
 from .info import EXAMPLES as INFO_EXAMPLES
 from .info import info
 from .pull import pull
+from .signature import option, parameters_of, signed
 
 COMPLETION = "_MLXDIFF_COMPLETE"  # set by the shell that asks for completions
 PULL_EXAMPLES = """
@@ -32,20 +31,14 @@ mlxdiff pull --list
 
 def _everywhere(command: Callable[..., None]) -> Callable[..., None]:
     """The command with --quiet and --verbose of its own, so that they may stand behind it too."""
-    hints = get_type_hints(command, include_extras=True)
-    parameters = [
-        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in inspect.signature(command).parameters.items()
-    ]
-    for name, option in (("quiet", options.Quiet), ("verbose", options.Verbose)):
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option))
+    options_of_all = [option("quiet", options.Quiet, False), option("verbose", options.Verbose, False)]
 
     def run(*, quiet: bool, verbose: bool, **arguments: Any) -> None:
         _be(quiet or output.verbosity.quiet, verbose or output.verbosity.verbose)
         command(**arguments)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return signed(run, parameters)
+    return signed(run, [*parameters_of(command), *options_of_all])
 
 
 def _be(quiet: bool, verbose: bool) -> None:

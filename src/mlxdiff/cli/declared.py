@@ -9,15 +9,15 @@ Typer reads a function's signature, so the decorated function has one with an op
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from ..declarations import Choice, Setting, declared
 from ..request import Request
+from .signature import Command, expanded, option
 
 Given = Mapping[str, Any]  # the settings that were given, by name, parsed and checked
 
@@ -38,44 +38,16 @@ def settings_of(of: type = Request) -> list[Setting]:
     return [item for item in declared(of) if item.scope != "record"]
 
 
-def with_settings(
-    *, only: Collection[str] = (), without: Collection[str] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings(*, only: Collection[str] = (), without: Collection[str] = ()) -> Callable[[Command], Command]:
     """Decorates a command that takes `settings`; `only` and `without` name settings."""
     without = {*without, "prompt"}  # an argument of `generate`
     chosen = [item for item in settings_of() if (not only or item.name in only) and item.name not in without]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(command, include_extras=True)
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command).parameters.values():
-            if parameter.name == PLACE:
-                parameters += [_parameter(item) for item in chosen]
-            else:
-                parameters.append(
-                    parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-                )
+    def collect(values: Mapping[str, Any]) -> Given:
+        texts = {item: values[item.name] for item in chosen if values[item.name] is not None}
+        return {item.name: parsed(item, value) for item, value in texts.items()}
 
-        @functools.wraps(command)
-        def run(**arguments: Any) -> None:
-            given = {}
-            for item in chosen:
-                value = arguments.pop(item.name)
-                if value is not None:
-                    given[item.name] = parsed(item, value)
-            command(**{PLACE: given}, **arguments)
-
-        return signed(run, parameters)
-
-    return decorate
-
-
-def signed(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
-    """The function with the signature that Typer is to read; its annotations are values, not texts."""
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__dict__.pop("__wrapped__", None)  # Typer would look for names there
-    return command
+    return lambda command: expanded(command, PLACE, map(_parameter, chosen), collect)
 
 
 def parsed(item: Setting, value: Any) -> Any:
@@ -135,7 +107,7 @@ def _parameter(item: Setting) -> inspect.Parameter:
     choices = [str(choice) for choice in item.kind.describe().get("choices", ())]
     flag = item.kind.type is bool
     names = (f"{item.option}/--no-{item.option[2:]}",) if flag else (item.option, *item.flags)
-    option = typer.Option(
+    declaration = typer.Option(
         *names,
         help=help_text(item),
         metavar=None if flag else metavar(item),
@@ -144,9 +116,7 @@ def _parameter(item: Setting) -> inspect.Parameter:
         autocompletion=_completion(choices) if choices else None,
     )
     kind: Any = bool if flag else list[str] if item.kind.many else str
-    return inspect.Parameter(
-        item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-    )
+    return option(item.name, Annotated[kind | None, declaration])
 
 
 def _completion(choices: list[str]) -> Callable[[str], list[str]]:

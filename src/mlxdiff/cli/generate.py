@@ -24,9 +24,11 @@ mlxdiff generate --from apple.png --seed 8
 """
 
 
+@options.with_run_options
 @with_settings()
 def generate(
     settings: Given,
+    run: options.RunOptions,
     prompt: Annotated[
         str | None, typer.Argument(help="What to draw, in quotes.", metavar="PROMPT", show_default=False)
     ] = None,
@@ -60,18 +62,6 @@ def generate(
         ),
     ] = None,
     output_path: options.OutputPattern = None,
-    save_latents: options.SaveLatents = False,
-    save_trajectory: options.SaveTrajectory = False,
-    no_metadata: options.NoMetadata = False,
-    force: options.Force = False,
-    skip_existing: options.SkipExisting = False,
-    json: options.Json = False,
-    preview: options.Preview = False,
-    batch_size: options.BatchSize = None,
-    decode_batch_size: options.DecodeBatchSize = 1,
-    tile: options.Tile = None,
-    keep_going: options.KeepGoing = True,
-    retries: options.Retries = 0,
 ) -> None:
     """Render PROMPT, or each line of a file.
 
@@ -86,23 +76,10 @@ def generate(
         given["prompt"] = prompt
     if n_rows is not None:
         given.setdefault("n_images", 2 * n_rows)
-    request = with_model(overridden(Request() if source is None else _read(source), given), settings)
+    request = Request() if source is None else _read(source, given)
+    request = with_model(overridden(request, given), settings)
     from . import render
 
-    run = render.RunOptions(
-        batch_size=batch_size,
-        decode_batch_size=decode_batch_size,
-        tile=tile,
-        save_latents=save_latents,
-        save_trajectory=save_trajectory,
-        metadata=not no_metadata,
-        force=force,
-        skip_existing=skip_existing,
-        retries=retries,
-        fail_fast=not keep_going,
-        json=json,
-        preview=preview,
-    )
     if prompts_file is not None:
         render.prompt_file(request, prompts_file, output_path, run)
     elif n_rows is not None:
@@ -115,18 +92,10 @@ def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | 
     if prompts_file is None:
         if prompt is None and source is None:
             raise RequestError("There is nothing to draw.", "Give a prompt, --prompts-file or --from.")
-        if not _is_alone():
-            raise RequestError("Several ranks have one prompt.", "Give them a --prompts-file to share.")
     elif prompt is not None:
         raise RequestError("There is a prompt and a file of prompts.", "Give one of them.")
     elif n_rows is not None:
         raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
-
-
-def _is_alone() -> bool:
-    from ..batch import ranks
-
-    return ranks.rank() is None
 
 
 def _is_first_rank() -> bool:
@@ -135,11 +104,12 @@ def _is_first_rank() -> bool:
     return ranks.rank() in (None, 0)
 
 
-def _read(source: Path) -> Request:
+def _read(source: Path, given: Mapping[str, Any]) -> Request:
+    """What the picture was made with, but for what is given; its warnings name what is not used, or has changed."""
     from ..metadata import request_from_file
 
     usage.check_files([source])
-    return request_from_file(source)
+    return replace(request_from_file(source, given=given), hashes=None)
 
 
 def overridden(request: Request, given: Mapping[str, Any]) -> Request:

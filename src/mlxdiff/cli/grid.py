@@ -20,9 +20,11 @@ mlxdiff grid -p "a cat" --vary guidance-scale=2..8+2 --vary sampler=euler,ddim -
 """
 
 
+@options.with_run_options
 @with_settings(without=("n_images",))
 def grid(
     settings: Given,
+    run: options.RunOptions,
     pictures: Annotated[
         list[Path] | None,
         typer.Argument(help="Pictures, in reading order.", metavar="IMAGES...", show_default=False),
@@ -73,18 +75,6 @@ def grid(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    save_latents: options.SaveLatents = False,
-    save_trajectory: options.SaveTrajectory = False,
-    no_metadata: options.NoMetadata = False,
-    force: options.Force = False,
-    skip_existing: options.SkipExisting = False,
-    json: options.Json = False,
-    preview: options.Preview = False,
-    batch_size: options.BatchSize = None,
-    decode_batch_size: options.DecodeBatchSize = 1,
-    tile: options.Tile = None,
-    keep_going: options.KeepGoing = True,
-    retries: options.Retries = 0,
 ) -> None:
     """Put IMAGES on one contact sheet, or render a labelled sweep of --prompt with --vary."""
     if output_path is None:
@@ -100,7 +90,10 @@ def grid(
             raise RequestError(
                 f"Pictures that exist have no {next(iter(settings))} to choose.", "Leave it out, or give --prompt."
             )
-        _sheet_of(pictures, output_path, n_rows, 0 if gap is None else gap, force=force, json=json)
+        ignored = [name for name in options.given(run) if name not in ("--force", "--json", "--no-metadata")]
+        if ignored:
+            raise RequestError(f"{ignored[0]} does nothing for pictures that exist.", "Leave it out, or give --prompt.")
+        _sheet_of(pictures, output_path, n_rows, 0 if gap is None else gap, run)
         return
     if pictures:
         raise RequestError("There are pictures and a --prompt.", "Give the pictures of a sheet, or a sweep.")
@@ -113,24 +106,10 @@ def grid(
     request = with_model(Request(prompt=prompt, **settings), settings)
     from . import render
 
-    run = render.RunOptions(
-        batch_size=batch_size,
-        decode_batch_size=decode_batch_size,
-        tile=tile,
-        save_latents=save_latents,
-        save_trajectory=save_trajectory,
-        metadata=not no_metadata,
-        force=force,
-        skip_existing=skip_existing,
-        retries=retries,
-        fail_fast=not keep_going,
-        json=json,
-        preview=preview,
-    )
     render.sweep(request, axes, output_path, run, save_cells=save_cells, gap=4 if gap is None else gap)
 
 
-def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, *, force: bool, json: bool) -> None:
+def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, run: options.RunOptions) -> None:
     pictures = _without_the_sheet(pictures, path)
     if n_rows is None:
         n_rows = max(1, round(len(pictures) ** 0.5))
@@ -138,16 +117,18 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, *,
         raise RequestError(f"{len(pictures)} pictures do not fill {n_rows} rows.", "Ask for fewer rows.")
     usage.check_files(pictures)
     from .. import files, images
+    from ..sheets import sheet_text
     from . import render
 
     images.picture_format(path)
-    files.check_writable(path, force=force)
+    files.check_writable(path, force=run.force)
     sheet = images.contact_sheet(
         [images.to_uint8(images.load_picture(picture)[None])[0] for picture in pictures], n_rows, gap=gap
     )
     render.check_size(path, sheet.shape[:2])
-    images.write_picture(path, sheet, None, force=force)
-    render.say_sheet(path, sheet, len(pictures), json=json)
+    texts = sheet_text(picture.name for picture in pictures) if run.metadata else None
+    images.write_picture(path, sheet, texts, force=run.force)
+    render.say_sheet(path, sheet, len(pictures), json=run.json)
 
 
 def _without_the_sheet(pictures: list[Path], sheet: Path) -> list[Path]:

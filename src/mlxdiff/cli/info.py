@@ -138,14 +138,34 @@ def about_picture(path: Path) -> dict[str, Any]:
     for remark in found.notes:
         output.note(f"{path}: {remark}", style="yellow")
     values: dict[str, Any] = {"file": str(path), "format": found.format, "size": f"{found.size[0]}x{found.size[1]}"}
-    return values | made_with(found.request, found.parameters)
+    if found.sheet is not None:
+        values |= {"sheet": found.sheet.described, "again": found.sheet.remedy}
+    return values | made_with(found.request, found.parameters) | made_elsewhere(path, found)
+
+
+def made_elsewhere(path: Path, found: Any) -> dict[str, Any]:
+    """What another program's texts ask for, and what of it is not used."""
+    from ..recipes import sayings
+
+    if found.request is not None or found.sheet is not None:
+        return {}
+    try:
+        recipe = found.recipe()
+    except MlxdiffError as error:
+        output.note(f"{path}: {error}", style="yellow")
+        return {}
+    if recipe is None:
+        return {}
+    for saying in sayings(recipe):
+        output.note(f"{path}: {saying}", style="yellow")
+    return {"program": recipe.program, "settings": dict(recipe.settings)}
 
 
 def about_latents(path: Path) -> dict[str, Any]:
-    from ..latents import load_latents
+    from ..latents import read_info
 
-    saved = load_latents(path)
-    return {"file": str(path), "shape": list(saved.array.shape)} | made_with(saved.request, None)
+    saved = read_info(path)
+    return {"file": str(path), "shape": list(saved.shape)} | made_with(saved.request, None)
 
 
 def made_with(request: Any, parameters: str | None) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ..batch.options import RunOptions
+from .signature import Command, expanded, option
 
 INPUT, RUN, OUTPUT = "Input", "Run", "Output"  # panels of --help
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -65,11 +70,11 @@ Tile = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-KeepGoing = Annotated[
+FailFast = Annotated[
     bool,
     typer.Option(
-        "--keep-going/--fail-fast",
-        help="Whether the others are rendered when a picture fails. Default: they are.",
+        "--fail-fast/--keep-going",
+        help="Whether the run ends with the first picture that fails. Default: it goes on.",
         show_default=False,
         rich_help_panel=RUN,
     ),
@@ -102,3 +107,38 @@ SaveTrajectory = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no notes; data and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and every warning.")]
+
+# Of a run that renders: all fields of RunOptions, but that --no-metadata says the contrary of one.
+_OF_A_RUN = {
+    "save_latents": SaveLatents,
+    "save_trajectory": SaveTrajectory,
+    "no_metadata": NoMetadata,
+    "force": Force,
+    "skip_existing": SkipExisting,
+    "json": Json,
+    "preview": Preview,
+    "batch_size": BatchSize,
+    "decode_batch_size": DecodeBatchSize,
+    "tile": Tile,
+    "fail_fast": FailFast,
+    "retries": Retries,
+}
+
+
+def with_run_options(command: Command) -> Command:
+    """Decorates a command that takes `run`, a RunOptions, and gives it the options for one."""
+    defaults = RunOptions()
+
+    def collect(values: Mapping[str, Any]) -> RunOptions:
+        given = dict(values)
+        return RunOptions(metadata=not given.pop("no_metadata"), **given)
+
+    options = [option(name, annotation, getattr(defaults, name, False)) for name, annotation in _OF_A_RUN.items()]
+    return expanded(command, "run", options, collect)
+
+
+def given(run: RunOptions) -> list[str]:
+    """The options of a run that are not as they would be unasked, such as `--save-latents`."""
+    names = {"metadata": "--no-metadata"}
+    changed = [item.name for item in fields(run) if getattr(run, item.name) != item.default]
+    return [names.get(name, f"--{name.replace('_', '-')}") for name in changed]

@@ -1,88 +1,43 @@
-"""What other programs call samplers, schedules and sources of noise, and back.
+"""What other programs call samplers, schedules and sources of noise, and what A1111 calls mlxdiff's.
 
-The names on the right are mlxdiff's. Whether one of them exists is the setting's business: a name that mlxdiff does not
-have yet is still told from one that nobody knows.
+The catalogue knows the names of A1111, ComfyUI and diffusers. Here is what InvokeAI, NovelAI and stable-diffusion.cpp
+make of them: other spellings, and a schedule inside the sampler's name.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-# mlxdiff's name -> A1111's, as its web UI shows it, so that its "send to txt2img" finds it.
-SAMPLER_NAMES = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "deis": "DEIS",
-    "dpm2": "DPM2",
-    "dpm2_ancestral": "DPM2 a",
-    "dpm_adaptive": "DPM adaptive",
-    "dpm_fast": "DPM fast",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "pndm": "PLMS",
-    "restart": "Restart",
-    "tcd": "TCD",
-    "unipc": "UniPC",
-}
-SCHEDULE_NAMES = {
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "polyexponential": "Polyexponential",
-    "beta": "Beta",
-    "simple": "Simple",
-    "normal": "Normal",
-    "ddim_uniform": "DDIM",
-    "kl_optimal": "KL Optimal",
-    "ays": "Align Your Steps",
-    "turbo": "Turbo",
-}
+from ..catalogue import SAMPLERS, SCHEDULES, find_schedule, split_sampler
+from ..errors import RequestError
+
 RNG_NAMES = {"torch": "CPU", "philox": "NV"}
 
-# Names of A1111's older versions and API, ComfyUI, InvokeAI, NovelAI and stable-diffusion.cpp, as `_key` writes them.
+_LONGEST = 60  # letters of a name
+# Spellings that no rule below gives.
 _SAMPLERS = {
-    "eulera": "euler_ancestral",
-    "dpm2a": "dpm2_ancestral",
-    "kdpm2": "dpm2",
-    "kdpm2a": "dpm2_ancestral",
-    "dpm2sa": "dpmpp_2s_ancestral",
-    "dpmpp2s": "dpmpp_2s_ancestral",
-    "dpmpp2sa": "dpmpp_2s_ancestral",
-    "dpmad": "dpm_adaptive",
-    "ddimtrailing": "ddim",
-    "ddimv3": "ddim",
-    "plms": "pndm",
-    "unipcbh1": "unipc",
+    "dpm++2s_a": "DPM++ 2S a",
+    "dpmpp_2s": "DPM++ 2S a",
+    "kdpm_2": "DPM2",
+    "kdpm_2_a": "DPM2 a",
+    "dpm_2_a": "DPM2 a",
+    "ddim_v3": "DDIM",
+    "k_lms": "LMS",
 }
-_SCHEDULES = {
-    "uniform": "linspace",
-    "sgmuniform": "trailing",
-    "discrete": None,
-    "default": None,
-    "native": None,
-    "alignyoursteps": "ays",
-    "gits": "gits",
-}
-# What "Automatic" means to the web UI; to all other samplers their own spacing.
-_AUTOMATIC = {
-    "dpm2": "karras",
-    "dpm2_ancestral": "karras",
-    "dpmpp_2m": "karras",
-    "dpmpp_2m_sde": "exponential",
-    "dpmpp_2s_ancestral": "karras",
-    "dpmpp_3m_sde": "exponential",
-    "dpmpp_sde": "karras",
-    "restart": "karras",
-}
+# What means the sampler's own: stable-diffusion.cpp's, SwarmUI's and NovelAI's word for it.
+_OWN = ("", "discrete", "default", "native")
 # The web UI says nothing where it drew on the GPU, as it does unless told otherwise; these are philox's numbers.
-_NOISE = {"cpu": "torch", "nv": "philox", "gpu": "philox", "cuda": "philox", "stddefault": "philox"}
+_NOISE = {"cpu": "torch", "nv": "philox", "gpu": "philox", "cuda": "philox", "std_default": "philox"}
+
+
+def sampler_name(sampler: str) -> str:
+    """The name by which A1111's web UI finds a sampler of mlxdiff; its own one where the web UI has none."""
+    return _theirs(SAMPLERS[sampler].a1111, sampler) if sampler in SAMPLERS else sampler
+
+
+def schedule_name(schedule: str) -> str:
+    return _theirs(SCHEDULES[schedule].a1111, schedule) if schedule in SCHEDULES else schedule
 
 
 def sampler_and_schedule(sampler: str, schedule: str = "") -> tuple[str, str | None]:
@@ -92,53 +47,52 @@ def sampler_and_schedule(sampler: str, schedule: str = "") -> tuple[str, str | N
     "Automatic" is the sampler's own in A1111.
     """
     name, behind = _split(sampler.strip())
-    if _key(schedule) == "automatic":
-        return name, _AUTOMATIC.get(name)
+    if schedule.strip().lower() == "automatic":
+        own = SAMPLERS[name].automatic if name in SAMPLERS else None
+        return name, None if own == "linspace" else own
     return name, _schedule(schedule) if schedule else behind
 
 
 def noise(text: str) -> str:
     """mlxdiff's name for a source of noise."""
-    return _NOISE.get(_key(text), text.strip().lower())
+    return _NOISE.get(text.strip().lower(), text.strip().lower())
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    if len(text) > 60:
-        return text, None
-    if (found := _SAMPLER_OF.get(_key(text))) is not None:
-        return found, None
-    for ending, schedule in _ENDINGS:
-        start = _key(text).removesuffix(ending)
-        if start != _key(text) and start in _SAMPLER_OF:
-            return _SAMPLER_OF[start], schedule
-    if (plain := re.fullmatch(r"(.+) (\w+)", text)) and _key(plain[1]) in _SAMPLER_OF:
-        return _SAMPLER_OF[_key(plain[1])], _schedule(plain[2])  # a schedule that nobody knows, and that is then named
+    for name, schedule in _spellings(text[:_LONGEST]) if len(text) <= _LONGEST else ():
+        try:
+            row, behind = split_sampler(name)
+        except RequestError:
+            continue
+        return row.name, schedule if behind is None else behind.name
     behind = re.search(r"[ _](karras|exponential)$", text.lower())
     return text, None if behind is None else behind[1]
 
 
+def _spellings(text: str) -> Iterator[tuple[str, str | None]]:
+    """The name as the catalogue might know it, with the schedule that was taken off it."""
+    for name, schedule in ((text, None), *_without_schedule(text)):
+        lower = name.lower()
+        yield _SAMPLERS.get(lower, name), schedule
+        yield re.sub(r"^(?:k_|sample_)|_gpu$", "", lower), schedule
+
+
+def _without_schedule(text: str) -> Iterator[tuple[str, str | None]]:
+    if text.lower().endswith("_k"):
+        yield text[:-2], "karras"
+    name, _, schedule = text.rpartition(" ")
+    if name:  # stable-diffusion.cpp: one that nobody knows is then named
+        yield name, _schedule(schedule)
+
+
 def _schedule(text: str) -> str | None:
-    key = _key(text)
-    return _SCHEDULE_OF[key] if key in _SCHEDULE_OF else text.strip()
+    if text.strip().lower() in _OWN:
+        return None
+    try:
+        return find_schedule(text).name
+    except RequestError:
+        return text.strip()
 
 
-def _key(text: str) -> str:
-    """The name without case, blanks, - and _, and without the k of k-diffusion in front."""
-    key = re.sub(r"[\s_\-]+", "", text[:60].lower()).replace("+", "p")
-    return re.sub(r"^(?:sample|k(?=[a-z]))", "", key) if key.startswith(("k", "sample")) and not _is_ours(key) else key
-
-
-def _is_ours(key: str) -> bool:
-    return key in ("karras", "kloptimal")
-
-
-_SAMPLER_OF: dict[str, str] = {}
-_SCHEDULE_OF: dict[str, str | None] = {}
-for _ours, _theirs in SAMPLER_NAMES.items():
-    _SAMPLER_OF |= {_key(_ours): _ours, _key(_theirs): _ours}
-for _ours, _theirs in SCHEDULE_NAMES.items():
-    _SCHEDULE_OF |= {_key(_ours): _ours, _key(_theirs): _ours}
-_SAMPLER_OF |= _SAMPLERS | {f"{key}gpu": name for key, name in _SAMPLER_OF.items() if name.endswith("sde")}
-_SCHEDULE_OF |= _SCHEDULES | {"leading": "leading", "linspace": "linspace", "trailing": "trailing"}
-_ENDINGS = [("k", "karras"), *((key, name) for key, name in _SCHEDULE_OF.items() if name is not None)]
-_ENDINGS.sort(key=lambda pair: -len(pair[0]))
+def _theirs(names: tuple[str, ...], ours: str) -> str:
+    return names[0] if names else ours
