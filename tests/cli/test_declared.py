@@ -72,8 +72,8 @@ def extended(tmp_path_factory) -> Path:
         ("\n@dataclass(frozen=True)\nclass Request:", STICKER),
         ("    hashes: Any = setting(", LINES),
         (
-            "from .declarations import MAX_DIGITS,",
-            "from dataclasses import MISSING\nfrom .declarations import Flag, Structured, MAX_DIGITS,",
+            "from .declarations import (\n",
+            "from dataclasses import MISSING\nfrom .declarations import (\n    Flag,\n    Structured,\n",
         ),
     ):
         assert text.count(old) == 1, old
