@@ -25,7 +25,7 @@ from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
 from mlxdiff.parameters import parameters_text, parse_parameters
 from mlxdiff.recipes.names import sampler_name, schedule_name
-from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
+from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request, Resolved
 
 
 def parsed(text: str, find_model=None) -> tuple[Request, list[str]]:
@@ -439,6 +439,11 @@ def test_a_setting_declared_tomorrow_is_written_and_read_with_no_edit_elsewhere(
     (tmp_path / "mlxdiff/request.py").write_text(source)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", TOMORROW], check=True, env=environment)
+
+
+def test_a_resolved_request_leaves_out_what_changes_nothing():
+    values = {"guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "token_merging": 0.0}
+    assert parameters_text(Resolved(prompt="a", steps=2, **values)) == parameters_text(Request(prompt="a", steps=2))
 
 
 FULL = Request(
