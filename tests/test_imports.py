@@ -40,8 +40,10 @@ ALLOWED = {
         "labels",
         "trajectory",
         "animate",
+        "recipes",
+        "sheets",
     },
-    "batch": {"pipeline", "backend", "images", "latents", "metadata", "trajectory"},
+    "batch": {"pipeline", "backend", "images", "labels", "latents", "metadata", "sheets", "trajectory"},
     "pipeline": {
         "quantized",
         "families",

@@ -562,6 +562,19 @@ def test_whatever_nobody_took_is_named_whether_known_or_not():
         assert part in said
 
 
+WEB_UI = json.loads((Path(__file__).parent / "recipes/web_ui.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", WEB_UI["a1111_extra_networks"], ids=lambda case: case["prompt"])
+def test_tags_are_found_as_the_web_ui_finds_them(case):
+    request, said = parsed(f"{case['prompt']}\nSteps: 4, Seed: 1")
+    assert request.prompt == case["stripped"].strip()
+    for kind, networks in case["networks"].items():
+        assert len(networks) == 1
+        assert f"<{kind}:" in said[0]
+    assert bool(said) == bool(case["networks"])
+
+
 def test_what_asks_for_nothing_is_not_named():
     line = "Clip skip: 1, Emphasis: Original, VAE: Automatic, Hires resize: 0x0, Civitai metadata: {}, Refiner: None"
     _, said = parsed(f"a\nSteps: 4, Seed: 1, {line}")

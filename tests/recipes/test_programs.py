@@ -378,6 +378,24 @@ def test_civitais_json(tmp_path):
     assert settings_["rng"] == "philox"
 
 
+def test_stable_diffusion_cpp_in_a_webp(tmp_path):
+    text = (
+        "a &quot;cat&quot;&#10;Negative prompt: dogs&#10;Steps: 20, CFG scale: 7.000000, Guidance: 3.500000, "
+        "Eta: 0.000000, Seed: 5, Size: 512x768, Model: m.safetensors, RNG: cuda, Sampler RNG: cuda, "
+        "Sampler: dpm++2m karras, Version: stable-diffusion.cpp"
+    )
+    xmp = f'<x:xmpmeta><rdf:Description xmlns:sdcpp="urn:x" sdcpp:parameters="{text}"/></x:xmpmeta>'.encode()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", xmp=xmp)
+    request = request_from_file(tmp_path / "a.webp", find_model=str)
+    expected = {**CATS, "prompt": 'a "cat"', "guidance_scale": 7.0, "sampler": "dpmpp_2m", "schedule": "karras"}
+    assert request == Request(**expected, rng="philox", model="m")
+
+
+def test_comments_about_other_things_do_not_hide_what_is_in_the_alpha():
+    assert recipes.programs({"Comment": "Created with GIMP", "Title": "x", "xmp": "<x/>"}) == []
+    assert recipes.programs({"Comment": '{"uc": ""}', "workflow": "{}"}) == ["workflow", "Comment"]
+
+
 def test_draw_things():
     values = {"c": "a cat", "uc": "dogs", "model": "sd_v1.5.ckpt", "sampler": "Euler A", "scale": 7, "seed": 5,
               "seed_mode": "Scale Alike", "size": "512x768", "steps": 20, "strength": 1, "lora": [{"model": "ink"}],

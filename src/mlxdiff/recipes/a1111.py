@@ -69,7 +69,8 @@ def read(text: str, find_model: FindModel | None = None) -> Recipe:
     for name, item in declared.items():
         if name in found.values and (is_ours or name not in _ANOTHER_MEANING):
             written, value = found.values.pop(name)
-            made.take(item.name, value, written)
+            if is_ours or _plain(value) not in _ABSENT.get(name, ()):
+                made.take(item.name, value, written)
     _leave(made, found)
     made.preset(**_PRESETS.get(made.program, {}))
     return made.recipe()
