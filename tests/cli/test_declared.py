@@ -16,8 +16,7 @@ import mlxdiff
 from mlxdiff import parameters
 from mlxdiff.batch import sweep
 from mlxdiff.cli.app import app
-from mlxdiff.cli.declared import help_text, metavar, settings_of, values_of
-from mlxdiff.declarations import declared
+from mlxdiff.cli.declared import declared, help_text, metavar, settings_of, values_of
 from mlxdiff.request import Request
 
 STICKER = """
@@ -33,6 +32,13 @@ LINES = """    glow: float | None = setting(Number(0, 3), "How it glows.", group
     sticker: Any = setting(Structured(Sticker), "Picture to stick on.", group="Adapters", a1111="Sticker")
     shiny: bool = setting(Flag(), "Whether it shines.", group="Guidance", default=False, unset="off")
     hashes: Any = setting("""
+
+MODULE = declared.__module__.rpartition(".")[2]
+IMPORTS = f"""from __future__ import annotations
+
+from dataclasses import MISSING
+from .{MODULE} import Flag, Number, Reference, Structured, setting
+"""
 
 # Runs a command of the package on PYTHONPATH in this process, as a shell would: (exit code, stdout, stderr).
 RUN = """
@@ -71,10 +77,7 @@ def extended(tmp_path_factory) -> Path:
     for old, new in (
         ("\n@dataclass(frozen=True)\nclass Request:", STICKER),
         ("    hashes: Any = setting(", LINES),
-        (
-            "from .declarations import (\n",
-            "from dataclasses import MISSING\nfrom .declarations import (\n    Flag,\n    Structured,\n",
-        ),
+        ("from __future__ import annotations\n", IMPORTS),
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)

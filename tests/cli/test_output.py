@@ -75,6 +75,9 @@ def test_a_table_is_never_cut_where_it_is_piped_and_wraps_on_a_terminal():
     assert lines[0] == "option  help"
     assert all(line.startswith((" " * 8, "--name  ")) for line in lines[1:])
     assert " ".join(" ".join(lines[1:]).split()) == "--name " + " ".join(["words"] * 40)
+    narrow = output.table_lines([("--name", "a number", "words " * 9)], ("option", "values", "help"), 20)
+    assert narrow[:3] == ["--name", "  values: a number", "  help: words words"]
+    assert max(map(len, narrow)) <= 20
     assert long in "\n".join(output.table_lines([("path", long)], None, 40)), "a word is not cut on a terminal either"
 
 

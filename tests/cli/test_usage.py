@@ -18,6 +18,7 @@ from mlxdiff.request import Request
 WRONG = [
     (("generate", "a", "red", "apple"), "words after the prompt: red apple", 'mlxdiff generate "a red apple"'),
     (("generate", 'say "hi"', "you"), "words after the prompt: you", """mlxdiff generate 'say "hi" you'"""),
+    (("generate", "cat", "-q", "4"), "-q is --quiet", "Write --quantize 4."),
     (("generate", "-cat in a hat"), "No such option: -c", 'mlxdiff generate -- "-cat in a hat"'),
     (("generate", "--- a line"), "No such option", 'mlxdiff generate -- "--- a line"'),
     (("generate", "cat", "--lora", "x"), "No such option: --lora", "See `mlxdiff generate --help`."),

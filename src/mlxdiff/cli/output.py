@@ -116,17 +116,41 @@ def table_lines(rows: Iterable[Sequence[str]], header: Sequence[str] | None, wid
     cells = [[printable(cell) for cell in row] for row in ([] if header is None else [header]) + list(rows)]
     if not cells:
         return []
-    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*cells, strict=True)]
-    room = None if width is None else width - len(GAP) * (len(widths) - 1)
-    while room is not None and sum(widths) > room and max(widths) > NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+    columns = list(zip(*cells, strict=True))
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    if width is not None:
+        # The widest column gives way first, but no narrower than its longest word; the last may hold long paths.
+        words = [max(len(word) for cell in column for word in _words(cell)) for column in columns]
+        least = [*words[:-1], min(words[-1], NARROWEST)]
+        room = width - len(GAP) * (len(widths) - 1)
+        if sum(least) > room and header is not None:
+            return _stacked(cells, width)
+        while sum(widths) > room and (shrinkable := [i for i in range(len(widths)) if widths[i] > least[i]]):
+            widths[max(shrinkable, key=widths.__getitem__)] -= 1
     lines = []
     for row in cells:
-        columns = [_wrapped(cell, size if room is not None else None) for cell, size in zip(row, widths, strict=True)]
+        columns = [_wrapped(cell, None if width is None else size) for cell, size in zip(row, widths, strict=True)]
         for i in range(max(map(len, columns))):
             parts = [column[i] if i < len(column) else "" for column in columns]
             lines.append(GAP.join(part.ljust(size) for part, size in zip(parts, widths, strict=True)).rstrip())
     return lines
+
+
+def _stacked(cells: Sequence[Sequence[str]], width: int) -> list[str]:
+    """A table whose columns do not fit beside each other: below its first cell, each row's others with their names."""
+    header, *rows = cells
+    lines = []
+    for first, *others in rows:
+        lines.append(first)
+        for name, cell in zip(header[1:], others, strict=True):
+            if cell:
+                lines += [f"  {line}" for line in _wrapped(f"{name}: {cell}", width - 2)]
+    return lines
+
+
+def _words(cell: str) -> list[str]:
+    """The words, with the blanks that indent the first of a line."""
+    return ["", *re.findall(r"^[ ]*\S+|\S+", cell, re.MULTILINE)]
 
 
 def _wrapped(cell: str, width: int | None) -> list[str]:

@@ -36,6 +36,8 @@ def in_words(error: Any, arguments: Sequence[str], commands: Sequence[str]) -> R
         extra = re.search(r"arguments?(?:\(s\))? \((.*)\)", message)
         words = extra[1] if extra else ""
         if name == "generate":
+            if "-q" in arguments and words in ("8", "4"):
+                return RequestError(f"-q is --quiet, and {words} is left over.", f"Write --quantize {words}.")
             whole = f"{context.params.get('prompt') or ''} {words}".strip()
             return RequestError(f"There are words after the prompt: {words}.", f"Quote it: {_generate(whole)}")
         return RequestError(f"There is more than the command takes: {words}.", see)
