@@ -556,6 +556,12 @@ def test_samplers_by_the_names_of_other_programs(written, sampler, schedule):
     assert (request.sampler, request.schedule) == (sampler, schedule)
 
 
+def test_whole_numbers_with_decimals():
+    assert settings_of("Steps: 20.000000, Seed: 7.0, Sampler: Euler").steps == 20
+    request, said = parsed("a\nSteps: 20.5, Seed: 7, Sampler: Euler")
+    assert (request.steps, len(said)) == (None, 1)
+
+
 def test_whatever_nobody_took_is_named_whether_known_or_not():
     _, (said,) = parsed("a <new:x:1> b\nSteps: 4, Seed: 1, Feature of 2031: on, ENSD: 31337\nand a line", str)
     for part in ("<new:x:1>", "Feature of 2031: on", "ENSD: 31337", "and a line"):
