@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import warnings
 
 import pytest
@@ -473,6 +474,17 @@ def test_a_damaged_graph_is_a_recipe_or_an_error(data):
         recipe = recipes.read({"prompt": json.dumps(graph)}, str)
         assert recipe is not None
         recipes.finished(recipe)
+
+
+def test_a_large_graph_takes_no_time():
+    graph = comfyui()
+    for i in range(100, 2100):
+        kind = "KSampler" if i % 3 == 0 else "Node"
+        graph[str(i)] = {"class_type": kind, "inputs": {f"x{j}": [str(100 + (i * j) % 2000), 0] for j in range(20)}}
+    graph["3"]["inputs"]["model"] = ["1500", 0]
+    start = time.process_time()
+    of_graph(graph)
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize("name", NAMES)
