@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
+# What anybody may import: they import nothing but each other.
 LEAVES = {
     "catalogue",
     "conditioning",
@@ -20,56 +22,34 @@ LEAVES = {
     "pictures",
     "printable",
     "request",
+    "rgb",
     "threads",
     "weight_changes",
 }
+PIPELINE = {"pipeline", "branches", "encoding", "networks", "resolve"}
 ALLOWED = {
-    "__init__": {"blas", "diffusion", "pipeline", "text"},
+    "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
-        "__init__",
-        "batch",
-        "pipeline",
-        "quantized",
-        "hub",
-        "images",
-        "latents",
-        "metadata",
-        "backend",
-        "families",
-        "labels",
-        "trajectory",
-        "animate",
+        *("__init__", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
+        *("animate", "labels", "latents", "recipes", "sheets", "trajectory"),
     },
-    "batch": {"pipeline", "backend", "images", "latents", "metadata", "trajectory"},
+    "batch": {"pipeline", "backend", "images", "labels", "latents", "metadata", "sheets", "trajectory"},
     "pipeline": {
-        "quantized",
-        "families",
-        "checkpoint",
-        "models",
-        "diffusion",
-        "text",
-        "hub",
-        "images",
-        "metadata",
-        "backend",
-        "memory",
+        *(PIPELINE - {"pipeline"}),
+        *("families", "checkpoint", "models", "diffusion", "text"),
+        *("hub", "images", "metadata", "backend", "memory", "quantized"),
     },
+    "resolve": {"families", "diffusion", "images", "backend"},
+    "networks": {"families", "models", "memory", "backend"},
+    "encoding": {"networks"},
+    "branches": {"models", "diffusion"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},
     "families": {"checkpoint", "models", "diffusion", "text"},
     "hub": {"checkpoint"},
     "models": {"kernels"},
-    "metadata": {
-        "__init__",
-        "containers",
-        "images",
-        "parameters",
-        "png",
-        "recipes",
-        "sheets",
-        "stealth",
-    },
+    "metadata": {"__init__", "containers", "images", "parameters", "png", "recipes", "sheets", "stealth"},
     "sheets": {"__init__"},
     "stealth": {"images", "recipes"},
     "containers": {"exif"},
@@ -91,11 +71,20 @@ def layer_of(parts: tuple[str, ...]) -> str:
     return parts[0] if parts else "__init__"
 
 
+def running(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run: not those below `if TYPE_CHECKING`, which name types and import nothing."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from running(node)
+
+
 def imports_of(path: Path) -> set[tuple[str, ...]]:
     """The modules of the package that a file imports, as paths below the package, wherever the import stands."""
     here = path.relative_to(PACKAGE).with_suffix("").parts
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in running(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 name = alias.name.split(".")
@@ -130,6 +119,40 @@ def test_imports_follow_the_arrows(path: Path):
         if other == layer or other in LEAVES:
             continue
         assert other in ALLOWED.get(layer, set()), f"{'.'.join(parts)} imports {'.'.join(target) or 'mlxdiff'}"
+
+
+@pytest.mark.parametrize("leaf", sorted(LEAVES))
+def test_leaves_import_leaves_alone(leaf):
+    paths = [path for path in FILES if layer_of(path.relative_to(PACKAGE).with_suffix("").parts) == leaf]
+    assert paths, leaf
+    for path in paths:
+        assert {layer_of(target) for target in imports_of(path)} <= {*LEAVES, leaf}
+
+
+def module_of(target: tuple[str, ...]) -> tuple[str, ...]:
+    return target if PACKAGE.joinpath(*target).with_suffix(".py").exists() else (*target, "__init__")
+
+
+def test_there_is_no_circle():
+    """Depth first over modules, imports inside functions included; a package's own __init__ gathers its modules."""
+    graph = {
+        path.relative_to(PACKAGE).with_suffix("").parts: {module_of(target) for target in imports_of(path)}
+        for path in FILES
+    }
+    done: set[tuple[str, ...]] = set()
+
+    def visit(module: tuple[str, ...], above: tuple[tuple[str, ...], ...]) -> None:
+        if module in above:
+            circle = [*above[above.index(module) :], module]
+            pytest.fail(" -> ".join(".".join(parts) for parts in circle))
+        if module in done or module[-1] == "__init__":
+            return
+        for target in sorted(graph.get(module, ())):
+            visit(target, (*above, module))
+        done.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "families").glob("*.py")), ids=lambda path: path.stem)

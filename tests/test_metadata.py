@@ -391,7 +391,7 @@ def test_what_is_given_is_judged_itself(tmp_path):
             request_from_file(name, given={"steps": 0})
         with pytest.raises(RequestError, match="no field 'stepz'"):
             request_from_file(name, given={"stepz": 1})
-        with pytest.raises(RequestError, match="Guidance starts at 0.9"):
+        with pytest.raises(RequestError, match=r"Guidance starts at 0\.9"):
             request_from_file(name, given={"guidance_start": 0.9, "guidance_end": 0.1})
 
 

@@ -24,6 +24,7 @@ from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, Reque
 from .files import atomic_write
 from .inputs import open_input
 from .pictures import IN_MEMORY, Pixels
+from .rgb import to_rgb
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -70,7 +71,7 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     with open_picture(path) as opened:
         width, height = opened.size
         _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
-        return _fitted(_to_rgb(ImageOps.exif_transpose(opened), path), size)
+        return _fitted(to_rgb(ImageOps.exif_transpose(opened), path), size)
 
 
 def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -93,11 +94,6 @@ def source_size(source: str | Pixels) -> tuple[int, int]:
             _check_decoding(source, width, height)
         turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
         return (width, height) if turned else (height, width)
-
-
-def picture_array(picture: Image.Image) -> np.ndarray:
-    """A PIL image as (H, W, 3) uint8: upright, and on white where it is transparent. Raises InputError."""
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), "The picture"), dtype=np.uint8)
 
 
 class Picture(Image.Image):
@@ -262,23 +258,6 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     except Exception as error:  # the readers raise a dozen types for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} is damaged ({reason}).", "Get the file again, or convert it.") from error
-
-
-def _to_rgb(picture: Image.Image, path: str | Path) -> Image.Image:
-    if picture.mode == "F":
-        raise InputError(f"{path} holds floating-point numbers.", "Convert it to 8 or 16 bits.")
-    if picture.mode.startswith("I"):  # one channel of 16 bits, which Pillow would clip to 8
-        levels = np.asarray(picture).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise InputError(f"{path} has 32 bits a pixel.", "Convert it to 8 or 16 bits.")
-        grays = ((levels + 128) // 257).astype(np.uint8)
-        clear = picture.info.get("transparency")
-        return Image.fromarray(np.where(levels == clear, 255, grays).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
 
 
 def _encodable(text: str) -> str:

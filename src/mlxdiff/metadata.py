@@ -122,7 +122,7 @@ def request_of(text: str, given: Mapping[str, Any] | None = None) -> Request:
 
 
 def changed_files(request: Request, given: Collection[str] = ()) -> list[str]:
-    """The files whose content is not what it was when the request was recorded, but those that `given` settings name."""
+    """The files whose content has changed since the request was recorded, but those that `given` settings name."""
     recorded = dict(request.hashes or ())
     kept = {name: value for name, value in request.values().items() if name not in given and name != "hashes"}
     names = set(_names(kept))

@@ -66,7 +66,7 @@ class PictureSource(Text):
 def _array_of(name: str, value: Any) -> np.ndarray | None:
     """(H, W, 3) of a PIL image or of anything that is an array; None for what is neither."""
     if hasattr(value, "getbands") and hasattr(value, "convert"):
-        from .images import picture_array
+        from .rgb import picture_array
 
         return picture_array(value)
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):

@@ -8,10 +8,10 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlxdiff.settings import Number, Setting, Structured, Text, declared, setting
 
 from mlxdiff.batch import sweep
 from mlxdiff.batch.sweep import MAX_VALUES, as_json, cells, parse_axis, varied_names
+from mlxdiff.declarations import Number, Setting, Structured, Text, declared, setting
 from mlxdiff.errors import RequestError
 from mlxdiff.request import Request
 

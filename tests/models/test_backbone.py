@@ -10,11 +10,13 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlxdiff.diffusion.prediction import denoiser
 
+from mlxdiff.branches import Branches
+from mlxdiff.catalogue import find_sampler
 from mlxdiff.conditioning import Conditioning, concatenate
 from mlxdiff.diffusion import guidance, samplers
-from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
+from mlxdiff.diffusion.flow import FlowConfig, make_flow_schedule
+from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, make_schedule
 from mlxdiff.errors import InputError
 from mlxdiff.models.backbone import Backbone, Extra
 
@@ -71,24 +73,52 @@ def as_backbone(backbone: Backbone) -> Backbone:
     return backbone
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_a_transformer_goes_through_the_loop(guided):
+def run(levels: Schedule, conditionings: dict[str, Conditioning], guide: guidance.Guidance) -> tuple[list, list]:
+    """Steps of Euler's method, evaluated, and the batch and timesteps that each `prepare` was given."""
     mx.random.seed(0)
     fake = FakeTransformer()
-    backbone = as_backbone(fake)
-    positive, negative = (Conditioning(mx.random.normal((2, 5, 32))) for _ in range(2))
-    conditioning = concatenate([negative, positive]) if guided else positive
-    schedule = make_schedule(SchedulerConfig.from_dict({"_class_name": "EulerDiscreteScheduler"}, None), 3)
-    prepared = backbone.prepare(conditioning, schedule.timesteps, guidance_scale=3.5)
-    denoise = denoiser(lambda x, t: backbone(x, float(np.array(t)), prepared, Extra()), schedule)
-    if guided:
-        denoise = guidance.classifier_free(denoise, 5.0)
-    start = mx.random.normal((2, 8, 8, 4)) * schedule.init_noise_sigma
-    steps = list(samplers.sample("euler", denoise, start, schedule, noise=lambda: mx.zeros_like(start)))
+    predict = Branches(as_backbone(fake), conditionings, levels, 3.5)
+    start = levels.start(mx.random.normal((2, 8, 8, 4)))
+    denoise = guidance.guided(predict, guide)
+    steps = list(samplers.sample(find_sampler("euler"), denoise, start, levels, lambda *_: mx.zeros_like(start)))
     mx.eval([step.latents for step in steps])
-    assert [step.latents.shape for step in steps] == [(2, 8, 8, 4)] * 3
-    assert mx.isfinite(steps[-1].latents).all()
-    assert fake.prepared == [list(schedule.timesteps)]
+    return [np.array(step.latents) for step in steps], fake.prepared
+
+
+def text(seed: int, tokens: int = 5) -> Conditioning:
+    return Conditioning(mx.random.normal((2, tokens, 32), key=mx.random.key(seed)))
+
+
+VP = make_schedule(SchedulerConfig.from_dict({"_class_name": "EulerDiscreteScheduler"}), 3)
+FLOW = make_flow_schedule(FlowConfig.from_dict({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}), 3)
+
+
+@pytest.mark.parametrize("levels", [VP, FLOW], ids=["variance preserving", "flow matching"])
+def test_a_transformer_goes_through_the_loop(levels):
+    both = {"negative": text(1), "positive": text(2)}
+    steps, prepared = run(levels, both, guidance.ClassifierFree(5.0))
+    assert [latents.shape for latents in steps] == [(2, 8, 8, 4)] * 3
+    assert all(np.isfinite(latents).all() for latents in steps)
+    assert prepared == [list(levels.timesteps)], "branches of equal length are prepared together, once"
+    alone, prepared = run(levels, {"positive": both["positive"]}, guidance.Unguided())
+    assert len(prepared) == 1
+    assert not np.allclose(steps[-1], alone[-1])
+
+
+def test_branches_of_unequal_length_have_calls_of_their_own_and_the_same_result():
+    short, long = {"negative": text(1), "positive": text(2)}, {"negative": text(1), "positive": text(2, tokens=9)}
+    _, prepared = run(VP, long, guidance.ClassifierFree(5.0))
+    assert len(prepared) == 2
+    mx.random.seed(0)
+    predict = Branches(as_backbone(FakeTransformer()), short, VP, 3.5)
+    latents, sigma = VP.start(mx.random.normal((2, 8, 8, 4))), VP.sigmas[0]
+    together = predict(latents, sigma, ("negative", "positive"))
+    for name in short:
+        np.testing.assert_allclose(predict(latents, sigma, (name,))[name], together[name], rtol=1e-5, atol=1e-4)
+    three = {**short, "image": text(3)}
+    steps, prepared = run(VP, three, guidance.Pix2Pix(5.0, 1.5))
+    assert len(prepared) == 1
+    assert np.isfinite(steps[-1]).all()
 
 
 def test_conditionings_are_concatenated_along_the_batch():
