@@ -111,6 +111,13 @@ def test_a_reader_that_goes_is_no_error(tmp_path, arguments):
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+def test_a_run_goes_on_when_nobody_reads_its_paths(tmp_path):
+    small = "--steps 1 --height 32 --width 32 --seed 1 --quiet"
+    done = shell(f"mlxdiff generate 'a cat' --n-images 3 {small} -o a.png | head -1; echo ${{PIPESTATUS[0]}}", tmp_path)
+    assert (done.stdout, done.stderr) == ("a-1.png\n0\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's")
 @pytest.mark.parametrize("arguments", ["--help", "generate --help", "--version", "info --settings --json"])
 def test_a_full_disk_is_one_sentence(tmp_path, arguments):
