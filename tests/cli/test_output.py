@@ -172,3 +172,26 @@ def test_ctrl_c_while_it_still_imports_shows_no_traceback(tmp_path, module):
         [sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+DROPPED = """
+import sys, time
+import mlxdiff.cli.app
+
+class Finalized:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def run():
+    Finalized()
+    time.sleep(30)
+
+mlxdiff.cli.app.main = run
+from mlxdiff.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_that_python_would_drop_is_not_lost(tmp_path):
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, cwd=tmp_path, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
