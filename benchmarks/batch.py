@@ -21,9 +21,10 @@ from typing import Any
 import machine
 import mlx.core as mx
 
-from mlxdiff import Request, StableDiffusion, backend, images
-from mlxdiff.batch.jobs import Group, grouped, jobs_of
+from mlxdiff import Model, Request, backend, images
+from mlxdiff.batch.jobs import Batch, grouped, jobs_of
 from mlxdiff.batch.journal import Journal, Run
+from mlxdiff.batch.models import Models
 from mlxdiff.batch.naming import parse_output
 from mlxdiff.batch.prompts import Entry
 from mlxdiff.batch.runner import run
@@ -40,12 +41,13 @@ class Row:
     outside: float
 
 
-def groups_of(sd: StableDiffusion, folder: Path, n_images: int, steps: int, size: int) -> list[Group]:
+def batches_of(models: Models, folder: Path, n_images: int, steps: int, size: int) -> list[Batch]:
     entries = [
-        Entry(Request(f"a {THINGS[i % len(THINGS)]}", seed=i, steps=steps), None, str(i)) for i in range(n_images)
+        Entry(Request(f"a {THINGS[i % len(THINGS)]}", seed=i, steps=steps, model="emoji"), None, str(i))
+        for i in range(n_images)
     ]
-    found = grouped(jobs_of(entries, sd.resolve, parse_output(f"{folder}/", several=True)), size)
-    return [group for group in found if group is not None]
+    found = grouped(jobs_of(entries, models.resolve, parse_output(f"{folder}/", several=True)), size)
+    return [batch for batch in found if batch is not None]
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Waiting:
         return call
 
 
-def measure(sd: StableDiffusion, groups: list[Group], folder: Path, size: int) -> tuple[float, float]:
+def measure(models: Models, batches: list[Batch], folder: Path, size: int) -> tuple[float, float]:
     """Seconds of a run, from the first line of the journal to the last, and those in which it waited for the model."""
     waiting = Waiting()
     # MLX lets no more than a few operations queue up, so that most of async_eval is waiting, too.
@@ -75,7 +77,7 @@ def measure(sd: StableDiffusion, groups: list[Group], folder: Path, size: int) -
         start = time.perf_counter()
         journal = Journal(folder)
         journal.begin(Run("benchmark", 0, size))
-        for _ in run(sd, groups, Store(folder, journal)):
+        for _ in run(models, batches, Store(folder, journal)):
             pass
         return time.perf_counter() - start, waiting.seconds
     finally:
@@ -89,15 +91,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    sd = StableDiffusion("emoji").load()
+    models = Models()
+    models.use(Model("emoji"))
     times: dict[int, list[tuple[float, float]]] = {size: [] for size in SIZES}
     with tempfile.TemporaryDirectory() as temporary:
         for turn in range(options.repeats + 1):  # the first turn warms up
             for size in SIZES:
                 folder = Path(temporary) / f"{turn}-{size}"
                 n_images = size if turn == 0 else options.images
-                groups = groups_of(sd, folder, n_images, options.steps, size)
-                now = measure(sd, groups, folder, size)
+                batches = batches_of(models, folder, n_images, options.steps, size)
+                now = measure(models, batches, folder, size)
                 if turn > 0:
                     times[size].append(now)
     rows = []

@@ -20,7 +20,7 @@ import machine
 import mlx.core as mx
 import numpy as np
 
-from mlxdiff import blas
+from mlxdiff import backend, blas
 
 # An idle BLAS thread spins for some 30 ms before it sleeps, and would take a core from the other's threads.
 PAUSE = 0.1  # seconds
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help=f"fail if MLX has less than {EXPECTED} of numpy's speed")
     options = parser.parse_args()
     mx.set_default_device(mx.cpu)
+    backend.prepare()
     rows = [matmul(*shape, options.repeats) for shape in MATMULS]
     rows += [convolution(*shape, options.repeats) for shape in CONVOLUTIONS]
     about = machine.describe("mlx", "mlxdiff", "numpy", "scipy-openblas32") | {"blas": blas.live()}

@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 import torch
 
-from mlxdiff import blas
+from mlxdiff import backend, blas
 from mlxdiff.kernels import native
 from mlxdiff.kernels.conv import conv2d, plain
 
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     mx.set_default_device(mx.cpu)
+    backend.prepare()
     product = peak(options.repeats)
     rows = [measure(options.batch, layer, options.repeats) for layer in LAYERS[options.layers]]
     about = machine.describe("mlx", "mlxdiff", "torch") | {"blas": blas.live(), "native": native.state()}

@@ -125,7 +125,7 @@ def decode(size: int, tile: int | None, dtype: str | None) -> list[dict[str, Any
     from mlxdiff.models.tiling import decode_tiled
     from mlxdiff.models.vae import AutoencoderKL, VAEConfig
 
-    backend.limit_cache()
+    backend.prepare()
     vae = AutoencoderKL(VAEConfig.from_dict(VAE))
     vae.set_dtype(backend.default_dtype() if dtype is None else backend.parse_dtype(dtype))
     z = mx.random.normal((1, size // 8, size // 8, 4)).astype(vae.dtype)

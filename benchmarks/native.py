@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     mx.set_default_device(mx.cpu)
-    backend.limit_cache()  # as StableDiffusion does
+    backend.prepare()  # as StableDiffusion does
     extension = native.serving()
     if extension is None:
         sys.exit(f"The extension is {native.state()}.")

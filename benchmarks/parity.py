@@ -43,7 +43,7 @@ def components(folder: Path, kind: type) -> Iterator[tuple[str, float]]:
     pipe = kind.from_pretrained(folder, torch_dtype=torch.float32)
     sd = StableDiffusion(str(folder), dtype="fp32")
     prompts = ["a red apple", "a dog face on a blue background"]
-    encoded = sd.encode_prompt(prompts, guided=False)
+    encoded = sd.encode_prompt(prompts)
     theirs = (
         pipe.encode_prompt(prompts, "cpu", 1, False)
         if sd.family.name == "sd"
@@ -68,7 +68,7 @@ def components(folder: Path, kind: type) -> Iterator[tuple[str, float]]:
             torch.from_numpy(np.array(encoded.context)),
             **added,
         ).sample.numpy()
-        output = sd.backbone.network(
+        output = sd.networks.backbone.network(
             mx.array(latents), mx.array(601.0), encoded.context, pooled=encoded.pooled, time_ids=encoded.time_ids
         )
         yield "UNet", relative(output, expected.transpose(0, 2, 3, 1))
@@ -76,9 +76,9 @@ def components(folder: Path, kind: type) -> Iterator[tuple[str, float]]:
         nchw = torch.from_numpy(picture.transpose(0, 3, 1, 2)) * 2 - 1
         posterior = pipe.vae.encode(nchw).latent_dist
         mean = posterior.mean.numpy().transpose(0, 2, 3, 1)
-        yield "VAE encoder", relative(sd.vae.encode(mx.array(picture) * 2 - 1)[0], mean)
+        yield "VAE encoder", relative(sd.networks.vae.encode(mx.array(picture) * 2 - 1)[0], mean)
         decoded = pipe.vae.decode(posterior.mean).sample.numpy().transpose(0, 2, 3, 1)
-        yield "VAE decoder", relative(sd.vae.decode(mx.array(mean)), decoded)
+        yield "VAE decoder", relative(sd.networks.vae.decode(mx.array(mean)), decoded)
 
 
 def photograph(size: int) -> np.ndarray:

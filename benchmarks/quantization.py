@@ -38,7 +38,7 @@ start = time.process_time()
 sd = StableDiffusion(model, quantize=bits, dtype="float32")
 if parts == "all":
     sd.load()
-mx.eval(sd.backbone.network.parameters())
+mx.eval(sd.networks.backbone.network.parameters())
 print(json.dumps({"seconds": time.process_time() - start, "peak": mx.get_peak_memory()}))
 """
 

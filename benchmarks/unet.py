@@ -78,7 +78,7 @@ def compared(peers: dict[str, unet_peers.Peer], inputs: unet_peers.Inputs, optio
 
 def main() -> None:
     options = parse()
-    backend.limit_cache()  # as StableDiffusion does
+    backend.prepare()  # as StableDiffusion does
     config = checkpoints.published(options.model)["unet"]
     parsed = UNetConfig.from_dict(config)
     size = config["sample_size"] if options.size is None else options.size

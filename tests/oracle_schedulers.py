@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -117,15 +118,30 @@ CLASSES: dict[str, Any] = {
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
     "dpmpp_2m_sde": diffusers.DPMSolverMultistepScheduler,
     "lcm": diffusers.LCMScheduler,
+    "tcd": diffusers.TCDScheduler,
+    "ddpm": diffusers.DDPMScheduler,
+    "lms": diffusers.LMSDiscreteScheduler,
+    "deis": diffusers.DEISMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+    "sa_solver": diffusers.SASolverScheduler,
 }
 EXTRA = {
     "pndm": {"skip_prk_steps": True},
     "dpmpp_2m": {"algorithm_type": "dpmsolver++"},
     "dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"},
+    "ddpm": {"clip_sample": False},
+    "sa_solver": {"algorithm_type": "data_prediction"},
 }
 RAMPS = ("karras", "exponential", "beta")
 TWICE = ("heun", "dpm2", "dpm2_ancestral")  # two evaluations a step, one in the last
-VARIANCE_PRESERVING = ("ddim", "pndm", "dpmpp_2m", "dpmpp_2m_sde", "lcm")
+WITH_SIGMAS = (
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "deis",
+    "unipc",
+    "sa_solver",
+)  # variance-preserving, but with a list of sigmas
+VARIANCE_PRESERVING = ("ddim", "pndm", "lcm", "tcd", "ddpm", *WITH_SIGMAS)
 
 
 def scheduler_of(config: Mapping[str, Any], sampler: str, steps: int | None = None, schedule: str | None = None) -> Any:
@@ -135,7 +151,7 @@ def scheduler_of(config: Mapping[str, Any], sampler: str, steps: int | None = No
         extra |= {f"use_{ramp}_sigmas": ramp == schedule for ramp in RAMPS}
     elif schedule is not None:
         extra["timestep_spacing"] = schedule
-        if sampler in ("euler", *TWICE, "dpmpp_2m", "dpmpp_2m_sde"):
+        if sampler in ("euler", "lms", *TWICE, *WITH_SIGMAS):
             extra |= {f"use_{ramp}_sigmas": False for ramp in RAMPS}
     extra = {key: value for key, value in extra.items() if value is not None}
     with warnings.catch_warnings():  # diffusers hands tensors to numpy in a way that numpy 2 warns about
@@ -184,7 +200,7 @@ def reference(
         timesteps = cut(scheduler, steps, strength)
         start = scheduler.add_noise(torch.from_numpy(picture()).permute(0, 3, 1, 2), noise, timesteps[:1])
         scheduler.timesteps_to_run = timesteps
-    latents = run_scheduler(scheduler, sampler, start, generators, **step)
+    latents = run_scheduler(scheduler, start, generators, **step)
     if sampler in TWICE:
         latents = [*latents[1:-1:2], latents[-1]]
     if sampler == "pndm" and len(latents) > 1:  # the first step's two evaluations
@@ -206,9 +222,10 @@ def picture() -> np.ndarray:
     return np.sin(np.arange(len(SEEDS) * math.prod(SHAPE), dtype=np.float32)).reshape(len(SEEDS), *SHAPE)
 
 
-def run_scheduler(scheduler: Any, sampler: str, x: torch.Tensor, generators: Any, **step: Any) -> list[np.ndarray]:
+def run_scheduler(scheduler: Any, x: torch.Tensor, generators: Any, **step: Any) -> list[np.ndarray]:
     latents = []
-    stochastic = {"generator": generators} if SAMPLERS[sampler].noise != "none" else {}
+    drawing = "generator" in inspect.signature(scheduler.step).parameters
+    stochastic = {"generator": generators} if drawing else {}
     timesteps = getattr(scheduler, "timesteps_to_run", scheduler.timesteps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -226,7 +243,7 @@ def distinct(scheduler: Any) -> list[int]:
 def levels_after(scheduler: Any, sampler: str) -> list[float]:
     """The sigma that a variance-preserving scheduler's latents are read at after each step."""
     timesteps = getattr(scheduler, "timesteps_to_run", scheduler.timesteps)
-    if sampler.startswith("dpmpp"):
+    if sampler in WITH_SIGMAS:
         return scheduler.sigmas[1:].double().tolist()[-len(timesteps) :]
     bars = scheduler.alphas_cumprod.double()
     next_ones = timesteps.tolist()[2 if sampler == "pndm" else 1 :]
@@ -238,8 +255,10 @@ def levels_after(scheduler: Any, sampler: str) -> list[float]:
 
 def last_alpha_bar(scheduler: Any, sampler: str) -> float:
     """Where DDIM's, PNDM's and LCM's classes end: DDIM and PNDM one stride below their last timestep."""
-    if sampler == "lcm":
+    if sampler in ("lcm", "ddpm"):
         return 1.0
+    if sampler == "tcd":
+        return float(scheduler.alphas_cumprod[0])
     landing = distinct(scheduler)[-1] - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     return float(scheduler.alphas_cumprod.double()[landing] if landing >= 0 else scheduler.final_alpha_cumprod)
 

@@ -14,6 +14,7 @@ from oracle_schedulers import SEEDS, SHAPE, denoiser, fresh_noise, mlx_network, 
 
 from mlxdiff.catalogue import SAMPLERS
 from mlxdiff.diffusion.flow import FlowConfig, make_flow_schedule
+from mlxdiff.diffusion.guidance import Unguided, guided
 from mlxdiff.diffusion.samplers import sample
 from mlxdiff.diffusion.space import HUGE_SIGMA, from_flow
 from mlxdiff.errors import CheckpointError, MlxdiffError, RequestError, UnsupportedError
@@ -98,7 +99,10 @@ def test_eulers_steps_are_diffusers(name, even, strength):
         assert mx.array_equal(plan.end(walk[-1].latents), walk[-1].latents)
 
 
-@pytest.mark.parametrize("name", [n for n, row in SAMPLERS.items() if not (row.placement.distilled or row.takes)])
+@pytest.mark.parametrize(
+    "name",
+    [n for n, r in SAMPLERS.items() if not (r.placement.distilled or r.placement.repeated or r.own_levels)],
+)
 def test_every_other_sampler_walks_a_flow(name):
     """On data N(0, c^2) the exact flow is known: the ODE scales by sqrt((c^2 + sigma^2) / (c^2 + sigma_0^2))."""
     plan = make_flow_schedule(FlowConfig.from_dict(SD3, name), 40)
@@ -108,7 +112,9 @@ def test_every_other_sampler_walks_a_flow(name):
         s = timestep.item() / 1000
         return scaled * ((s - (1 - s) * c * c) / ((1 - s) ** 2 * c * c + s * s))
 
-    end = np.array(list(sample(SAMPLERS[name], denoiser(exact, plan), plan.start(noise()), plan, noise))[-1].latents)
+    plain = denoiser(exact, plan)
+    denoise = guided(lambda x, sigma, _: {"positive": plain(x, sigma)}, Unguided())
+    end = np.array(list(sample(SAMPLERS[name], denoise, plan.start(noise()), plan, noise))[-1].latents)
     assert np.all(np.isfinite(end))
     assert end.std() == pytest.approx(c, rel=0.2)
 
@@ -145,7 +151,7 @@ def test_what_does_not_fit_is_refused(config, arguments, problem):
         make_flow_schedule(FlowConfig.from_dict(config), **arguments)
 
 
-@pytest.mark.parametrize("sampler", ["lcm", "pndm"])
+@pytest.mark.parametrize("sampler", ["lcm", "pndm", "tcd", "restart", "dpm_adaptive"])
 def test_samplers_of_discrete_timesteps_are_refused(sampler):
     with pytest.raises(RequestError, match="flow matching"):
         FlowConfig.from_dict(SD3, sampler)

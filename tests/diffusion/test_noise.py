@@ -8,8 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipe_numbers import noise as numbers
 
-from mlxdiff.diffusion.noise import NoiseStream, batch_noise, philox4x32, standard_normal
+from mlxdiff.diffusion.noise import (
+    NoiseStream,
+    batch_noise,
+    philox4x32,
+    picked_batch,
+    shared_batch,
+    shared_noise,
+    standard_normal,
+    stream_noise,
+)
 from mlxdiff.errors import RequestError
 from mlxdiff.request import MAX_SEED, NOISE_SOURCES
 
@@ -153,3 +163,38 @@ def test_a_seed_that_is_no_64_bit_integer_is_refused(seed, source):
 
 def test_numpys_integers_are_seeds():
     assert mx.array_equal(standard_normal((20,), np.int64(9)), standard_normal((20,), 9))
+
+
+def test_a_shared_stream_draws_as_comfyui_does():
+    case = numbers("comfy_prepare_noise")
+    batch, channels, height, width = case["shape"]
+    drawn = np.array(shared_batch(NoiseStream(case["seed"]), batch, height, width, channels)).transpose(0, 3, 1, 2)
+    for image in range(batch):
+        assert drawn[image].reshape(-1)[:6] == pytest.approx(case[f"image{image}_first6"], abs=TOLERANCE)
+    picked = np.array(picked_batch(NoiseStream(case["seed"]), [0, 2], height, width, channels)).transpose(0, 3, 1, 2)
+    assert picked[1].reshape(-1)[:6] == pytest.approx(case["noise_inds_[0,2]_second_first6"], abs=TOLERANCE)
+
+
+def test_step_noise_goes_on_where_the_stream_is():
+    streams, again = ([NoiseStream(seed) for seed in (3, 4)] for _ in range(2))
+    noise = stream_noise(streams, 4, 5, 4)
+    for _ in range(2):
+        assert mx.array_equal(noise(2.0, 1.0), batch_noise(again, 4, 5, 4))
+    shared, alone = NoiseStream(3), NoiseStream(3)
+    noise = shared_noise(shared, 2, 4, 5, 4)
+    for _ in range(2):
+        assert mx.array_equal(noise(2.0, 1.0), shared_batch(alone, 2, 4, 5, 4))
+
+
+@pytest.mark.parametrize("source", NOISE_SOURCES)
+def test_numbers_are_the_same_draws(source):
+    stream, other = NoiseStream(5, source), NoiseStream(5, source)
+    for shape in ((2, 3), (40,)):
+        assert np.array_equal(stream.numbers(shape), np.array(other.standard_normal(shape)))
+
+
+def test_philox_is_a1111s_nv():
+    case = numbers("a1111_nv_philox")
+    stream = NoiseStream(case["seed"], "philox")
+    for key in ("draw1_shape_4x8x8_first6", "draw2_same_shape_first6"):
+        assert stream.numbers((4, 8, 8)).reshape(-1)[:6] == pytest.approx(case[key], abs=TOLERANCE)

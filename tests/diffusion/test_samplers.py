@@ -12,6 +12,7 @@ import pytest
 from oracle_schedulers import CHECKPOINTS, LCM, SD1, denoiser
 
 from mlxdiff.catalogue import SAMPLERS
+from mlxdiff.diffusion.guidance import Unguided, guided
 from mlxdiff.diffusion.samplers import sample
 from mlxdiff.diffusion.samplers.multistep import pndm
 from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
@@ -20,21 +21,33 @@ from mlxdiff.diffusion.step import Step
 from mlxdiff.errors import RequestError
 
 SPREAD = 0.5  # standard deviation of the Gaussian data below
-DRAWING = [name for name, row in SAMPLERS.items() if row.noise != "none"]
-STOCHASTIC = [name for name in DRAWING if SAMPLERS[name].settle({}).get("eta", 1.0) > 0]
-DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
+
+
+def gaussian(latents: mx.array, sigma: float) -> mx.array:
+    """The exact denoiser of data from N(0, SPREAD^2)."""
+    return latents * (SPREAD**2 / (SPREAD**2 + sigma**2))
+
+
+def draws(name: str) -> bool:
+    """Whether the sampler draws noise with its default options."""
+    drawn = []
+    list(run(name, gaussian, mx.ones((1, 1, 1, 1)), [4.0, 2.0, 1.0, 0.0], lambda *_: drawn.append(1) or mx.zeros(())))
+    return bool(drawn)
 
 
 def run(name, denoise, latents, sigmas, noise=None, **options) -> Iterator[Step]:
     """The row's own function with its default options."""
     row = SAMPLERS[name]
     given = {} if row.noise == "none" else {"noise": noise}
+    plain = denoise
+    if row.unconditional:
+        denoise = guided(lambda x, sigma, _: {"positive": plain(x, sigma)}, Unguided())
     return row.run(denoise, latents, sigmas, **given, **row.settle(options))
 
 
-def gaussian(latents: mx.array, sigma: float) -> mx.array:
-    """The exact denoiser of data from N(0, SPREAD^2)."""
-    return latents * (SPREAD**2 / (SPREAD**2 + sigma**2))
+STOCHASTIC = [name for name in SAMPLERS if draws(name)]
+DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
+STEPPING = [name for name, row in SAMPLERS.items() if not row.adaptive]  # a step for each level
 
 
 def levels(steps: int, high: float = 8.0, low: float = 0.25) -> list[float]:
@@ -50,46 +63,53 @@ def unit_noise(shape: tuple[int, ...], seed: int = 0) -> Callable[..., mx.array]
     return lambda *_: mx.random.normal(shape, key=next(keys))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", STEPPING)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_n_steps_yield_n_times_and_report_the_levels(name, steps):
     sigmas = [*levels(steps - 1), 0.0]
     walk = list(run(name, gaussian, mx.ones((1, 2, 2, 1)) * 8, sigmas, unit_noise((1, 2, 2, 1))))
     assert [step.index for step in walk] == list(range(steps))
-    assert [step.sigma for step in walk] == sigmas[1:]
+    if name != "dpm_fast":  # which has levels of its own
+        assert [step.sigma for step in walk] == sigmas[1:]
     assert all(step.latents.shape == step.denoised.shape == (1, 2, 2, 1) for step in walk)
     assert all(step.latents.dtype == mx.float32 for step in walk)
-    if name != "pndm":  # whose last step follows an average of predictions
+    if name not in ("pndm", "lms", "dpm_fast"):  # which follow averages in the last step, or end above 0
         assert np.allclose(np.array(walk[-1].latents), np.array(walk[-1].denoised), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_the_denoiser_is_called_as_often_as_the_method_says(name):
+@pytest.mark.parametrize("name", STEPPING)
+def test_the_denoiser_is_called_as_often_as_the_row_says(name):
     calls = []
 
     def counted(latents, sigma):
         calls.append(sigma)
         return gaussian(latents, sigma)
 
-    sigmas = [*levels(4), 0.0]
+    sigmas = [*levels(6), 0.0]
     last(run(name, counted, mx.ones((1, 1, 1, 1)), sigmas, unit_noise((1, 1, 1, 1))))
+    n, each = len(sigmas) - 1, SAMPLERS[name].evaluations
+    assert len(calls) == (n + 1 if name == "pndm" else each * n - (each - 1))  # one in the last step
+    if each == 1 and name not in ("pndm", "dpm_fast"):
+        assert calls == sigmas[:-1]
+    if name == "pndm":
+        assert calls == [sigmas[0], sigmas[1], *sigmas[1:-1]]
     if name == "heun":
-        expected = [sigmas[0], *(sigma for sigma in sigmas[1:-1] for _ in range(2))]
-    elif name.startswith("dpm2"):
-        power = 1 / 2 if name == "dpm2" else 1  # halfway in log sigma to sigma_next, or to sigma_next^2 / sigma
-        middles = [s * (n / s) ** power for s, n in pairwise(sigmas[:-1])]
-        expected = [*(level for pair in zip(sigmas, middles, strict=False) for level in pair), sigmas[-2]]
-        assert calls == pytest.approx(expected)
-        return
-    elif name == "pndm":
-        expected = [sigmas[0], sigmas[1], *sigmas[1:-1]]
-    else:
-        expected = sigmas[:-1]
-    assert calls == expected
+        assert calls == [sigmas[0], *(sigma for sigma in sigmas[1:-1] for _ in range(2))]
 
 
 @pytest.mark.parametrize(
-    ("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpm2", 2), ("dpmpp_2m", 2), ("pndm", 2)], ids=str
+    ("name", "order"),
+    [
+        ("ddim", 1),
+        ("euler", 1),
+        ("heun", 2),
+        ("dpm2", 2),
+        ("dpmpp_2m", 2),
+        ("pndm", 2),
+        ("deis", 2),
+        ("res_multistep", 2),
+    ],
+    ids=str,
 )
 def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, order):
     """On Gaussian data the ODE has the solution x(sigma) = x(s) sqrt((c^2 + sigma^2) / (c^2 + s^2))."""
@@ -122,7 +142,7 @@ def test_averaging_velocities_is_of_first_order_and_averaging_noise_of_second():
     assert error(32, "epsilon") < error(32, "v_prediction")
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if not SAMPLERS[name].own_levels])
 def test_the_deterministic_samplers_agree_in_the_limit(name):
     sigmas = [*levels(400, 10.0, 0.002), 0.0]
     start = mx.linspace(-20, 20, 64).reshape(1, 8, 8, 1)
@@ -137,7 +157,18 @@ def test_the_deterministic_samplers_agree_in_the_limit(name):
 
 @pytest.mark.parametrize(
     ("name", "steps", "bias"),
-    [("euler_ancestral", 400, 0.02), ("dpm2_ancestral", 60, 0.04), ("dpmpp_2m_sde", 60, 0.02)],
+    [
+        ("euler_ancestral", 400, 0.02),
+        ("ddpm", 400, 0.02),
+        ("dpm2_ancestral", 60, 0.04),
+        ("dpmpp_2s_ancestral", 60, 0.02),
+        ("dpmpp_sde", 60, 0.02),
+        ("dpmpp_2m_sde", 60, 0.02),
+        ("dpmpp_2m_sde_heun", 60, 0.02),
+        ("dpmpp_3m_sde", 60, 0.02),
+        ("sa_solver", 60, 0.02),
+        ("restart", 30, 0.04),
+    ],
 )
 def test_the_stochastic_samplers_end_with_the_variance_of_the_data(name, steps, bias):
     shape = (1, 256, 256, 1)
@@ -148,7 +179,9 @@ def test_the_stochastic_samplers_end_with_the_variance_of_the_data(name, steps, 
     assert abs(end.var() / SPREAD**2 - 1) < bias + 4 * math.sqrt(2 / n)
 
 
-@pytest.mark.parametrize("name", ["euler_ancestral", "dpm2_ancestral", "dpmpp_2m_sde"])
+@pytest.mark.parametrize(
+    "name", ["euler_ancestral", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"]
+)
 def test_the_noise_that_is_added_keeps_each_level(name):
     """After every step the latents are again data plus noise of that step's sigma, up to the discretisation."""
     shape = (1, 128, 128, 1)
@@ -170,7 +203,7 @@ def test_consistency_sampling_with_the_exact_function_is_exact_in_any_number_of_
     assert abs(end.var() / SPREAD**2 - 1) < 0.03
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", STEPPING)
 def test_nothing_is_evaluated(name):
     """On latents of 256 TB, which only stay an expression as long as nobody looks at them."""
     shape = (1, 4_000_000, 4_000_000, 4)
@@ -188,7 +221,7 @@ def test_nothing_is_computed_before_the_first_step_is_asked_for(name):
         next(walk)
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "lcm"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm"])
 def test_the_first_step_from_nearly_infinite_noise_keeps_its_digits(name):
     """From sigma = 2^30, as zero terminal SNR starts: in double precision by hand, D + (x - D) r (or r^2)."""
     sigma, sigma_next = 2.0**30, 12.0
@@ -217,14 +250,16 @@ def test_dpmpp_2m_uses_the_step_sizes_in_log_sigma():
     assert second == pytest.approx(0.25 * first + 0.75 * target)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", STEPPING)
 def test_sample_runs_a_schedules_own_sampler(name):
-    config = CHECKPOINTS["lcm"] if name == "lcm" else SD1
+    config = CHECKPOINTS["lcm"] if SAMPLERS[name].placement.distilled else SD1
     plan = make_schedule(SchedulerConfig.from_dict(config, name), 4)
     noise = unit_noise((1, 4, 4, 4))
-    denoise = denoiser(lambda x, t: mx.sin(x) * mx.cos(t), plan)
+    network = denoiser(lambda x, t: mx.sin(x) * mx.cos(t), plan)
+    denoise = guided(lambda x, sigma, _: {"positive": network(x, sigma)}, Unguided())
     walk = list(sample(SAMPLERS[name], denoise, plan.start(noise()), plan, noise))
-    assert [step.sigma for step in walk] == list(plan.sigmas[1:])
+    if name != "dpm_fast":
+        assert [step.sigma for step in walk] == list(plan.sigmas[1:])
     assert bool(mx.all(mx.isfinite(walk[-1].latents)))
 
 
@@ -252,6 +287,7 @@ def test_options_go_to_the_sampler_and_beat_the_checkpoints():
     ("name", "options", "problem"),
     [
         ("euler", {"eta": 0.5}, "has no eta"),
+        ("lms", {"s_churn": 1}, "has no s_churn"),
         ("euler_ancestral", {"order": 2}, "has no order"),
         ("euler_ancestral", {"eta": -1}, "eta is -1"),
         ("euler_ancestral", {"eta": math.nan}, "eta is nan"),
@@ -266,17 +302,59 @@ def test_options_that_a_sampler_has_not_or_cannot_take_are_refused(name, options
         sample(SAMPLERS[name], gaussian, mx.zeros((1, 1, 1, 4)), plan, unit_noise(()), options)
 
 
-@pytest.mark.parametrize("name", [name for name in DRAWING if "eta" in SAMPLERS[name].settle({})])
-def test_at_eta_0_no_noise_is_drawn_and_the_sampler_is_its_deterministic_twin(name):
-    twin = {"ddim": "euler", "euler_ancestral": "euler", "dpm2_ancestral": "dpm2", "dpmpp_2m_sde": "dpmpp_2m"}[name]
+TWINS = {
+    "ddim": "euler",
+    "euler_ancestral": "euler",
+    "dpm2_ancestral": "dpm2",
+    "dpmpp_2m_sde": "dpmpp_2m",
+    "dpmpp_sde": "dpmpp_2s_ancestral",
+    "euler_ancestral_cfg_pp": "euler_cfg_pp",
+}
 
+
+@pytest.mark.parametrize("name", TWINS)
+def test_at_eta_0_no_noise_is_drawn_and_the_sampler_is_its_deterministic_twin(name):
     def never(*_):
         raise AssertionError
 
     start, sigmas = mx.linspace(-9, 9, 16).reshape(1, 4, 4, 1), [*levels(5), 0.0]
+    twin = TWINS[name]
+    still = {"eta": 0.0} if "eta" in SAMPLERS[twin].settle({}) else {}
     quiet = list(run(name, gaussian, start, sigmas, never, eta=0.0))
-    for ours, theirs in zip(quiet, run(twin, gaussian, start, sigmas), strict=True):
+    for ours, theirs in zip(quiet, run(twin, gaussian, start, sigmas, never, **still), strict=True):
         assert np.allclose(np.array(ours.latents), np.array(theirs.latents), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if row.cfg_pp is not None])
+def test_without_guidance_the_cfg_pp_form_is_the_sampler_itself(name):
+    """D and D_u are then one; but for dpmpp_2m, whose history is the negative branch's, these are the same steps."""
+    start, sigmas, form = mx.linspace(-9, 9, 16).reshape(1, 4, 4, 1), [*levels(5), 0.0], SAMPLERS[name].cfg_pp
+    assert SAMPLERS[form].unconditional
+    plain = run(name, gaussian, start, sigmas, unit_noise(start.shape))
+    for ours, theirs in zip(run(form, gaussian, start, sigmas, unit_noise(start.shape)), plain, strict=True):
+        assert np.allclose(np.array(ours.latents), np.array(theirs.latents), atol=1e-5)
+
+
+def test_restart_goes_up_again_and_makes_as_many_steps_as_it_was_asked_for():
+    for n, climbs in ((19, 0), (20, 1), (35, 1), (36, 2), (50, 2)):
+        sigmas = [*levels(n - 1, 14.6, 0.03), 0.0]
+        steps = list(run("restart", gaussian, mx.ones((1, 1, 1, 1)) * 14, sigmas, unit_noise((1, 1, 1, 1))))
+        assert len(steps) == n
+        assert sum(later.sigma > sooner.sigma for sooner, later in pairwise(steps)) == climbs
+        assert steps[-1].sigma == 0
+
+
+def test_dpm_adaptive_takes_more_steps_for_less_error():
+    exact = 14.0 * math.sqrt((SPREAD**2 + 0.03**2) / (SPREAD**2 + 14.0**2))
+    found = {}
+    for rtol in (0.2, 0.05, 0.002):
+        start = mx.full((1, 1, 1, 1), 14.0)
+        steps = list(run("dpm_adaptive", gaussian, start, [14.0, 0.03, 0.0], rtol=rtol, atol=rtol / 5))
+        found[rtol] = (len(steps), abs(steps[-1].latents.item() / exact - 1))
+        assert [step.index for step in steps] == list(range(len(steps)))
+    assert found[0.2][0] < found[0.05][0] < found[0.002][0]
+    assert found[0.002][1] < found[0.2][1]
+    assert found[0.002][1] < 0.01
 
 
 def test_a_step_is_a_value():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_schedulers import CHECKPOINTS, LCM, RAMPS, SD1, SD21, SDXL, TURBO, ZERO_SNR, scheduler_of
+from oracle_schedulers import CHECKPOINTS, CLASSES, LCM, RAMPS, SD1, SD21, SDXL, TURBO, ZERO_SNR, scheduler_of
 
 import mlxdiff
 from mlxdiff.catalogue import SAMPLERS
@@ -26,11 +26,18 @@ SAME_NAMES = (
     "original_inference_steps",
     "timestep_scaling",
 )
+
+
+def keys_of(sampler: str) -> set[str]:
+    """What the sampler's class reads."""
+    return CLASSES[sampler]._get_init_keys(CLASSES[sampler])
+
+
 BARE = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
 CONFIGS = {**CHECKPOINTS, "bare": BARE, "bare_ddim": {"_class_name": "DDIMScheduler", "clip_sample": False}}
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", CLASSES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_another_sampler_reads_a_file_as_diffusers_from_config(name, sampler):
     ours = SchedulerConfig.from_dict(CONFIGS[name], sampler)
@@ -43,7 +50,7 @@ def test_another_sampler_reads_a_file_as_diffusers_from_config(name, sampler):
     if "set_alpha_to_one" in SAMPLERS[sampler].reading.defaults:
         assert ours.final_sigma == ("zero" if theirs.config.set_alpha_to_one else "sigma_min")
     else:
-        assert ours.final_sigma == "zero"
+        assert ours.final_sigma == SAMPLERS[sampler].reading.fixed.get("final_sigmas_type", "zero")
 
 
 @pytest.mark.parametrize(
@@ -72,27 +79,17 @@ def test_the_built_in_checkpoint_is_read():
 
 
 def test_a_missing_spacing_is_each_classs_own():
-    spacings = {sampler: SchedulerConfig.from_dict(SD1, sampler).timestep_spacing for sampler in SAMPLERS}
-    assert spacings == {
-        "ddim": "leading",
-        "pndm": "leading",
-        "euler": "linspace",
-        "euler_ancestral": "linspace",
-        "heun": "linspace",
-        "dpm2": "linspace",
-        "dpm2_ancestral": "linspace",
-        "dpmpp_2m": "linspace",
-        "dpmpp_2m_sde": "linspace",
-        "lcm": "leading",
-    }
+    spacings = {sampler: SchedulerConfig.from_dict(SD1, sampler).timestep_spacing for sampler in CLASSES}
+    assert spacings == {sampler: scheduler_of(SD1, sampler).config.timestep_spacing for sampler in CLASSES}
+    assert {spacings["ddim"], spacings["euler"]} == {"leading", "linspace"}
 
 
 @pytest.mark.parametrize("ramp", RAMPS)
 def test_ramps_are_read_by_the_classes_that_have_them(ramp):
     config = {**SDXL, "use_karras_sigmas": ramp == "karras", f"use_{ramp}_sigmas": True}
-    ramps = {sampler: SchedulerConfig.from_dict(config, sampler).ramp for sampler in SAMPLERS}
-    having = {"euler", "heun", "dpm2", "dpm2_ancestral", "dpmpp_2m", "dpmpp_2m_sde"}
-    assert ramps == {sampler: ramp if sampler in having else None for sampler in SAMPLERS}
+    for sampler in CLASSES:
+        known = f"use_{ramp}_sigmas" in keys_of(sampler)
+        assert SchedulerConfig.from_dict(config, sampler).ramp == (ramp if known else None), sampler
 
 
 @pytest.mark.parametrize("sampler", [None, "ddim"])
@@ -164,9 +161,10 @@ def test_a_setting_that_the_samplers_class_does_not_have_is_skipped():
     assert config == SchedulerConfig.from_dict(SD21, "euler")
 
 
-def test_heun_dpm2_and_pndm_skip_zero_terminal_snr_as_diffusers_does():
-    rescaled = {sampler for sampler in SAMPLERS if SchedulerConfig.from_dict(ZERO_SNR, sampler).rescale_betas_zero_snr}
-    assert rescaled == set(SAMPLERS) - {"heun", "pndm", "dpm2", "dpm2_ancestral"}
+def test_samplers_that_average_slopes_skip_zero_terminal_snr_as_diffusers_does():
+    rescaled = {sampler for sampler in CLASSES if SchedulerConfig.from_dict(ZERO_SNR, sampler).rescale_betas_zero_snr}
+    assert rescaled == {sampler for sampler in CLASSES if "rescale_betas_zero_snr" in keys_of(sampler)}
+    assert rescaled & {"heun", "pndm", "dpm2", "dpm2_ancestral", "lms"} == set()
 
 
 @pytest.mark.parametrize(

@@ -217,3 +217,24 @@ def test_a_config_of_both_halves_gives_its_text_half():
 def test_a_config_that_cannot_be_honoured_is_refused(changes, error, message):
     with pytest.raises(error, match=message):
         CLIPTextConfig.from_dict({**TINY, **changes})
+
+
+def test_hidden_tokens_are_those_of_transformers_attention_mask():
+    ours, theirs = pair()
+    tokens = prompts()
+    hidden = np.zeros(tokens.shape, bool)
+    hidden[1, 2:4] = hidden[2, 5:40] = True
+    found = ours(mx.array(tokens), hidden=mx.array(hidden))
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(tokens), attention_mask=torch.from_numpy(~hidden).long())
+    assert relative_error(found.last_hidden_state, expected.last_hidden_state) < 1e-5
+    without = ours(mx.array(tokens)).last_hidden_state
+    assert relative_error(without, expected.last_hidden_state) > 1e-3
+
+
+def test_vectors_take_the_place_of_token_embeddings():
+    ours, _ = pair()
+    tokens = mx.array(prompts())
+    vectors = ours.embeddings.token_embedding(tokens)
+    assert mx.array_equal(ours(tokens, vectors=vectors).pooled, ours(tokens).pooled)
+    assert not mx.array_equal(ours(tokens, vectors=vectors * 2).pooled, ours(tokens).pooled)

@@ -44,12 +44,14 @@ class Reading:
     only      keys that change the mathematics, with the values that are implemented; none is fine with every class
     options   keys that become options of the sampler: {key: parameter}
     values    values of those keys that mean another value here: {key: {theirs: ours}}
+    fixed     what the class does whatever the file says, as if the file said it
     """
 
     defaults: Mapping[str, Any]
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class Placement:
     strided              a step lands num_train_timesteps // steps below where it began, not on the next timestep
     repeated             the second timestep is asked about twice (PLMS' warm-up)
     full_ramp            a ramp spans all of training, not what the spacing covers
-    ramp_timesteps       a ramp's timesteps keep their fraction, or are made whole: always, or only karras'
+    ramp_timesteps       a ramp's timesteps keep their fraction, or are made whole: always (karras' are rounded, others
+                         cut off), or only karras'
+    cosine_cut           karras' are cut off too where the betas are a cosine's
     infinite             zero terminal SNR is reached, and not stopped short of
     """
 
@@ -86,6 +90,7 @@ class Placement:
     repeated: bool = False
     full_ramp: bool = False
     ramp_timesteps: Literal["fraction", "whole", "whole_karras"] = "fraction"
+    cosine_cut: bool = False
     infinite: bool = False
 
 
@@ -107,6 +112,9 @@ class Sampler:
     evaluations  calls of the network per step
     unconditional  whether it asks for the negative branch alone (CFG++), whatever the guidance scale is
     cfg_pp     the row of its CFG++ form
+    own_levels  whether it chooses its levels between the ends of the schedule
+    adaptive   whether it takes as many steps as it needs, which nobody knows before
+    a1111_defaults  values of options that A1111 takes instead of the row's defaults
     discards_penultimate  whether A1111 leaves the last level above 0 out of the schedule
     """
 
@@ -127,6 +135,9 @@ class Sampler:
     evaluations: int = 1
     unconditional: bool = False
     cfg_pp: str | None = None
+    own_levels: bool = False
+    adaptive: bool = False
+    a1111_defaults: tuple[tuple[str, Value], ...] = ()
     discards_penultimate: bool = False
 
     @property

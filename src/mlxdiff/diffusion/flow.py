@@ -57,7 +57,7 @@ class FlowConfig:
         setting that is not implemented, and CheckpointError for a value that makes no sense.
         """
         row = SAMPLERS["euler"] if sampler is None else find_sampler(sampler)
-        if row.placement.distilled or row.placement.repeated:
+        if row.placement.distilled or row.placement.repeated or row.own_levels:
             raise RequestError(
                 f"The sampler {row.name} is made for discrete timesteps, and this model was trained by flow matching.",
                 "Choose another, such as euler.",

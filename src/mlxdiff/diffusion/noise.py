@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -22,6 +22,9 @@ _TWO_POW_MINUS_32 = np.float32(2.0**-32)
 _TWO_PI_POW_MINUS_32 = np.float32(2.0**-32) * np.float32(2 * math.pi)
 _GOLDEN = 0x9E3779B97F4A7C15
 
+Noise = Callable[[float, float], mx.array]
+"""noise(sigma, sigma_next): what a sampler adds on that step, (B, height, width, C), standard normal."""
+
 
 def standard_normal(shape: Sequence[int], seed: int, source: str = "torch") -> mx.array:
     """The first draw of a fresh stream: fp32 of `shape`. Raises RequestError for an unknown source or a bad seed."""
@@ -32,6 +35,30 @@ def batch_noise(streams: Sequence[NoiseStream], height: int, width: int, channel
     """(B, height, width, channels), in latent cells: each image's stream draws (channels, height, width)."""
     draws = [stream.standard_normal((channels, height, width)) for stream in streams]
     return mx.stack(draws).transpose(0, 2, 3, 1)
+
+
+def shared_batch(stream: NoiseStream, batch: int, height: int, width: int, channels: int) -> mx.array:
+    """(B, height, width, channels): one generator draws the whole batch at once, as ComfyUI does.
+
+    So an image depends on its place in the batch, but not on how many come after it.
+    """
+    return stream.standard_normal((batch, channels, height, width)).transpose(0, 2, 3, 1)
+
+
+def picked_batch(stream: NoiseStream, indices: Sequence[int], height: int, width: int, channels: int) -> mx.array:
+    """(len(indices), height, width, channels): those images of ComfyUI's batch, drawn one by one (LatentFromBatch)."""
+    draws = [stream.standard_normal((channels, height, width)) for _ in range(max(indices, default=-1) + 1)]
+    return mx.stack([draws[index] for index in indices]).transpose(0, 2, 3, 1)
+
+
+def stream_noise(streams: Sequence[NoiseStream], height: int, width: int, channels: int) -> Noise:
+    """Each step takes the next draw of every image's own stream: diffusers with a generator an image, and A1111."""
+    return lambda _sigma, _sigma_next: batch_noise(streams, height, width, channels)
+
+
+def shared_noise(stream: NoiseStream, batch: int, height: int, width: int, channels: int) -> Noise:
+    """Each step takes the next draw of one stream for the whole batch: ComfyUI's default."""
+    return lambda _sigma, _sigma_next: shared_batch(stream, batch, height, width, channels)
 
 
 class NoiseStream:
@@ -50,8 +77,11 @@ class NoiseStream:
 
     def standard_normal(self, shape: Sequence[int]) -> mx.array:
         """The next draw of the stream: fp32 of `shape`."""
-        count = math.prod(shape)
-        return self._generator.draw(count).reshape(tuple(shape))
+        return mx.array(self._generator.draw(math.prod(shape))).reshape(tuple(shape))
+
+    def numbers(self, shape: Sequence[int]) -> np.ndarray:
+        """The next draw of the stream, for arithmetic that must round as torch's does on a CPU: fp32 of `shape`."""
+        return np.asarray(self._generator.draw(math.prod(shape))).reshape(tuple(shape))
 
 
 def _as_uint64(seed: int) -> int:
@@ -72,16 +102,16 @@ class _TorchGenerator:
         self._twister = np.random.RandomState(seed % 2**32)
         self._spare: float | None = None  # the second normal of the last pair, kept for the next short draw
 
-    def draw(self, count: int) -> mx.array:
+    def draw(self, count: int) -> np.ndarray:
         if count < _BLOCK:
-            return mx.array(np.array([self._next() for _ in range(count)], dtype=np.float32))
+            return np.array([self._next() for _ in range(count)], dtype=np.float32)
         normals = np.empty(count, dtype=np.float32)
         whole = count - count % _BLOCK
         uniforms = self._uniforms(count)
         normals[:whole] = _box_muller_blocks(uniforms[:whole])
         if whole < count:  # torch draws the last block again, over the end of the one before
             normals[-_BLOCK:] = _box_muller_blocks(self._uniforms(_BLOCK))
-        return mx.array(normals)
+        return normals
 
     def _words(self, count: int) -> np.ndarray:
         return self._twister.randint(0, 2**32, size=count, dtype=np.uint32)
@@ -120,9 +150,9 @@ class _PhiloxGenerator:
         self._key = (seed % 2**32, seed >> 32)
         self._offset = 0
 
-    def draw(self, count: int) -> mx.array:
+    def draw(self, count: int) -> np.ndarray:
         if count == 0:  # torch launches no kernel, so the counter stays
-            return mx.zeros((0,))
+            return np.zeros(0, dtype=np.float32)
         counter = np.zeros((4, count), dtype=np.uint32)
         counter[0] = self._offset
         counter[2] = np.arange(count, dtype=np.uint32)
@@ -135,7 +165,7 @@ class _PhiloxGenerator:
         angle = (np.float32(words[1]).astype(np.float64) * _TWO_PI_POW_MINUS_32 + _TWO_PI_POW_MINUS_32 / 2).astype(
             np.float32
         )
-        return mx.array(np.sqrt(-2 * np.log(radial)) * np.sin(angle))
+        return np.sqrt(-2 * np.log(radial)) * np.sin(angle)
 
 
 def philox4x32(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:

@@ -41,6 +41,7 @@ class Schedule:
     departure         the level that PLMS' repeated first step is taken to start from
     rehearsal         the level at which PLMS asks the network a second time in its first step
     options           the sampler's options, as far as the checkpoint sets them: (name, value)
+    planned           how many steps there were before image to image left some out
     """
 
     sampler: str
@@ -54,6 +55,7 @@ class Schedule:
     departure: float | None = None
     rehearsal: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    planned: int | None = None
 
     @property
     def steps(self) -> int:
@@ -64,6 +66,13 @@ class Schedule:
         if sigma in self.sigmas[: self.steps]:
             return self.timesteps[self.sigmas.index(sigma)]
         return self.space.timestep(sigma)
+
+    def level(self, timestep: float) -> float:
+        """The noise level of a timestep of training, between two of them interpolated. Of discrete schedules only."""
+        training = self.space.training if isinstance(self.space, VariancePreserving) else None
+        if training is None:
+            raise ValueError("only a discrete schedule has timesteps of training")
+        return _level(timestep, training_sigmas(training))
 
     def scale_input(self, latents: mx.array, sigma: float) -> mx.array:
         """The latents as the network knows them: of unit variance, or a mixture of x0 and noise."""
@@ -194,6 +203,7 @@ def _make_schedule(
         departure=departure,
         rehearsal=rehearsal,
         options=config.options,
+        planned=len(timesteps),
     )
 
 
@@ -333,5 +343,6 @@ def _timesteps_at(config: SchedulerConfig, sigmas: np.ndarray, table: np.ndarray
         return timesteps
     # DPM-Solver's class hands integers to the network, rounded in one case and cut off in the others. A ramp's ends are
     # whole up to rounding errors, which must not decide (in diffusers they do, and 999 may become 998).
-    rounds = config.ramp == "karras" and (rule == "whole_karras" or config.beta_schedule != "squaredcos_cap_v2")
+    cosine = config.row.placement.cosine_cut and config.beta_schedule == "squaredcos_cap_v2"
+    rounds = config.ramp == "karras" and not cosine
     return np.round(timesteps) if rounds else np.floor(timesteps + 1e-6)

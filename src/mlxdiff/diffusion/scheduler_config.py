@@ -112,7 +112,8 @@ class SchedulerConfig:
             for key, parameter in row.reading.options.items()
             if key in read
         }
-        values = ConfigValues({**defaults, **{k: v for k, v in given.items() if k in defaults or k in _SHARED}})
+        known = {key: value for key, value in given.items() if key in defaults or key in _SHARED}
+        values = ConfigValues({**defaults, **known, **row.reading.fixed})
         betas = values.numbers("trained_betas")
         steps = values.whole("num_train_timesteps", 1000, low=1, high=_MOST_TIMESTEPS)
         if betas is not None and len(betas) != steps:

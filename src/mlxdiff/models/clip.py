@@ -99,16 +99,25 @@ class CLIPTextModel(nn.Module):
         if with_projection:
             self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
 
-    def __call__(self, tokens: mx.array) -> CLIPOutput:
-        """tokens: (B, T) int32, every id below vocab_size; RequestError where T exceeds the positions there are."""
+    def __call__(
+        self, tokens: mx.array, *, vectors: mx.array | None = None, hidden: mx.array | None = None
+    ) -> CLIPOutput:
+        """Raises RequestError where T exceeds the positions there are.
+
+        tokens   (B, T) int32, every id below vocab_size
+        vectors  (B, T, D) in the place of the tokens' embeddings (textual inversion)
+        hidden   (B, T) bool, true for tokens that no token attends to; never for a row's first
+        """
         length = tokens.shape[1]
         if length > self.config.max_position_embeddings:
             raise RequestError(
                 f"The text encoder was given {length} tokens and reads {self.config.max_position_embeddings}.",
                 "Shorten the prompt.",
             )
-        states = [self.embeddings(tokens)]
+        states = [self.embeddings(tokens, vectors)]
         mask = causal_mask(length, states[0].dtype)
+        if hidden is not None:
+            mask = mx.where(hidden[:, None, None], -mx.inf, mask).astype(mask.dtype)
         for layer in self.encoder.layers:
             states.append(layer(states[-1], mask))
         last = self.final_layer_norm(states[-1])
@@ -126,8 +135,9 @@ class CLIPTextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def __call__(self, tokens: mx.array) -> mx.array:
-        return self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+    def __call__(self, tokens: mx.array, vectors: mx.array | None = None) -> mx.array:
+        vectors = self.token_embedding(tokens) if vectors is None else vectors
+        return vectors + self.position_embedding.weight[: tokens.shape[1]]
 
 
 class CLIPEncoder(nn.Module):
@@ -139,7 +149,7 @@ class CLIPEncoder(nn.Module):
 
 
 class CLIPEncoderLayer(nn.Module):
-    """A pre-norm transformer layer; x (B, T, D), mask (T, T)."""
+    """A pre-norm transformer layer; x (B, T, D), mask (T, T) or (B, 1, T, T)."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from ..errors import CheckpointError, MlxdiffWarning, RequestError
-from .bpe import decode_symbols, encode_word
+from .bpe import END_OF_WORD, decode_symbols, encode_word
 from .normalize import words
 from .special import Splitter, read_special_tokens
 from .vocabulary import AGAIN, TokenizerFiles, clip_vocabulary, read_folder
@@ -26,7 +26,10 @@ SHOWN = 60  # letters of the lost text in the warning
 
 
 class Tokenizer:
-    """Ids of prompts. `bos_id`, `eos_id` and `pad_id` start, end and fill them up to `max_length` tokens."""
+    """Ids of prompts. `bos_id`, `eos_id` and `pad_id` start, end and fill them up to `max_length` tokens.
+
+    comma_id  the token of a comma that stands alone, None where the vocabulary has none
+    """
 
     def __init__(self, files: TokenizerFiles) -> None:
         vocab, special = files.vocabulary, files.special
@@ -46,6 +49,11 @@ class Tokenizer:
         self.vocab_size = max(ids.values()) + 1
         self._symbols = {index: symbol for symbol, index in ids.items()}
         self._splitter = Splitter(special.tokens, ids)
+        marks = {special.names["bos_token"], special.names["eos_token"]}
+        padding = special.names["pad_token"]
+        texts = [token for token in special.tokens if token.content != padding or token.content in marks]
+        self._text_splitter = Splitter(texts, ids)
+        self.comma_id = ids.get("," + END_OF_WORD)
         unknown = ids[special.names["unk_token"]]
         self._encode = partial(encode_word, vocab=vocab, unknown=unknown)
         self._encode_cached = lru_cache(CACHED_WORDS)(self._encode)
@@ -69,23 +77,37 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids with start and end, neither padded nor truncated. Raises RequestError for what is not Unicode text."""
+        return [self.bos_id, *self._ids(text, self._splitter), self.eos_id]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of the text alone, in which the padding token is text like any other.
+
+        SD 2.x and SDXL pad with "!": A1111 and ComfyUI read that in a prompt as an exclamation mark,
+        diffusers as padding.
+        """
+        return self._ids(text, self._text_splitter)
+
+    def _ids(self, text: str, splitter: Splitter) -> list[int]:
         _check(text)
-        ids = [self.bos_id]
-        for part in self._splitter.split(text):
+        ids = []
+        for part in splitter.split(text):
             if isinstance(part, int):
                 ids.append(part)
                 continue
             for word in words(part):
                 ids += self._encode_cached(word) if len(word) <= LONGEST_CACHED else self._encode(word)
-        ids.append(self.eos_id)
         return ids
+
+    def symbol(self, index: int) -> str:
+        """How the vocabulary writes an id: a word's last token ends in `</w>`. U+FFFD where there is no such id."""
+        return self._symbols.get(index, "\ufffd")
 
     def pad(self, ids: Sequence[int]) -> list[int]:
         """Exactly `max_length` ids; what is too much is cut before the end, and a MlxdiffWarning shows it."""
         ids = list(ids)
         if len(ids) > self.max_length:
             kept, lost = ids[: self.max_length - 1], ids[self.max_length - 1 : -1]
-            warnings.warn(MlxdiffWarning(self._loss(lost)), stacklevel=2)
+            warnings.warn(MlxdiffWarning(self.loss(lost)), stacklevel=2)
             return [*kept, self.eos_id]
         return ids + [self.pad_id] * (self.max_length - len(ids))
 
@@ -104,7 +126,8 @@ class Tokenizer:
         silent = {self.bos_id, self.eos_id}
         return decode_symbols([self._symbols.get(index, "\ufffd") for index in ids if index not in silent])
 
-    def _loss(self, lost: Sequence[int]) -> str:
+    def loss(self, lost: Sequence[int]) -> str:
+        """What to tell whoever wrote a prompt whose last ids `lost` were cut."""
         text = self._text(lost)
         shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3].rstrip()}..."
         room, tokens = self.max_length - 2, "token does" if len(lost) == 1 else "tokens do"

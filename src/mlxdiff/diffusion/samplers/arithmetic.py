@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from ..step import Noise
+
 INFINITE = 2.0**29
 """From such a level on, latents are noise alone, and slopes cannot be averaged: over 2^30, 1e-7 of a slope is 100.
 
@@ -47,3 +49,21 @@ def log_step(sigma: float, sigma_next: float) -> float:
 def lookahead(sigmas: Sequence[float], i: int) -> float:
     """Half a step in log sigma from level i, in units of the step before: how far the line through D is followed."""
     return math.log(sigmas[i] / sigmas[i + 1]) / (2 * math.log(sigmas[i - 1] / sigmas[i]))
+
+
+def churned(
+    latents: mx.array, sigma: float, n: int, noise: Noise, churn: float, low: float, high: float, s_noise: float
+) -> tuple[mx.array, float]:
+    """Latents raised to a higher level by fresh noise (Karras et al. 2022, Algorithm 2), and that level.
+
+    churn: S_churn, shared out over the n steps; low, high: the levels between which it is done; s_noise: S_noise.
+    """
+    if churn <= 0 or not low <= sigma <= high:
+        return latents, sigma
+    raised = sigma * (1 + min(churn / n, math.sqrt(2) - 1))
+    return latents + noise(sigma, raised) * (s_noise * math.sqrt(raised * raised - sigma * sigma)), raised
+
+
+def with_noise(latents: mx.array, noise: Noise, sigma: float, sigma_next: float, level: float) -> mx.array:
+    """Latents with noise of `level` added; at level 0 none is drawn."""
+    return latents + noise(sigma, sigma_next) * level if level > 0 else latents

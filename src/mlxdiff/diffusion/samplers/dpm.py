@@ -9,13 +9,23 @@ from itertools import pairwise
 import mlx.core as mx
 
 from ..step import Denoiser, Noise, Step
-from .arithmetic import INFINITE, ancestral_split, rescale_noise
+from .arithmetic import INFINITE, ancestral_split, churned, rescale_noise
 
 
-def dpm2(denoise: Denoiser, latents: mx.array, sigmas: Sequence[float]) -> Iterator[Step]:
+def dpm2(
+    denoise: Denoiser,
+    latents: mx.array,
+    sigmas: Sequence[float],
+    noise: Noise,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Iterator[Step]:
     """DPM-Solver-2 (Lu et al. 2022a, Algorithm 1, r = 1/2): two evaluations a step, one in the last. Second order."""
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        latents, denoised = _midpoint_step(denoise, latents, sigma, sigma_next / sigma)
+        latents, level = churned(latents, sigma, len(sigmas) - 1, noise, s_churn, s_tmin, s_tmax, s_noise)
+        latents, denoised = _midpoint_step(denoise, latents, level, sigma_next / level)
         yield Step(i, sigma_next, latents, denoised)
 
 

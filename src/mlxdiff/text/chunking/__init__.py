@@ -1,0 +1,1 @@
+"""Parsed prompts to chunks of token ids; one file per program."""

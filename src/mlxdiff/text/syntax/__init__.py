@@ -1,0 +1,1 @@
+"""Prompts to what they say, when and how strongly; one file per program."""

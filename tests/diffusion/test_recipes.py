@@ -1,0 +1,166 @@
+"""The samplers of A1111 (k-diffusion) and ComfyUI: numbers in recipes.json, which came from those programs themselves.
+
+All run on one analytic denoiser from one start, with noise drawn as those programs draw it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlxdiff.catalogue import find_sampler
+from mlxdiff.diffusion.guidance import guided
+from mlxdiff.diffusion.ramps import karras
+
+RECIPES = json.loads((Path(__file__).parent / "recipes.json").read_text())
+KDIFFUSION, COMFY = RECIPES["a1111_kdiffusion"], RECIPES["comfy"]
+INDICES = RECIPES["definition"]["value_indices_flat"]
+LOW, HIGH = 0.0291675, 14.614642
+SIGMAS = RECIPES["definition"]["sigmas"]["5"]
+
+
+def nhwc(x: torch.Tensor) -> mx.array:
+    return mx.array(x.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def start(high: float = HIGH) -> mx.array:
+    return nhwc(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * high)
+
+
+def positive(latents: mx.array, sigma: float) -> mx.array:
+    return latents / (1 + sigma**2) + 0.3 * mx.tanh(latents) * (sigma / (1 + sigma))
+
+
+def negative(latents: mx.array, sigma: float) -> mx.array:
+    return latents / (1 + sigma**2)
+
+
+class Both:
+    """A guidance that gives D, and the negative branch beside it."""
+
+    def branches(self, _sigma):
+        return ("negative", "positive")
+
+    def combine(self, denoised, _latents, _sigma):
+        return denoised["positive"]
+
+
+def denoiser():
+    return guided(lambda x, s, _: {"negative": negative(x, s), "positive": positive(x, s)}, Both())
+
+
+def sequence() -> Callable[..., mx.array]:
+    generator = torch.Generator().manual_seed(1234)
+    return lambda *_: nhwc(torch.randn((1, 4, 8, 8), generator=generator))
+
+
+def levels(steps: int) -> list[float]:
+    return SIGMAS if steps == 5 else [*karras(steps, HIGH, LOW).tolist(), 0.0]
+
+
+def close(walk, expected, tolerance=2e-5) -> None:
+    latents = np.array(list(walk)[-1].latents).transpose(0, 3, 1, 2).reshape(-1)
+    scale = max(abs(value) for value in expected["values"])
+    assert latents[INDICES] == pytest.approx(expected["values"], abs=tolerance * scale)
+    assert latents.sum() == pytest.approx(expected["sum"], abs=tolerance * expected["abs_sum"])
+
+
+def walk(name: str, sigmas, noise=None, high=HIGH, **options):
+    row = find_sampler(name)
+    given = {} if row.noise == "none" else {"noise": sequence() if noise is None else noise}
+    return row.run(denoiser(), start(high), sigmas, **given, **row.settle(options))
+
+
+SEQUENCE = {
+    "euler": ("Euler", {}),
+    "euler_churn10": ("Euler", {"s_churn": 10.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}),
+    "euler_ancestral": ("Euler a", {}),
+    "euler_ancestral_eta0.5": ("Euler a", {"eta": 0.5}),
+    "heun": ("Heun", {}),
+    "heun_churn10": ("Heun", {"s_churn": 10.0}),
+    "dpm_2": ("DPM2", {}),
+    "dpm_2_churn10": ("DPM2", {"s_churn": 10.0}),
+    "dpm_2_ancestral": ("DPM2 a", {}),
+    "lms": ("LMS", {}),
+    "dpmpp_2s_ancestral": ("DPM++ 2S a", {}),
+    "dpmpp_2s_ancestral_eta0": ("DPM++ 2S a", {"eta": 0.0}),
+    "dpmpp_sde_eta0": ("DPM++ SDE", {"eta": 0.0}),
+    "dpmpp_2m": ("DPM++ 2M", {}),
+    "dpmpp_2m_sde_eta0": ("DPM++ 2M SDE", {"eta": 0.0}),
+    "dpmpp_3m_sde_eta0": ("DPM++ 3M SDE", {"eta": 0.0}),
+    "restart": ("Restart", {}),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCE)
+def test_k_diffusions_samplers(case):
+    name, options = SEQUENCE[case]
+    for steps in (int(key) for key in KDIFFUSION[case] if key.isdigit()):
+        close(walk(name, levels(steps), **options), KDIFFUSION[case][str(steps)])
+
+
+@pytest.mark.parametrize("case", ["dpm_2_discard", "dpm_2_ancestral_discard"])
+def test_a_schedule_without_its_last_level_but_one(case):
+    name = {"dpm_2_discard": "DPM2", "dpm_2_ancestral_discard": "DPM2 a"}[case]
+    assert find_sampler(name).discards_penultimate
+    sigmas = levels(6)
+    close(walk(name, [*sigmas[:5], 0.0]), KDIFFUSION[case]["5"])
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_dpm_fast_and_adaptive(eta):
+    sigmas = [HIGH, 5.0, 2.0, 1.0, LOW, 0.0]
+    fast = list(walk("DPM fast", sigmas, eta=eta))
+    assert [step.index for step in fast] == [0, 1, 2, 3, 4]
+    close(fast, KDIFFUSION[f"dpm_fast_eta{eta:g}"]["5"])
+    close(walk("DPM adaptive", sigmas, eta=eta), KDIFFUSION[f"dpm_adaptive_eta{eta:g}"]["5"], tolerance=1e-4)
+    assert dict(find_sampler("DPM adaptive").a1111_defaults) == {"eta": 1.0}
+
+
+class Brownian:
+    """torchsde's tree as k-diffusion asks it, where torchsde is installed; else the test is left out."""
+
+    def __init__(self, low: float, high: float) -> None:
+        torchsde = pytest.importorskip("torchsde")
+        self._tree = torchsde.BrownianTree(low, torch.zeros(1, 4, 8, 8), high, entropy=1234)
+
+    def __call__(self, sigma: float, sigma_next: float) -> mx.array:
+        a, b = sorted((sigma, sigma_next))
+        sign = 1 if sigma < sigma_next else -1
+        return nhwc(self._tree(torch.tensor(a), torch.tensor(b)) * sign / math.sqrt(abs(b - a)))
+
+
+COMFYS = (
+    "euler",
+    "euler_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "res_multistep",
+    "ddim",
+)
+
+
+@pytest.mark.parametrize("name", COMFYS)
+def test_comfyuis_samplers(name):
+    close(walk(name, SIGMAS), COMFY[name]["5"])
+
+
+def test_comfyuis_ancestral_form_of_res_multistep():
+    close(walk("res_multistep", SIGMAS, eta=1.0), COMFY["res_multistep_ancestral"]["5"])
