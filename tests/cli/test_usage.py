@@ -74,6 +74,13 @@ def test_no_arguments_show_the_help(capsys):
     assert err.startswith("Usage: mlxdiff [OPTIONS] COMMAND")
 
 
+@pytest.mark.parametrize("command", [(), ("grid",)])
+def test_help_is_also_a_command(capsys, command):
+    code, out, err = run(["help", *command], capsys)
+    assert (code, err) == (0, "")
+    assert (code, out, err) == run([*command, "--help"], capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

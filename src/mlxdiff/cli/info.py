@@ -115,7 +115,9 @@ def about_model(reference: str) -> dict[str, Any]:
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    if path.suffix.lower() in (".txt", ".json"):
+    from ..metadata import TEXT_FILES
+
+    if path.suffix.lower() in TEXT_FILES:
         return about_text(path)
     if path.suffix.lower() != ".safetensors":
         return about_picture(path)
