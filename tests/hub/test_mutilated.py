@@ -17,7 +17,7 @@ from mlxdiff import hub
 from mlxdiff.errors import MlxdiffError
 
 FILES = repository(**{"safety_checker/model.safetensors": b"checker", "README.md": b"words"})
-ROUNDS = 40
+ROUNDS = 12
 
 
 def tree(folder: Path) -> dict[str, object]:
@@ -43,15 +43,16 @@ def mutilations(victim: Path) -> list[Callable[[Path], object]]:
         if path.is_symlink() or not path.is_dir():
             instead(path, lambda: path.symlink_to(target))
 
-    def flip(path: Path) -> None:
-        content = path.read_bytes()
-        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"x")
+    def fill(path: Path, content: bytes | None = None) -> None:
+        if path.is_file():  # no pipe
+            old = path.read_bytes()
+            path.write_bytes((old[:-1] + bytes([old[-1] ^ 1]) if old else b"x") if content is None else content)
 
     return [
         remove,
-        flip,
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"\xff" * 5000),
+        fill,
+        lambda path: fill(path, b""),
+        lambda path: fill(path, b"\xff" * 5000),
         lambda path: link(path, victim / "keep"),
         lambda path: link(path, victim),
         lambda path: link(path, "/no/where"),
