@@ -8,16 +8,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from oracle_schedulers import SD1
 
 from mlxdiff.catalogue import find_sampler
 from mlxdiff.diffusion.guidance import guided
+from mlxdiff.diffusion.programs import program_schedule
 from mlxdiff.diffusion.ramps import karras
+from mlxdiff.diffusion.samplers import sample
+from mlxdiff.diffusion.schedule import SchedulerConfig
 
 RECIPES = json.loads((Path(__file__).parent / "recipes.json").read_text())
 KDIFFUSION, COMFY = RECIPES["a1111_kdiffusion"], RECIPES["comfy"]
@@ -164,3 +169,38 @@ def test_comfyuis_samplers(name):
 
 def test_comfyuis_ancestral_form_of_res_multistep():
     close(walk("res_multistep", SIGMAS, eta=1.0), COMFY["res_multistep_ancestral"]["5"])
+
+
+TIMESTEPS = RECIPES["a1111_timesteps"]
+
+
+@pytest.mark.parametrize(
+    ("case", "sampler", "options"),
+    [("ddim", "DDIM", {}), ("ddim_eta1", "DDIM", {"eta": 1.0}), ("ddim_cfgpp", "DDIM CFG++", {})],
+)
+@pytest.mark.parametrize("steps", [5, 20])
+def test_a1111s_samplers_of_timesteps(case, sampler, options, steps):
+    """They work on latents of unit variance, from unit noise to one timestep above the cleanest."""
+    if str(steps) not in TIMESTEPS[case]:
+        return
+    expected = TIMESTEPS[case][str(steps)]
+    row = find_sampler(sampler)
+    plan = program_schedule("a1111", SchedulerConfig.from_dict(SD1, row.name), steps)
+    assert list(plan.timesteps) == pytest.approx(expected["t_called"])
+    walk = list(sample(row, denoiser(), start(plan.init_noise_sigma), plan, sequence(), options))
+    last = walk[-1]
+    close([replace(last, latents=plan.end(last.latents))], expected)
+
+
+def test_a1111s_plms_asks_about_the_second_timestep_twice():
+    expected = TIMESTEPS["plms"]["20"]
+    plan = program_schedule("a1111", SchedulerConfig.from_dict(SD1, "pndm"), 20)
+    called = []
+
+    def counted(latents, sigma):
+        called.append(plan.timestep(sigma))
+        return positive(latents, sigma)
+
+    walk = list(sample(find_sampler("PLMS"), counted, start(plan.init_noise_sigma), plan, sequence()))
+    assert called == pytest.approx(expected["t_called"])
+    close([replace(walk[-1], latents=plan.end(walk[-1].latents))], expected)
