@@ -94,7 +94,7 @@ def use(folder: Path, name: str) -> None:
     elif part == "unet":
         config = sd.checkpoint.backbone
         context = mx.zeros((1, 77, max(config.cross_attention_dim)))
-        mx.eval(sd.backbone.network(mx.zeros((1, 8, 8, config.in_channels)), mx.array(500.0), context))
+        mx.eval(sd.networks.backbone.network(mx.zeros((1, 8, 8, config.in_channels)), mx.array(500.0), context))
 
 
 def outcome(models: list[Path], seed: int, scratch: Path) -> str:

@@ -31,7 +31,7 @@ def render(sd: StableDiffusion) -> np.ndarray:
 
 
 def weights(sd: StableDiffusion) -> dict[str, np.ndarray]:
-    return {path: np.array(array) for path, array in tree_flatten(sd.backbone.network.parameters())}
+    return {path: np.array(array) for path, array in tree_flatten(sd.networks.backbone.network.parameters())}
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -64,7 +64,7 @@ def test_a_copy_of_sdxl_serves_every_dtype(tmp_path, dtype):
     expected = StableDiffusion(str(folder), quantize=4, dtype=dtype).load()
     copy = quantized.store(str(folder), 4)
     for sd in (StableDiffusion(str(folder), quantize=4, dtype=dtype), StableDiffusion(str(copy), dtype=dtype)):
-        assert sd.quantize == 4
+        assert sd.networks.bits == 4
         assert sd.checkpoint.folder == copy
         conditions = [model.encode_prompt("a cat").arrays() for model in (sd, expected)]
         assert all(mx.array_equal(a, b) for a, b in zip(*conditions, strict=True))

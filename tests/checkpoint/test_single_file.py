@@ -88,9 +88,9 @@ def test_a_published_model_fills_every_parameter_exactly_once(tmp_path, name):
     sd = StableDiffusion(str(path), prediction_type=said).load()
     configs, parts = published(name), full_size(name)
     theirs = {key: mlx_shape(tuple(value.shape)) for key, value in parts["unet"].state_dict().items()}
-    assert parameter_shapes(sd.backbone.network) == joined(theirs)
+    assert parameter_shapes(sd.networks.backbone.network) == joined(theirs)
     vae = {key: mlx_shape(tuple(value.shape)) for key, value in parts["vae"].state_dict().items()}
-    assert parameter_shapes(sd.vae) == vae
+    assert parameter_shapes(sd.networks.vae) == vae
     assert sd.checkpoint.index.class_name == configs["model_index"]["_class_name"]
     assert sd.defaults.height == configs["unet"]["sample_size"] * 8
 
@@ -220,8 +220,8 @@ def test_a_file_gives_exactly_the_folders_picture(pairs, as_published, name):
     folder, path = pairs(name)
     as_published(name, folder)
     ours, theirs = open_file(path, name), StableDiffusion(str(folder), dtype="fp32")
-    assert same_weights(ours.backbone.network, theirs.backbone.network)
-    assert same_weights(ours.vae, theirs.vae)
+    assert same_weights(ours.networks.backbone.network, theirs.networks.backbone.network)
+    assert same_weights(ours.networks.vae, theirs.networks.vae)
     assert np.array_equal(picture(ours), picture(theirs))
 
 
@@ -428,8 +428,8 @@ def test_prefixes_of_wrappers_are_stripped(tmp_path, pairs, as_published, wrap):
     wrapped = {wrap(key): tensor for key, tensor in load_file(path).items()}
     save_file(wrapped | {"optimizer.step": torch.zeros(1)}, tmp_path / "wrapped.safetensors")
     ours, theirs = open_file(tmp_path / "wrapped.safetensors", "sd1").load(), open_file(path, "sd1")
-    assert same_weights(ours.backbone.network, theirs.backbone.network)
-    assert same_weights(ours.vae, theirs.vae)
+    assert same_weights(ours.networks.backbone.network, theirs.networks.backbone.network)
+    assert same_weights(ours.networks.vae, theirs.networks.vae)
     assert np.array_equal(picture(ours), picture(theirs))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import mlxdiff
 from mlxdiff.checkpoint import transform
-from mlxdiff.checkpoint.load import Loaded, StoredWeights, read_component, steps
+from mlxdiff.checkpoint.load import LoadedNetwork, StoredWeights, read_component, steps
 from mlxdiff.errors import CheckpointError
 from mlxdiff.families import base
 from mlxdiff.models.backbone import Extra
@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
     return tiny.write(tiny.sdxl, tmp_path_factory.mktemp("models") / "sdxl")
 
 
-def loaded(folder: Path, bits: int | None = None, dtype: mx.Dtype = mx.float32) -> Loaded:
+def loaded(folder: Path, bits: int | None = None, dtype: mx.Dtype = mx.float32) -> LoadedNetwork:
     return base.load_network(base.read_checkpoint(folder), "unet", dtype, bits, finish=(transform.fuse(),))
 
 

@@ -25,7 +25,7 @@ _INNER_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module)\.")
 _WRAPPERS = re.compile(r"((model|state_dict|net|pipe|pipeline)\.)*")
 
 
-class Encoder(NamedTuple):
+class EncoderNames(NamedTuple):
     """Where a text encoder is in a file, and whether its names are OpenCLIP's instead of transformers'."""
 
     prefix: str
@@ -33,14 +33,14 @@ class Encoder(NamedTuple):
 
 
 # Text encoders by component, the most telling architecture first.
-ARCHITECTURES: dict[str, dict[str, Encoder]] = {
+ARCHITECTURES: dict[str, dict[str, EncoderNames]] = {
     "sdxl": {
-        "text_encoder_2": Encoder("conditioner.embedders.1.model.", True),
-        "text_encoder": Encoder("conditioner.embedders.0.transformer.", False),
+        "text_encoder_2": EncoderNames("conditioner.embedders.1.model.", True),
+        "text_encoder": EncoderNames("conditioner.embedders.0.transformer.", False),
     },
-    "sdxl_refiner": {"text_encoder_2": Encoder("conditioner.embedders.0.model.", True)},
-    "sd2": {"text_encoder": Encoder("cond_stage_model.model.", True)},
-    "sd1": {"text_encoder": Encoder("cond_stage_model.transformer.", False)},
+    "sdxl_refiner": {"text_encoder_2": EncoderNames("conditioner.embedders.0.model.", True)},
+    "sd2": {"text_encoder": EncoderNames("cond_stage_model.model.", True)},
+    "sd1": {"text_encoder": EncoderNames("cond_stage_model.transformer.", False)},
 }
 
 _NETWORKS = (UNET, VAE, *(encoder.prefix for encoders in ARCHITECTURES.values() for encoder in encoders.values()))
@@ -144,17 +144,17 @@ def _wrapper_of(names: Iterable[str]) -> str:
     return ""
 
 
-def _is_complete(encoder: Encoder, names: Mapping[str, Shape]) -> bool:
+def _is_complete(encoder: EncoderNames, names: Mapping[str, Shape]) -> bool:
     inside = _IN_OPEN_CLIP if encoder.open_clip else _IN_CLIP
     return any(all(f"{head}{name}" in names for name in inside) for head in _heads(encoder))
 
 
-def _width(encoder: Encoder, names: Mapping[str, Shape]) -> int:
+def _width(encoder: EncoderNames, names: Mapping[str, Shape]) -> int:
     """How wide the states of a complete text encoder are."""
     embedding = (_IN_OPEN_CLIP if encoder.open_clip else _IN_CLIP)[0]
     shape = next(names[f"{head}{embedding}"] for head in _heads(encoder) if f"{head}{embedding}" in names)
     return shape[-1] if shape else 0
 
 
-def _heads(encoder: Encoder) -> tuple[str, ...]:
+def _heads(encoder: EncoderNames) -> tuple[str, ...]:
     return (encoder.prefix,) if encoder.open_clip else (encoder.prefix, f"{encoder.prefix}text_model.")

@@ -100,7 +100,7 @@ def steps(
     return chosen
 
 
-class Loaded(Generic[Module]):
+class LoadedNetwork(Generic[Module]):
     """A module and how it was loaded, so that its adapters can be changed later.
 
     build   makes the module with its initial, unevaluated values

@@ -24,7 +24,7 @@ from .identify import (
     FIRST_CONV,
     UNET,
     VAE,
-    Encoder,
+    EncoderNames,
     architecture_of,
     not_a_model,
     unwrapped,
@@ -64,7 +64,7 @@ class SingleFile:
 
     path: Path
     configs: Mapping[str, Mapping[str, Any]]
-    encoders: Mapping[str, Encoder]
+    encoders: Mapping[str, EncoderNames]
     names: Mapping[str, str]
     has_vae: bool
     assumed: bool

@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from ..checkpoint import transform
 from ..checkpoint.detect import ModelIndex, check_parts
-from ..checkpoint.load import Loaded
+from ..checkpoint.load import LoadedNetwork
 from ..checkpoint.rename import TABLES
 from ..checkpoint.single_file import read_single_file
 from ..conditioning import Conditioning
@@ -239,12 +239,12 @@ def load_network(
     bits: int | None = None,
     *,
     finish: Sequence[transform.Transformation] = (),
-) -> Loaded[Any]:
+) -> LoadedNetwork[Any]:
     """The network of a component with its weights, unevaluated; `reload` changes its adapters.
 
     With dtype None weights stay as they are stored. Raises CheckpointError where they do not fit the config.
     """
-    return Loaded(
+    return LoadedNetwork(
         lambda: build_network(checkpoint, component),
         lambda: checkpoint.source.weights(component),
         dtype=dtype,

@@ -43,8 +43,8 @@ def strip_bytes() -> int:
 def decode_tiled(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
     """`vae.decode(z)` up to floating-point rounding, in strips of at most `tile` x `tile` cells or `strip_bytes`.
 
-    z (B, h, w, C) -> (B, h*f, w*f, 3), one by one. Not lazy: each strip of each layer is evaluated before the next is begun.
-    Raises RequestError for a tile that is not a positive multiple of f.
+    z (B, h, w, C) -> (B, h*f, w*f, 3), one by one. Not lazy: each strip of each layer is evaluated before the
+    next is begun. Raises RequestError for a tile that is not a positive multiple of f.
     """
     factor = vae.scale_factor
     if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % factor != 0:
