@@ -231,6 +231,111 @@ def test_an_interrupted_process_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
+HOLD = """
+import sys, time
+from mlxdiff import files
+if len(sys.argv) > 2:
+    files.platform.node = lambda: sys.argv[2]
+def write(stream):
+    stream.write(b"half")
+    stream.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+files.atomic_write(sys.argv[1], write)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Starts a process that is writing, under another machine's name if one is given."""
+    started = []
+
+    def start(*machine: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "a.png"), *machine]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, writer):
+    process = writer()
+    files.remove_parts(tmp_path)
+    assert len(names(tmp_path)) == 1
+    process.kill()
+    process.wait()
+    files.remove_parts(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_living_process_keeps_its_file_whatever_its_number_and_machine_are(tmp_path, writer):
+    """Two containers may have one name, and numbers of processes that mean nothing to each other."""
+    writer("another")
+    (part,) = tmp_path.glob(".mlxdiff-*.part")
+    _, _, _, token = part.name.split("-")
+    renamed = part.with_name(f".mlxdiff-{files._host()}-4194303-{token}")  # no process has this number
+    part.rename(renamed)
+    files.remove_parts(tmp_path)
+    assert renamed.exists()
+
+
+def test_what_another_machine_left_is_removed_after_an_hour(tmp_path, writer):
+    process = writer("another")
+    process.kill()
+    process.wait()
+    files.remove_parts(tmp_path)
+    (part,) = tmp_path.glob(".mlxdiff-*.part")
+    os.utime(part, (0, 0))
+    files.remove_parts(tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_without_locks_the_number_of_the_process_decides(tmp_path, writer, monkeypatch, number):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    process = writer()
+    files.remove_parts(tmp_path)
+    assert len(names(tmp_path)) == 1
+    process.kill()
+    process.wait()
+    files.remove_parts(tmp_path)
+    assert names(tmp_path) == []
+    atomic_write(tmp_path / "b", put(b"x"))
+    assert names(tmp_path) == ["b"]
+
+
+def test_own_parts_are_removed_before_the_process_ends(tmp_path):
+    def write(stream):
+        stream.write(b"half")
+        files.remove_parts(tmp_path)
+        assert len(names(tmp_path)) == 1
+        files.remove_parts(tmp_path, ours=True)
+        assert names(tmp_path) == []
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        atomic_write(tmp_path / "a", write)
+
+
+def test_a_full_disk_is_told_from_other_refusals():
+    for number, full in ((errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, False)):
+        cause = OSError(number, os.strerror(number))
+        error = files.output_error(Path("a"), cause)
+        error.__cause__ = cause
+        assert files.is_full(error) is files.is_full(cause) is full
+
+
 def test_only_regular_files_are_opened(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to("file")

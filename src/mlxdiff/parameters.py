@@ -33,7 +33,7 @@ def parameters_text(request: Request) -> str:
     if request.negative_prompt:
         lines.append(f"{NEGATIVE} {request.negative_prompt}")
     values: dict[str, str] = {}
-    said = request.values()  # of a resolved one without what changes nothing
+    said = request.values()  # a resolved one leaves out what changes nothing
     for item in declared(type(request)):
         if item.name in _COMPOSED:
             values |= _COMPOSED[item.name](request)

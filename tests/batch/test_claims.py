@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -50,6 +51,34 @@ def test_killed_holder_gives_up_at_once_and_its_file_is_swept(tmp_path):
     os.close(taken.descriptor)  # as if killed
     claims.sweep(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_all_or_none(tmp_path):
+    held = claims.take(tmp_path, "b")
+    assert claims.take_all(tmp_path, ["c", "a", "b"]) is None
+    assert os.listdir(tmp_path) == [".mlxdiff-b.lock"], "what was taken before is free again"
+    assert held is not None
+    held.release()
+    taken = claims.take_all(tmp_path, ["c", "a", "b"])
+    assert taken is not None
+    assert claims.take_all(tmp_path, ["a"]) is None
+    claims.release(taken)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_refuses_does_not_keep_a_claim(tmp_path, monkeypatch):
+    held = claims.take(tmp_path, "a")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    assert held is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(claims.Path, "unlink", refuse)
+        held.release()
+    again = claims.take(tmp_path, "a")
+    assert again is not None
+    again.release()
 
 
 def test_many_processes_never_hold_one_claim_together(tmp_path):

@@ -306,6 +306,133 @@ def test_bad_line_of_a_file_is_found_before_the_first_picture_and_of_a_stream_af
     assert "standard input, line 2" in err
 
 
+def test_all_bad_lines_are_named_and_nothing_is_left_behind(fresh):
+    bad = ['{"prompt": "a dog", "steps": -1}', '{"prompt": "x", "height": 65}', '{"model": "nosuch", "prompt": "y"}']
+    (fresh / "prompts.txt").write_text("\n".join(["a cat", *bad, "a cow", '{"x": 1}']))
+    done = mlxdiff(*arguments("out"), cwd=fresh, code=2, **THREADS)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert [re.match(r"error: prompts\.txt, line (\d+): ", line)[1] for line in lines] == ["2", "3", "4", "6"]  # type: ignore[index]
+    (fresh / "prompts.txt").write_text("\n".join(['{"x": 1}'] * 30))
+    done = mlxdiff(*arguments("out"), cwd=fresh, code=2, **THREADS)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 21
+    assert "only the first 20" in lines[-1]
+    assert os.listdir(fresh) == ["prompts.txt"]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n"])
+def test_a_file_without_prompts_is_an_error(fresh, text):
+    (fresh / "prompts.txt").write_text(text)
+    done = mlxdiff(*arguments("out"), cwd=fresh, code=1, **THREADS)
+    assert "prompts.txt has no prompts." in done.stderr
+    command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji"]
+    process = start(fresh, *command, stdin=subprocess.PIPE)
+    _, err = process.communicate(text, timeout=60)
+    assert process.returncode == 1
+    assert "Standard input has no prompts." in err
+    assert os.listdir(fresh) == ["prompts.txt"]
+
+
+def test_a_line_in_the_middle_renders_only_itself(undisturbed, fresh):
+    shutil.copytree(undisturbed / "whole", fresh / "out")
+    lines = (fresh / "prompts.txt").read_text().splitlines()
+    (fresh / "prompts.txt").write_text("\n".join([*lines[:4], "a snake", *lines[4:]]))
+    done = mlxdiff(*arguments("out"), cwd=fresh, **THREADS)
+    assert done.stdout.splitlines() == ["out/00003-a-snake-10.png"]
+    assert contents(undisturbed / "whole").items() - contents(fresh / "out").items() <= {
+        (NAME, contents(undisturbed / "whole")[NAME])
+    }
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_picture_is_rendered_again_and_the_rest_found(undisturbed, fresh, damage):
+    shutil.copytree(undisturbed / "whole", fresh / "out")
+    path = fresh / "out" / "00002-a-fish-9.png"
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+    done = mlxdiff(*arguments("out"), cwd=fresh, **THREADS)
+    assert done.stdout == "out/00002-a-fish-9.png\n"
+    wanted = undisturbed / "whole"
+    assert {p.name: p.read_bytes() for p in (fresh / "out").glob("*.png")} == {
+        p.name: p.read_bytes() for p in wanted.glob("*.png")
+    }
+
+
+def test_a_changed_digit_in_the_journal_changes_no_seed(undisturbed, fresh):
+    shutil.copytree(undisturbed / "whole", fresh / "out")
+    journal = fresh / "out" / NAME
+    journal.write_bytes(journal.read_bytes().replace(b'"seed":7', b'"seed":5').replace(b'"seed":9', b'"seed":4'))
+    done = mlxdiff(*arguments("out"), cwd=fresh, **THREADS)
+    assert "lines that cannot be read" in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in (fresh / "out").glob("*.png")) == sorted(
+        path.name for path in (undisturbed / "whole").glob("*.png")
+    )
+
+
+def test_a_picture_to_start_from_that_was_replaced_renders_its_jobs_again(fresh):
+    Image.new("RGB", (64, 64), "red").save(fresh / "in.png")
+    (fresh / "prompts.txt").write_text('a cat\n{"prompt": "a dog", "image": "in.png", "strength": 0.5}\n')
+    mlxdiff(*arguments("out", "--steps", "4"), cwd=fresh, **THREADS)
+    before = contents(fresh / "out")
+    assert mlxdiff(*arguments("out", "--steps", "4"), cwd=fresh, **THREADS).stdout == ""
+    Image.new("RGB", (64, 64), "blue").save(fresh / "in.png")
+    again = mlxdiff(*arguments("out", "--steps", "4"), cwd=fresh, **THREADS)
+    assert again.stdout == "out/00001-a-dog-8.png\n"
+    after = contents(fresh / "out")
+    assert before.keys() == after.keys()
+    assert after["00001-a-dog-8.png"] != before["00001-a-dog-8.png"]
+    assert mlxdiff(*arguments("out", "--steps", "4"), cwd=fresh, **THREADS).stdout == ""
+
+
+def test_lines_of_different_models(fresh):
+    other = Path(__file__).parents[2] / "src" / "mlxdiff" / "assets" / "emoji"
+    line = json.dumps({"prompt": "a dog", "model": str(other)})
+    (fresh / "prompts.txt").write_text(f"a cat\n{line}\na fish\n{line}\n")
+    done = mlxdiff(*arguments("out", "--json"), cwd=fresh, **THREADS)
+    said = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [(line["index"], line["request"]["model"]) for line in said] == [
+        (0, "emoji"),
+        (2, "emoji"),
+        (1, str(other)),
+        (3, str(other)),
+    ]
+    again = [
+        json.loads(text) for text in mlxdiff(*arguments("out", "--json"), cwd=fresh, **THREADS).stdout.splitlines()
+    ]
+    assert [line["event"] for line in again] == ["found"] * 4
+
+
+def test_a_line_that_is_appended_while_it_renders_is_not_rendered_twice(fresh):
+    """Batches of the two processes differ, and each picture is made by one of them."""
+    (fresh / "prompts.txt").write_text("\n".join(PROMPTS[:3]))
+    first = start(fresh, *arguments("out", "--steps", "200"))
+    until = time.monotonic() + 60
+    while not list(fresh.glob("out/*.lock")) and time.monotonic() < until:
+        time.sleep(0.01)
+    (fresh / "prompts.txt").write_text("\n".join(PROMPTS[:5]))
+    second = start(fresh, *arguments("out", "--steps", "200"))
+    said = [process.communicate(timeout=120) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], said
+    shown = [line for out, _ in said for line in out.splitlines()]
+    assert sorted(shown) == [f"out/{i:05d}-{p.replace(' ', '-')}-{7 + i}.png" for i, p in enumerate(PROMPTS[:5])]
+    assert not list(fresh.glob("out/.mlxdiff*"))
+
+
+def test_failures_have_lines_of_json(fresh):
+    process = start(fresh, *arguments("out", "--json"), preexec_fn=limited(2000))
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 3
+    said = [json.loads(line) for line in out.splitlines()]
+    assert [line["event"] for line in said] == ["failed"] * 8
+    assert {line["seed"] for line in said} == set(range(7, 15))
+    assert all("cannot be written" in line["error"] and line["path"].startswith("out/") for line in said)
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

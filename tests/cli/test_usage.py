@@ -45,6 +45,7 @@ WRONG = [
     (("info", "x", "--settings"), "--settings lists the same", "Give it alone."),
     (("info", "--samplers", "--settings"), "lists the same", "Give it alone."),
     (("grid", "a.png", "-o", "b.png", "--save-latents"), "--save-latents does nothing", "give --prompt"),
+    (("grid", "a.png", "-o", "b.png", "--preview", "-f"), "--preview does nothing", "give --prompt"),
     (("grid", "a.png", "-o", "b.png", "--steps", "3"), "have no steps to choose", "give --prompt"),
 ]
 

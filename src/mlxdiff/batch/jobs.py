@@ -111,11 +111,11 @@ class JobMaker:
         asked = essence(single)
         path = picture_path(where, single, self._index)
         name = path.relative_to(self._pattern.folder).as_posix()
-        former = hash_of(_canonical(asked), name)
+        former = hash_of(canonical(asked), name)
         if entry.counted_from is not None:
             asked["seed"] = None
         place = str(self._index) if asks_for_index(where.template) else ""
-        content = hash_of(_canonical(asked), str(entry.counted_from), str(where.template), place)
+        content = hash_of(canonical(asked), str(entry.counted_from), str(where.template), place)
         nth = self._met[content] = self._met.get(content, -1) + 1
         identity = hash_of(content, str(nth))
         known = self._recall(identity, former)
@@ -186,7 +186,8 @@ def essence(request: Request) -> dict[str, Any]:
     return values
 
 
-def _canonical(values: dict[str, Any]) -> str:
+def canonical(values: dict[str, Any]) -> str:
+    """One text for equal values."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 

@@ -14,23 +14,32 @@ class Models:
     def __init__(self, opener: Callable[[Model], StableDiffusion] = StableDiffusion.open) -> None:
         self._opener = opener
         self._opened: dict[Model, StableDiffusion] = {}
-        self.loaded: Model | None = None
+        self._loaded: StableDiffusion | None = None
 
     def open(self, model: Model) -> StableDiffusion:
-        """The same object for the same model; raises ModelNotFoundError, CheckpointError or UnsupportedError."""
+        """The same object for the same model, in whatever words; reads configs alone.
+
+        Raises ModelNotFoundError, CheckpointError or UnsupportedError.
+        """
         if model not in self._opened:
-            self._opened[model] = self._opener(model)
+            made = self._opener(model)
+            same = (sd for sd in self._opened.values() if sd.model == made.model)
+            self._opened[model] = next(same, made)
         return self._opened[model]
+
+    def replaces(self, model: Model) -> bool:
+        """Whether `use` of this model lets go of another one's weights."""
+        return self._loaded is not None and self._loaded is not self.open(model)
 
     def use(self, model: Model) -> StableDiffusion:
         """The model with its weights, for which those of the one before are let go."""
         sd = self.open(model)
-        if self.loaded != model:
-            if self.loaded is not None:
-                self.open(self.loaded).unload()
-            self.loaded = None
+        if self._loaded is not sd:
+            if self._loaded is not None:
+                self._loaded.unload()
+            self._loaded = None
             sd.load()
-            self.loaded = model
+            self._loaded = sd
         return sd
 
     def resolve(self, request: Request) -> Resolved:

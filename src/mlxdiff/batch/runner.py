@@ -161,7 +161,7 @@ class _Runner:
             if wanted is None:  # nothing so far that would need one
                 yield from part
                 continue
-            if self.models.loaded not in (None, wanted):
+            if self.models.replaces(wanted):
                 yield None
             try:
                 sd = self.models.use(wanted)
@@ -230,7 +230,7 @@ class _Runner:
         return True
 
     def _denoise(self, active: Active) -> Iterator[Event]:
-        if self.models.loaded not in (None, active.batch.model):
+        if self.models.replaces(active.batch.model):
             yield from self._finish()
         for turn in range(self.policy.retries + 1):
             try:

@@ -6,10 +6,9 @@ anything is made: a command that is refused leaves no file and no folder behind.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from typing import Any
 from ..errors import InputError, MlxdiffError, RequestError
 from ..files import remove_parts
 from ..request import Model, Request, Resolved
-from . import claims, ranks, sheets, stream, sweep
-from .jobs import Batch, Job, JobMaker, by_model, essence, grouped, jobs_of, largest, listed
+from . import claims, contact, ranks, stream, sweep
+from .contact import ContactSheet
+from .jobs import Batch, Job, JobMaker, by_model, canonical, essence, grouped, jobs_of, largest, listed
 from .journal import Journal, Run, hash_of
 from .models import Models
 from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_template, picture_path, safe
@@ -26,9 +26,8 @@ from .options import RunOptions
 from .prompts import STANDARD_INPUT, Entry, open_prompts, read_entries, source_name
 from .ranks import Ranks
 from .runner import Policy
-from .sheets import Sheet
 from .sizing import default_batch_size
-from .store import Store
+from .store import Standing, Store
 from .unfinished import CELLS, RUN, Unfinished
 
 SEEDS = 2**32
@@ -50,7 +49,7 @@ class Work:
     """The batches of a run and their store.
 
     n_images    None where nobody knows, as of a stream
-    unrecorded  whether pictures were found that the journal has no line of
+    unrecorded  pictures that were found, of which the journal has no line
     needs       the model to load before the first picture; None where nothing is left to do
     at_once     whether an interrupt ends the run at once: what is at hand is all there is
     unfinished  what has to be completed, or left to the next process
@@ -63,10 +62,10 @@ class Work:
     n_images: int | None
     needs: Model | None
     batch_size: int = 1
-    unrecorded: bool = False
+    unrecorded: list[tuple[Job, Standing]] = field(default_factory=list)
     at_once: bool = False
     unfinished: Unfinished | None = None
-    sheet: Sheet | None = None
+    sheet: ContactSheet | None = None
     cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks)
     folders: set[Path] = field(default_factory=set)
@@ -88,10 +87,11 @@ class Work:
 
     def close(self, *, complete: bool) -> None:
         """Removes what only an unfinished run needs, or gives it up for the next process."""
-        if self.store.shared:
-            claims.sweep(self.store.folder)
-        if self.unfinished is not None:
-            self.unfinished.complete() if complete else self.unfinished.release()
+        with suppress(OSError):  # the pictures are written, or said to have failed
+            if self.store.shared:
+                claims.sweep(self.store.folder)
+            if self.unfinished is not None:
+                self.unfinished.complete() if complete else self.unfinished.release()
 
     def clean(self) -> None:
         """Removes what this process is writing, before it ends without unwinding."""
@@ -119,7 +119,7 @@ def for_sheet(models: Models, request: Request, n_rows: int, output: str | None,
         cells = OutputPattern(unfinished.pictures, parse_template(CELL))
         jobs = JobMaker(lambda _: resolved, cells).jobs(Entry(request, None, "the prompt"))
         store = _store(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
-        sheet = sheets.contact_sheet(target, resolved, jobs, n_rows, store, options)
+        sheet = contact.contact_sheet(target, resolved, jobs, n_rows, store, options)
         return _known(models, jobs, store, options, unfinished, sheet)
 
 
@@ -148,14 +148,14 @@ def for_sweep(
         jobs: dict[tuple[Model, Resolved], Job] = {}
         for place, (key, path) in enumerate(zip(keys, paths, strict=True)):
             if key not in jobs:
-                identity = hash_of(key[1].to_json(), path.name)
+                identity = hash_of(canonical(essence(key[1])), path.name)
                 jobs[key] = Job(place, key[1], path, f"cell {place + 1} of the sweep", identity, model=key[0])
             elif not hidden:
                 jobs[key] = replace(jobs[key], copies=(*jobs[key].copies, path))
         kept = _for_hidden(options) if hidden else options
         store = _store(folder, unfinished.journal, kept, shared=False)
         places = [jobs[key] for key in keys]
-        sheet = sheets.sweep_sheet(output, request, vary, axes, places, gap, store, options)
+        sheet = contact.sweep_sheet(output, request, vary, axes, places, gap, store, options)
         work = _known(models, list(jobs.values()), store, options, unfinished, sheet)
     if not hidden:
         for cell, path in zip(cells, paths, strict=True):
@@ -190,11 +190,28 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
             run = Run(name, wanted.seed, wanted.batch_size)
         # A folder in which all pictures were found, each with its line, stays as it is.
         if work.needs is not None or work.unrecorded or agreed.size > 1:
+            if work.needs is not None:
+                models.use(work.needs)  # a damaged model leaves no folder behind either
             run = journal.begin(run, recorded)
         if (run.seed, run.batch_size) == (seed, work.batch_size):
             work.ranks = agreed
+            _record(store, journal, work.unrecorded)
             return work
         recorded, seed = run, run.seed
+
+
+def _record(store: Store, journal: Journal, found: Sequence[tuple[Job, Standing]]) -> None:
+    """Adds the lines of pictures that were found, unless another process has them or did it."""
+    for job, standing in found:
+        claim = claims.take(store.folder, job.id)
+        if claim is None:
+            continue
+        try:
+            journal.refresh()
+            if not store.is_done(job):
+                store.adopt(job, standing)
+        finally:
+            claim.release()
 
 
 def for_stream(
@@ -211,7 +228,7 @@ def for_stream(
     name = _run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
     asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
-    size = _batch_size(models, [], recorded, options, base.wanted_model, asked)
+    size = _batch_size(models, recorded if journal.done else None, recorded, options, base.wanted_model, asked)
     base = replace(base, seed=asked.seed)
     work = Work([], store, None, base.wanted_model, batch_size=size)
 
@@ -244,7 +261,7 @@ def _known(
     store: Store,
     options: RunOptions,
     unfinished: Unfinished | None = None,
-    sheet: Sheet | None = None,
+    sheet: ContactSheet | None = None,
     recorded: Run | None = None,
 ) -> Work:
     """The work of a complete list of jobs, none of which anything stands in the way of."""
@@ -252,26 +269,30 @@ def _known(
         return Work([], store, len(jobs), None, unfinished=unfinished, sheet=sheet)
     files = [(path, job.source) for job in jobs for path in store.paths(job)]
     check_clashes(files if sheet is None else [*files, (sheet.path, "the sheet")])
-    folders = {path.parent for path, _ in files}
+    folders = {path.parent for path, _ in files} | ({sheet.path.parent} if sheet is not None else set())
     for folder in folders:
         remove_parts(folder)
-    missing, unrecorded = [], False
+    missing: list[Job] = []
+    unrecorded: list[tuple[Job, Standing]] = []
     for job in jobs:
         standing = store.standing(job)
         if standing.error is not None:
             raise standing.error
         if not standing.done:
             missing.append(job)
-        unrecorded = unrecorded or standing.line is not None
+        elif standing.line is not None and store.shared:
+            unrecorded.append((job, standing))
+        else:
+            store.adopt(job, standing)
     recorded = recorded if unfinished is None else unfinished.run
     lacking = {job.model for job in missing}
     needs = next((job.model for job in jobs if job.model in lacking), None)
-    if needs is None:
+    if needs is None and (recorded is not None or not unrecorded):
         size = 1 if recorded is None else recorded.batch_size
     else:
         begun = any(store.is_done(job) for job in jobs)
-        first = largest([job for job in jobs if job.model == needs])
-        size = _batch_size(models, jobs if begun else [], recorded, options, needs, first.request)
+        first = largest([job for job in jobs if needs in (None, job.model)])
+        size = _batch_size(models, recorded if begun else None, recorded, options, first.model, first.request)
     batches = list(by_model(grouped(jobs, size)))
     left = {job.id for job in missing}
     n_left = sum(any(job.id in left for job in batch.jobs) for batch in batches)
@@ -292,13 +313,16 @@ def _known(
 
 
 def _batch_size(
-    models: Models, begun: Sequence[Job], recorded: Run | None, options: RunOptions, model: Model, request: Resolved
+    models: Models, binding: Run | None, recorded: Run | None, options: RunOptions, model: Model, request: Resolved
 ) -> int:
-    """As recorded, as given, or as memory allows; raises RequestError where pictures that are done had another one."""
+    """As given, as recorded, or as memory allows; raises RequestError where `binding` asks for another one than given.
+
+    A record binds once a picture of it is done.
+    """
     given = options.batch_size
-    if recorded is not None and begun and given not in (None, recorded.batch_size):
+    if binding is not None and given not in (None, binding.batch_size):
         raise RequestError(
-            f"This run was begun with --batch-size {recorded.batch_size}; with {given} its pictures would share other"
+            f"This run was begun with --batch-size {binding.batch_size}; with {given} its pictures would share other"
             " batches.",
             "Leave --batch-size out, or render to another folder.",
         )
@@ -331,7 +355,7 @@ def _run_of(models: Models, journal: Journal, base: Request, pattern: OutputPatt
     if name not in journal.runs and journal.runs:
         # mlxdiff 0.1 hashed what the model made of it.
         asked = models.resolve(replace(base, seed=0 if base.seed is None else base.seed))
-        text = json.dumps(essence(replace(asked, seed=None)), sort_keys=True, separators=(",", ":"))
+        text = canonical(essence(replace(asked, seed=None)))
         former = hash_of(text, str(base.seed), str(pattern.template))
         name = former if former in journal.runs else name
     return name

@@ -79,9 +79,9 @@ def prompt_file(base: Request, file: str, output_path: str | None, options: RunO
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:
     """Raises RequestError for a sheet of (height, width) that the file's format has no numbers for."""
-    from ..batch import sheets
+    from ..batch import contact
 
-    sheets.check_size(path, size)
+    contact.check_size(path, size)
 
 
 def say_sheet(path: Path, drawn: np.ndarray, n_images: int, *, json: bool) -> None:
@@ -124,7 +124,8 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             bars.start(work.n_images)
             with nullcontext() if work.at_once else interrupts:
                 outcome = _follow(models, work, options, bars, preview, stop)
-                complete = not outcome.failures and not stop()
+                all_there = outcome.rendered + outcome.found == work.n_images
+                complete = not outcome.failures and (all_there or not stop())
                 if complete:
                     _finish(work, options)
         finally:
@@ -132,7 +133,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
         bars.stop()
     if outcome.found:
         output.note(f"Done before, or by another process: {outcome.found}.", style="dim")
-    if interrupts.received is not None and not complete:
+    if interrupts.is_set() and not complete:
         _end_interrupted(outcome, work, interrupts)
     _end(outcome, work, options)
 

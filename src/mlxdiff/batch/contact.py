@@ -16,9 +16,9 @@ from ..files import check_writable
 from ..latents import KEY, load_latents, save_latents
 from ..metadata import picture_text, read_picture
 from ..request import Request, Resolved
-from ..sheets import read_sheet, sweep_text
+from ..sheets import sweep_text
 from ..trajectory import DENOISED, save_trajectory
-from .jobs import Job, essence
+from .jobs import Job
 from .options import RunOptions
 from .store import Store, difference
 from .sweep import Axis
@@ -28,7 +28,7 @@ MAX_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ContactSheet:
     """`cells` are the jobs in reading order, one of them in several places where cells are equal.
 
     size     (height, width) in pixels
@@ -67,13 +67,13 @@ class Sheet:
 
 def contact_sheet(
     path: Path, request: Resolved, cells: Sequence[Job], n_rows: int, store: Store, options: RunOptions
-) -> Sheet:
+) -> ContactSheet:
     """All pictures of one request; raises RequestError for a sheet that cannot be, OutputError for what is there."""
     if n_rows > len(cells):
         raise RequestError(f"{len(cells)} pictures do not fill {n_rows} rows.", "Ask for fewer rows or more pictures.")
     size = n_rows * request.height, -(-len(cells) // n_rows) * request.width
     texts = picture_text(request) if options.metadata else None
-    sheet = Sheet(
+    sheet = ContactSheet(
         path, cells, size, lambda pictures: images.contact_sheet(pictures, n_rows), request, texts, gathers=True
     )
     return _checked(sheet, store, options, lambda: _same_request(sheet, request))
@@ -88,7 +88,7 @@ def sweep_sheet(
     gap: int,
     store: Store,
     options: RunOptions,
-) -> Sheet:
+) -> ContactSheet:
     """Labelled cells, the first axis across; the sheet says how to make it again, since no single request would."""
     rows = axes[1].labels if len(axes) == 2 else ()
     n_rows = max(1, len(rows))
@@ -98,13 +98,12 @@ def sweep_sheet(
 
     first = cells[0].request
     again = replace(request, seed=first.seed, model=first.model, revision=first.revision, dtype=first.dtype)
-    says = sweep_text(again, vary)
-    texts = says if options.metadata else None
+    texts = sweep_text(again, vary) if options.metadata else None
     height, width = (max(getattr(job.request, side) for job in cells) for side in ("height", "width"))
     top, left = labels.margins(axes[0].labels, rows, (height, width))
     size = top + n_rows * (height + gap) - gap, left + len(axes[0].values) * (width + gap) - gap
-    sheet = Sheet(path, cells, size, draw, again, texts)
-    return _checked(sheet, store, options, lambda: _same_sweep(sheet, says))
+    sheet = ContactSheet(path, cells, size, draw, again, texts)
+    return _checked(sheet, store, options, lambda: _same_sweep(sheet, vary))
 
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:
@@ -117,7 +116,9 @@ def check_size(path: Path, size: tuple[int, ...]) -> None:
         )
 
 
-def _checked(sheet: Sheet, store: Store, options: RunOptions, why_other: Callable[[], str | None]) -> Sheet:
+def _checked(
+    sheet: ContactSheet, store: Store, options: RunOptions, why_other: Callable[[], str | None]
+) -> ContactSheet:
     if sheet.path.is_dir():
         check_writable(sheet.path)
     images.picture_format(sheet.path)
@@ -138,7 +139,7 @@ def _checked(sheet: Sheet, store: Store, options: RunOptions, why_other: Callabl
     return sheet
 
 
-def _same_request(sheet: Sheet, request: Resolved) -> str | None:
+def _same_request(sheet: ContactSheet, request: Resolved) -> str | None:
     """Why the sheet that is there is another one; None where it is the same."""
     try:
         size = _pixels(sheet.path).shape[:2]
@@ -150,17 +151,16 @@ def _same_request(sheet: Sheet, request: Resolved) -> str | None:
     return f"it is {size[1]}x{size[0]} pixels" if size != sheet.size else difference(found, request)
 
 
-def _same_sweep(sheet: Sheet, says: Mapping[str, str]) -> str | None:
+def _same_sweep(sheet: ContactSheet, vary: Sequence[str]) -> str | None:
     other = "it does not say that this sweep made it"
     try:
         size = _pixels(sheet.path).shape[:2]
-        found, wanted = read_picture(sheet.path).sheet, read_sheet(says)
-    except InputError:
+        found = read_picture(sheet.path).sheet
+    except (InputError, RequestError):
+        return "it is not a picture, or a damaged one"
+    if found is None or found.request is None or found.vary != tuple(vary) or size != sheet.size:
         return other
-    if found is None or wanted is None or found.request is None or wanted.request is None:
-        return other
-    same = found.vary == wanted.vary and essence(found.request) == essence(wanted.request)
-    return None if same and size == sheet.size else other
+    return difference(found.request, sheet.request)
 
 
 def _pixels(path: Path) -> np.ndarray:
