@@ -33,11 +33,11 @@ def info(
         bool, typer.Option("--settings", help="List every setting: option, values, default, help.")
     ] = False,
     samplers: Annotated[
-        bool, typer.Option("--samplers", help="List the samplers, and what other programs call them.")
+        bool, typer.Option("--samplers", help="List the samplers, and their names in other programs.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Show the device, versions and cache; or a MODEL; or what a FILE was made with."""
+    """Show the device, versions and cache; or a MODEL; or the settings that made a FILE."""
     named = [] if subjects is None else subjects
     lists = [name for name, wanted in (("--settings", settings), ("--samplers", samplers)) if wanted]
     if lists and (named or len(lists) > 1):
