@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MODEST = 2**28  # bytes that every machine has: then nobody asks how much there is, which takes loading MLX
+MODEST = 2**28  # bytes that every machine has: below it the memory is not looked up, which would load MLX
 SHARE = 0.8  # of the memory that one thing may take
 
 

@@ -32,8 +32,8 @@ class Claim:
     descriptor: int
 
     def release(self) -> None:
-        # First the name, then the lock: whoever opened the file meanwhile finds that its name is gone, and retries.
-        # A disk that refuses leaves a file that nobody holds, which the next run removes: the pictures are written.
+        # First the name, then the lock: who opened the file meanwhile finds its name gone, and retries.
+        # A disk that refuses leaves an unlocked file, which the next run removes: the pictures are written.
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
         with suppress(OSError):

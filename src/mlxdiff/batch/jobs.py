@@ -5,7 +5,7 @@
     batch  jobs that are denoised together
 
 A picture differs in its last bits from one that was rendered in another batch, so what shares a batch follows from the
-list of jobs alone: jobs that are alike but for prompt and seed are cut, in their order, into batches of `batch_size`.
+list of jobs alone: jobs that differ only in prompt and seed are cut, in their order, into batches of `batch_size`.
 A batch of which a picture is missing is rendered as the same batch again.
 
 A job's identity is what its line asks for and the template of its name. Where the line has no seed of its own, the

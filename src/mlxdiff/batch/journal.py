@@ -6,7 +6,7 @@
 
 A line is one write, on disk before the next job counts as done. `sum` is the start of the SHA-256 of the line without
 it: a line of which a digit changed is not believed. Lines of mlxdiff 0.1 have none, and are. A process that is killed
-in the middle leaves a torn last line, which nobody reads and which the next one to append cuts off. Several processes
+in the middle leaves a torn last line, which is ignored, and which the next one to append cuts off. Several processes
 may append at once: each holds the lock of the file while it does, so that only the last line can ever be torn.
 """
 
@@ -81,7 +81,7 @@ class Journal:
         """Takes in the lines that were added since; says once that some are damaged. Raises OutputError."""
         try:
             with open_regular(self.path) as file:
-                if os.fstat(file.fileno()).st_size < self._read:  # somebody cut or replaced it
+                if os.fstat(file.fileno()).st_size < self._read:  # another program cut or replaced it
                     self.runs, self.done, self._read = {}, {}, 0
                 file.seek(self._read)
                 fresh = file.read()

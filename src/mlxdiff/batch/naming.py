@@ -4,7 +4,7 @@
     out/                                out/00000-a-red-apple-7.png
     out/{model}/{seed}-{prompt:.20}     as it says; .png is added where there is no format
 
-Knows nothing of what exists on disk, but for whether `--output` is a folder: overwriting is the business of files.py.
+Knows nothing of what exists on disk, except whether `--output` is a folder: overwriting is the business of files.py.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def parse_template(text: str) -> Template:
 
 
 def asks_for_index(template: Template) -> bool:
-    """Whether a name depends on the place in the list because somebody wrote so.
+    """Whether a name depends on the place in the list because the template says so.
 
     In the names that a folder's pictures get unasked the index only keeps them in order.
     """

@@ -17,7 +17,7 @@ class RunOptions:
     skip_existing    whether any picture of the right name counts as done
     retries          how often a picture is tried again when it could not be written, or memory ran out
     fail_fast        whether the first failure ends the run
-    json             whether what is done is told as JSON
+    json             whether results are printed as JSON
     preview          whether pictures are drawn in the terminal as they emerge
     """
 

@@ -44,7 +44,7 @@ class Entry:
 class Entries:
     """The entries of a prompt file, each read when it is asked for.
 
-    A bad line raises RequestError, which names the line and what is wrong with it; whoever asks on gets the next line.
+    A bad line raises RequestError, which names the line and what is wrong with it; the next call gets the next line.
     What a line does not say comes from `base`. Where it has no seed, it gets base's plus the number of images before
     it, so that each image has its own and lines added at the end change none; without a seed in base it stays None.
     """

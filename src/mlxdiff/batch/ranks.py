@@ -1,8 +1,8 @@
 """Several processes under `mlx.launch` as one run: who they are, what they agree on, and how the batches are dealt.
 
-Where all ranks write to one folder (one machine, or a shared file system) each takes the next batch that nobody has
-claimed, so that a slow rank holds nobody up, and rank 0 takes over what the others give up. Where each machine has a
-folder of its own nobody sees what the others finish, so that batches are dealt in turn.
+Where all ranks write to one folder (one machine, or a shared file system) each takes the next batch that is not
+claimed, so that a slow rank delays no other, and rank 0 takes over what the others give up. Where each machine has a
+folder of its own no rank sees what the others finish, so that batches are dealt in turn.
 
 The ranks talk once, before the first picture. After that none waits for another: one that dies leaves its share for the
 next run, and nothing hangs.

@@ -22,6 +22,6 @@ class Recorder:
             self._steps[index].append((latents[offset], denoised[offset]))
 
     def take(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """What each step of image `index` left and foresaw, both (T, 1, h, w, C)."""
+        """Latents after each step of image `index`, and predicted x0, both (T, 1, h, w, C)."""
         left, foreseen = zip(*self._steps.pop(index), strict=True)
         return np.stack(left)[:, None], np.stack(foreseen)[:, None]

@@ -1,6 +1,6 @@
 """One batch, a denoising step at a time, and its latents to pictures: the loop between the runner and the pipeline.
 
-Knows nothing of bars, files or terminals: it yields what happened, and whoever iterates draws it and keeps it.
+Knows nothing of bars, files or terminals: it yields what happened; the caller shows and stores it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many images to denoise at once when nobody says: as many as memory takes, no more than pays."""
+"""The default batch size: as many images as fit into memory, and no more than makes it faster."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ its request names are still what they were. What else may stand in its place:
     a stale one      made from files that have changed since: rendered again, and replaced
     one without a line, as a process leaves that was killed between the two: taken as it is when it decodes and says of
                      itself that the same request made it, else rendered again and compared where it cannot say
-    any other        somebody's: it stays, and is an error that says why
+    any other        not the job's: it stays, and the error says why
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Store:
     def write(self, job: Job, picture: np.ndarray, latents: np.ndarray, steps: Steps | None = None) -> None:
         """Writes (H, W, 3) uint8, and what is kept beside it; then the line in the journal. Raises OutputError.
 
-        `latents` are (h, w, C); `steps`, needed for a trajectory, is what each left and foresaw, (T, 1, h, w, C).
+        `latents` are (h, w, C); `steps`, needed for a trajectory, is latents and predicted x0 of each, (T, 1, h, w, C).
         """
         self.check_folder()
         digests: dict[str, str] = {}
@@ -235,7 +235,7 @@ class Store:
         return written
 
     def _other_than(self, job: Job, path: Path) -> str | None:
-        """Why the picture is not the job's, or None where it says of itself that it is."""
+        """Why the picture is not the job's, or None where its metadata says that it is."""
         if not self.metadata:
             return "without metadata it cannot say what made it"
         try:
@@ -249,7 +249,7 @@ class Store:
 
 @dataclass(frozen=True)
 class _File:
-    """A file as it is: `digest` is None where there is none, `error` says that it is somebody's."""
+    """A file as it is: `digest` is None where there is none, `error` says why it is not the job's."""
 
     path: Path
     digest: str | None = None

@@ -48,7 +48,7 @@ class BadLinesError(MlxdiffError):
 class Work:
     """The batches of a run and their store.
 
-    n_images    None where nobody knows, as of a stream
+    n_images    None where it is unknown, as for a stream
     unrecorded  pictures that were found, of which the journal has no line
     needs       the model to load before the first picture; None where nothing is left to do
     at_once     whether an interrupt ends the run at once: what is at hand is all there is
@@ -373,7 +373,7 @@ def _single(base: Request) -> Request:
 
 
 def _for_hidden(options: RunOptions) -> RunOptions:
-    """For cells that only the sheet is made of: they say what they are, and nobody else's are among them."""
+    """For cells of a sheet: their metadata identifies them, and the folder holds no other files."""
     return replace(options, metadata=True, force=False, skip_existing=False)
 
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, heard through cross-attention alone."""
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, whose output is used in cross-attention alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
         return [clip(mx.array(tokenizer.batch(texts))).last_hidden_state]
 
     def encode(branches: Branches, *, height: int, width: int) -> dict[str, Conditioning]:
-        del height, width  # not told to these networks
+        del height, width  # no inputs of these networks
         # All texts at once: a text's last bits depend on how many share the call.
         texts = {name: [""] if found is None else list(found) for name, found in branches.items()}
         n_images = max(len(found) for found in texts.values())

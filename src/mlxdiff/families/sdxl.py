@@ -1,7 +1,7 @@
 """SDXL (base, refiner, Turbo): two text encoders side by side, and an embedding of the pooled text and the sizes.
 
 Both encoders give their penultimate hidden states, without the final norm; the second also gives the pooled text.
-The refiner has only the second, and is told an aesthetic score instead of the target size (Podell et al. 2023, 2.2).
+The refiner has only the second, and gets an aesthetic score instead of the target size (Podell et al. 2023, 2.2).
 """
 
 from __future__ import annotations

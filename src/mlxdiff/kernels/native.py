@@ -66,7 +66,7 @@ def _loaded() -> tuple[ModuleType | None, str]:
     try:
         module = _fitting(Path(__file__).with_name(_MODULE + sysconfig.get_config_var("EXT_SUFFIX")))
     except _Unfit as reason:
-        if isinstance(reason, _OutdatedError):  # pictures are slower from now on, and nobody would know why
+        if isinstance(reason, _OutdatedError):  # pictures are slower from now on, and the user should know why
             warnings.warn(MlxdiffWarning(f"The extension for CPUs is off: {reason}."), stacklevel=2)
         return None, f"off: {reason}"
     if chosen:
