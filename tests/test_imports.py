@@ -20,13 +20,14 @@ LEAVES = {
     "inputs",
     "parts",
     "pictures",
+    "presets",
     "printable",
     "request",
     "rgb",
     "threads",
     "weight_changes",
 }
-PIPELINE = {"pipeline", "branches", "encoding", "networks", "resolve"}
+PIPELINE = {"pipeline", "branches", "encoding", "networks", "randomness", "resolve"}
 ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
@@ -41,6 +42,7 @@ ALLOWED = {
         *("hub", "images", "metadata", "backend", "memory", "quantized"),
     },
     "resolve": {"families", "diffusion", "images", "backend"},
+    "randomness": {"diffusion"},
     "networks": {"families", "models", "memory", "backend"},
     "encoding": {"networks"},
     "branches": {"models", "diffusion"},

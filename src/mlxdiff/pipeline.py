@@ -22,7 +22,7 @@ from . import hub, images, memory, quantized, resolve  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
-from .diffusion import guidance, noise, samplers  # noqa: E402
+from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, is_guided  # noqa: E402
@@ -32,7 +32,8 @@ from .hashing import content_hash  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .models.tiling import decode_tiled  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
-from .request import Model, Request, Resolved, check_names  # noqa: E402
+from .randomness import Randomness  # noqa: E402
+from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class StableDiffusion:
                     if on_step is not None:
                         on_step(step)
                 for i, single in enumerate(part.singles()):
-                    picture = images.to_uint8(self.decode(latents[i : i + 1]))[0]
+                    picture = images.to_uint8(self.decode(latents[i : i + 1]), part.rounding)[0]
                     pictures.append(images.with_texts(picture, picture_text(single)))
         return pictures
 
@@ -183,8 +184,8 @@ class StableDiffusion:
         with self._turn:
             levels = resolved.noise_levels
             conditionings = self._prompts.of([resolved])[0]
-            streams = [noise.NoiseStream(seed, resolved.rng) for seed in resolved.seeds]
-            start = self._start(resolved, streams, latents)
+            randomness = Randomness(resolved, self._shape(resolved))
+            start = self._start(resolved, randomness, latents)
             predict = Branches(
                 self.networks.backbone,
                 conditionings,
@@ -193,16 +194,12 @@ class StableDiffusion:
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
             )
-            denoise = guidance.guided(predict, self._guidance(resolved))
-        shape = start.shape[1:]
-        steps = samplers.sample(
-            find_sampler(resolved.sampler),
-            denoise,
-            start,
-            levels,
-            noise=lambda *_: noise.batch_noise(streams, *shape),
-            options={"eta": resolved.eta},
-        )
+            row = find_sampler(resolved.sampler)
+            always = (guidance.NEGATIVE,) if row.unconditional and guidance.NEGATIVE in conditionings else ()
+            denoise = guidance.guided(predict, self._guidance(resolved), always)
+        options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
+        options |= {name: getattr(resolved, name) for name in OPTIONS}
+        steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
         for step in steps:
             last = step.index == levels.steps - 1
             yield replace(step, latents=levels.end(step.latents)) if last else step
@@ -265,27 +262,25 @@ class StableDiffusion:
             return chosen
         return guidance.InInterval(chosen, *guidance.interval_of(levels.sigmas, *request.guidance_interval))
 
-    def _start(self, request: Resolved, streams: list[noise.NoiseStream], latents: mx.array | None) -> mx.array:
-        """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
+    def _shape(self, request: Resolved) -> tuple[int, int, int]:
+        """(h, w, C) of one image's latents."""
         factor = self.checkpoint.scale_factor
-        shape = (request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels)
-        if latents is not None and tuple(latents.shape) != (request.batch_size, *shape):
-            raise RequestError(
-                f"The noise given has shape {tuple(latents.shape)}.", f"It must be {(request.batch_size, *shape)}."
-            )
+        return request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels
 
-        def drawn() -> mx.array:
-            return noise.batch_noise(streams, *shape)
-
-        levels = request.noise_levels
-        if request.image is None:
-            return levels.start(drawn() if latents is None else latents.astype(mx.float32))
-        picture = images.read_source(request.image, size=(request.height, request.width))
-        vae = self.networks.vae
-        mean, logvar = _posterior(vae, mx.array(picture)[None])
-        # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
-        encoded = vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
-        return levels.start(drawn() if latents is None else latents.astype(mx.float32), encoded)
+    def _start(self, request: Resolved, randomness: Randomness, latents: mx.array | None) -> mx.array:
+        """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
+        shape = (request.batch_size, *self._shape(request))
+        if latents is not None and tuple(latents.shape) != shape:
+            raise RequestError(f"The noise given has shape {tuple(latents.shape)}.", f"It must be {shape}.")
+        picture = None
+        if request.image is not None:
+            pixels = images.read_source(request.image, size=(request.height, request.width))
+            vae = self.networks.vae
+            mean, logvar = _posterior(vae, mx.array(pixels)[None])
+            spread = randomness.posterior()  # drawn before the noise of the start: diffusers' order
+            picture = vae.normalize(mean if spread is None else mean + mx.exp(0.5 * logvar) * spread)
+        noise = randomness.start() if latents is None else latents.astype(mx.float32)
+        return request.noise_levels.start(noise, picture)
 
     def batch_size(self, request: Resolved) -> int:
         """How many images of a request are denoised at once when nobody says: as many as memory takes."""

@@ -8,6 +8,7 @@ Resolved  what will be drawn: a Request of which the checkpoint has filled in ev
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
 SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
 NOISE_SOURCES = ("torch", "mlx", "philox")
+COMPAT = ("diffusers", "a1111", "comfyui")
+OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 DTYPES = ("fp16", "bf16", "fp32")
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**64 - 1
 MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
@@ -97,6 +100,36 @@ class Seeds(Whole):
 
     def to_json(self, value: Any) -> Any:
         return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class Sizes(Text):
+    """WIDTHxHEIGHT in pixels, such as 512x768."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, Size):
+            return value
+        found = re.fullmatch(r"\s*([0-9]{1,5})\s*[x×]\s*([0-9]{1,5})\s*", value) if isinstance(value, str) else None
+        if found is None or not all(8 <= int(side) <= MAX_SIDE for side in found.groups()):
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as 512x768, width and height in pixels.")
+        return Size(int(found[2]), int(found[1]))
+
+    def to_json(self, value: Any) -> str:
+        return str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "WIDTHxHEIGHT"}
 
 
 @dataclass(frozen=True)
@@ -180,18 +213,55 @@ class Request:
         unset="0.8 with --image",
         a1111="Denoising strength",
     )
-    rng: str = setting(
+    compat: str | None = setting(
+        Choice(COMPAT),
+        "Whose picture the same settings give: noise, schedules, rounding and prompt syntax.",
+        unset="diffusers, with A1111's prompt syntax",
+    )
+    rng: str | None = setting(
         Choice(NOISE_SOURCES),
         "Where noise comes from; torch gives diffusers' pictures on any chip.",
-        default="torch",
-        unset="torch",
+        unset="torch, and philox with --compat a1111",
         a1111="RNG",
+    )
+    variation_seed: int | None = setting(
+        Whole(0, MAX_SEED), "Seed of another noise to mix in.", unset="0", neutral=0, a1111="Variation seed"
+    )
+    variation_strength: float | None = setting(
+        Number(0, 1), "How much of that noise to mix in.", unset="0", neutral=0.0, a1111="Variation seed strength"
+    )
+    seed_resize: Size | None = setting(
+        Sizes(), "WIDTHxHEIGHT of the picture whose composition to keep.", unset="off", a1111="Seed resize from"
+    )
+    ensd: int | None = setting(
+        Whole(-(2**31), 2**31), "Number added to the seed for the noise of steps.", unset="0", neutral=0, a1111="ENSD"
+    )
+    rounding: str | None = setting(
+        Choice(("nearest", "truncate")),
+        "How colors become 8 bits.",
+        unset="nearest, and truncate with --compat a1111 or comfyui",
+        neutral="nearest",
     )
     sigmas: tuple[float, ...] | None = setting(
         Numbers(0, MAX_SIGMA, MAX_STEPS + 1), "Noise levels, in place of a schedule: 14.6,7,2.5,0.", unset="none"
     )
     eta: float | None = setting(
-        Number(0, 10), "Noise added in each step, of samplers that add any; 0 is none.", unset="the sampler's"
+        Number(0, 10),
+        "Noise added in each step, of samplers that add any; 0 is none.",
+        unset="the sampler's",
+        a1111="Eta",
+    )
+    s_churn: float | None = setting(
+        Number(0, 1000), "Noise added before each step, of samplers that take it.", unset="0", a1111="Sigma churn"
+    )
+    s_tmin: float | None = setting(
+        Number(0, MAX_SIGMA), "Lowest noise level at which s_churn adds noise.", unset="0", a1111="Sigma tmin"
+    )
+    s_tmax: float | None = setting(
+        Number(0, MAX_SIGMA), "Highest noise level at which s_churn adds noise.", unset="no limit", a1111="Sigma tmax"
+    )
+    s_noise: float | None = setting(
+        Number(0, 10), "Strength of the noise that steps add.", unset="1", a1111="Sigma noise"
     )
     guidance_start: float | None = setting(
         Number(0, 1),
@@ -307,7 +377,7 @@ class Request:
             raise RequestError("The request has no seed yet.", "Set one, or let StableDiffusion.resolve draw one.")
         if isinstance(self.seed, tuple):
             return self.seed
-        return tuple(self.seed + i for i in range(self.batch_size))
+        return tuple((self.seed + i) % (MAX_SEED + 1) for i in range(self.batch_size))
 
     @property
     def wanted_model(self) -> Model:
@@ -374,6 +444,11 @@ class Resolved(Request):
         height: int = _FILLED
         width: int = _FILLED
         sampler: str = _FILLED
+        rng: str = _FILLED
+        variation_seed: int = _FILLED
+        variation_strength: float = _FILLED
+        ensd: int = _FILLED
+        rounding: str = _FILLED
         model: str = _FILLED
         dtype: str = _FILLED
         guidance_start: float = _FILLED
@@ -430,9 +505,19 @@ if TYPE_CHECKING:
         width: int | None
         image: Any
         strength: float | None
-        rng: str
+        compat: str | None
+        rng: str | None
+        variation_seed: int | None
+        variation_strength: float | None
+        seed_resize: Any
+        ensd: int | None
+        rounding: str | None
         sigmas: list[float] | tuple[float, ...] | str | None
         eta: float | None
+        s_churn: float | None
+        s_tmin: float | None
+        s_tmax: float | None
+        s_noise: float | None
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None

@@ -90,6 +90,7 @@ def _schedule(
         levels = _ddim_levels(total, table)
     elif levels is None:
         levels = _levels(config, total, schedule, table, program)
+    path = None if comfyui else (min(level for level in levels if level > 0), levels[0])  # A1111's is never cut
     if strength is not None:
         kept = steps if comfyui else min(int(strength * steps), steps - 1) + 1
         if strength == 0:
@@ -106,6 +107,7 @@ def _schedule(
         signal_scale=1 / math.hypot(last, 1.0) if preserved else 1.0,
         timestep_scaling=config.timestep_scaling,
         planned=total,
+        path=path,
     )
 
 
