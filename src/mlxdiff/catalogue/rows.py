@@ -116,6 +116,8 @@ class Sampler:
     cfg_pp     the row of its CFG++ form
     own_levels  whether it chooses its levels between the ends of the schedule
     adaptive   whether it takes as many steps as it needs, which nobody knows before
+    a1111_levels  "module.function" below mlxdiff.diffusion that gives all levels of a run in A1111, whatever schedule
+               is asked for; it then works on latents of unit variance
     a1111_defaults  values of options that A1111 takes instead of the row's defaults
     discards_penultimate  the programs that leave the last level above 0 out of its schedule
     """
@@ -141,6 +143,7 @@ class Sampler:
     cfg_pp: str | None = None
     own_levels: bool = False
     adaptive: bool = False
+    a1111_levels: str | None = None
     a1111_defaults: tuple[tuple[str, Value], ...] = ()
     discards_penultimate: tuple[str, ...] = ()
 
@@ -152,6 +155,10 @@ class Sampler:
     def run(self) -> Callable[..., Any]:
         """The function itself: imports MLX."""
         return _function("mlxdiff.diffusion.samplers", self.function)
+
+    @property
+    def run_a1111_levels(self) -> Callable[..., Any] | None:
+        return None if self.a1111_levels is None else _function("mlxdiff.diffusion", self.a1111_levels)
 
     def settle(self, options: Mapping[str, Any]) -> dict[str, Value]:
         """Every option with its value or its default; None is unset. Raises RequestError for one that it has not."""
