@@ -107,7 +107,7 @@ class Sampler:
     noise      none; fresh: independent draws; brownian: increments of one path; see `mlxdiff.diffusion.step.Noise`
     options    what a user may set
     takes      what the function takes of the schedule, by name: fields or methods of `mlxdiff.diffusion.Schedule`
-    automatic  the schedule that A1111's "Automatic" is for it
+    automatic  the schedule that A1111's "Automatic" is for it; None for samplers that have their own timesteps there
     order      its order of convergence
     evaluations  calls of the network per step
     program_noise  the noise that A1111 and ComfyUI draw for it, where that is not diffusers'
@@ -134,7 +134,7 @@ class Sampler:
     noise: Literal["none", "fresh", "brownian"] = "none"
     options: tuple[Option, ...] = ()
     takes: tuple[str, ...] = ()
-    automatic: str = "uniform"
+    automatic: str | None = "uniform"
     order: int = 1
     evaluations: int = 1
     program_noise: Literal["none", "fresh", "brownian"] | None = None

@@ -54,6 +54,7 @@ _ROWS = (
         takes=("arrivals",),
         cfg_pp="ddim_cfg_pp",
         a1111_levels="levels.ddim_a1111",
+        automatic=None,
     ),
     Sampler(
         "pndm",
@@ -66,6 +67,7 @@ _ROWS = (
         takes=("space", "arrivals", "departure", "rehearsal"),
         order=2,
         a1111_levels="levels.ddim_a1111",
+        automatic=None,
     ),
     Sampler(
         "euler",
@@ -181,6 +183,7 @@ _ROWS = (
         classes=(SchedulerClass("LCMScheduler"),),
         noise="fresh",
         takes=("boundary",),
+        automatic=None,
     ),
     Sampler(
         "tcd",
@@ -192,6 +195,7 @@ _ROWS = (
         noise="fresh",
         options=(Option("eta", 0.3, "How far each step goes below the next level.", 0.0, 1.0),),
         takes=("timesteps", "level"),
+        automatic=None,
     ),
     Sampler(
         "ddpm",
@@ -250,6 +254,7 @@ _ROWS = (
         a1111_defaults=(("order", 3), ("solver_type", "bh1")),
         discards_penultimate=("comfyui",),
         a1111_levels="levels.unipc_a1111",
+        automatic=None,
     ),
     Sampler(
         "sa_solver",
@@ -400,6 +405,7 @@ _ROWS = (
         unconditional=True,
         guidance_divisor=12.5,
         a1111_levels="levels.ddim_a1111",
+        automatic=None,
     ),
     Sampler(
         "euler_ancestral_cfg_pp",

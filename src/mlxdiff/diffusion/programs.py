@@ -117,7 +117,7 @@ def _levels(
     """steps + 1 levels, or as many as the schedule gives."""
     row, comfyui = config.row, program == "comfyui"
     if schedule is None:
-        schedule = "uniform" if comfyui else row.automatic
+        schedule = "uniform" if comfyui or row.automatic is None else row.automatic
     discards = program in row.discards_penultimate
     count = steps + 1 if discards else steps
     chosen = SCHEDULES[schedule]
