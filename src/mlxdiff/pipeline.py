@@ -201,7 +201,7 @@ class StableDiffusion:
         options |= {name: getattr(resolved, name) for name in OPTIONS}
         steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
         for step in steps:
-            last = step.index == levels.steps - 1
+            last = step.sigma == levels.sigmas[-1]
             yield replace(step, latents=levels.end(step.latents)) if last else step
             owner.check()
 
@@ -255,7 +255,9 @@ class StableDiffusion:
         if not is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding):
             return guidance.Unguided()
         levels = request.noise_levels
-        chosen: guidance.Guidance = guidance.ClassifierFree(request.guidance_scale)
+        row = find_sampler(request.sampler)
+        scale = request.guidance_scale / (row.guidance_divisor if request.compat == "a1111" else 1)
+        chosen: guidance.Guidance = guidance.ClassifierFree(scale)
         if request.guidance_rescale > 0:
             chosen = guidance.Rescaled(chosen, request.guidance_rescale, levels.to_output, levels.to_denoised)
         if request.guidance_interval == (0, 1):
