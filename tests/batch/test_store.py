@@ -200,8 +200,10 @@ def test_latents_beside_are_part_of_the_job(tmp_path):
     assert found.standing(one).error is None
     found.write(one, PIXELS, LATENTS)
     assert store(tmp_path, latents=True).is_done(one)
-    beside.write_bytes(b"mine")
+    beside.write_bytes(b"")
     without_line(tmp_path)
+    assert store(tmp_path, latents=True).standing(one).error is None
+    beside.write_bytes(b"mine")
     assert "exists already" in str(store(tmp_path, latents=True).standing(one).error)
 
 

@@ -207,7 +207,7 @@ class Store:
 
     def _beside(self, job: Job, kind: str, path: Path, line: Done | None) -> _File:
         file = _read(path)
-        if file.digest is None:
+        if file.digest is None or file.size == 0:
             return file
         recorded = None if line is None else getattr(line, kind)
         if recorded == file.digest:
