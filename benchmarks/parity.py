@@ -97,12 +97,10 @@ def parts(folders: dict[str, tuple[Path, type]]) -> str:
 
 
 def samplers() -> str:
-    from oracle_schedulers import CHECKPOINTS, error_table
-
-    from mlxdiff.request import SAMPLERS
+    from oracle_schedulers import CHECKPOINTS, CLASSES, error_table
 
     errors = error_table(steps=(5, 20, 50))
-    rows = [[f"`{name}`", *(f"{errors[checkpoint, name]:.1e}" for checkpoint in CHECKPOINTS)] for name in SAMPLERS]
+    rows = [[f"`{name}`", *(f"{errors[checkpoint, name]:.1e}" for checkpoint in CHECKPOINTS)] for name in CLASSES]
     return table(["sampler", *CHECKPOINTS], rows)
 
 

@@ -172,3 +172,13 @@ def test_what_is_decoded_whole_on_a_cpu(monkeypatch, gigabytes, tile):
     config = VAEConfig(block_out_channels=(128, 256, 512, 512))
     assert memory.tile_for(config, (1, 128, 128, 4), 4) == tile
     assert memory.tile_for(config, (1, 32, 32, 4), 4) is None
+
+
+@pytest.mark.parametrize(("cells", "gigabytes"), [(2048, 8), (64, 0.001)])
+def test_pictures_that_do_not_fit_even_in_strips_are_refused(monkeypatch, cells, gigabytes):
+    sd = StableDiffusion("emoji")
+    monkeypatch.setenv("MLXDIFF_MEMORY", str(gigabytes))
+    latents = mx.zeros((1, cells, cells, sd.checkpoint.vae.latent_channels))
+    side = cells * sd.checkpoint.scale_factor
+    with pytest.raises(InputError, match=rf"Decoding {side}x{side} pixels takes about \d+ GB"):
+        sd.decode(latents)

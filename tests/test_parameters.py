@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlxdiff
+from mlxdiff.declarations import declared
 from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
 from mlxdiff.parameters import parameters_text, parse_parameters
 from mlxdiff.recipes.names import sampler_name, schedule_name
-from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
+from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request, Resolved
 
 
 def parsed(text: str, find_model=None) -> tuple[Request, list[str]]:
@@ -171,9 +172,9 @@ def test_samplers_and_schedules(name, sampler, schedule):
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        ("Sampler: DPM++ 3M SDE Karras", "Sampler: DPM++ 3M SDE Karras"),
-        ("Sampler: UniPC", "Sampler: UniPC"),
-        ("Schedule type: Align Your Steps", "Schedule type: Align Your Steps"),
+        ("Sampler: Dream 3 Karras", "Sampler: Dream 3 Karras"),
+        ("Sampler: Dream 3", "Sampler: Dream 3"),
+        ("Schedule type: Spiral", "Schedule type: Spiral"),
         ("Clip skip: 2", "Clip skip: 2"),
         ("ENSD: 31337", "ENSD: 31337"),
         ("Variation seed: 4", "Variation seed: 4"),
@@ -183,6 +184,9 @@ def test_samplers_and_schedules(name, sampler, schedule):
     ],
 )
 def test_what_makes_another_picture_is_named(line, part):
+    choices = ("sampler", "schedule", "rng")
+    if line.partition(":")[0] in {item.a1111 for item in declared(Request) if item.name not in choices}:
+        pytest.skip("it is a setting by now")
     _, said = parsed(f"a\nSteps: 4, {line}, Seed: 1")
     assert said == [f"The picture was made with {part}, which mlxdiff leaves out. Expect another picture."]
 
@@ -441,6 +445,11 @@ def test_a_setting_declared_tomorrow_is_written_and_read_with_no_edit_elsewhere(
     subprocess.run([sys.executable, "-c", TOMORROW], check=True, env=environment)
 
 
+def test_a_resolved_request_leaves_out_what_changes_nothing():
+    values = {"guidance_start": 0.0, "guidance_end": 1.0, "cache_interval": 1, "token_merging": 0.0}
+    assert parameters_text(Resolved(prompt="a", steps=2, **values)) == parameters_text(Request(prompt="a", steps=2))
+
+
 FULL = Request(
     prompt="a red apple, (oil:1.2)\non canvas",
     negative_prompt="worm, bad",
@@ -551,10 +560,29 @@ def test_samplers_by_the_names_of_other_programs(written, sampler, schedule):
     assert (request.sampler, request.schedule) == (sampler, schedule)
 
 
+def test_whole_numbers_with_decimals():
+    assert settings_of("Steps: 20.000000, Seed: 7.0, Sampler: Euler").steps == 20
+    request, said = parsed("a\nSteps: 20.5, Seed: 7, Sampler: Euler")
+    assert (request.steps, len(said)) == (None, 1)
+
+
 def test_whatever_nobody_took_is_named_whether_known_or_not():
     _, (said,) = parsed("a <new:x:1> b\nSteps: 4, Seed: 1, Feature of 2031: on, ENSD: 31337\nand a line", str)
     for part in ("<new:x:1>", "Feature of 2031: on", "ENSD: 31337", "and a line"):
         assert part in said
+
+
+WEB_UI = json.loads((Path(__file__).parent / "recipes/web_ui.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", WEB_UI["a1111_extra_networks"], ids=lambda case: case["prompt"])
+def test_tags_are_found_as_the_web_ui_finds_them(case):
+    request, said = parsed(f"{case['prompt']}\nSteps: 4, Seed: 1")
+    assert request.prompt == case["stripped"].strip()
+    for kind, networks in case["networks"].items():
+        assert len(networks) == 1
+        assert f"<{kind}:" in said[0]
+    assert bool(said) == bool(case["networks"])
 
 
 def test_what_asks_for_nothing_is_not_named():

@@ -6,9 +6,7 @@ changed when a model is first opened, docs/python.md says.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing's, but not imported: Ctrl-C shows a traceback until __main__ has its guard
 if TYPE_CHECKING:
     from .diffusion.step import Step
     from .errors import MlxdiffError, MlxdiffWarning
@@ -49,6 +47,8 @@ _HOME = {
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value

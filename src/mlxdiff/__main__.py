@@ -8,6 +8,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the program; see cli/app.py. Interrupted while it still imports, it exits 130 as it does later on."""
+    sys.unraisablehook = _interrupt_again
     try:
         from .cli.app import main as run
 
@@ -18,6 +19,17 @@ def main() -> None:
         if end.code != INTERRUPTED:
             raise
         _end("")
+
+
+def _interrupt_again(unraisable) -> None:
+    """Ctrl-C in a finalizer, or in a callback of the import system, is one that Python drops: it is sent once more."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    import signal
+    from threading import Timer
+
+    Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
 def _end(text: str) -> None:

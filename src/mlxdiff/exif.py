@@ -116,8 +116,8 @@ def _entries(tiff: bytes, start: int, order: str) -> Iterator[tuple[int, bytes]]
 def _inner(tiff: bytes, start: int, order: str) -> dict[str, str]:
     found = {}
     for tag, value in _entries(tiff, start, order):
-        if tag == USER_COMMENT:
-            found["parameters"] = user_comment(value)
+        if tag == USER_COMMENT and (comment := user_comment(value)).strip():
+            found["parameters"] = comment
         elif tag == MAKER_NOTE:
             name, nul, text = value.partition(b"\0")
             if nul and name.startswith(b"mlxdiff"):

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import backend
+from .errors import InputError
 from .models.tiling import strip_bytes
 from .models.vae import VAEConfig
 
@@ -66,6 +67,18 @@ def whole(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
 def in_strips(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
     """What decoding latents of that shape in strips takes, about: one picture's maps, and a strip's workspace."""
     return 3 * _largest_map(config, shape, itemsize) // 2 + MAPS_ON_CPU * strip_bytes()
+
+
+def check_decoding(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> None:
+    """Raises InputError for latents whose pictures do not fit into memory even in strips: a file may say any shape."""
+    needed = 3 * _largest_map(config, shape, itemsize) // 2
+    if needed > backend.memory_size():
+        height, width = (side * config.scale_factor for side in shape[1:3])
+        raise InputError(
+            f"Decoding {width}x{height} pixels takes about {needed / 1e9:.0f} GB, and"
+            f" {backend.memory_size() / 1e9:.0f} GB are there.",
+            "Decode it where there is more memory.",
+        )
 
 
 def _largest_map(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:

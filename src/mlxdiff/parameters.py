@@ -33,10 +33,12 @@ def parameters_text(request: Request) -> str:
     if request.negative_prompt:
         lines.append(f"{NEGATIVE} {request.negative_prompt}")
     values: dict[str, str] = {}
+    said = request.values()  # a resolved one leaves out what changes nothing
     for item in declared(type(request)):
         if item.name in _COMPOSED:
             values |= _COMPOSED[item.name](request)
-        elif item.a1111 is not None and (value := getattr(request, item.name)) is not None:
+        elif item.a1111 is not None and item.name in said:
+            value = getattr(request, item.name)
             values[item.a1111] = _NAMES[item.name](value) if item.name in _NAMES else _text(item, value)
     values["Version"] = f"mlxdiff {__version__}"
     lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in values.items()))

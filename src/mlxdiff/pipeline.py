@@ -231,6 +231,7 @@ class StableDiffusion:
         latents = _array(latents, "latents", f"(images, height, width, {channels})", channels)
         with self._turn:
             vae = self.networks.vae
+            memory.check_decoding(vae.config, latents.shape, vae.dtype.size)
             z = vae.denormalize(latents.astype(mx.float32)).astype(vae.dtype)
             tile = memory.tile_for(vae.config, z.shape, z.itemsize) if tile is None else tile
             if tile is None:

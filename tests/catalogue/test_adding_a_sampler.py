@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -48,7 +49,7 @@ def followed(tmp_path_factory) -> Path:
             table = (root / path).read_text()
             end = "\n)\n\nSAMPLERS = "
             assert table.count(end) == 1
-            (root / path).write_text(table.replace(end, f"\n{code.rstrip()}{end}"))
+            (root / path).write_text(table.replace(end, f"\n{indent(code.rstrip(), '    ')},{end}"))
         else:
             (root / "test_midpoint.py").write_text(code)
     return root

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import mlxdiff
+from mlxdiff import StableDiffusion
 from mlxdiff.checkpoint.detect import Component, read_json, read_model_index, weight_files
 from mlxdiff.errors import CheckpointError, ModelNotFoundError, UnsupportedError
 
@@ -44,7 +46,7 @@ def test_an_object_is_read(tmp_path):
         (b"null", "holds a JSON NoneType"),
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "too deeply nested"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "is not JSON"),
-        (b" " * (33 * 2**20), "larger than 32 MiB"),
+        (b" " * (9 * 2**20), "larger than 8 MiB"),
     ],
     ids=["empty", "cut", "binary", "list", "null", "deep", "huge number", "huge"],
 )
@@ -228,3 +230,29 @@ def test_a_broken_index_is_a_checkpoint_error(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(CheckpointError):
         weight_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/config.json", "tokenizer/vocab.json", "tokenizer/merges.txt", "model_index.json"]
+)
+def test_a_pointer_or_page_in_the_place_of_a_config_is_named(tmp_path, name):
+    folder = shutil.copytree(EMOJI, tmp_path / "model", symlinks=True)
+    path = folder / name
+    if name.startswith("tokenizer"):
+        (folder / "tokenizer/tokenizer.json").unlink(missing_ok=True)
+        for other in ("vocab.json", "merges.txt"):
+            (folder / "tokenizer" / other).write_text("{}" if other == "vocab.json" else "")
+    path.unlink(missing_ok=True)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(CheckpointError, match="is a Git LFS pointer"):
+        StableDiffusion(str(folder)).load()
+    path.write_text("<!doctype html><html></html>")
+    with pytest.raises(CheckpointError, match=r"is a web page \(HTML\)"):
+        StableDiffusion(str(folder)).load()
+
+
+def test_a_servers_answer_in_the_place_of_a_config_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"error": "Repository not found"}')
+    with pytest.raises(CheckpointError, match=r"is a server's error message .'Repository not found'"):
+        read_json(path)

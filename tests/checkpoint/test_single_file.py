@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -56,6 +57,7 @@ def _plain(values: dict) -> dict:
     return {key: value for key, value in values.items() if not key.startswith("_")}
 
 
+@cache
 def shapes_of(name: str, **unet) -> dict[str, tuple[int, ...]]:
     """Key -> shape of a published model in the original layout, with what its author left in the file."""
     tensors = ldm_layout.whole(ARCHITECTURES[name], full_size(name, **unet))
@@ -379,6 +381,24 @@ def test_what_is_outside_the_networks_is_ignored_and_decides_nothing(tmp_path, n
     assert (more.configs, more.encoders, more.has_vae) == (plain.configs, plain.encoders, plain.has_vae)
     for component in ("unet", "vae", *plain.encoders):
         assert more.weights(component).keys() == plain.weights(component).keys()
+
+
+@pytest.mark.parametrize("other", ["sd2", "sdxl", "sdxl_refiner"])
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_another_models_whole_encoders_in_the_file_do_not_decide(tmp_path, name, other):
+    encoders = {key: shape for key, shape in shapes_of(other).items() if key.startswith(("cond", "conditioner"))}
+    plain = read_single_file(small(tmp_path / "plain.safetensors", name), "epsilon")
+    more = {key: shape for key, shape in encoders.items() if key not in shapes_of(name)}
+    both = read_single_file(small(tmp_path / "both.safetensors", name, shapes=more), "epsilon")
+    assert (both.configs, both.encoders) == (plain.configs, plain.encoders)
+
+
+def test_a_weight_that_is_wrapped_and_plain_is_refused_inside_the_networks_alone(tmp_path):
+    outside = {"optimizer.module.step": (1,), "optimizer.step": (1,)}
+    read_single_file(small(tmp_path / "x.safetensors", shapes=outside))
+    inside = {"model.diffusion_model._orig_mod.out.2.bias": (4,)}
+    with pytest.raises(CheckpointError, match=r"'model\.diffusion_model\.out\.2\.bias' under two names"):
+        read_single_file(small(tmp_path / "y.safetensors", shapes=inside))
 
 
 @pytest.mark.parametrize(

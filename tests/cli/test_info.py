@@ -16,6 +16,7 @@ from mlxdiff.cli.declared import settings_of
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
 from mlxdiff.request import SAMPLERS, Request
+from mlxdiff.sheets import sheet_text, sweep_text
 
 
 @pytest.fixture
@@ -120,3 +121,42 @@ def test_settings_and_samplers_are_listed(capsys):
     assert [json.loads(line)["name"] for line in out.splitlines()] == list(SAMPLERS)
     _, out, _ = run(["info", "--samplers"], capsys)
     assert set(SAMPLERS) <= set(out.split())
+
+
+def test_another_programs_picture_says_what_of_it_is_read(tmp_path, capsys):
+    text = "a cat\nSteps: 5, Sampler: Euler a, Seed: 3, Feature of 2031: on, Model: x, RNG: CPU"
+    write_picture(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8), {"parameters": text})
+    code, out, err = run(["info", str(tmp_path / "a.png"), "--json"], capsys)
+    said = json.loads(out)
+    assert (code, said["program"], said["parameters"]) == (0, "a1111", text)
+    assert said["settings"] == {
+        "prompt": "a cat",
+        "sampler": "euler_ancestral",
+        "rng": "torch",
+        "steps": 5,
+        "seed": 3,
+    }
+    assert "Feature of 2031: on" in err
+
+
+def test_a_sheet_says_what_it_is_and_what_makes_it_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = sweep_text(Request(prompt="a cat", seed=3, model="emoji"), ["steps=1,2"])
+    for name, texts in (("sweep.jpg", made), ("sheet.png", sheet_text(["a.png", "b.png"]))):
+        write_picture(tmp_path / name, np.zeros((8, 8, 3), np.uint8), texts)
+    said = [json.loads(run(["info", name, "--json"], capsys)[1]) for name in ("sweep.jpg", "sheet.png")]
+    assert [values["sheet"] for values in said] == ["a sweep of steps=1,2", "a contact sheet of 2 pictures"]
+    assert "mlxdiff grid --vary steps=1,2 --prompt 'a cat'" in said[0]["again"]
+    code, _, err = run(["generate", "--from", "sweep.jpg", "-o", "x.png"], capsys)
+    assert code == 1
+    assert "is a sweep of steps=1,2" in err
+
+
+def test_latents_of_any_size_are_not_read(tmp_path, capsys):
+    values = {"latents": {"dtype": "F32", "shape": [400, 512, 512, 4], "data_offsets": [0, 4 * 400 * 512 * 512 * 4]}}
+    header = json.dumps(values).encode()
+    with (tmp_path / "a.safetensors").open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + values["latents"]["data_offsets"][1])
+    code, out, _ = run(["info", str(tmp_path / "a.safetensors"), "--json"], capsys)
+    assert (code, json.loads(out)["shape"]) == (0, [400, 512, 512, 4])

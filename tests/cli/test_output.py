@@ -111,6 +111,13 @@ def test_a_reader_that_goes_is_no_error(tmp_path, arguments):
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+def test_a_run_goes_on_when_nobody_reads_its_paths(tmp_path):
+    small = "--steps 1 --height 32 --width 32 --seed 1 --quiet"
+    done = shell(f"mlxdiff generate 'a cat' --n-images 3 {small} -o a.png | head -1; echo ${{PIPESTATUS[0]}}", tmp_path)
+    assert (done.stdout, done.stderr) == ("a-1.png\n0\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.png", "a-2.png", "a-3.png"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's")
 @pytest.mark.parametrize("arguments", ["--help", "generate --help", "--version", "info --settings --json"])
 def test_a_full_disk_is_one_sentence(tmp_path, arguments):
@@ -164,4 +171,27 @@ def test_ctrl_c_while_it_still_imports_shows_no_traceback(tmp_path, module):
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED.format(module=module)], capture_output=True, text=True, cwd=tmp_path
     )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+DROPPED = """
+import sys, time
+import mlxdiff.cli.app
+
+class Finalized:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def run():
+    Finalized()
+    time.sleep(30)
+
+mlxdiff.cli.app.main = run
+from mlxdiff.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_that_python_would_drop_is_not_lost(tmp_path):
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, cwd=tmp_path, timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")

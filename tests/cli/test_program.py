@@ -129,7 +129,7 @@ def broken(tmp_path_factory):
     tensors = load_file(nan)
     tensors["decoder.conv_out.bias"][:] = np.nan
     save_file(tensors, nan)
-    scheduler = copy("scheduler") / "scheduler" / "scheduler_config.json"
+    scheduler = copy("scheduler") / "model_index.json"  # which decides the class, as in diffusers
     scheduler.write_text(scheduler.read_text().replace("DDIMScheduler", "FlowMatchEulerDiscreteScheduler"))
     family = copy("family") / "model_index.json"
     family.write_text(family.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))

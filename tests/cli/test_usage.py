@@ -45,7 +45,7 @@ WRONG = [
     (("info", "x", "--settings"), "--settings lists the same", "Give it alone."),
     (("info", "--samplers", "--settings"), "lists the same", "Give it alone."),
     (("grid", "a.png", "-o", "b.png", "--save-latents"), "--save-latents does nothing", "give --prompt"),
-    (("grid", "a.png", "-o", "b.png", "--no-metadata", "-f"), "--no-metadata does nothing", "give --prompt"),
+    (("grid", "a.png", "-o", "b.png", "--preview", "-f"), "--preview does nothing", "give --prompt"),
     (("grid", "a.png", "-o", "b.png", "--steps", "3"), "have no steps to choose", "give --prompt"),
 ]
 
@@ -72,6 +72,13 @@ def test_no_arguments_show_the_help(capsys):
     code, out, err = run([], capsys)
     assert (code, out) == (2, "")
     assert err.startswith("Usage: mlxdiff [OPTIONS] COMMAND")
+
+
+@pytest.mark.parametrize("command", [(), ("grid",)])
+def test_help_is_also_a_command(capsys, command):
+    code, out, err = run(["help", *command], capsys)
+    assert (code, err) == (0, "")
+    assert (code, out, err) == run([*command, "--help"], capsys)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mlxdiff.catalogue import SAMPLERS
 from mlxdiff.diffusion.flow import FlowConfig, make_flow_schedule
 from mlxdiff.diffusion.guidance import Unguided, guided
 from mlxdiff.diffusion.samplers import sample
-from mlxdiff.diffusion.space import HUGE_SIGMA, from_flow
+from mlxdiff.diffusion.space import HUGE_SIGMA, from_flow, to_flow
 from mlxdiff.errors import CheckpointError, MlxdiffError, RequestError, UnsupportedError
 
 with warnings.catch_warnings():
@@ -105,7 +105,8 @@ def test_eulers_steps_are_diffusers(name, even, strength):
 )
 def test_every_other_sampler_walks_a_flow(name):
     """On data N(0, c^2) the exact flow is known: the ODE scales by sqrt((c^2 + sigma^2) / (c^2 + sigma_0^2))."""
-    plan = make_flow_schedule(FlowConfig.from_dict(SD3, name), 40)
+    levels = [1.0, *(to_flow(sigma) for sigma in np.geomspace(100, 0.01, 80)), 0.0]
+    plan = make_flow_schedule(FlowConfig.from_dict(SD3, name), sigmas=levels)
     c, noise = 0.5, fresh_noise()
 
     def exact(scaled, timestep):  # noise - x0 expected at z

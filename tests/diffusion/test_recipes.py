@@ -6,18 +6,23 @@ All run on one analytic denoiser from one start, with noise drawn as those progr
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from oracle_schedulers import SD1
 
 from mlxdiff.catalogue import find_sampler
+from mlxdiff.diffusion.brownian import brownian_noise, shared_brownian_noise
 from mlxdiff.diffusion.guidance import guided
+from mlxdiff.diffusion.programs import program_schedule
 from mlxdiff.diffusion.ramps import karras
+from mlxdiff.diffusion.samplers import sample
+from mlxdiff.diffusion.schedule import SchedulerConfig
 
 RECIPES = json.loads((Path(__file__).parent / "recipes.json").read_text())
 KDIFFUSION, COMFY = RECIPES["a1111_kdiffusion"], RECIPES["comfy"]
@@ -124,17 +129,28 @@ def test_dpm_fast_and_adaptive(eta):
     assert dict(find_sampler("DPM adaptive").a1111_defaults) == {"eta": 1.0}
 
 
-class Brownian:
-    """torchsde's tree as k-diffusion asks it, where torchsde is installed; else the test is left out."""
+BROWNIAN = {
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+}
 
-    def __init__(self, low: float, high: float) -> None:
-        torchsde = pytest.importorskip("torchsde")
-        self._tree = torchsde.BrownianTree(low, torch.zeros(1, 4, 8, 8), high, entropy=1234)
 
-    def __call__(self, sigma: float, sigma_next: float) -> mx.array:
-        a, b = sorted((sigma, sigma_next))
-        sign = 1 if sigma < sigma_next else -1
-        return nhwc(self._tree(torch.tensor(a), torch.tensor(b)) * sign / math.sqrt(abs(b - a)))
+@pytest.mark.parametrize(("case", "name"), BROWNIAN.items())
+def test_k_diffusions_samplers_on_a_brownian_path(case, name):
+    noise = brownian_noise([1234], 8, 8, 4, (SIGMAS[-2], SIGMAS[0]))
+    close(walk(name, SIGMAS, noise), KDIFFUSION[case]["5"], tolerance=1e-4)
+    shared = shared_brownian_noise(1234, 1, 8, 8, 4, (SIGMAS[-2], SIGMAS[0]))
+    close(walk(name, SIGMAS, shared), COMFY[case]["5"], tolerance=1e-4)
+
+
+def test_a_schedule_without_its_last_level_but_one_on_a_brownian_path():
+    sigmas = levels(6)
+    assert find_sampler("DPM++ 3M SDE").discards_penultimate == ("a1111",)
+    noise = brownian_noise([1234], 8, 8, 4, (sigmas[4], sigmas[0]))
+    # A1111's levels are fp32, and so are the ends of its tree.
+    close(walk("DPM++ 3M SDE", [*sigmas[:5], 0.0], noise), KDIFFUSION["dpmpp_3m_sde_discard"]["5"], tolerance=3e-4)
 
 
 COMFYS = (
@@ -164,3 +180,38 @@ def test_comfyuis_samplers(name):
 
 def test_comfyuis_ancestral_form_of_res_multistep():
     close(walk("res_multistep", SIGMAS, eta=1.0), COMFY["res_multistep_ancestral"]["5"])
+
+
+TIMESTEPS = RECIPES["a1111_timesteps"]
+
+
+@pytest.mark.parametrize(
+    ("case", "sampler", "options"),
+    [("ddim", "DDIM", {}), ("ddim_eta1", "DDIM", {"eta": 1.0}), ("ddim_cfgpp", "DDIM CFG++", {})],
+)
+@pytest.mark.parametrize("steps", [5, 20])
+def test_a1111s_samplers_of_timesteps(case, sampler, options, steps):
+    """They work on latents of unit variance, from unit noise to one timestep above the cleanest."""
+    if str(steps) not in TIMESTEPS[case]:
+        return
+    expected = TIMESTEPS[case][str(steps)]
+    row = find_sampler(sampler)
+    plan = program_schedule("a1111", SchedulerConfig.from_dict(SD1, row.name), steps)
+    assert list(plan.timesteps) == pytest.approx(expected["t_called"])
+    walk = list(sample(row, denoiser(), start(plan.init_noise_sigma), plan, sequence(), options))
+    last = walk[-1]
+    close([replace(last, latents=plan.end(last.latents))], expected)
+
+
+def test_a1111s_plms_asks_about_the_second_timestep_twice():
+    expected = TIMESTEPS["plms"]["20"]
+    plan = program_schedule("a1111", SchedulerConfig.from_dict(SD1, "pndm"), 20)
+    called = []
+
+    def counted(latents, sigma):
+        called.append(plan.timestep(sigma))
+        return positive(latents, sigma)
+
+    walk = list(sample(find_sampler("PLMS"), counted, start(plan.init_noise_sigma), plan, sequence()))
+    assert called == pytest.approx(expected["t_called"])
+    close([replace(walk[-1], latents=plan.end(walk[-1].latents))], expected)

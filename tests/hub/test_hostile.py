@@ -488,6 +488,22 @@ def test_a_whole_list_of_huge_configs_is_refused_before_anything_comes(online, c
     assert not cache.exists()
 
 
+def test_a_cookie_is_not_kept(online, cache):
+    """A letter in it that no header can carry would end every later question of this process."""
+    online.add(NAME, FILES)
+    online.alter("/revision/", lambda answer: Answer(200, answer.body, {"Set-Cookie": "a=\x9b31m; Path=/"}))
+    assert one_error(cache) is None
+    assert one_error(cache) is None
+    assert not any("cookie" in {key.lower() for key in asked.headers} for asked in online.requests)
+
+
+def test_nothing_but_the_listing_is_asked_before_a_plan(online, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    online.add(NAME, FILES)
+    hub.plan(NAME)
+    assert {path.split("/")[5] for path in online.paths()} == {"revision", "tree"}
+
+
 @pytest.mark.parametrize("code", ["RepoNotFound", "RepositoryNotFound"])
 def test_the_hubs_own_word_for_no_repository(online, code):
     online.fail("/api/models/", 404, times=9, X_Error_Code=code)

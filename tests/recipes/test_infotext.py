@@ -89,6 +89,13 @@ def test_layouts(text):
     assert found.behind == []
 
 
+def test_a_prompts_line_that_looks_like_settings_stays_in_the_prompt():
+    found = infotext.split("a ladder\nSize: huge, Steps: 20 of them\nSteps: 3, Seed: 5, Size: 64x64", KNOWN)
+    assert found is not None
+    assert found.prompt == "a ladder\nSize: huge, Steps: 20 of them"
+    assert found.pop("steps") == "3"
+
+
 def test_a_quoted_value_on_several_lines():
     values = values_of('a\nSteps: 3, Hires prompt: "one,\ntwo: three", Seed: 5')
     assert values == {"Steps": "3", "Hires prompt": "one,\ntwo: three", "Seed": "5"}

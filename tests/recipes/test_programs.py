@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import warnings
 
 import pytest
@@ -378,6 +379,24 @@ def test_civitais_json(tmp_path):
     assert settings_["rng"] == "philox"
 
 
+def test_stable_diffusion_cpp_in_a_webp(tmp_path):
+    text = (
+        "a &quot;cat&quot;&#10;Negative prompt: dogs&#10;Steps: 20, CFG scale: 7.000000, Guidance: 3.500000, "
+        "Eta: 0.000000, Seed: 5, Size: 512x768, Model: m.safetensors, RNG: cuda, Sampler RNG: cuda, "
+        "Sampler: dpm++2m karras, Version: stable-diffusion.cpp"
+    )
+    xmp = f'<x:xmpmeta><rdf:Description xmlns:sdcpp="urn:x" sdcpp:parameters="{text}"/></x:xmpmeta>'.encode()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", xmp=xmp)
+    request = request_from_file(tmp_path / "a.webp", find_model=str)
+    expected = {**CATS, "prompt": 'a "cat"', "guidance_scale": 7.0, "sampler": "dpmpp_2m", "schedule": "karras"}
+    assert request == Request(**expected, rng="philox", model="m")
+
+
+def test_comments_about_other_things_do_not_hide_what_is_in_the_alpha():
+    assert recipes.programs({"Comment": "Created with GIMP", "Title": "x", "xmp": "<x/>"}) == []
+    assert recipes.programs({"Comment": '{"uc": ""}', "workflow": "{}"}) == ["workflow", "Comment"]
+
+
 def test_draw_things():
     values = {"c": "a cat", "uc": "dogs", "model": "sd_v1.5.ckpt", "sampler": "Euler A", "scale": 7, "seed": 5,
               "seed_mode": "Scale Alike", "size": "512x768", "steps": 20, "strength": 1, "lora": [{"model": "ink"}],
@@ -455,6 +474,17 @@ def test_a_damaged_graph_is_a_recipe_or_an_error(data):
         recipe = recipes.read({"prompt": json.dumps(graph)}, str)
         assert recipe is not None
         recipes.finished(recipe)
+
+
+def test_a_large_graph_takes_no_time():
+    graph = comfyui()
+    for i in range(100, 2100):
+        kind = "KSampler" if i % 3 == 0 else "Node"
+        graph[str(i)] = {"class_type": kind, "inputs": {f"x{j}": [str(100 + (i * j) % 2000), 0] for j in range(20)}}
+    graph["3"]["inputs"]["model"] = ["1500", 0]
+    start = time.process_time()
+    of_graph(graph)
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize("name", NAMES)

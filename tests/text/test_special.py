@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from transformers import CLIPTokenizer
 
-from mlxdiff.errors import UnsupportedError
+from mlxdiff.errors import CheckpointError, UnsupportedError
 from mlxdiff.text import Tokenizer
+from mlxdiff.text.special import read_special_tokens
+from mlxdiff.text.vocabulary import TokenizerFiles, clip_vocabulary
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 N = 516  # size of the tiny vocabulary
@@ -126,3 +128,22 @@ def test_whole_word_tokens_are_refused(tiny_folder):
     config = {"added_tokens_decoder": {str(N): dict_token("cat", single_word=True)}}
     with pytest.raises(UnsupportedError, match="whole words"):
         Tokenizer.from_folder(tiny_folder(config=config))
+
+
+def test_many_added_tokens_get_their_ids_at_once_and_more_are_refused():
+    def listed(count: int) -> dict:
+        return {f"<t{i}>": 49408 + i for i in range(count)}
+
+    special = read_special_tokens({}, {}, listed(19_998), [])
+    assert len(special.tokens) == 20_000
+    tokenizer = Tokenizer(TokenizerFiles(clip_vocabulary(), special))
+    assert tokenizer.encode("a <t7> cat")[2] == 49408 + 7
+    with pytest.raises(CheckpointError, match="lists 20001 special tokens, and up to 20000 are read"):
+        read_special_tokens({}, {}, listed(20_001), [])
+
+
+@pytest.mark.parametrize("value", [2, 30_000, 77.5, "77", True])
+def test_a_context_that_no_text_encoder_has_is_refused(value):
+    files = TokenizerFiles(clip_vocabulary(), read_special_tokens({}, {}, {}, []), value)
+    with pytest.raises(CheckpointError, match="model_max_length is"):
+        Tokenizer(files)

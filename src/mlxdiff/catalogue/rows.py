@@ -110,12 +110,14 @@ class Sampler:
     automatic  the schedule that A1111's "Automatic" is for it
     order      its order of convergence
     evaluations  calls of the network per step
+    program_noise  the noise that A1111 and ComfyUI draw for it, where that is not diffusers'
     unconditional  whether it asks for the negative branch alone (CFG++), whatever the guidance scale is
+    guidance_divisor  what A1111 divides the guidance scale by for it
     cfg_pp     the row of its CFG++ form
     own_levels  whether it chooses its levels between the ends of the schedule
     adaptive   whether it takes as many steps as it needs, which nobody knows before
     a1111_defaults  values of options that A1111 takes instead of the row's defaults
-    discards_penultimate  whether A1111 leaves the last level above 0 out of the schedule
+    discards_penultimate  the programs that leave the last level above 0 out of its schedule
     """
 
     name: str
@@ -130,15 +132,17 @@ class Sampler:
     noise: Literal["none", "fresh", "brownian"] = "none"
     options: tuple[Option, ...] = ()
     takes: tuple[str, ...] = ()
-    automatic: str = "linspace"
+    automatic: str = "uniform"
     order: int = 1
     evaluations: int = 1
+    program_noise: Literal["none", "fresh", "brownian"] | None = None
     unconditional: bool = False
+    guidance_divisor: float = 1.0
     cfg_pp: str | None = None
     own_levels: bool = False
     adaptive: bool = False
     a1111_defaults: tuple[tuple[str, Value], ...] = ()
-    discards_penultimate: bool = False
+    discards_penultimate: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,8 +151,7 @@ class Sampler:
     @property
     def run(self) -> Callable[..., Any]:
         """The function itself: imports MLX."""
-        module, function = self.function.split(".")
-        return getattr(importlib.import_module(f"mlxdiff.diffusion.samplers.{module}"), function)
+        return _function("mlxdiff.diffusion.samplers", self.function)
 
     def settle(self, options: Mapping[str, Any]) -> dict[str, Value]:
         """Every option with its value or its default; None is unset. Raises RequestError for one that it has not."""
@@ -165,18 +168,23 @@ class Sampler:
 class ScheduleRow:
     """A way to choose the noise levels of a run.
 
-    kind       spacing: which timesteps of training; ramp: levels between two ends
-    function   "module.function" below mlxdiff.diffusion, for a ramp
+    kind       spacing: which timesteps of training; ramp: levels between two ends; levels: all levels of a run
+    function   "module.function" below mlxdiff.diffusion, but for a spacing
+    a1111_function, comfyui_function  the function that gives what that program gives under this name, if another
     key        the key of scheduler_config.json that asks for a ramp
+    sdxl       the row that stands in for it with Stable Diffusion XL
     """
 
     name: str
-    kind: Literal["spacing", "ramp"]
+    kind: Literal["spacing", "ramp", "levels"]
     help: str
     function: str | None = None
     a1111: tuple[str, ...] = ()
     comfyui: tuple[str, ...] = ()
+    a1111_function: str | None = None
+    comfyui_function: str | None = None
     key: str | None = None
+    sdxl: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,8 +192,17 @@ class ScheduleRow:
 
     @property
     def run(self) -> Callable[..., Any]:
-        module, function = str(self.function).split(".")
-        return getattr(importlib.import_module(f"mlxdiff.diffusion.{module}"), function)
+        return _function("mlxdiff.diffusion", str(self.function))
+
+    def run_of(self, program: str) -> tuple[Callable[..., Any], bool]:
+        """The function that gives what the program gives, and whether it gives all levels of a run, not a ramp."""
+        own = {"a1111": self.a1111_function, "comfyui": self.comfyui_function}.get(program)
+        return (self.run, self.kind == "levels") if own is None else (_function("mlxdiff.diffusion", own), True)
+
+
+def _function(package: str, path: str) -> Callable[..., Any]:
+    module, function = path.split(".")
+    return getattr(importlib.import_module(f"{package}.{module}"), function)
 
 
 def _listed(values: tuple[Any, ...]) -> str:

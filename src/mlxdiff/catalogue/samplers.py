@@ -58,6 +58,7 @@ _ROWS = (
         noise="fresh",
         options=(_DDIM_ETA,),
         takes=("arrivals",),
+        cfg_pp="ddim_cfg_pp",
     ),
     Sampler(
         "pndm",
@@ -124,7 +125,7 @@ _ROWS = (
         automatic="karras",
         order=2,
         evaluations=2,
-        discards_penultimate=True,
+        discards_penultimate=("a1111", "comfyui"),
     ),
     Sampler(
         "dpm2_ancestral",
@@ -140,7 +141,7 @@ _ROWS = (
         automatic="karras",
         order=2,
         evaluations=2,
-        discards_penultimate=True,
+        discards_penultimate=("a1111", "comfyui"),
     ),
     Sampler(
         "dpmpp_2m",
@@ -168,6 +169,7 @@ _ROWS = (
         comfyui=("dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
         classes=(SchedulerClass("DPMSolverMultistepScheduler", (("algorithm_type", ("sde-dpmsolver++",)),)),),
         noise="fresh",
+        program_noise="brownian",
         options=(_ORDER, _SOLVER_TYPE, _ETA, _S_NOISE),
         automatic="exponential",
         takes=("planned",),
@@ -250,6 +252,7 @@ _ROWS = (
         options=(_ORDER, Option("solver_type", "bh2", "Form of B(h).", choices=("bh1", "bh2"))),
         order=2,
         a1111_defaults=(("order", 3), ("solver_type", "bh1")),
+        discards_penultimate=("comfyui",),
     ),
     Sampler(
         "sa_solver",
@@ -316,7 +319,7 @@ _ROWS = (
         noise="brownian",
         options=(_ETA, _S_NOISE),
         automatic="exponential",
-        discards_penultimate=True,
+        discards_penultimate=("a1111",),
     ),
     Sampler(
         "dpm_fast",
@@ -386,6 +389,19 @@ _ROWS = (
         _EVEN,
         comfyui=("euler_cfg_pp",),
         unconditional=True,
+    ),
+    Sampler(
+        "ddim_cfg_pp",
+        "cfg_pp.ddim_cfg_pp",
+        "DDIM in CFG++ form (Chung et al. 2024).",
+        DDIM,
+        _DDIM,
+        a1111=("DDIM CFG++", "ddim_cfgpp"),
+        noise="fresh",
+        options=(_DDIM_ETA,),
+        takes=("arrivals",),
+        unconditional=True,
+        guidance_divisor=12.5,
     ),
     Sampler(
         "euler_ancestral_cfg_pp",

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
 from ..files import mistaken_for, open_regular
 from ..parts import MODEL_INDEX, PARTS, STEMS
 
-MAX_JSON_BYTES = 32 * 2**20
+MAX_JSON_BYTES = 8 * 2**20  # the largest index of a published model has about 1 MB
 
 PREFERRED_VARIANT = "fp16"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -78,6 +78,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not JSON ({detail}).", "Download it again.") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, not an object.", "Download it again.")
+    if "error" in values and len(values) <= 3:
+        raise CheckpointError(
+            f"{path} is a server's error message ({str(values['error'])[:100]!r}).", "Download the file itself."
+        )
     return values
 
 

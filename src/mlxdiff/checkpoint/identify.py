@@ -16,7 +16,9 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 _VAE_CONV = "decoder.conv_in.weight"
-_TIME_IDS = f"{UNET}label_emb.0.0.weight"
+_CONTEXT = re.compile(rf"{re.escape(UNET)}.*\.attn2\.to_k\.weight")
+
+Shape = tuple[int, ...]
 
 # What torch.compile, DataParallel and trainers put around a module. No name inside the networks has either word.
 _INNER_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module)\.")
@@ -40,6 +42,8 @@ ARCHITECTURES: dict[str, dict[str, Encoder]] = {
     "sd2": {"text_encoder": Encoder("cond_stage_model.model.", True)},
     "sd1": {"text_encoder": Encoder("cond_stage_model.transformer.", False)},
 }
+
+_NETWORKS = (UNET, VAE, *(encoder.prefix for encoders in ARCHITECTURES.values() for encoder in encoders.values()))
 
 # What is in every text encoder, however deep it is. transformers 4 wrote text_model. before each.
 _IN_OPEN_CLIP = ("token_embedding.weight", "transformer.resblocks.0.ln_1.weight", "ln_final.weight")
@@ -66,29 +70,37 @@ _WANTED = "Give one of Stable Diffusion 1.x, 2.x or XL in the original layout, o
 def unwrapped(keys: Iterable[str], path: Path) -> dict[str, str]:
     """Names without the prefixes of wrappers -> the keys that are stored.
 
-    Where the whole model is under a prefix, what is not is left out. Raises CheckpointError where two keys are one.
+    Where the whole model is under a prefix, what is not is left out. Raises CheckpointError where two keys are the same
+    weight of a network.
     """
     names: dict[str, str] = {}
+    twice: set[str] = set()
     for key in keys:
         name = _INNER_WRAPPERS.sub("", key)
-        if name in names:
-            raise CheckpointError(f"{path} holds {name!r} under two names.", "Use a checkpoint with one of them.")
+        twice |= {name} & names.keys()
         names[name] = key
     head = _wrapper_of(names)
+    for name in sorted(name[len(head) :] for name in twice if name.startswith(head)):
+        if name.startswith(_NETWORKS):
+            raise CheckpointError(f"{path} holds {name!r} under two names.", "Use a checkpoint with one of them.")
     return {name[len(head) :]: key for name, key in names.items() if name.startswith(head)}
 
 
-def architecture_of(names: Mapping[str, str]) -> str | None:
-    """Which of ARCHITECTURES the names are; None for none. A damaged model is what it has any key of."""
+def architecture_of(names: Mapping[str, Shape]) -> str | None:
+    """Which of ARCHITECTURES the names and shapes are; None for none.
+
+    Its text encoders are complete, and as wide together as the context that the UNet takes. A damaged model is what it
+    has any key of.
+    """
     if FIRST_CONV not in names or "edm_mean" in names:
         return None
-    has_time_ids = _TIME_IDS in names
+    width = next((shape[1] for name, shape in names.items() if _CONTEXT.fullmatch(name) and len(shape) == 2), None)
     complete = [
         name
         for name, encoders in ARCHITECTURES.items()
         if all(_is_complete(encoder, names) for encoder in encoders.values())
     ]
-    fitting = [name for name in complete if name.startswith("sdxl") == has_time_ids]
+    fitting = [name for name in complete if sum(_width(e, names) for e in ARCHITECTURES[name].values()) == width]
     begun = [
         name
         for name, encoders in ARCHITECTURES.items()
@@ -132,7 +144,17 @@ def _wrapper_of(names: Iterable[str]) -> str:
     return ""
 
 
-def _is_complete(encoder: Encoder, names: Mapping[str, str]) -> bool:
+def _is_complete(encoder: Encoder, names: Mapping[str, Shape]) -> bool:
     inside = _IN_OPEN_CLIP if encoder.open_clip else _IN_CLIP
-    heads = (encoder.prefix,) if encoder.open_clip else (encoder.prefix, f"{encoder.prefix}text_model.")
-    return any(all(f"{head}{name}" in names for name in inside) for head in heads)
+    return any(all(f"{head}{name}" in names for name in inside) for head in _heads(encoder))
+
+
+def _width(encoder: Encoder, names: Mapping[str, Shape]) -> int:
+    """How wide the states of a complete text encoder are."""
+    embedding = (_IN_OPEN_CLIP if encoder.open_clip else _IN_CLIP)[0]
+    shape = next(names[f"{head}{embedding}"] for head in _heads(encoder) if f"{head}{embedding}" in names)
+    return shape[-1] if shape else 0
+
+
+def _heads(encoder: Encoder) -> tuple[str, ...]:
+    return (encoder.prefix,) if encoder.open_clip else (encoder.prefix, f"{encoder.prefix}text_model.")

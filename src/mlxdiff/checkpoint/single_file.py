@@ -99,7 +99,7 @@ def read_single_file(path: Path, prediction_type: str | None = None) -> SingleFi
     """
     header = read_header(path)
     names = unwrapped(header.tensors, path)
-    architecture = architecture_of(names)
+    architecture = architecture_of({name: header.tensors[key].shape for name, key in names.items()})
     if architecture is None:
         raise not_a_model(path, names)
     shape = header.tensors[names[FIRST_CONV]].shape

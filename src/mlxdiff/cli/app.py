@@ -119,6 +119,8 @@ def _run(arguments: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     if COMPLETION in os.environ:
         command(prog_name="mlxdiff")
+    if arguments[:1] == ["help"]:  # `mlxdiff help generate`, as other programs have it
+        arguments = [*arguments[1:2], "--help"]
     try:
         with command.make_context("mlxdiff", arguments) as context:
             command.invoke(context)

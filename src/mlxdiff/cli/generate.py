@@ -76,8 +76,7 @@ def generate(
         given["prompt"] = prompt
     if n_rows is not None:
         given.setdefault("n_images", 2 * n_rows)
-    request = Request() if source is None else _read(source, given)
-    request = with_model(overridden(request, given), settings)
+    request = with_model(Request(**given) if source is None else _read(source, given), settings)
     from . import render
 
     if prompts_file is not None:
@@ -110,13 +109,6 @@ def _read(source: Path, given: Mapping[str, Any]) -> Request:
 
     usage.check_files([source])
     return replace(request_from_file(source, given=given), hashes=None)
-
-
-def overridden(request: Request, given: Mapping[str, Any]) -> Request:
-    """The request with what is given beside it; of several images, new seeds or another number start from the first."""
-    if {"prompt", "n_images", "seed"} & given.keys() and isinstance(request.seed, tuple):
-        request = replace(request, prompt=request.prompts[0], seed=request.seed[0], n_images=1)
-    return replace(request, **given)
 
 
 def with_model(request: Request, given: Mapping[str, Any]) -> Request:

@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError, MlxdiffError, RequestError
 from . import listing, options, output, usage
 
-FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt")
+FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
 EXAMPLES = """
 mlxdiff info apple.png
 mlxdiff info *.png --json
@@ -115,7 +115,9 @@ def about_model(reference: str) -> dict[str, Any]:
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    if path.suffix.lower() == ".txt":
+    from ..metadata import TEXT_FILES
+
+    if path.suffix.lower() in TEXT_FILES:
         return about_text(path)
     if path.suffix.lower() != ".safetensors":
         return about_picture(path)

@@ -35,13 +35,14 @@ def show_samplers(*, json: bool) -> None:
 
 def sampler_help(row: dict[str, Any]) -> str:
     """What it does, whether it draws noise, what a step costs, and its options."""
+    options = {each["name"]: each["default"] for each in row.get("options", ())}
     said = [row.get("help", "")]
-    if row.get("noise"):
-        said.append("Draws noise in each step.")
+    if row.get("noise", "none") != "none" and options.get("eta") != 0:
+        said.append("Draws noise.")
     if row.get("evaluations", 1) != 1:
-        said.append(f"{row['evaluations']} evaluations a step.")
-    if row.get("options"):
-        said.append("Options: " + ", ".join(f"{each['name']}={each['default']}" for each in row["options"]) + ".")
+        said.append(f"Calls the network {row['evaluations']} times a step.")
+    if options:
+        said.append(f"Options: {', '.join(f'{name}={default}' for name, default in options.items())}.")
     return " ".join(part for part in said if part)
 
 

@@ -1,6 +1,9 @@
 """The mathematics of sampling, which knows no network and no checkpoint layout.
 
 noise       standard normal draws: torch's, CUDA's or MLX's numbers
+brownian    noise whose steps share a path: k-diffusion's and ComfyUI's SDE samplers
+variations  A1111's initial noise: variation seeds, seed resize, a second seed for the steps
+seeds       how each program reads a seed
 scheduler_config  what a checkpoint's scheduler_config.json says
 space       how a network was trained: variance-preserving or by flow matching
 ramps       noise levels between two ends

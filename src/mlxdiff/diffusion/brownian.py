@@ -15,7 +15,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import RequestError
-from .noise import Noise, NoiseStream
+from .noise import NoiseStream
+from .step import Noise
 
 _DIGITS = 6  # torchsde's tolerance of 1e-6: times are rounded to it
 _POOL = 24

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import RequestError
 from ..request import NOISE_SOURCES
+from .step import Noise
 
 _BLOCK = 16  # torch fills long draws in blocks of 16 normals, shorter ones a pair at a time
 _PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -21,9 +22,6 @@ _PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 _TWO_POW_MINUS_32 = np.float32(2.0**-32)
 _TWO_PI_POW_MINUS_32 = np.float32(2.0**-32) * np.float32(2 * math.pi)
 _GOLDEN = 0x9E3779B97F4A7C15
-
-Noise = Callable[[float, float], mx.array]
-"""noise(sigma, sigma_next): what a sampler adds on that step, (B, height, width, C), standard normal."""
 
 
 def standard_normal(shape: Sequence[int], seed: int, source: str = "torch") -> mx.array:
@@ -40,7 +38,8 @@ def batch_noise(streams: Sequence[NoiseStream], height: int, width: int, channel
 def shared_batch(stream: NoiseStream, batch: int, height: int, width: int, channels: int) -> mx.array:
     """(B, height, width, channels): one generator draws the whole batch at once, as ComfyUI does.
 
-    So an image depends on its place in the batch, but not on how many come after it.
+    So an image depends on its place in the batch, but not on how many come after it (where a picture takes a multiple
+    of 16 numbers, as all sizes that are divisible by 16 pixels do).
     """
     return stream.standard_normal((batch, channels, height, width)).transpose(0, 2, 3, 1)
 

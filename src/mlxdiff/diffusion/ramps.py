@@ -18,6 +18,11 @@ def exponential(n: int, high: float, low: float) -> np.ndarray:
     return np.exp(np.linspace(math.log(high), math.log(low), n))
 
 
+def polyexponential(n: int, high: float, low: float, rho: float = 1.0) -> np.ndarray:
+    """A power of the way in log sigma (k-diffusion); with rho = 1 it is `exponential`."""
+    return np.exp(np.linspace(1, 0, n) ** rho * (math.log(high) - math.log(low)) + math.log(low))
+
+
 def beta(n: int, high: float, low: float) -> np.ndarray:
     """Quantiles of Beta(0.6, 0.6) (Lee et al. 2024, "Beta Sampling is All You Need")."""
     return low + beta_quantiles(1 - np.linspace(0, 1, n), 0.6) * (high - low)

@@ -121,7 +121,7 @@ def make_schedule(
 
     schedule   any name that `catalogue.find_schedule` knows. A spacing (leading, linspace, trailing) replaces the
                checkpoint's spacing of timesteps, and any ramp; a ramp (karras, ...) keeps the spacing, which gives its
-               ends. None is as in the config
+               ends; any other is all of a run's levels, over all of training. None is as in the config
     strength   only the last int(steps * strength) steps are run, as diffusers' img2img does
     sigmas     noise levels instead of a schedule, descending, the last of them where the run ends; steps is then unset
                or one less than there are
@@ -134,7 +134,8 @@ def make_schedule(
     levels = None if sigmas is None else custom_levels(sigmas, steps, name)
     if levels is None and steps is None:
         raise RequestError("Neither steps nor sigmas are given.", "Give one of the two.")
-    return _make_schedule(config, len(levels) - 1 if levels is not None else steps, name, strength, levels, span)
+    count = len(levels) - 1 if levels is not None else steps or 0
+    return _make_schedule(config, count, name, strength, levels, span)
 
 
 @lru_cache(maxsize=64)
@@ -148,6 +149,7 @@ def _make_schedule(
 ) -> Schedule:
     config = _with_schedule(config, schedule)
     place = config.row.placement
+    whole = schedule is not None and SCHEDULES[schedule].kind == "levels"
     if not 1 <= steps <= config.num_train_timesteps:
         raise RequestError(
             f"{steps} steps are asked for, and the model knows {config.num_train_timesteps} timesteps.",
@@ -157,11 +159,13 @@ def _make_schedule(
         raise RequestError(
             f"The sampler {config.sampler} does not spread its steps over a part.", "Use the strength instead."
         )
-    even = config.ramp is None and levels is None
+    even = config.ramp is None and levels is None and not whole
     training = config.training(infinite=even and place.infinite)
     space = VariancePreserving(config.prediction_type, training)
     table = training_sigmas(training)
     last = 0.0 if config.final_sigma == "zero" else float(table[0])
+    if whole:
+        levels = tuple(SCHEDULES[str(schedule)].run(steps, table).tolist())
     if levels is not None:
         sigmas, last = np.array(levels[:-1]), levels[-1]
         timesteps = np.array([space.timestep(sigma) for sigma in sigmas])
@@ -280,9 +284,12 @@ def _with_schedule(config: SchedulerConfig, schedule: str | None) -> SchedulerCo
             f"The {config.sampler} sampler takes its timesteps from the model's distillation.",
             "Leave the schedule option out.",
         )
-    if SCHEDULES[schedule].kind == "spacing":
-        return replace(config, timestep_spacing=schedule, ramp=None)
-    return replace(config, ramp=schedule)
+    kind = SCHEDULES[schedule].kind
+    if kind == "levels":
+        return replace(config, ramp=None)
+    return (
+        replace(config, timestep_spacing=schedule, ramp=None) if kind == "spacing" else replace(config, ramp=schedule)
+    )
 
 
 def _spaced_timesteps(config: SchedulerConfig, steps: int, table: np.ndarray) -> np.ndarray:

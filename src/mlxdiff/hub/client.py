@@ -47,7 +47,7 @@ class Unreachable(Exception):
 
 
 class TooSlow(Unreachable):
-    """Less than RATE bytes a second for RATE_SECONDS, or no answer for HEAD_SECONDS."""
+    """Less than RATE bytes a second for RATE_SECONDS, or no answer for HEAD_SECONDS; `kind` says which."""
 
 
 class Refused(Exception):
@@ -89,14 +89,14 @@ class Answer:
     def _raw(self) -> Iterator[bytes]:
         since, arrived = time.monotonic(), 0
         while True:
-            block = _next(self._blocks, self.url, since + RATE_SECONDS, self._stop)
+            block = _next(self._blocks, self.url, since + RATE_SECONDS, self._stop, _rate())
             if block is None:
                 return
             arrived += len(block)
             now = time.monotonic()
             if now - since >= RATE_SECONDS:
                 if arrived < RATE * RATE_SECONDS:
-                    raise TooSlow("too slow", self.url)
+                    raise TooSlow(_rate(), self.url)
                 since, arrived = now, 0
             yield block
 
@@ -118,14 +118,19 @@ def headers_with(token: str | None) -> dict[str, str]:
 
     Raises RequestError for a token that no hub could have given out.
     """
-    from huggingface_hub.utils import build_hf_headers
+    import platform
+
+    from huggingface_hub import __version__, constants, get_token
 
     # huggingface_hub would take line feeds out in silence, and the hub would then refuse another token.
-    given = os.environ.get("HF_TOKEN", "").strip() if token is None else token
-    _check_token(given, is_given=token is not None)
-    headers = build_hf_headers(token=token, library_name=LIBRARY)
-    _check_token(headers.get(_TOKEN, "").removeprefix("Bearer "), is_given=token is not None)
-    return {key: value.encode("ascii", "replace").decode() for key, value in headers.items()}
+    _check_token(os.environ.get("HF_TOKEN", "").strip() if token is None else token, is_given=token is not None)
+    sent = token
+    if token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        sent = get_token()
+        _check_token(sent or "", is_given=False)
+    # Not huggingface_hub's own headers: to make those it asks the hub a question, and waits for the answer for ever.
+    agent = {"user-agent": f"{LIBRARY}; hf_hub/{__version__}; python/{platform.python_version()}"}
+    return agent if sent is None else {**agent, _TOKEN: f"Bearer {sent}"}
 
 
 def origin_of(url: str) -> tuple[str, str, int | None]:
@@ -214,7 +219,8 @@ def _asked(url: str, headers: Mapping[str, str], stop: threading.Event | None) -
     reader = threading.Thread(target=_read, args=(url, headers, blocks, gone), daemon=True, name="mlxdiff-hub")
     reader.start()
     try:
-        head = _next(blocks, url, time.monotonic() + HEAD_SECONDS, stop)
+        late = f"nothing came in {HEAD_SECONDS:g} seconds"
+        head = _next(blocks, url, time.monotonic() + HEAD_SECONDS, stop, late)
         yield Answer(url, head.status, head.headers, blocks, stop)
     finally:
         gone.set()
@@ -232,7 +238,9 @@ def _read(url: str, headers: Mapping[str, str], blocks: queue.Queue[Any], gone: 
 
     wait = constants.HF_HUB_DOWNLOAD_TIMEOUT
     try:
-        with get_session().stream("GET", url, headers=dict(headers), follow_redirects=False, timeout=wait) as response:
+        session = get_session()
+        with session.stream("GET", url, headers=dict(headers), follow_redirects=False, timeout=wait) as response:
+            _forget_cookies(session, response)
             hand_over(_Head(response.status_code, response.headers))
             for block in response.iter_raw():
                 if gone.is_set():
@@ -243,8 +251,19 @@ def _read(url: str, headers: Mapping[str, str], blocks: queue.Queue[Any], gone: 
         hand_over(error)
 
 
-def _next(blocks: queue.Queue[Any], url: str, deadline: float, stop: threading.Event | None) -> Any:
-    """The next item of `_read`; its exceptions are raised here."""
+def _forget_cookies(session: Any, response: Any) -> None:
+    """The session is everybody's: a cookie that an answer set would go along with, or break, all later questions."""
+    for cookie in list(response.cookies.jar):
+        with suppress(KeyError):  # another thread was faster
+            session.cookies.jar.clear(cookie.domain, cookie.path, cookie.name)
+
+
+def _rate() -> str:
+    return f"less than {RATE} bytes a second for {RATE_SECONDS:g} seconds"
+
+
+def _next(blocks: queue.Queue[Any], url: str, deadline: float, stop: threading.Event | None, late: str) -> Any:
+    """The next item of `_read`; its exceptions are raised here, and TooSlow after the deadline: `late` says why."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     while True:
@@ -255,7 +274,7 @@ def _next(blocks: queue.Queue[Any], url: str, deadline: float, stop: threading.E
             item = blocks.get(timeout=max(0.0, min(_LOOK, left)))
         except queue.Empty:
             if left <= 0:
-                raise TooSlow("too slow", url) from None
+                raise TooSlow(late, url) from None
             continue
         if isinstance(item, OfflineModeIsEnabled):
             raise item

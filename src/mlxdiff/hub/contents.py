@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.detect import MODEL_INDEX
+from .local import LARGEST_REF
 from .reference import COMMIT
-
-_LARGEST_REF = 200  # bytes; a commit has 40
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def refs_of(storage: Path) -> Iterator[tuple[str, str]]:
     """The branches and tags of a repository, with the commits that they stand for."""
     for place in files_below(storage / "refs"):
         with suppress(OSError, UnicodeDecodeError):
-            if place.is_file() and place.stat().st_size <= _LARGEST_REF:
+            if place.is_file() and place.stat().st_size <= LARGEST_REF:
                 yield place.relative_to(storage / "refs").as_posix(), place.read_text(encoding="ascii").strip()
 
 

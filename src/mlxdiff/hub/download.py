@@ -250,11 +250,16 @@ def _damaged(
         if checking is not None:
             checking(file)
         entry = entry_of(content, file.digest)
-        with explained(plan.repository, plan.revision, file=True):
-            if digest_of(content, file.digest) == file.digest:
-                added.update(entry)
-            else:
-                found.add(file.path)
+        try:
+            digest = digest_of(content, file.digest)
+        except OSError as error:
+            raise CheckpointError(
+                f"{content} cannot be read ({error.strerror}).", "Check its permissions, or remove it and pull again."
+            ) from error
+        if digest == file.digest:
+            added.update(entry)
+        else:
+            found.add(file.path)
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import MlxdiffError, ModelNotFoundError
 from ..files import output_error
-from .client import RATE, RATE_SECONDS, Refused, Stopped, TooSlow, Unreachable
+from .client import Refused, Stopped, TooSlow, Unreachable
 from .local import cached_names
 from .mirrors import MIRRORS, RemovedError, nearest
 from .reference import shown
@@ -38,8 +38,7 @@ def _explain(error: BaseException, name: str, revision: str, file: bool) -> Mlxd
         return _explain_status(error, name, revision, file)
     if isinstance(error, TooSlow):
         return MlxdiffError(
-            f"{_who(error)} answers too slowly: less than {RATE} bytes a second for {RATE_SECONDS:g} seconds.",
-            f"Check the connection and any proxy. {_AGAIN}",
+            f"{_who(error)} answers too slowly: {error.kind}.", f"Check the connection and any proxy. {_AGAIN}"
         )
     if isinstance(error, Unreachable):
         return MlxdiffError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..checkpoint.detect import MODEL_INDEX, PICKLES, read_json
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, UnsupportedError
+from ..files import open_regular
 from .mirrors import MIRRORS, how_to_mirror, nearest
 from .reference import (
     BUILT_IN,
@@ -24,6 +25,8 @@ from .reference import (
 )
 from .selection import FILES, choose_component, files_in
 from .state import default_model, mirror_of
+
+LARGEST_REF = 200  # bytes; a commit has 40
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ def cached_commit(name: str, revision: str) -> str | None:
     """The commit that a branch, tag or commit stands for in the cache; None where its snapshot is not there."""
     folder = storage(name)
     try:
-        commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
+        with open_regular(folder / "refs" / revision) as stream:
+            commit = stream.read(LARGEST_REF).decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
         commit = revision
     known = COMMIT.fullmatch(commit) is not None and (folder / "snapshots" / commit).is_dir()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..errors import ModelNotFoundError, OutputError
 from ..files import output_error
 from .contents import files_below, refs_of, revisions_of
-from .local import storage
+from .local import cached_folders, storage
 from .reference import DIGEST
 from .upkeep import CachedModel, cached_models, find_models, named, not_cached
 
@@ -135,6 +135,9 @@ def _strategy(name: str, commits: set[str]) -> DeleteCacheStrategy | None:
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     folder = storage(name)
+    refs = [place for each, _ in cached_folders() for place in files_below(each / "refs")]
+    if not all(place.is_file() for place in refs):  # it would wait for a pipe
+        return None
     try:
         scanned = scan_cache_dir(constants.HF_HUB_CACHE)
     except (CacheNotFound, OSError, ValueError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -109,6 +110,14 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a path is a regular file itself: a link would be written through, a pipe waited for."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def bring(
@@ -217,7 +226,7 @@ def _fetch(source: Source, report: Callable[[int], None], stop: threading.Event)
 def _continue(source: Source, tag: _Tag, report: Callable[[int], None], stop: threading.Event) -> None:
     """One request for the bytes that are missing."""
     done = size_of(source.part) or 0
-    if done > source.size:
+    if done > source.size or (os.path.lexists(source.part) and not is_plain(source.part)):
         source.part.unlink()
         done = 0
     if done == source.size:

@@ -14,6 +14,8 @@ import mlx.core as mx
 class StepCache:
     """The deep features of one run, computed in every `interval`-th of its calls. Make one for each run.
 
+    Branches of guidance that are called apart need one each: calls share features by their place in the batch.
+
     Calls are counted, not steps: a sampler that asks twice a step refreshes after as many calls as any other.
     """
 
@@ -25,8 +27,8 @@ class StepCache:
     def __call__(self, compute: Callable[[], mx.array], batch: int) -> mx.array:
         """What `compute` gives, (batch, ...), now or in an earlier call; unevaluated.
 
-        A call without guidance takes the prompts' half of what one with guidance kept, the last `batch` of it. For a
-        larger batch than what is kept it is computed anew.
+        A call for fewer rows than are kept takes the last `batch` of them: without guidance, the prompts' half. For
+        more rows than are kept it is computed anew.
         """
         if self._kept is None or self._calls == self._interval or self._kept.shape[0] < batch:
             self._kept, self._calls = compute(), 0

@@ -1,4 +1,6 @@
-"""Decoding a large picture in strips: the whole decoder's picture, for the memory of two feature maps.
+"""Decoding a large picture in strips, in the memory of two feature maps.
+
+The picture is identical to one decoded as a whole, up to floating-point rounding.
 
 Cutting the latents would change the picture: a decoder normalizes over the whole of it. So the decoder runs layer by
 layer, each layer strip by strip. A strip of rows borrows a row of each neighbour, which is all that a 3x3 convolution
@@ -39,9 +41,9 @@ def strip_bytes() -> int:
 
 
 def decode_tiled(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
-    """`vae.decode(z)` but for rounding, picture by picture in strips of at most `tile` x `tile` cells or `strip_bytes`.
+    """`vae.decode(z)` up to floating-point rounding, in strips of at most `tile` x `tile` cells or `strip_bytes`.
 
-    z (B, h, w, C) -> (B, h*f, w*f, 3). Not lazy: each strip of each layer is evaluated before the next is begun.
+    z (B, h, w, C) -> (B, h*f, w*f, 3), one by one. Not lazy: each strip of each layer is evaluated before the next is begun.
     Raises RequestError for a tile that is not a positive multiple of f.
     """
     factor = vae.scale_factor

@@ -10,13 +10,14 @@ finish    a recipe, with what the user gives beside it, as a Request
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from ..errors import RequestError
-from . import a1111, civitai, comfyui, drawthings, fooocus, invokeai, novelai, swarmui
+from . import a1111, civitai, comfyui, drawthings, fooocus, invokeai, novelai, sdcpp, swarmui
 from .comfyui import is_graph
 from .finish import finished, sayings
-from .recipe import FindModel, Recipe
+from .recipe import FindModel, Recipe, object_of
 
 Texts = Mapping[str, str]
 
@@ -39,8 +40,11 @@ def read(texts: Texts, find_model: FindModel | None = None) -> Recipe | None:
 
 
 def programs(texts: Texts) -> list[str]:
-    """The names of texts that a program may have written a recipe into."""
-    return [name for name in texts if name in _TELLING]
+    """The names of texts that a program may have written a recipe into, which most comments and XMP are not."""
+    telling = [name for name in texts if name in _TELLING]
+    if object_of(texts.get("Comment")) is not None:
+        telling.append("Comment")
+    return telling + [name for name in drawthings.NAMES if re.search("exif:UserComment|sdcpp:", texts.get(name, ""))]
 
 
 def _a1111(texts: Texts, find_model: FindModel | None) -> Recipe | None:
@@ -48,7 +52,7 @@ def _a1111(texts: Texts, find_model: FindModel | None) -> Recipe | None:
 
 
 NAMES = ("parameters", "fooocus_scheme", *comfyui.NAMES, *invokeai.NAMES, *novelai.NAMES, *drawthings.NAMES)
-_TELLING = ("parameters", *comfyui.NAMES, *invokeai.NAMES, "Comment", *drawthings.NAMES)
+_TELLING = ("parameters", *comfyui.NAMES, *invokeai.NAMES)
 _BARE = {
     "prompt": "a graph of ComfyUI in which no sampler is to be found",
     "workflow": "ComfyUI's workflow for its editor, without the graph that was run",
@@ -60,6 +64,7 @@ READERS: tuple[Callable[[Texts, FindModel | None], Recipe | None], ...] = (
     invokeai.read,
     novelai.read,
     drawthings.read,
+    sdcpp.read,
     civitai.read,
     comfyui.read,
     _a1111,

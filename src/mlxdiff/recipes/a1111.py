@@ -69,7 +69,8 @@ def read(text: str, find_model: FindModel | None = None) -> Recipe:
     for name, item in declared.items():
         if name in found.values and (is_ours or name not in _ANOTHER_MEANING):
             written, value = found.values.pop(name)
-            made.take(item.name, value, written)
+            if is_ours or _plain(value) not in _ABSENT.get(name, ()):
+                made.take(item.name, value, written)
     _leave(made, found)
     made.preset(**_PRESETS.get(made.program, {}))
     return made.recipe()
@@ -92,13 +93,20 @@ def _prompts(made: Gathering, found: Infotext, *, strip: bool) -> None:
     prompt, negative = found.prompt, found.negative
     if strip:
         prompt, negative = (_stripped(text) for text in (prompt, negative))
-        if "lora" not in by_name():
-            for tag in dict.fromkeys(match[0] for text in (prompt, negative) for match in TAG.finditer(text)):
-                made.leave(tag)
-            prompt, negative = TAG.sub("", prompt).strip(), TAG.sub("", negative).strip()
+        used = {"lora"} & by_name().keys()  # such tags stay: whoever reads the prompt knows them
+        for match in (*TAG.finditer(prompt), *TAG.finditer(negative)):
+            if match[1].lower() not in used:
+                made.leave(match[0])
+        prompt, negative = (_without_tags(text, used) for text in (prompt, negative))
+        if used:
+            found.pop("lora hashes")
     made.take("prompt", prompt, "Prompt")
     if negative:
         made.take("negative_prompt", negative, "Negative prompt")
+
+
+def _without_tags(text: str, but: set[str]) -> str:
+    return TAG.sub(lambda match: match[0] if match[1].lower() in but else "", text).strip()
 
 
 def _stripped(text: str) -> str:

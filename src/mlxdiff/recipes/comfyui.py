@@ -8,6 +8,7 @@ behind it is named.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,13 +57,18 @@ def _link(nodes: Mapping[str, Any], value: Any) -> str | None:
     return None
 
 
-def _before(nodes: Mapping[str, Any], start: str) -> list[str]:
-    """A node and all that it depends on, nearest first."""
-    found, waiting = {start: None}, [start]
+def _links(nodes: Mapping[str, Any]) -> dict[str, dict[str, None]]:
+    """The nodes that each one takes something from."""
+    found = {name: (_link(nodes, value) for value in node["inputs"].values()) for name, node in nodes.items()}
+    return {name: dict.fromkeys(link for link in links if link is not None) for name, links in found.items()}
+
+
+def _reached(links: Mapping[str, Mapping[str, None]], *starts: str) -> list[str]:
+    """The nodes that can be reached from these, and these, nearest first."""
+    found, waiting = dict.fromkeys(starts), deque(starts)
     while waiting:
-        for value in nodes[waiting.pop(0)]["inputs"].values():
-            name = _link(nodes, value)
-            if name is not None and name not in found:
+        for name in links[waiting.popleft()]:
+            if name not in found:
                 found[name] = None
                 waiting.append(name)
     return list(found)
@@ -70,8 +76,9 @@ def _before(nodes: Mapping[str, Any], start: str) -> list[str]:
 
 def _first_sampler(nodes: Mapping[str, Any]) -> str | None:
     """The sampler that no other one comes before; of several, the one that most samplers come behind."""
-    samplers = [name for name in nodes if _is_sampler(nodes[name])][:50]
-    before = {name: set(_before(nodes, name)) - {name} for name in samplers}
+    samplers = [name for name in nodes if _is_sampler(nodes[name])][:20]
+    links = _links(nodes)
+    before = {name: set(_reached(links, name)) - {name} for name in samplers}
     firsts = [name for name in samplers if not before[name] & set(samplers)]
     return max(firsts, key=lambda name: sum(name in others for others in before.values()), default=None)
 
@@ -249,12 +256,12 @@ class _Way:
 
     def _rest(self) -> None:
         """Names the nodes on the way to the picture that were not used."""
-        nodes = self.nodes if len(self.nodes) <= _LONGEST // 4 else ()
-        behind = [name for name in nodes if self.sampler in _before(self.nodes, name)]
-        onward: dict[str, None] = {}
-        for name in [self.sampler, *behind]:
-            onward |= dict.fromkeys(_before(self.nodes, name))
-        for name in onward:
+        links = _links(self.nodes)
+        users: dict[str, dict[str, None]] = {name: {} for name in self.nodes}
+        for name, taken in links.items():
+            for other in taken:
+                users[other][name] = None
+        for name in _reached(links, *_reached(users, self.sampler)):
             node = self.nodes[name]
             if name in self.used or _PLUMBING.search(node["class_type"]):
                 continue

@@ -16,6 +16,7 @@ NEGATIVE = "Negative prompt:"
 _NAME = re.compile(r"\s*(\w[\w \-/.+]{0,60}):[ \t]*")
 _STEPS = re.compile(r"\s*Steps:\s*\d", re.IGNORECASE)
 _END = re.compile(r"[,\n]")
+_ENOUGH = 3  # known names in a line that is one of settings
 _MAX_FAILURES = 16  # of JSON in a line: each costs as much as the line is long
 # Behind the settings the extension Dynamic Prompts keeps the prompts that it drew this one from, as they were.
 _SOURCES = re.compile(r"(?:Negative )?Template:")
@@ -85,13 +86,15 @@ def _start(lines: list[str], known: Collection[str]) -> int | None:
         if first is None or first[1].lower() not in known:
             continue
         names = {name.lower() for name, _ in _pairs(lines[at])}
-        if sum(name in known for name in names) >= 3 or "version" in names:
+        if sum(name in known for name in names) >= _ENOUGH or "version" in names:
             return at
     return None
 
 
 def _upwards(lines: list[str], at: int, known: Collection[str]) -> int:
-    """Takes the lines above that hold nothing but settings that are known."""
+    """Takes the lines above that hold nothing but settings that are known, where this one has few of them itself."""
+    if sum(name.lower() in known for name, _ in _pairs(lines[at])) >= _ENOUGH:
+        return at
     while at > 0 and (first := _NAME.match(lines[at - 1])) is not None and first[1].lower() in known:
         if not all(name.lower() in known for name, value in _pairs(lines[at - 1]) if name or value):
             break

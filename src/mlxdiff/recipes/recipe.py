@@ -72,6 +72,8 @@ class Gathering:
             return
         if isinstance(value, float) and item.kind.type is int and value.is_integer():
             value = int(value)
+        if isinstance(value, str) and item.kind.type is int:
+            value = re.sub(r"^(\s*\d{1,30})\.0{1,10}(\s*)$", r"\1\2", value)  # 20.000000
         try:
             self.settings[setting] = read_value(item, value)
         except RequestError as error:

@@ -62,6 +62,7 @@ def read_special_tokens(
         entries = [(index, {"content": content}) for content, index in added.items()]
         entries += [(entry.get("id"), entry) for entry in listed]
 
+    _check_count(len(entries))
     roles = {name: _token(value, normalized=False) for name, value in _roles(settings)}
     named = {token.content for token in roles.values()}
     declared: dict[str, tuple[int, Token]] = {}
@@ -79,11 +80,7 @@ def read_special_tokens(
     known |= {token.content for token in order}
     order += [token for token in extra if token.content not in known]
     last = {token.content: token for token in order if token.content}
-    if len(last) > MOST_TOKENS:
-        raise CheckpointError(
-            f"The tokenizer lists {len(last)} special tokens, and up to {MOST_TOKENS} are read.",
-            "Remove those that no prompt uses from its added tokens.",
-        )
+    _check_count(len(last))
     return SpecialTokens(
         {name: token.content for name, token in roles.items()}, tuple(last.values()), frozenset(declared)
     )
@@ -107,6 +104,14 @@ class Splitter:
         for part in _cut(text, *self._raw):
             parts += [part] if isinstance(part, int) else _cut(normalize(part), *self._normal)
         return parts
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_TOKENS:
+        raise CheckpointError(
+            f"The tokenizer lists {count} special tokens, and up to {MOST_TOKENS} are read.",
+            "Remove those that no prompt uses from its added tokens.",
+        )
 
 
 def _roles(settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

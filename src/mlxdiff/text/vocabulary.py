@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedError
-from ..files import open_regular
+from ..files import mistaken_for, open_regular
 from .bpe import Vocabulary, ids_of_merges, vocabulary
 from .special import END, START, SpecialTokens, read_special_tokens
 
@@ -125,6 +125,9 @@ def _read_text(path: Path) -> str:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise CheckpointError(f"{path} is larger than {MAX_BYTES // 2**20} MiB, too large for a tokenizer.", AGAIN)
+        what = mistaken_for(content[:512])
+        if what is not None and not what.startswith("JSON"):
+            raise CheckpointError(f"{path} is {what}.", "Download the file itself.")
         return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise CheckpointError(f"{path} is not UTF-8 text.", AGAIN) from None

@@ -25,6 +25,10 @@ def test_schedules_are_a1111s(case):
     assert lists(text, 20, old_timelines=True) == case["old_steps20"]
 
 
+def test_old_timelines_count_the_first_passs_steps_in_the_second():
+    assert lists("[a:b:0.5]", 10, 20, old_timelines=True) == lists("[a:b:0.5]", 20, old_timelines=True)
+
+
 # Given by lark 1.3.1 with A1111's grammar, for 6 steps; G stands for [x:5].
 LEFT_OVER = {
     "[G": "[",

@@ -13,7 +13,7 @@ from itertools import pairwise
 import mlx.core as mx
 
 from ..step import BranchedDenoiser, Noise, Step
-from .arithmetic import ancestral_split, lookahead, with_noise
+from .arithmetic import ancestral_split, lookahead, read_as, with_noise
 
 
 def _both(denoise: BranchedDenoiser, latents: mx.array, sigma: float) -> tuple[mx.array, mx.array]:
@@ -47,6 +47,24 @@ def euler_ancestral_cfg_pp(
         yield Step(i, sigma_next, latents, denoised)
 
 
+def ddim_cfg_pp(
+    denoise: BranchedDenoiser,
+    latents: mx.array,
+    sigmas: Sequence[float],
+    noise: Noise,
+    arrivals: Sequence[float] | None = None,
+    eta: float = 0.0,
+) -> Iterator[Step]:
+    """`ddim` in CFG++ form (Chung et al. 2024, Algorithm 2; A1111)."""
+    arrivals = sigmas[1:] if arrivals is None else arrivals
+    for i, (sigma, arrival, sigma_next) in enumerate(zip(sigmas, arrivals, sigmas[1:], strict=False)):
+        denoised, negative = _both(denoise, latents, sigma)
+        ratio, up = ancestral_split(sigma, arrival, eta)
+        latents = with_noise(denoised + (latents - negative) * ratio, noise, sigma, arrival, up)
+        latents = read_as(latents, arrival, sigma_next)
+        yield Step(i, sigma_next, latents, denoised)
+
+
 def dpmpp_2m_cfg_pp(denoise: BranchedDenoiser, latents: mx.array, sigmas: Sequence[float]) -> Iterator[Step]:
     """`dpmpp_2m` in CFG++ form (ComfyUI): what is followed in log sigma is the negative prompt's prediction."""
     previous = None
@@ -68,7 +86,7 @@ def dpmpp_2s_ancestral_cfg_pp(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> Iterator[Step]:
-    """`dpmpp_2s_ancestral` in CFG++ form (ComfyUI)."""
+    """`dpmpp_2s_ancestral` in CFG++ form, as ComfyUI has it: its shift mixes predictions of the two levels."""
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised, negative = _both(denoise, latents, sigma)
         ratio, up = ancestral_split(sigma, sigma_next, eta)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from ..step import Denoiser, Noise, Step
 from .arithmetic import ancestral_split, rescale_noise, with_noise
@@ -69,7 +70,7 @@ def dpm_adaptive(
             denoised = stages.ask(stage, 3)
         coarse, fine = stages.moved(2, 1 / 3), stages.moved(3)
         allowed = mx.maximum(atol, rtol * mx.maximum(mx.abs(coarse), mx.abs(previous)))
-        error = float(mx.sqrt(mx.mean(mx.square((coarse - fine) / allowed))).item())
+        error = float(np.array(mx.sqrt(mx.mean(mx.square((coarse - fine) / allowed)))))
         factor = 1 + math.atan((1 / (error + 1e-8)) ** (1 / (1.5 if eta > 0 else 3)) - 1)
         length *= factor
         if factor >= 0.81:

@@ -47,6 +47,8 @@ def schedule(text: str, run: Run, *, old_timelines: bool = False) -> tuple[tuple
 
     Raises RequestError where the entries together are too long, or `when` is past all numbers.
     """
+    if old_timelines and run.first_calls is not None:
+        run = Run(run.first_calls)  # which count the first pass's steps in the second, too
     nodes = read(text)
     if nodes is None:
         return ((run.calls, text),)
@@ -75,7 +77,7 @@ def schedule(text: str, run: Run, *, old_timelines: bool = False) -> tuple[tuple
 def _step(when: str, run: Run, old_timelines: bool) -> int:
     """The last step before the change."""
     value = float(when)
-    hires = run.first_calls is not None and not old_timelines
+    hires = run.first_calls is not None
     if old_timelines:
         value = value * run.calls if value < 1 else value
     elif "." in when:  # a fraction; the hires pass goes from 1 to 2

@@ -21,8 +21,6 @@ MAX_LETTERS = 100_000
 MAX_PARTS = 100
 """Most sub-prompts of a prompt, each of which the network or the text encoders work for on its own."""
 
-SYNTAXES = ("a1111", "comfyui", "compel", "plain")
-
 
 @dataclass(frozen=True)
 class Fragment:
