@@ -139,6 +139,8 @@ class Store:
 
         `latents` are (h, w, C); `steps`, needed for a trajectory, is what each left and foresaw, (T, 1, h, w, C).
         """
+        if self.journal is not None:
+            self.journal.prepare()
         self.check_folder()
         digests: dict[str, str] = {}
         text = picture_text(job.request) if self.metadata else None

@@ -169,7 +169,8 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
     pattern = parse_output(output, several=True)
     base = _single(base)
     lines: list[bytes] = []
-    coming: Iterable[bytes] = _kept(open_prompts(file), lines)
+    opened = open_prompts(file)
+    coming: Iterable[bytes] = _kept(opened, lines)
     journal = Journal(pattern.folder)
     store = _store(pattern.folder, journal, options, shared=True)
     name = _run_of(models, journal, base, pattern)
@@ -179,6 +180,7 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
     while True:
         entries = read_entries(coming, source_name(file), replace(base, seed=seed))
         jobs, wrong = listed(entries, models.resolve, pattern, journal.find)
+        opened.close()
         if wrong:
             raise wrong[0] if len(wrong) == 1 else BadLinesError(file, wrong)
         if not jobs:
