@@ -129,6 +129,13 @@ def test_bad_lines_are_all_named_and_leave_nothing(models, in_folder):
     assert os.listdir(in_folder) == ["p.txt"]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="Linux and macOS have a file without an end")
+def test_a_file_without_an_end_is_refused(models, in_folder):
+    with pytest.raises(work.BadLinesError, match="bad lines"):
+        work.for_file(models, BASE, "/dev/zero", "out", TWO)
+    assert os.listdir(in_folder) == []
+
+
 def test_the_seed_and_batch_size_of_a_run_are_kept(models):
     base, file = Request(model="m"), lines("a", "b", "c")
     first = work.for_file(models, base, file, "out", TWO)
