@@ -26,7 +26,7 @@ LEAVES = {
     "threads",
     "weight_changes",
 }
-PIPELINE = {"pipeline", "branches", "encoding", "networks", "resolve"}
+PIPELINE = {"pipeline", "branches", "encoding", "networks", "parsing", "resolve"}
 ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
@@ -41,8 +41,9 @@ ALLOWED = {
         *("hub", "images", "metadata", "backend", "memory", "quantized"),
     },
     "resolve": {"families", "diffusion", "images", "backend"},
-    "networks": {"families", "models", "memory", "backend"},
-    "encoding": {"networks"},
+    "networks": {"families", "models", "text", "memory", "backend"},
+    "encoding": {"networks", "parsing", "families", "checkpoint", "diffusion", "text"},
+    "parsing": {"text"},
     "branches": {"models", "diffusion"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},

@@ -25,7 +25,7 @@ from .conditioning import Conditioning  # noqa: E402
 from .diffusion import guidance, noise, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
-from .encoding import EncodedPrompts, is_guided  # noqa: E402
+from .encoding import EncodedPrompts, EncodedRequest, branch_count, is_guided  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
@@ -182,18 +182,18 @@ class StableDiffusion:
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
         with self._turn:
             levels = resolved.noise_levels
-            conditionings = self._prompts.of([resolved])[0]
+            encoded = self._prompts.of([resolved])[0]
             streams = [noise.NoiseStream(seed, resolved.rng) for seed in resolved.seeds]
             start = self._start(resolved, streams, latents)
             predict = Branches(
                 self.networks.backbone,
-                conditionings,
+                encoded.branches,
                 levels,
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
             )
-            denoise = guidance.guided(predict, self._guidance(resolved))
+            denoise = guidance.guided(predict, self._guidance(resolved, encoded.weights))
         shape = start.shape[1:]
         steps = samplers.sample(
             find_sampler(resolved.sampler),
@@ -208,17 +208,20 @@ class StableDiffusion:
             yield replace(step, latents=levels.end(step.latents)) if last else step
             owner.check()
 
-    def encode_ahead(self, requests: Sequence[Resolved]) -> list[dict[str, Conditioning]]:
+    def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then."""
         with self._turn:
             return self._prompts.of(requests)
 
     def encode_prompt(self, prompt: str | Sequence[str], **settings: Unpack[Settings]) -> Conditioning:
-        """The conditioning of that prompt alone: context (B, S, D) and, for SDXL, pooled (B, P) and time_ids (B, 6)."""
+        """The conditioning of that prompt alone: context (B, S, D) and, for SDXL, pooled (B, P) and time_ids (B, 6).
+
+        Of a prompt that changes during a run, or has several parts, it is the first. Raises InputError for prompts of
+        unequal length.
+        """
         request = self.resolve(_request(prompt, settings))
         with self._turn:
-            encoder = self.networks.encoder
-            return encoder({"positive": request.prompts}, height=request.height, width=request.width)["positive"]
+            return self._prompts.alone(request)
 
     def decode(self, latents: mx.array, *, tile: int | None = None) -> mx.array:
         """Latents (B, h, w, C) to pictures (B, H, W, 3), float in [0, 1], unevaluated unless decoded in strips.
@@ -254,16 +257,19 @@ class StableDiffusion:
             vae = self.networks.vae
             return vae.normalize(_posterior(vae, pictures)[0])
 
-    def _guidance(self, request: Resolved) -> guidance.Guidance:
-        if not is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding):
-            return guidance.Unguided()
-        levels = request.noise_levels
-        chosen: guidance.Guidance = guidance.ClassifierFree(request.guidance_scale)
+    def _guidance(self, request: Resolved, weights: tuple[float | mx.array, ...]) -> guidance.Guidance:
+        guided = is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding)
+        unguided = guidance.Composed(1.0, weights) if weights else guidance.Unguided()
+        if not guided:
+            return unguided
+        levels, scale = request.noise_levels, request.guidance_scale
+        chosen: guidance.Guidance = guidance.Composed(scale, weights) if weights else guidance.ClassifierFree(scale)
         if request.guidance_rescale > 0:
             chosen = guidance.Rescaled(chosen, request.guidance_rescale, levels.to_output, levels.to_denoised)
         if request.guidance_interval == (0, 1):
             return chosen
-        return guidance.InInterval(chosen, *guidance.interval_of(levels.sigmas, *request.guidance_interval))
+        low, high = guidance.interval_of(levels.sigmas, *request.guidance_interval)
+        return guidance.InInterval(chosen, low, high, unguided)
 
     def _start(self, request: Resolved, streams: list[noise.NoiseStream], latents: mx.array | None) -> mx.array:
         """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
@@ -292,8 +298,7 @@ class StableDiffusion:
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
         row = config.bytes_per_row(cells, self.dtype.size, fused_attention=backend.is_gpu())
-        rows = 2 if request.guidance_scale > 1 else 1
-        return memory.batch_size(row, rows, self.networks.working_bytes)
+        return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
 
 
 def _request(prompt: Any, settings: Any) -> Request:
