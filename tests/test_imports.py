@@ -32,7 +32,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "cli": {
         *("__init__", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
-        *("animate", "labels", "latents", "recipes", "sheets", "trajectory"),
+        *("animate", "labels", "latents", "prompt_report", "recipes", "sheets", "trajectory"),
     },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "metadata", "sheets", "trajectory"},
     "pipeline": {
@@ -44,6 +44,7 @@ ALLOWED = {
     "networks": {"families", "models", "text", "memory", "backend"},
     "encoding": {"networks", "parsing", "families", "checkpoint", "diffusion", "text"},
     "parsing": {"text"},
+    "prompt_report": {"parsing", "text"},
     "branches": {"models", "diffusion"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},

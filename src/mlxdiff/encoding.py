@@ -159,7 +159,7 @@ def told_of(request: Resolved, *, guided: bool) -> Told:
 
 def is_composed(prompts: Iterable[Prompt]) -> bool:
     """Whether any prompt has several parts (AND), or one with a weight."""
-    return any(len(prompt.parts) > 1 or prompt.parts[0].weight != 1 for prompt in prompts)
+    return any(prompt.parts[0].weight != 1 or len(prompt.parts) > 1 for prompt in prompts)
 
 
 def is_guided(request: Resolved, *, embedded: bool) -> bool:
