@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_every_field_comes_back_exactly(tmp_path_factory, kind, request_):
     path = tmp_path_factory.getbasetemp() / f"round.{kind}"
     write_picture(path, PIXEL, picture_text(request_), force=True)
     found = read_picture(path)
-    assert found.request == request_
+    assert found.request == replace(request_, prompt_syntax=request_.prompt_syntax or "plain")
     assert found.notes == ()
     assert found.size == (1, 1)
     assert found.parameters is not None
