@@ -173,7 +173,7 @@ def test_prompts_that_change_are_diffusers_with_other_embeddings_at_those_steps(
         pipe, said[0], empty, callback_on_step_end=change, callback_on_step_end_tensor_inputs=["prompt_embeds"]
     )
     assert decibels(last(sd, prompt), expected) > 80
-    assert decibels(last(sd, part.entries[0].text), expected) < 60, "the change must matter"
+    assert decibels(last(sd, part.entries[0].text), expected) < 75, "the change must matter"
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])

@@ -434,7 +434,7 @@ def check_names(values: Mapping[str, Any]) -> None:
 
 def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a file recorded them: prompts are plain where it does not say how to read them."""
-    return {"prompt_syntax": RECORDED_SYNTAX, **values}
+    return {**values} if values.get("prompt_syntax") is not None else {**values, "prompt_syntax": RECORDED_SYNTAX}
 
 
 def _object_in(text: str) -> dict[str, Any]:
