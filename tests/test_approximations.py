@@ -288,8 +288,8 @@ def test_token_merging_is_diffusers_with_the_tokens_of_its_finest_attention_merg
             for block in transformer.transformer_blocks:
                 merged(block, (10 >> level, 14 >> level), ratio)
     expected = theirs()
-    prepared = sd.backbone.prepare(encoded, [601.0], guidance_scale=1.0)
-    found = np.array(sd.backbone(mx.array(latents), 601.0, prepared, Extra(token_merging=ratio)))
+    prepared = sd.networks.backbone.prepare(encoded, [601.0], guidance_scale=1.0)
+    found = np.array(sd.networks.backbone(mx.array(latents), 601.0, prepared, Extra(token_merging=ratio)))
     size = np.abs(expected).max()
     assert np.abs(found - expected).max() < 1e-4 * size
     assert np.abs(exact - expected).max() > 1e-3 * size, "merging must matter, or this proves nothing"

@@ -21,10 +21,12 @@ class Echo:
         self.caches: list[object] = []
 
     def prepare(self, conditioning, timesteps, *, guidance_scale):
+        del timesteps, guidance_scale
         self.prepared.append(conditioning.context.shape[0])
         return conditioning.context[:, 0, 0]
 
     def __call__(self, latents, timestep, prepared, extra):
+        del timestep
         self.caches.append(extra.step_cache)
         assert latents.shape[0] == prepared.shape[0]
         return mx.broadcast_to(prepared.reshape(-1, 1, 1, 1), latents.shape)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import ldm_layout
 import numpy as np
@@ -194,3 +197,12 @@ def test_options_of_a_prompt_need_one(capsys):
     code, _, err = run(["info", "a.png", "--prompt", "a"], capsys)
     assert code == 2
     assert "Give it alone" in err
+
+
+def test_the_page_about_prompts_shows_what_info_says(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "prompts.md").read_text()
+    examples = re.findall(r"^\$ mlxdiff (info .*)\n((?:.+\n)+?)```", page, re.MULTILINE)
+    assert len(examples) >= 4
+    for command, shown in examples:
+        code, out, _ = run([*shlex.split(command), "--model", "emoji"], capsys)
+        assert (code, out) == (0, shown)
