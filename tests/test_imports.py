@@ -27,13 +27,13 @@ LEAVES = {
     "threads",
     "weight_changes",
 }
-PIPELINE = {"pipeline", "branches", "encoding", "networks", "randomness", "resolve"}
+PIPELINE = {"pipeline", "branches", "encoding", "networks", "parsing", "randomness", "resolve"}
 ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
         *("__init__", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
-        *("animate", "labels", "latents", "recipes", "sheets", "trajectory"),
+        *("animate", "labels", "latents", "prompt_report", "recipes", "sheets", "trajectory"),
     },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "metadata", "sheets", "trajectory"},
     "pipeline": {
@@ -43,8 +43,10 @@ ALLOWED = {
     },
     "resolve": {"families", "diffusion", "images", "backend"},
     "randomness": {"diffusion"},
-    "networks": {"families", "models", "memory", "backend"},
-    "encoding": {"networks"},
+    "networks": {"families", "models", "text", "memory", "backend"},
+    "encoding": {"networks", "parsing", "families", "checkpoint", "diffusion", "text"},
+    "parsing": {"text"},
+    "prompt_report": {"parsing", "text"},
     "branches": {"models", "diffusion"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},

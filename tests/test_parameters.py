@@ -59,6 +59,7 @@ def test_a_picture_of_an_old_version():
     assert request == Request(
         prompt="portrait of a lighthouse keeper, oil on canvas,\n(warm light:1.2), highly detailed",
         negative_prompt="blurry, lowres,\nextra fingers",
+        prompt_syntax="a1111",
         steps=28,
         sampler="dpmpp_2m",
         schedule="karras",
@@ -91,6 +92,8 @@ def test_a_picture_of_a_new_version_with_much_that_mlxdiff_does_not_do():
     assert request == Request(
         prompt="fox in the snow",
         negative_prompt="frame",
+        prompt_syntax="a1111",
+        clip_skip=2,
         steps=20,
         sampler="euler_ancestral",
         guidance_scale=7.0,

@@ -25,7 +25,7 @@ from .conditioning import Conditioning  # noqa: E402
 from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
-from .encoding import EncodedPrompts, is_guided  # noqa: E402
+from .encoding import EncodedPrompts, EncodedRequest, branch_count, is_guided  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
@@ -183,20 +183,20 @@ class StableDiffusion:
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
         with self._turn:
             levels = resolved.noise_levels
-            conditionings = self._prompts.of([resolved])[0]
+            encoded = self._prompts.of([resolved])[0]
             randomness = Randomness(resolved, self._shape(resolved))
             start = self._start(resolved, randomness, latents)
             predict = Branches(
                 self.networks.backbone,
-                conditionings,
+                encoded.branches,
                 levels,
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
             )
             row = find_sampler(resolved.sampler)
-            always = (guidance.NEGATIVE,) if row.unconditional and guidance.NEGATIVE in conditionings else ()
-            denoise = guidance.guided(predict, self._guidance(resolved), always)
+            always = (guidance.NEGATIVE,) if row.unconditional else ()
+            denoise = guidance.guided(predict, self._guidance(resolved, encoded.weights), always)
         options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
         options |= {name: getattr(resolved, name) for name in OPTIONS}
         steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
@@ -205,17 +205,20 @@ class StableDiffusion:
             yield replace(step, latents=levels.end(step.latents)) if last else step
             owner.check()
 
-    def encode_ahead(self, requests: Sequence[Resolved]) -> list[dict[str, Conditioning]]:
+    def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then."""
         with self._turn:
             return self._prompts.of(requests)
 
     def encode_prompt(self, prompt: str | Sequence[str], **settings: Unpack[Settings]) -> Conditioning:
-        """The conditioning of that prompt alone: context (B, S, D) and, for SDXL, pooled (B, P) and time_ids (B, 6)."""
+        """The conditioning of that prompt alone: context (B, S, D) and, for SDXL, pooled (B, P) and time_ids (B, 6).
+
+        Of a prompt that changes during a run, or has several parts, it is the first. Raises InputError for prompts of
+        unequal length.
+        """
         request = self.resolve(_request(prompt, settings))
         with self._turn:
-            encoder = self.networks.encoder
-            return encoder({"positive": request.prompts}, height=request.height, width=request.width)["positive"]
+            return self._prompts.alone(request)
 
     def decode(self, latents: mx.array, *, tile: int | None = None) -> mx.array:
         """Latents (B, h, w, C) to pictures (B, H, W, 3), float in [0, 1], unevaluated unless decoded in strips.
@@ -251,18 +254,20 @@ class StableDiffusion:
             vae = self.networks.vae
             return vae.normalize(_posterior(vae, pictures)[0])
 
-    def _guidance(self, request: Resolved) -> guidance.Guidance:
-        if not is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding):
-            return guidance.Unguided()
-        levels = request.noise_levels
-        row = find_sampler(request.sampler)
+    def _guidance(self, request: Resolved, weights: tuple[float | mx.array, ...]) -> guidance.Guidance:
+        guided = is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding)
+        unguided = guidance.Composed(1.0, weights) if weights else guidance.Unguided()
+        if not guided:
+            return unguided
+        row, levels = find_sampler(request.sampler), request.noise_levels
         scale = request.guidance_scale / (row.guidance_divisor if request.compat == "a1111" else 1)
-        chosen: guidance.Guidance = guidance.ClassifierFree(scale)
+        chosen: guidance.Guidance = guidance.Composed(scale, weights) if weights else guidance.ClassifierFree(scale)
         if request.guidance_rescale > 0:
             chosen = guidance.Rescaled(chosen, request.guidance_rescale, levels.to_output, levels.to_denoised)
         if request.guidance_interval == (0, 1):
             return chosen
-        return guidance.InInterval(chosen, *guidance.interval_of(levels.sigmas, *request.guidance_interval))
+        low, high = guidance.interval_of(levels.sigmas, *request.guidance_interval)
+        return guidance.InInterval(chosen, low, high, unguided)
 
     def _shape(self, request: Resolved) -> tuple[int, int, int]:
         """(h, w, C) of one image's latents."""
@@ -289,8 +294,7 @@ class StableDiffusion:
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
         row = config.bytes_per_row(cells, self.dtype.size, fused_attention=backend.is_gpu())
-        rows = 2 if request.guidance_scale > 1 else 1
-        return memory.batch_size(row, rows, self.networks.working_bytes)
+        return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
 
 
 def _request(prompt: Any, settings: Any) -> Request:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .declarations import (
     Number,
     Numbers,
     Reference,
+    Structured,
     Text,
     Whole,
     WholeChoice,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
+PROMPT_SYNTAXES = ("a1111", "comfyui", "compel", "plain")
+RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a choice
 NOISE_SOURCES = ("torch", "mlx", "philox")
 COMPAT = ("diffusers", "a1111", "comfyui")
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
@@ -51,6 +54,7 @@ MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
+MAX_CLIP_SKIP = 12
 _FILLED: Any = None
 
 
@@ -72,6 +76,14 @@ class Model:
     def place(self) -> str | None:
         """The reference with its revision: NAME@REVISION."""
         return self.reference if self.revision is None else f"{self.reference}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A textual inversion: a file, and what prompts call it, if neither the file nor its name is to say so."""
+
+    ref: str = setting(Reference(), "A .safetensors file.", default=MISSING)
+    token: str | None = setting(Text(), "What prompts call it.", unset="the file's name, or the token in the file")
 
 
 @dataclass(frozen=True)
@@ -165,6 +177,20 @@ class Request:
     prompt: str | tuple[str, ...] = setting(Prompts(), "What to draw.", group="Prompt", default="")
     negative_prompt: str | None = setting(
         Text(), "What to steer away from.", group="Prompt", unset="none", flags=("-n",)
+    )
+    prompt_syntax: str | None = setting(
+        Choice(PROMPT_SYNTAXES), "How brackets and other marks in prompts are read.", group="Prompt", unset="a1111"
+    )
+    clip_skip: int | None = setting(
+        Whole(1, MAX_CLIP_SKIP),
+        "Which of the text encoder's layers is heard, counted from the last; 1 skips none.",
+        group="Prompt",
+        unset="1",
+        neutral=1,
+        a1111="Clip skip",
+    )
+    embedding: tuple[Embedding, ...] | None = setting(
+        Structured(Embedding), "Textual inversion that prompts may name; repeatable.", group="Prompt", unset="none"
     )
     steps: int | None = setting(Whole(1, MAX_STEPS), "Denoising steps.", unset="the checkpoint's", a1111="Steps")
     sampler: str | None = setting(
@@ -410,15 +436,12 @@ class Request:
     @classmethod
     def from_json(cls, text: str) -> Request:
         """Reads `to_json`; raises RequestError for anything that is not a request."""
-        try:
-            values = json.loads(text, parse_int=_whole_number)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(
-                f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
-            ) from None
-        if not isinstance(values, dict):
-            raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
-        return cls.from_dict(values)
+        return cls.from_dict(_object_in(text))
+
+    @classmethod
+    def recorded(cls, text: str) -> Request:
+        """Reads the JSON of a picture or of latents: as `from_json`, but older ones have plain prompts."""
+        return cls.from_dict(as_recorded(_object_in(text)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
@@ -449,6 +472,8 @@ class Resolved(Request):
         variation_strength: float = _FILLED
         ensd: int = _FILLED
         rounding: str = _FILLED
+        prompt_syntax: str = _FILLED
+        clip_skip: int = _FILLED
         model: str = _FILLED
         dtype: str = _FILLED
         guidance_start: float = _FILLED
@@ -482,6 +507,23 @@ def check_names(values: Mapping[str, Any]) -> None:
         raise RequestError(f"A request has no field {unknown[0]!r}.", f"The fields are {', '.join(sorted(known))}.")
 
 
+def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file recorded them: prompts are plain where it does not say how to read them."""
+    return {**values} if values.get("prompt_syntax") is not None else {**values, "prompt_syntax": RECORDED_SYNTAX}
+
+
+def _object_in(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text, parse_int=_whole_number)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
+        ) from None
+    if not isinstance(values, dict):
+        raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
+    return values
+
+
 def _whole_number(digits: str) -> int:
     """Python reads long numbers in quadratic time, and no field takes one."""
     if len(digits) > MAX_DIGITS:
@@ -495,6 +537,9 @@ if TYPE_CHECKING:
         """Request's settings as keyword arguments, spelled again for editors; a test holds it to the declarations."""
 
         negative_prompt: str | None
+        prompt_syntax: str | None
+        clip_skip: int | None
+        embedding: list[Any] | tuple[Any, ...] | str | None
         steps: int | None
         sampler: str | None
         schedule: str | None

@@ -23,7 +23,7 @@ from .families import Checkpoint
 from .families.base import Defaults
 from .hashing import content_hash
 from .pictures import Pixels
-from .request import MAX_STEPS, OPTIONS, Model, Request, Resolved, declared
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Embedding, Model, Request, Resolved, declared
 
 SEEDS = 2**32
 STRENGTH = 0.8
@@ -66,6 +66,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         width=width,
         sampler=config.sampler,
         schedule=schedule,
+        prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
         hashes=(*loaded.hashes, *_hashes(request)) or None,
         **options,
@@ -151,11 +152,23 @@ def _enough(steps: int, strength: float) -> int:
 
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
+    embeddings = () if request.embedding is None else request.embedding
+    found = tuple((each.ref, content_hash(_embedding_file(each))) for each in embeddings)
     if request.image is None:
-        return ()
+        return found
     if isinstance(request.image, Pixels):
-        return ((str(request.image), request.image.sha256),)
-    return ((request.image, content_hash(Path(request.image))),)
+        return (*found, (str(request.image), request.image.sha256))
+    return (*found, (request.image, content_hash(Path(request.image))))
+
+
+def _embedding_file(embedding: Embedding) -> Path:
+    path = Path(embedding.ref)
+    if not path.is_file():
+        raise RequestError(
+            f"There is no file {embedding.ref}.",
+            "An embedding is a .safetensors file on this machine; one on the hub has to be downloaded first.",
+        )
+    return path
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

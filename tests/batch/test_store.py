@@ -27,7 +27,7 @@ LATENTS = np.zeros((8, 8, 4), np.float32)
 
 def request(**changes) -> Resolved:
     values = {"prompt": "a cat", "seed": 3, "steps": 2, "height": 32, "width": 32, "model": "m", "sampler": "ddim"}
-    return Resolved(**values | {"guidance_scale": 2.0, "dtype": "fp32"} | changes)
+    return Resolved(**values | {"guidance_scale": 2.0, "dtype": "fp32", "prompt_syntax": "a1111"} | changes)
 
 
 def job(folder: Path, name: str = "a.png", **changes) -> Job:

@@ -49,7 +49,7 @@ class Fake:
         filled = {"steps": 2, "height": 32, "width": 32, "guidance_scale": 2.0, "sampler": "ddim", "dtype": "fp32"}
         values |= {name: value for name, value in filled.items() if values[name] is None}
         schedule = SimpleNamespace(sigmas=(1.0, 0.5, 0.0))
-        return Resolved(**values | {"model": self.model.reference, "noise_levels": schedule})
+        return Resolved(**values | {"model": self.model.reference, "prompt_syntax": "a1111", "noise_levels": schedule})
 
 
 @pytest.fixture
