@@ -41,7 +41,7 @@ def test_the_readmes_tree_names_what_is_there():
     inside, outside = tree.split("benchmarks/", 1)
     for name in re.findall(r"^  (\S+)", inside, re.MULTILINE):
         assert (ROOT / "src" / "mlxdiff" / name).exists(), name
-    named = set(re.findall(r"[a-z0-9_]+(?:\.py|/)", inside))
+    named = set(re.findall(r"[a-z0-9_]+(?:\.py|\.typed|/)", inside))
     for path in (ROOT / "src" / "mlxdiff").iterdir():
         name = f"{path.name}/" if path.is_dir() else path.name
         if name not in ("__pycache__/", "__init__.py", "__main__.py"):
