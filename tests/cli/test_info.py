@@ -133,6 +133,7 @@ def test_another_programs_picture_says_what_of_it_is_read(tmp_path, capsys):
     said = json.loads(out)
     assert (code, said["program"], said["parameters"]) == (0, "a1111", text)
     assert said["settings"] == {
+        "compat": "a1111",
         "prompt_syntax": "a1111",
         "prompt": "a cat",
         "sampler": "euler_ancestral",

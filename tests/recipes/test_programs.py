@@ -67,6 +67,7 @@ def test_comfyuis_default_graph():
     assert settings_ == {
         **CATS,
         "prompt_syntax": "comfyui",
+        "compat": "comfyui",
         "guidance_scale": 8.0,
         "sampler": "dpmpp_2m",
         "schedule": "karras",
@@ -293,7 +294,7 @@ def test_swarmui(tmp_path):
     }
     text = json.dumps({"sui_image_params": params, "sui_extra_data": {"date": "2026"}})
     expected = {**CATS, "guidance_scale": 7, "sampler": "euler", "rng": "torch", "model": "found/sd_xl_base_1.0"}
-    expected |= {"prompt_syntax": "comfyui"}
+    expected |= {"prompt_syntax": "comfyui", "compat": "comfyui"}
     settings_, (said,) = read({"parameters": text})
     assert settings_ == expected
     assert "scheduler: normal_of_tomorrow" in said
@@ -365,6 +366,7 @@ def test_civitais_json(tmp_path):
     expected = {
         **CATS,
         "prompt_syntax": "a1111",
+        "compat": "a1111",
         "guidance_scale": 7,
         "sampler": "dpmpp_2m",
         "schedule": "karras",
@@ -425,7 +427,7 @@ def test_a_graph_in_a_webp_and_in_a_json_file(tmp_path):
     for name in ("a.webp", "b.json"):
         request = request_from_file(tmp_path / name, find_model=str)
         wanted = {"guidance_scale": 8.0, "sampler": "dpmpp_2m", "schedule": "karras", "model": "v1-5"}
-        assert request == Request(**CATS, prompt_syntax="comfyui", **wanted)
+        assert request == Request(**CATS, prompt_syntax="comfyui", compat="comfyui", rng="torch", **wanted)
 
 
 def test_a_request_in_a_json_file(tmp_path):
