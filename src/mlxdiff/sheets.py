@@ -11,7 +11,7 @@ from typing import Any
 from . import __version__
 from .declarations import declared
 from .errors import MlxdiffError, RequestError
-from .request import PROMPT_SYNTAXES, Request, as_recorded
+from .request import Request
 
 SWEEP, SHEET = "mlxdiff-sweep", "mlxdiff-sheet"
 _MAX_JSON = 2**20
@@ -57,8 +57,7 @@ class Sheet:
 
 def sweep_text(request: Request, vary: Sequence[str]) -> dict[str, str]:
     """The texts to write into the sheet of a sweep: the request without what is varied, and --vary as typed."""
-    values = {"prompt_syntax": PROMPT_SYNTAXES[0], **request.values()}  # without it a record means plain prompts
-    described = json.dumps({"request": values, "vary": list(vary)}, sort_keys=True)
+    described = json.dumps({"request": request.values(), "vary": list(vary)}, sort_keys=True)
     return {SWEEP: described, "Software": f"mlxdiff {__version__}"}
 
 
@@ -89,7 +88,7 @@ def _read(text: str) -> Sheet:
     if not _are_texts(vary) or not _are_texts(names) or not (vary or names):
         raise wrong
     try:
-        made = Request.from_dict(as_recorded(request)) if isinstance(request, dict) else None
+        made = Request.from_dict(request) if isinstance(request, dict) else None
     except (MlxdiffError, TypeError):
         raise wrong from None
     return Sheet(made, tuple(vary or ()), tuple(names or ()))

@@ -56,7 +56,8 @@ def info(
     wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
     lists = [name for name, is_wanted in wanted if is_wanted]
     if lists and (named or len(lists) > 1):
-        raise RequestError(f"{lists[0]} shows the same, whatever is beside it.", "Give it alone.")
+        does = "is about one text" if lists[0] == "--prompt" else "lists the same"
+        raise RequestError(f"{lists[0]} {does}, whatever is beside it.", "Give it alone.")
     if prompt is None and (model is not None or prompt_syntax is not None or negative):
         raise RequestError(
             "--model, --prompt-syntax and --negative say how --prompt is read, and there is none.",
