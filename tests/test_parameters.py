@@ -402,22 +402,14 @@ TOMORROW = """
 import json, sys
 from mlxdiff.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request
-<<<<<<< HEAD
 made = Request(prompt="a", steps=3, seed=1, rng="torch", vividness=0.25, inks=("red", "blue, dark"))
-=======
-made = Request(prompt="a", prompt_syntax="a1111", steps=3, seed=1, vividness=0.25, inks=("red", "blue, dark"))
->>>>>>> wire
 text = parameters_text(made)
 assert "Vividness: 0.25, Inks: " in text, text
 assert parse_parameters(text) == made, parse_parameters(text)
 other = parse_parameters("a\\nSteps: 3, Seed: 1, Vividness: 0.25, RNG: CPU")
-<<<<<<< HEAD
 assert other == Request(
     prompt="a", steps=3, seed=1, vividness=0.25, rng="torch", prompt_syntax="a1111", compat="a1111"
 ), other
-=======
-assert other == Request(prompt="a", prompt_syntax="a1111", steps=3, seed=1, vividness=0.25)
->>>>>>> wire
 """
 KIND = """
 @dataclass(frozen=True)
