@@ -43,7 +43,7 @@ def _write(stream, text: str) -> None:
     try:
         stream.write(text)
         stream.flush()
-    except (AttributeError, OSError, ValueError):  # there is none, or nobody reads it
+    except (AttributeError, OSError, ValueError):  # there is none, or its reader has ended
         pass
 
 

@@ -105,7 +105,7 @@ def _explain(error: ImportError | OSError) -> BackendError:
 
 
 def is_gpu() -> bool:
-    """Whether MLX computes on a GPU (Metal or CUDA) unless told otherwise."""
+    """Whether MLX computes on a GPU (Metal or CUDA) by default."""
     mx = require_mlx()
     return mx.default_device().type == mx.gpu
 

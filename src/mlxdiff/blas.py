@@ -263,7 +263,7 @@ def _has_32_bit_integers(library: ctypes.CDLL, prefix: str) -> bool:
     import ctypes
 
     ones = (ctypes.c_float * 2)(1.0, 1.0)
-    # Indexing makes a fresh function object, so that nobody else's prototype changes.
+    # Indexing makes a fresh function object, so that no other user's prototype changes.
     dot = library[f"{prefix}cblas_sdot"]
     dot.argtypes = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
     dot.restype = ctypes.c_float

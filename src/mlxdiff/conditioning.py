@@ -1,4 +1,4 @@
-"""What a network is given beside the latents: the encoded prompts, and for SDXL what goes with them."""
+"""What a network gets besides the latents: the encoded prompts, and for SDXL what goes with them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def constant(conditioning: Conditioning) -> tuple[Strand, ...]:
 
 
 def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
-    """Joins conditionings along the batch. Raises InputError unless they have the same shape but for B."""
+    """Joins conditionings along the batch. Raises InputError unless their shapes are equal except B."""
     if not parts:
         raise InputError("There is no conditioning to concatenate.", "Give at least one.")
     if len(parts) == 1:

@@ -16,7 +16,7 @@ WINDOW = 0.04  # seconds to watch the processors for; the kernel counts in steps
 
 
 def free() -> int:
-    """Cores that are this process' own to use, one at least: of those it may run on, the ones nobody computes on."""
+    """Cores that are this process' own to use, one at least: of those it may run on, the idle ones."""
     machine = os.cpu_count() or 1
     allowed = min(len(os.sched_getaffinity(0)), quota(Path("/sys/fs/cgroup/cpu.max")))
     return max(1, min(allowed, machine - busy_neighbours()))

@@ -351,7 +351,7 @@ class Setting:
     group    the panel of `--help` and the section of docs/settings.md
     scope    `model` decides what is loaded, `picture` what is drawn, `record` is written by mlxdiff alone
     neutral  the value that changes nothing; None where the checkpoint or another setting decides
-    default  what Request holds when nobody says anything
+    default  what Request holds when the setting is not given
     flags    further names of the option, such as `--cfg` or `-n`
     a1111    its name in A1111's text, if it has one
     vary     whether a sweep may vary it

@@ -113,7 +113,7 @@ def is_at(path: Path, descriptor: int) -> bool:
 
 
 def check_writable(path: str | Path, *, force: bool = False) -> None:
-    """Raises the OutputError that `atomic_write` would raise, as far as it can be foreseen; changes nothing.
+    """Raises the OutputError that `atomic_write` would raise, as far as it can be known before; changes nothing.
 
     For minutes of rendering not to be lost. Folders that are missing are no error: `atomic_write` creates them.
     """
@@ -165,7 +165,7 @@ def _open_part(folder: Path) -> tuple[Path, BinaryIO]:
         part = folder / f"{_own_parts()}{secrets.token_hex(6)}.part"
         stream = open(part, "xb")  # noqa: SIM115 (the caller closes it)
         try:
-            # Somebody who removes what is left may have had the lock first, and then the name is gone.
+            # Another process that cleans up may have had the lock first, and then the name is gone.
             if tries_left == 0 or (not _is_held(stream.fileno()) and is_at(part, stream.fileno())):
                 return part, stream
         except OSError:  # a file system without locks: the name says whose the file is

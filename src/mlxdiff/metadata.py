@@ -2,8 +2,8 @@
 
 `mlxdiff` is the canonical JSON of the Request, enough to render the picture again. `parameters` is the text format of
 AUTOMATIC1111's web UI, which galleries and other programs show (parameters.py). `Software` names the version. What
-other programs write is read in recipes/. Files come from anybody: whatever they hold ends in a Request or in an
-MlxdiffError, and no pixel is decoded to find it, but for NovelAI's pictures that say nothing else (stealth.py).
+other programs write is read in recipes/. Files may be hostile: whatever they contain ends in a Request or in an
+MlxdiffError. No pixel is decoded to find it, except for NovelAI's pictures without other metadata (stealth.py).
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _differs(name: str, digest: str) -> bool:
     try:
         return content_hash(Path(name)) != digest
     except MlxdiffError:
-        return False  # whoever opens it says what is wrong
+        return False  # opening it raises the error
 
 
 def _names(value: Any) -> Iterator[str]:

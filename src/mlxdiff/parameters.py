@@ -66,7 +66,7 @@ def _text(item: Setting, value: Any) -> str:
 
 
 def _model_name(reference: str) -> str:
-    """The last part, as the web UI names a model by its file: folders are nobody's business."""
+    """The last part, as the web UI names a model by its file: folders are private."""
     return PurePath(reference).name.removesuffix(".safetensors")
 
 

@@ -290,7 +290,7 @@ class StableDiffusion:
         return request.noise_levels.start(noise, picture)
 
     def batch_size(self, request: Resolved) -> int:
-        """How many images of a request are denoised at once when nobody says: as many as memory takes."""
+        """The default batch size for a request: as many images as fit into memory."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
         row = config.bytes_per_row(cells, self.dtype.size, fused_attention=backend.is_gpu())

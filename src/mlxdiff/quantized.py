@@ -36,7 +36,7 @@ RECORD = "quantized.json"
 FORMAT = 1
 GROUP_SIZE = 64
 UNFINISHED = ".unfinished-"
-STALE = 24 * 3600  # seconds after which an unfinished copy is nobody's any more
+STALE = 24 * 3600  # seconds after which an unfinished copy counts as abandoned
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _sync(path: Path) -> None:
 
 
 def _take_place(part: Path, destination: Path) -> None:
-    """Gives the finished folder its name; what has the name goes first, aside, so that nobody meets half of either."""
+    """Gives the finished folder its name. What had the name is moved aside first, so no half folder is ever found."""
     try:
         part.rename(destination)
     except OSError:

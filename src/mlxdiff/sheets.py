@@ -1,4 +1,4 @@
-"""What a sheet says of itself: which sweep it is, or which pictures are on it. No one request would make it again."""
+"""The metadata of a sheet: its sweep, or the pictures on it. No single request would make it again."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def read_sheet(texts: Mapping[str, str]) -> Sheet | None:
 
 
 def _read(text: str) -> Sheet:
-    wrong = RequestError("What the sheet says of itself cannot be used.", "Make it again.")
+    wrong = RequestError("The metadata of the sheet cannot be used.", "Make it again.")
     if len(text) > _MAX_JSON:
         raise wrong
     try:

@@ -1,8 +1,8 @@
 """Every step of a run on disk, to be shown as an animation: written whole, read a step at a time.
 
-A safetensors file like that of latents.py: `latents` (T, B, h, w, C) is what each step left, noise and all, so that the
-last ones are the picture's. `denoised`, of the same shape, is the x0 that each step foresaw: only that decodes to
-pictures, since latents on the way carry noise of their sigma, which a VAE never saw.
+A safetensors file like that of latents.py: `latents` (T, B, h, w, C) are the latents after each step,
+noise included; the last ones are the picture's. `denoised`, of the same shape, is the predicted x0 of each step. Only
+that decodes to pictures: latents before the last step contain noise, and no VAE is trained to decode that.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Trajectory:
     _foreseen: str
 
     def foreseen(self, step: int) -> np.ndarray:
-        """What step 0 to T - 1 foresaw, (B, h, w, C) fp32; of the last one the outcome itself."""
+        """The predicted x0 of step 0 to T - 1, (B, h, w, C) fp32; for the last step the final latents."""
         name = KEY if step == self.shape[0] - 1 else self._foreseen
         return self._file.get_slice(name)[step : step + 1][0].astype(np.float32, copy=False)
 
 
 def encode_trajectory(latents: np.ndarray, denoised: np.ndarray, request: Request) -> bytes:
-    """The bytes of a trajectory's file: what each step left and foresaw, both (T, B, h, w, C)."""
+    """The bytes of a trajectory's file: latents after each step and predicted x0, both (T, B, h, w, C)."""
     if latents.ndim != 5 or latents.shape != denoised.shape:
         raise ValueError(f"both are (T, B, h, w, C), not of shapes {latents.shape} and {denoised.shape}")
     return encode_latents(latents, request, denoised=denoised)

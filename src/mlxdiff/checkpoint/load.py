@@ -193,7 +193,7 @@ def read_arrays(path: Path, header: Header, keys: Iterable[str], packed: Collect
     """The weights under these keys of a safetensors file, lazy; buffers that a module can work out are left out.
 
     A file in which any tensor has a type that MLX does not read is not lazy: these weights are read now, and float64
-    becomes fp32. Raises CheckpointError for a weight that is stored as integers, but for the keys in `packed`, and
+    becomes fp32. Raises CheckpointError for a weight that is stored as integers, except the keys in `packed`, and
     UnsupportedError for any other type than FLOATS.
     """
     wanted = [key for key in keys if not (is_ignored(key) and header.tensors[key].dtype not in FLOATS)]

@@ -1,4 +1,4 @@
-"""What a component of a stored quantized copy says of itself, in its config.json.
+"""The description of a component of a stored quantized copy, in its config.json.
 
     "quantization_config": {"quant_method": "mlxdiff", "format": 1, "bits": 8, "group_size": 64,
                             "layers": {"path.of.a.layer": 64, ...}}

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             output.report(lost)
             sys.exit(lost.exit_code)
         unforeseen = MlxdiffError(
-            f"mlxdiff met an error that it did not foresee ({type(error).__name__}: {error}).",
+            f"An unexpected error stopped mlxdiff ({type(error).__name__}: {error}).",
             "Run the command again with -v for the details, and please report them.",
         )
         unforeseen.__cause__ = error

@@ -152,7 +152,7 @@ class Bars:
             output.note(text, style)
 
     def start(self, n_images: int | None) -> None:
-        """The model is loaded; `n_images` are wanted, or nobody knows how many."""
+        """The model is loaded; `n_images` are wanted, or their number is unknown (None)."""
         self.progress.loading = False
         self.expect(n_images)
 

@@ -124,7 +124,7 @@ def verify_models(model: str | None, *, dry_run: bool, yes: bool, json: bool) ->
 
 
 def _remove(removal: Removal, *, dry_run: bool, yes: bool, json: bool) -> None:
-    """Shows what would go, asks, and removes it. Raises RequestError where nobody can be asked."""
+    """Shows what would go, asks, and removes it. Raises RequestError without a terminal to ask on."""
     from rich.filesize import decimal
 
     from .. import hub
@@ -162,7 +162,7 @@ def _agreed(question: str, *, asked: bool) -> bool:
 
 
 def can_ask() -> bool:
-    """Whether somebody sees a question and can answer it."""
+    """Whether there is a terminal for a question and its answer."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 

@@ -45,8 +45,8 @@ def decode(
             "--output",
             "-o",
             metavar="PATH",
-            help="Picture to write (.png, .jpg, .webp), or a folder. Of a trajectory an animation (.webp, .gif), or"
-            " for each step a picture: NAME.png or a folder.",
+            help="Picture to write (.png, .jpg, .webp), or a folder. For a trajectory: an animation (.webp, .gif),"
+            " or one picture for each step (NAME.png, or a folder).",
             show_default=False,
             rich_help_panel=options.OUTPUT,
         ),
@@ -55,7 +55,7 @@ def decode(
         float,
         typer.Option(
             metavar="FLOAT",
-            help="Steps a second in an animation, 0.1 to 50; its last picture stays longer.",
+            help="Steps a second in an animation, 0.1 to 50. The last picture stays longer.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = 10.0,
@@ -65,10 +65,10 @@ def decode(
     decode_batch_size: options.DecodeBatchSize = 1,
     tile: options.Tile = None,
 ) -> None:
-    """Decode saved LATENTS into pictures, with the model that they were made with.
+    """Decode saved LATENTS into pictures, with the model that made them.
 
     NAME.safetensors becomes NAME.png, or NAME-decoded.png where there is a NAME.png; NAME-SEED.png for each image
-    where it holds several. A trajectory becomes NAME.webp, in which each step's picture is what that step foresaw.
+    where it holds several. A trajectory becomes the animation NAME.webp, with the predicted picture of each step.
     """
     usage.check_files(saved)
     usage.check_settings(settings)

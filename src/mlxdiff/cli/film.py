@@ -130,7 +130,7 @@ def write(
 
 
 def pictures(film: Film, image: int, sd: StableDiffusion, bars: Bars, chunks: Chunks) -> Iterator[np.ndarray]:
-    """What each step foresaw of an image, (H, W, 3) uint8."""
+    """The predicted picture of each step of an image, (H, W, 3) uint8."""
     import mlx.core as mx
     import numpy as np
 

@@ -37,7 +37,7 @@ def generate(
         typer.Option(
             metavar="FILE",
             help="Render every line of this file (- is standard input): prompts, or JSON objects with the fields of a"
-            " request. The same command again goes on where it stopped.",
+            " request. The same command again renders only what is missing.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
@@ -47,7 +47,7 @@ def generate(
         typer.Option(
             "--from",
             metavar="FILE",
-            help="Render a picture again, or a .txt of A1111's parameters. Options beside it override what it says.",
+            help="Render with the settings in a picture, or in a .txt of A1111's. Other options override them.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
@@ -57,7 +57,7 @@ def generate(
         typer.Option(
             min=1,
             metavar="INTEGER",
-            help="Put the pictures on one contact sheet of this many rows; without --n-images, two a row.",
+            help="Put the pictures on one contact sheet of this many rows. Without --n-images: two a row.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -66,7 +66,7 @@ def generate(
     """Render PROMPT, or each line of a file.
 
     One picture goes to --output, several become NAME-SEED.png, and with --n-rows they share one contact sheet. The
-    pictures of a file go into a folder, with a journal of what is done.
+    pictures of a file go into a folder, with a journal of finished pictures.
     """
     _check_sources(prompt, prompts_file, source, n_rows)
     usage.remark(prompt, settings)
@@ -104,7 +104,7 @@ def _is_first_rank() -> bool:
 
 
 def _read(source: Path, given: Mapping[str, Any]) -> Request:
-    """What the picture was made with, but for what is given; its warnings name what is not used, or has changed."""
+    """The picture's settings, overridden by those given. Warnings name what is not used, and files that changed."""
     from ..metadata import request_from_file
 
     usage.check_files([source])

@@ -43,9 +43,9 @@ def grid(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUES",
-            help="What differs between the columns, and given again between the rows. NAME is an option's, without"
-            " dashes before it (`mlxdiff info --settings` lists them), VALUES are 10,20,30 or 2..8+2. Of"
-            " prompt=apple,pear each replaces the first in the prompt.",
+            help="A setting with a value for each column; a second --vary is for the rows. NAME is an option without"
+            " its dashes (`mlxdiff info --settings` lists them). VALUES are 10,20,30, or 2..8+2 for 2,4,6,8."
+            " prompt=apple,pear replaces apple in the prompt by each value.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
@@ -70,7 +70,7 @@ def grid(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write each cell into this folder, as a picture of its own.",
+            help="Also write each cell as a picture into this folder.",
             show_default=False,
             rich_help_panel=options.OUTPUT,
         ),

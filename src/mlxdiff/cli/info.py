@@ -35,7 +35,7 @@ def info(
         bool, typer.Option("--settings", help="List every setting: option, values, default, help.")
     ] = False,
     samplers: Annotated[
-        bool, typer.Option("--samplers", help="List the samplers, and what other programs call them.")
+        bool, typer.Option("--samplers", help="List the samplers, and their names in other programs.")
     ] = False,
     prompt: Annotated[
         str | None,
@@ -51,7 +51,7 @@ def info(
     negative: Annotated[bool, typer.Option("--negative", help="With --prompt: read it as a negative prompt.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Show the device, versions and cache; or a MODEL; or what a FILE was made with."""
+    """Show the device, versions and cache; or a MODEL; or the settings that made a FILE."""
     named = [] if subjects is None else subjects
     wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
     lists = [name for name, is_wanted in wanted if is_wanted]

@@ -38,14 +38,16 @@ OutputPattern = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what is there.", rich_help_panel=OUTPUT)]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.", rich_help_panel=OUTPUT)]
 SkipExisting = Annotated[
     bool,
-    typer.Option("--skip-existing", help="Keep any picture that has the name already.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--skip-existing", help="Count existing files as done, whatever they contain.", rich_help_panel=OUTPUT
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.", rich_help_panel=OUTPUT)]
 NoMetadata = Annotated[
-    bool, typer.Option("--no-metadata", help="Leave out how the picture was made.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--no-metadata", help="Write no settings into the picture.", rich_help_panel=OUTPUT)
 ]
 BatchSize = Annotated[
     int | None,
@@ -74,7 +76,7 @@ FailFast = Annotated[
     bool,
     typer.Option(
         "--fail-fast/--keep-going",
-        help="Whether the run ends with the first picture that fails. Default: it goes on.",
+        help="Stop at the first picture that fails, or render the others. Default: --keep-going.",
         show_default=False,
         rich_help_panel=RUN,
     ),
@@ -84,12 +86,12 @@ Retries = Annotated[
     typer.Option(
         min=0,
         metavar="INTEGER",
-        help="Times to try again a picture that could not be written, or ran out of memory.",
+        help="Further tries for a picture that could not be written, or ran out of memory.",
         rich_help_panel=RUN,
     ),
 ]
 Preview = Annotated[
-    bool, typer.Option("--preview", help="Draw the pictures in the terminal as they emerge.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--preview", help="Show the picture of each step in the terminal.", rich_help_panel=OUTPUT)
 ]
 SaveLatents = Annotated[
     bool,

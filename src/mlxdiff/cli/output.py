@@ -67,7 +67,7 @@ def above(console: Console | None) -> None:
 def say(line: str) -> None:
     """One line of data on stdout, never wrapped or coloured, so that scripts can read it.
 
-    Where nobody reads on (`| head`) the line is dropped: a run is finished all the same. Raises OutputError where
+    Where the reader has ended (`| head`) the line is dropped: a run is finished all the same. Raises OutputError where
     the system refuses it, as on a full disk.
     """
     write(f"{printable(line)}\n")

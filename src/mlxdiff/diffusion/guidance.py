@@ -1,8 +1,8 @@
 """How the predictions of several branches become one.
 
-A branch is one thing that the network is told: "positive" the prompt, "negative" the negative prompt, "image" the
+A branch is one conditioning of the network: "positive" the prompt, "negative" the negative prompt, "image" the
 picture without the prompt (instruct-pix2pix), "perturbed" the prompt with its self-attention switched off (PAG). A
-guidance says which branches it needs at a noise level, and combines their denoised latents. It knows no network, no
+guidance names the branches that it needs at a noise level, and combines their denoised latents. It knows no network, no
 batching and no prediction type; `guided` makes what a sampler calls of both.
 """
 

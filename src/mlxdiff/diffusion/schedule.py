@@ -1,4 +1,4 @@
-"""The noise levels of one run, and what the network is told at each of them.
+"""The noise levels of one run, and the timestep of each.
 
 All in double precision on the host: diffusers makes the same tables in fp32, whose smallest sigmas are off by 2e-5.
 """
@@ -33,7 +33,7 @@ class Schedule:
     space             what the network was trained on
     sigmas            n + 1 levels, descending. The last is 0, or the smallest of training where the checkpoint asks for
                       that (`set_alpha_to_one: false`, as SD 1.x does)
-    timesteps         n numbers, what the network is told at sigmas[:-1]
+    timesteps         n numbers, the network's input for sigmas[:-1]
     init_noise_sigma  unit noise times this is what the loop starts from, when it starts from noise alone
     signal_scale      final latents times this are what the VAE decodes (see `end`)
     timestep_scaling  of the consistency sampler's boundary condition
@@ -69,7 +69,7 @@ class Schedule:
         return len(self.timesteps)
 
     def timestep(self, sigma: float) -> float:
-        """What the network is told at sigma: the class's own number at the schedule's levels, else the space's."""
+        """The timestep at sigma: the class's own number at the schedule's levels, else the space's."""
         if sigma in self.sigmas[: self.steps]:
             return self.timesteps[self.sigmas.index(sigma)]
         return self.space.timestep(sigma)
@@ -219,7 +219,7 @@ def _make_schedule(
 
 
 def custom_levels(sigmas: Sequence[float], steps: int | None, schedule: str | None) -> tuple[float, ...]:
-    """Noise levels that somebody gives, checked. Raises RequestError."""
+    """Noise levels that the caller gives, checked. Raises RequestError."""
     levels = tuple(sigmas) if isinstance(sigmas, Sequence) and not isinstance(sigmas, str) else ()
     if len(levels) < 2 or not all(isinstance(s, int | float) and not isinstance(s, bool) for s in levels):
         raise RequestError(f"sigmas are {sigmas!r}.", "They are two numbers or more.")
@@ -273,7 +273,7 @@ def _strides(
     """Where DDIM and PLMS land, as diffusers' classes have it: always num_train_timesteps // steps further down.
 
     With uneven timesteps (linspace, or trailing where the steps do not divide) that is not the next timestep, and the
-    network is told of a level slightly off. The same pictures as diffusers need the same slip.
+    network gets the timestep of a slightly different level. To give diffusers' pictures, so does mlxdiff.
     """
     stride = config.num_train_timesteps // steps
     return tuple(_level(t - stride, table) if t >= stride else last for t in timesteps)

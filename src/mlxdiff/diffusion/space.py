@@ -24,7 +24,7 @@ class Space(Protocol):
     """Latents, outputs and denoised are (B, h, w, C), results fp32; sigma is of variance-exploding latents."""
 
     def timestep(self, sigma: float) -> float:
-        """What the network is told at sigma."""
+        """The timestep at sigma, an input of the network."""
         ...
 
     def scale(self, sigma: float) -> float:
@@ -132,10 +132,10 @@ def _log_sigmas(training: Training) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """A network for z = (1 - s) * x0 + s * noise that says noise - x0 (Lipman et al. 2023; Esser et al. 2024).
+    """A network for z = (1 - s) * x0 + s * noise that predicts noise - x0 (Lipman et al. 2023; Esser et al. 2024).
 
-    With sigma = s / (1 - s), z is latents / (1 + sigma), and Euler's step in sigma is Euler's step in s. The network
-    is told num_train_timesteps * s.
+    With sigma = s / (1 - s), z is latents / (1 + sigma), and Euler's step in sigma is Euler's step in s. The network's
+    timestep is num_train_timesteps * s.
     """
 
     num_train_timesteps: int = 1000

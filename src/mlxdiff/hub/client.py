@@ -26,7 +26,7 @@ HEAD_SECONDS = 30.0  # until an answer begins
 RATE = 1000  # bytes a second that an answer has to bring
 RATE_SECONDS = 15.0  # over which that is measured
 REDIRECTS = 5
-_LOOK = 0.05  # seconds between looks at whether somebody stopped it
+_LOOK = 0.05  # seconds between checks whether it was stopped
 _QUEUED = 16  # blocks read ahead
 _UNPACKED = 2**20  # bytes unpacked at once
 _MOVED = (301, 302, 303, 307, 308)
@@ -79,7 +79,7 @@ class Answer:
 
     @property
     def is_packed(self) -> bool:
-        """Whether the body is compressed, although nobody asked for that."""
+        """Whether the body is compressed, although that was not requested."""
         return self.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
 
     def blocks(self) -> Iterator[bytes]:

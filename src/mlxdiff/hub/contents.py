@@ -1,7 +1,7 @@
 """What lies in the Hugging Face cache, seen as it is: broken links and half repositories too.
 
-Every path that is handed out as a blob lies in its repository's own folder of blobs: a link that leads anywhere else,
-whoever made it, is followed by nobody.
+Every path that is handed out as a blob lies in its repository's own folder of blobs: a link that leads anywhere
+else is never followed.
 """
 
 from __future__ import annotations

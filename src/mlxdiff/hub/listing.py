@@ -1,6 +1,6 @@
 """What the hub says of a repository, believed only after it has been looked at: its commit, and its files.
 
-A hub may be broken, or be somebody else. What comes from here names folders, files and locks, and decides what is
+A hub may be broken or hostile. What comes from here names folders, files and locks, and decides what is
 written and how much: every value has its type, its form and its bounds by then.
 """
 

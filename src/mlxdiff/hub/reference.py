@@ -79,7 +79,7 @@ def as_path(reference: str) -> Path | None:
     try:
         path = Path(reference).expanduser()
         path.exists()
-    except (OSError, RuntimeError, UnicodeError):  # a name too long, a ~user that is nobody, half a surrogate pair
+    except (OSError, RuntimeError, UnicodeError):  # a name too long, an unknown ~user, half a surrogate pair
         return None
     return path
 

@@ -68,10 +68,10 @@ def removal_of(reference: str) -> Removal:
 
 
 def prunable() -> Removal:
-    """What nothing needs: revisions that no branch or tag stands for, and downloads that nobody is continuing."""
+    """What nothing needs: revisions that no branch or tag stands for, and downloads that no process is continuing."""
     models = cached_models()
     loose = tuple(model for model in models if not model.refs)
-    # Of a repository without a model nobody knows whose the download is.
+    # Without a model in the repository, the download may belong to any other program.
     folders = {storage(model.reference) for model in models}
     unfinished = tuple(part for folder in sorted(folders) for part in _unfinished(folder))
     return Removal(loose, unfinished, (), _freed(loose) + _sum(unfinished))
@@ -207,7 +207,7 @@ def _unfinished(folder: Path) -> list[Path]:
 
 
 def _lock_of(part: Path) -> Path:
-    """The lock that whoever continues a download holds: mlxdiff and huggingface_hub agree on it."""
+    """The lock of the process that continues a download: mlxdiff and huggingface_hub agree on it."""
     folder = part.parents[1]
     return folder.parent / ".locks" / folder.name / f"{part.name.split('.')[0]}.lock"
 

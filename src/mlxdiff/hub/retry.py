@@ -15,7 +15,7 @@ TRIES = 5  # while a file is coming
 TRIES_TO_ASK = 3  # before anything has come, when someone waits for the plan
 SLOW_TRIES = 2  # each of them has cost long already
 PAUSE = 0.5  # seconds before the second try in a row; doubled for each one after that
-LONGEST = 120.0  # seconds; who is told to wait longer is told so, rather than kept waiting
+LONGEST = 120.0  # seconds; if the hub asks for more, that is an error rather than a long wait
 PASSING = (408, 429, 500, 502, 503, 504)
 
 Result = TypeVar("Result")

@@ -45,7 +45,7 @@ class CachedModel:
 class CheckedFile:
     """One file of a model, read again.
 
-    sound   None where there is nothing to compare: no hash is known of it, or it is gone and nobody here needs it
+    sound   None where there is nothing to compare: no hash is known of it, or it is gone and nothing here needs it
     needed  whether mlxdiff loads it; only such a file is removed when it is damaged, since a pull brings it back
     why     what is wrong, or why nothing can be said; empty for a sound file
     """

@@ -64,7 +64,7 @@ class BackboneConfig(Protocol):
 
     @property
     def latent_size(self) -> tuple[int, int]:
-        """Height and width in latent cells where nobody asks for a size."""
+        """Default height and width in latent cells."""
         ...
 
     @property

@@ -111,7 +111,7 @@ class FeedForward(nn.Module):
         self.net = [GEGLU(width, 4 * width), nn.Identity(), Linear(4 * width, width)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        """The MLP of x (..., width) without its last bias, which whoever adds it to something adds too."""
+        """The MLP of x (..., width) without its last bias, which the caller adds."""
         return self.net[2].product(self.net[0](x))
 
 

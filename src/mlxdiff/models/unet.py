@@ -90,7 +90,7 @@ class UNet2DConditionModel(nn.Module):
         """The output for `sample` (B, h, w, in_channels), of what `time_shifts` and `keys_values` gave.
 
         `merging` is the fraction of the tokens that merge in the finest self-attention. The three parts are there for
-        whoever keeps the output of `coarser_levels` from another call (models/step_cache.py).
+        callers that keep the output of `coarser_levels` of another call (models/step_cache.py).
         """
         maps = self.finest_down(sample, shifts, keys_values, merging, residuals)
         x = self.coarser_levels(maps, shifts, keys_values, merging, residuals)

@@ -93,7 +93,7 @@ class UNetConfig:
 
     @property
     def latent_size(self) -> tuple[int, int]:
-        """Height and width in latent cells where nobody asks for a size."""
+        """Default height and width in latent cells."""
         return (self.sample_size, self.sample_size) if isinstance(self.sample_size, int) else self.sample_size
 
     @property

@@ -93,7 +93,7 @@ def _prompts(made: Gathering, found: Infotext, *, strip: bool) -> None:
     prompt, negative = found.prompt, found.negative
     if strip:
         prompt, negative = (_stripped(text) for text in (prompt, negative))
-        used = {"lora"} & by_name().keys()  # such tags stay: whoever reads the prompt knows them
+        used = {"lora"} & by_name().keys()  # such tags stay: the prompt syntax reads them
         for match in (*TAG.finditer(prompt), *TAG.finditer(negative)):
             if match[1].lower() not in used:
                 made.leave(match[0])
@@ -173,7 +173,7 @@ def _strength(made: Gathering, found: Infotext, enlarged: bool) -> None:
 
 
 def _leave(made: Gathering, found: Infotext) -> None:
-    """Says what nobody took."""
+    """Names what no setting used."""
     absent = _ABSENT | (_ABSENT_IN_SDCPP if made.program == "sd.cpp" else {})
     for name, (written, value) in found.values.items():
         if name == "civitai resources":

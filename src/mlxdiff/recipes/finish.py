@@ -57,7 +57,7 @@ def _without_options(settings: dict[str, Any], given: Mapping[str, Any]) -> list
 
 
 def sayings(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> list[str]:
-    """The sentences about what the recipe lost and did not use, but for settings that are given."""
+    """The sentences about what the recipe lost and did not use, except settings that are given."""
     said = [f"{remark.problem} {remark.remedy}".strip() for remark in recipe.lost if _counts(remark, given)]
     unused = [remark.problem for remark in recipe.unused if _counts(remark, given)]
     if unused:

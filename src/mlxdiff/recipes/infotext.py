@@ -53,7 +53,7 @@ def split(text: str, known: Collection[str]) -> Infotext | None:
 
 
 def quoted(value: str) -> str:
-    """The value as the web UI writes it: as a JSON string where it could not be told from what is around it."""
+    """The value as the web UI writes it: as a JSON string where it would be ambiguous."""
     unsafe = any(mark in value for mark in ",:\n") or value.startswith('"') or value != value.strip()
     return json.dumps(value, ensure_ascii=False) if unsafe else value
 

@@ -27,7 +27,7 @@ _SAMPLERS = {
 }
 # What means the sampler's own: stable-diffusion.cpp's, SwarmUI's and NovelAI's word for it.
 _OWN = ("", "discrete", "default", "native")
-# The web UI says nothing where it drew on the GPU, as it does unless told otherwise; these are philox's numbers.
+# The web UI writes nothing if it drew on the GPU, its default; these are philox's numbers.
 _NOISE = {"cpu": "torch", "nv": "philox", "gpu": "philox", "cuda": "philox", "std_default": "philox"}
 
 
@@ -80,7 +80,7 @@ def _without_schedule(text: str) -> Iterator[tuple[str, str | None]]:
     if text.lower().endswith("_k"):
         yield text[:-2], "karras"
     name, _, schedule = text.rpartition(" ")
-    if name:  # stable-diffusion.cpp: one that nobody knows is then named
+    if name:  # stable-diffusion.cpp: an unknown one is then named
         yield name, _schedule(schedule)
 
 

@@ -1,7 +1,7 @@
 """What a text of any program asks for, before it is judged: settings, what could not be read, and what was not used.
 
-A reader takes each thing out of its text once: into a setting (`take`), or as not used (`leave`). Whatever nobody took
-is left, so that nothing which a text asks for is passed over in silence. Texts come from anybody.
+A reader takes each thing out of its text once: into a setting (`take`), or as not used (`leave`). What is left
+at the end counts as not used, so nothing in a text is ignored without a warning. Texts may be hostile.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def take_all(gathering: Gathering, values: Mapping[str, Any], table: Mapping[str
 
 
 def leave_rest(gathering: Gathering, rest: Mapping[str, Any], absent: Mapping[str, Any]) -> None:
-    """Says what is not used, but for values that mean what the program does where they are `absent`; ... is any."""
+    """Names what is not used, except values equal to the program's default in `absent`; ... stands for any value."""
     for name, value in rest.items():
         if name not in absent or (absent[name] is not ... and absent[name] != value):
             gathering.leave(name, value)

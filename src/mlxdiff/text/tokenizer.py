@@ -127,7 +127,7 @@ class Tokenizer:
         return decode_symbols([self._symbols.get(index, "\ufffd") for index in ids if index not in silent])
 
     def loss(self, lost: Sequence[int]) -> str:
-        """What to tell whoever wrote a prompt whose last ids `lost` were cut."""
+        """The warning for a prompt whose last ids `lost` were cut."""
         text = self._text(lost)
         shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3].rstrip()}..."
         room, tokens = self.max_length - 2, "token does" if len(lost) == 1 else "tokens do"

@@ -119,7 +119,7 @@ def _target(
     length: float,
     half: float = 0.5,
 ) -> mx.array:
-    """The prediction that a step of first order has to be told to be one of `order`: x = target + (x - target) * ratio.
+    """The prediction that makes a step of first order one of `order`: x = target + (x - target) * ratio.
 
     history: predictions at sigmas[i], sigmas[i - 1], ...; length: of the step, in log sigma, times 1 + eta; half: 1/2,
     the constant of the third order.

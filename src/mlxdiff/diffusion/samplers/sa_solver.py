@@ -12,7 +12,7 @@ import numpy as np
 from ..step import Denoiser, Noise, Step
 from .arithmetic import INFINITE, rescale_noise
 
-_NOISY = (200.0, 800.0)  # timesteps between which noise is added, as diffusers' class does unless told otherwise
+_NOISY = (200.0, 800.0)  # timesteps between which noise is added, diffusers' default
 
 
 def sa_solver(

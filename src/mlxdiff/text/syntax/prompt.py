@@ -1,9 +1,9 @@
 """What every prompt syntax is parsed to: one value that knows no program, no tokenizer and no MLX.
 
-Prompt            what the text encoders are told during a run
+Prompt            the texts that are encoded for a run
 ├── networks      <lora:NAME:0.8>, split off
 └── parts         sub-prompts, each guided on its own (A1111's AND), with a weight
-    └── entries   what a part says until which call of the network (A1111's [a:b:0.5])
+    └── entries   the texts of a part, and the last call of the network for each (A1111's [a:b:0.5])
         └── sections   encoded one by one and joined along the tokens (compel's .and())
             └── terms  encoded one by one and added (compel's .blend())
                 └── pieces   text with a weight, and breaks between chunks
