@@ -27,6 +27,7 @@ import plain
 import timing
 
 from mlxdiff import StableDiffusion, backend, images
+from mlxdiff.conditioning import concatenate
 
 # (images, steps) -> anything; returns when the pixels are there.
 Generate = Callable[[int, int], object]
@@ -94,11 +95,11 @@ def in_plain_mlx(folder: Path, model: str, size: int, at_once: int) -> Generate:
     plain.load(decoder, folder / "vae" / file, vae_dtype, "decoder.", "post_quant_conv.")
 
     def generate(n: int, steps: int) -> object:
-        told = vars(sd.encode_prompt([new_prompt()] * n, height=size, width=size))
-        told = {name: array for name, array in told.items() if array is not None}
+        branches = [sd.encode_prompt([text] * n, height=size, width=size) for text in ("", new_prompt())]
+        conditioning = {name: array for name, array in vars(concatenate(branches)).items() if array is not None}
         noise = mx.random.normal((n, size // 8, size // 8, 4)).astype(dtype)
         latents = noise
-        for latents in plain.sample(unet, checkpoints.scheduler(), noise, steps, GUIDANCE, **told):
+        for latents in plain.sample(unet, checkpoints.scheduler(), noise, steps, GUIDANCE, **conditioning):
             mx.eval(latents)
         latents = latents.astype(vae_dtype)
         return [images.to_uint8(decoder(latents[i : i + at_once])) for i in range(0, n, at_once)]

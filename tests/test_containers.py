@@ -101,12 +101,14 @@ def test_pictures_of_any_size_say_how_they_were_made(tmp_path, size, made):
     path = tmp_path / ("a.jpg" if made is jpeg_of else "a.png")
     path.write_bytes(made(*size))
     found = read_picture(path)
-    assert (found.size, found.request) == (size, Request(prompt="a"))
-    assert request_from_file(path) == Request(prompt="a")
+    assert (found.size, found.request) == (size, Request(prompt="a", prompt_syntax="plain"))
+    assert request_from_file(path) == found.request
 
 
 def test_exif_in_a_png(tmp_path):
     text = "a café\nSteps: 4, Seed: 1, RNG: CPU"
     Image.new("RGB", (3, 2)).save(tmp_path / "a.png", exif=exif.write({"parameters": text}))
     assert read_picture(tmp_path / "a.png").parameters == text
-    assert request_from_file(tmp_path / "a.png") == Request(prompt="a café", steps=4, seed=1)
+    assert request_from_file(tmp_path / "a.png") == Request(
+        prompt="a café", steps=4, seed=1, prompt_syntax="a1111", compat="a1111", rng="torch"
+    )

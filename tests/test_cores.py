@@ -12,7 +12,7 @@ from mlxdiff import cores, elf
 
 pytestmark = pytest.mark.skipif(not elf.supported(), reason="only Linux tells")
 
-LIVE = "import mlxdiff, mlx.core; from mlxdiff import blas; print(blas.live())"
+LIVE = "from mlxdiff import backend, blas; backend.prepare(); print(blas.live())"
 SPIN = "while True: pass"
 
 

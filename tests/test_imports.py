@@ -20,19 +20,20 @@ LEAVES = {
     "inputs",
     "parts",
     "pictures",
+    "presets",
     "printable",
     "request",
     "rgb",
     "threads",
     "weight_changes",
 }
-PIPELINE = {"pipeline", "branches", "encoding", "networks", "resolve"}
+PIPELINE = {"pipeline", "branches", "encoding", "networks", "parsing", "randomness", "resolve"}
 ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
         *("__init__", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
-        *("animate", "labels", "latents", "recipes", "sheets", "trajectory"),
+        *("animate", "labels", "latents", "prompt_report", "recipes", "sheets", "trajectory"),
     },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "metadata", "sheets", "trajectory"},
     "pipeline": {
@@ -41,8 +42,11 @@ ALLOWED = {
         *("hub", "images", "metadata", "backend", "memory", "quantized"),
     },
     "resolve": {"families", "diffusion", "images", "backend"},
-    "networks": {"families", "models", "memory", "backend"},
-    "encoding": {"networks"},
+    "randomness": {"diffusion"},
+    "networks": {"families", "models", "text", "memory", "backend"},
+    "encoding": {"networks", "parsing", "families", "checkpoint", "diffusion", "text"},
+    "parsing": {"text"},
+    "prompt_report": {"parsing", "text"},
     "branches": {"models", "diffusion"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},

@@ -19,7 +19,7 @@ from mlxdiff.latents import holds_latents, load_latents, read_info, save_latents
 from mlxdiff.request import Request
 from mlxdiff.trajectory import open_trajectory
 
-REQUEST = Request(prompt=("猫", "dog"), seed=(3, 9), steps=5, model="emoji", revision="abc")
+REQUEST = Request(prompt=("猫", "dog"), prompt_syntax="a1111", seed=(3, 9), steps=5, model="emoji", revision="abc")
 
 
 def latents(*shape: int) -> np.ndarray:

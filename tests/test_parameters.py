@@ -59,6 +59,8 @@ def test_a_picture_of_an_old_version():
     assert request == Request(
         prompt="portrait of a lighthouse keeper, oil on canvas,\n(warm light:1.2), highly detailed",
         negative_prompt="blurry, lowres,\nextra fingers",
+        prompt_syntax="a1111",
+        compat="a1111",
         steps=28,
         sampler="dpmpp_2m",
         schedule="karras",
@@ -91,8 +93,12 @@ def test_a_picture_of_a_new_version_with_much_that_mlxdiff_does_not_do():
     assert request == Request(
         prompt="fox in the snow",
         negative_prompt="frame",
+        prompt_syntax="a1111",
+        compat="a1111",
+        clip_skip=2,
         steps=20,
         sampler="euler_ancestral",
+        schedule="uniform",
         guidance_scale=7.0,
         seed=7,
         width=640,
@@ -102,7 +108,6 @@ def test_a_picture_of_a_new_version_with_much_that_mlxdiff_does_not_do():
     )
     (warning,) = said
     for part in (
-        "Clip skip: 2",
         "Hires upscale: 2",
         "ControlNet 0: Module: canny",
         "VAE: ft-mse",
@@ -158,10 +163,10 @@ def test_lines_after_the_settings_and_prompts_that_look_like_settings():
         ("DPM++ 2M, Schedule type: Karras", "dpmpp_2m", "karras"),
         ("DPM++ 2M, Schedule type: Automatic", "dpmpp_2m", "karras"),
         ("DPM++ 2M SDE, Schedule type: Automatic", "dpmpp_2m_sde", "exponential"),
-        ("Euler, Schedule type: Automatic", "euler", None),
+        ("Euler, Schedule type: Automatic", "euler", "uniform"),
         ("Euler, Schedule type: Beta", "euler", "beta"),
-        ("Euler, Schedule type: Uniform", "euler", "linspace"),
-        ("Euler, Schedule type: SGM Uniform", "euler", "trailing"),
+        ("Euler, Schedule type: Uniform", "euler", "uniform"),
+        ("Euler, Schedule type: SGM Uniform", "euler", "sgm_uniform"),
     ],
 )
 def test_samplers_and_schedules(name, sampler, schedule):
@@ -397,12 +402,14 @@ TOMORROW = """
 import json, sys
 from mlxdiff.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request
-made = Request(prompt="a", steps=3, seed=1, vividness=0.25, inks=("red", "blue, dark"))
+made = Request(prompt="a", steps=3, seed=1, rng="torch", vividness=0.25, inks=("red", "blue, dark"))
 text = parameters_text(made)
 assert "Vividness: 0.25, Inks: " in text, text
 assert parse_parameters(text) == made, parse_parameters(text)
 other = parse_parameters("a\\nSteps: 3, Seed: 1, Vividness: 0.25, RNG: CPU")
-assert other == Request(prompt="a", steps=3, seed=1, vividness=0.25)
+assert other == Request(
+    prompt="a", steps=3, seed=1, vividness=0.25, rng="torch", prompt_syntax="a1111", compat="a1111"
+), other
 """
 KIND = """
 @dataclass(frozen=True)
@@ -547,7 +554,7 @@ def test_seeds_beyond_what_is_possible_lose_the_seed_alone(seed):
         ("dpmpp_2m_karras", "dpmpp_2m", "karras"),
         ("dpmpp_2m_k", "dpmpp_2m", "karras"),
         ("dpm++2m karras", "dpmpp_2m", "karras"),
-        ("DPM++ 2M SGMUniform", "dpmpp_2m", "trailing"),
+        ("DPM++ 2M SGMUniform", "dpmpp_2m", "sgm_uniform"),
         ("euler_a", "euler_ancestral", None),
         ("euler_a discrete", "euler_ancestral", None),
         ("euler_ancestral", "euler_ancestral", None),
@@ -567,8 +574,8 @@ def test_whole_numbers_with_decimals():
 
 
 def test_whatever_nobody_took_is_named_whether_known_or_not():
-    _, (said,) = parsed("a <new:x:1> b\nSteps: 4, Seed: 1, Feature of 2031: on, ENSD: 31337\nand a line", str)
-    for part in ("<new:x:1>", "Feature of 2031: on", "ENSD: 31337", "and a line"):
+    _, (said,) = parsed("a <new:x:1> b\nSteps: 4, Seed: 1, Feature of 2031: on, Tiling: True\nand a line", str)
+    for part in ("<new:x:1>", "Feature of 2031: on", "Tiling: True", "and a line"):
         assert part in said
 
 

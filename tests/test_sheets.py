@@ -18,7 +18,9 @@ from mlxdiff.request import Request
 from mlxdiff.sheets import SHEET, SWEEP, read_sheet, sheet_text, sweep_text
 
 PIXEL = np.zeros((2, 2, 3), np.uint8)
-SWEPT = Request(prompt="a cat's hat", negative_prompt="b", seed=7, model="emoji", height=64, width=64)
+SWEPT = Request(
+    prompt="a cat's hat", negative_prompt="b", prompt_syntax="a1111", seed=7, model="emoji", height=64, width=64
+)
 VARY = ["steps=5,10", "guidance-scale=1,4"]
 
 
@@ -34,7 +36,8 @@ def test_a_sweep(tmp_path, kind):
     with pytest.raises(InputError, match=r"is a sweep of steps=5,10 and guidance-scale.*Make the sheet again with"):
         request_from_file(path)
     one = request_from_file(path, given={"steps": 5, "guidance_scale": 4.0})
-    assert one == Request(prompt="a cat's hat", negative_prompt="b", seed=7, model="emoji", height=64, width=64,
+    assert one == Request(prompt="a cat's hat", negative_prompt="b", prompt_syntax="a1111",
+                          seed=7, model="emoji", height=64, width=64,
                           steps=5, guidance_scale=4.0)  # fmt: skip
 
 
@@ -43,7 +46,8 @@ def test_the_command_of_a_sweep():
     assert sheet is not None
     assert shlex.split(sheet.command) == [
         "mlxdiff", "grid", "--vary", "steps=5,10", "--vary", "guidance-scale=1,4", "--prompt", "a cat's hat",
-        "--negative-prompt", "b", "--seed", "7", "--height", "64", "--width", "64", "--model", "emoji",
+        "--negative-prompt", "b", "--prompt-syntax", "a1111",
+        "--seed", "7", "--height", "64", "--width", "64", "--model", "emoji",
         "-o", "sheet.png",
     ]  # fmt: skip
 

@@ -5,70 +5,130 @@ The one place that batches. Guidance (diffusion/guidance.py) asks for branches b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from .conditioning import Conditioning, concatenate
+from .conditioning import Conditioning, Strand, concatenate
 from .diffusion.schedule import Schedule
 from .models.backbone import Backbone, Extra
 from .models.step_cache import StepCache
+
+MAX_PREPARED = 32
+"""Groups of conditionings whose preparation is kept: more than any prompt alternates between."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Rows of a call: what a branch is told about some images of the batch."""
+
+    branch: str
+    images: range
+    conditioning: Conditioning
+
+    @property
+    def place(self) -> tuple[str, range]:
+        return self.branch, self.images
 
 
 class Branches:
     """`predict(latents, sigma, names) -> denoised by name` for one run.
 
-    conditionings   of B rows each, by the name of the branch; prompts may differ in length
+    strands         by the name of the branch; those of a branch cover all images
     cache_interval  calls of the backbone that share its deep features; 1 computes them each time
 
-    What prompts and timesteps alone decide is computed once for each group of branches that share a call.
+    What prompts and timesteps alone decide is computed once for each group of conditionings that share a call. Calls
+    are counted from 0: prompts may change from one to the next.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        conditionings: Mapping[str, Conditioning],
+        strands: Mapping[str, Sequence[Strand]],
         levels: Schedule,
         guidance_scale: float,
         *,
         token_merging: float = 0.0,
         cache_interval: int = 1,
     ) -> None:
-        self._backbone, self._conditionings, self._levels = backbone, conditionings, levels
+        self._backbone, self._strands, self._levels = backbone, strands, levels
         self._guidance_scale, self._token_merging, self._interval = guidance_scale, token_merging, cache_interval
-        self._prepared: dict[tuple[str, ...], Any] = {}
-        # A call for fewer branches goes on with the features of its last one, so that is what caches are kept by.
-        self._caches: dict[str, StepCache] = {}
+        self._n_calls = 0
+        # By identity: the strands hold the conditionings for as long as this lives.
+        self._prepared: dict[tuple[int, ...], Any] = {}
+        # A call for fewer rows goes on with the features of its last ones, so that is what caches are kept by.
+        self._caches: dict[tuple[str, range], tuple[list[tuple[str, range]], StepCache]] = {}
 
     def __call__(self, latents: mx.array, sigma: float, names: tuple[str, ...]) -> dict[str, mx.array]:
         """Denoised (B, h, w, C) fp32 of each branch, unevaluated."""
-        denoised: dict[str, mx.array] = {}
-        for group in self._groups(names):
-            together = latents if len(group) == 1 else mx.concatenate([latents] * len(group))
-            denoised |= zip(group, mx.split(self._call(group, together, sigma), len(group)), strict=True)
-        return denoised
+        call = self._n_calls
+        self._n_calls += 1
+        rows = [_Row(name, strand.images, strand.at(call)) for name in names for strand in self._strands[name]]
+        found: dict[str, list[tuple[int, mx.array]]] = {name: [] for name in names}
+        for group in _groups(rows):
+            together = [_of(latents, row.images) for row in group]
+            denoised = self._call(group, together[0] if len(group) == 1 else mx.concatenate(together), sigma)
+            for row, part in zip(group, _split(denoised, [len(row.images) for row in group]), strict=True):
+                found[row.branch].append((row.images.start, part))
+        return {name: _in_order(parts) for name, parts in found.items()}
 
-    def _call(self, group: tuple[str, ...], latents: mx.array, sigma: float) -> mx.array:
-        if group not in self._prepared:
-            conditioning = concatenate([self._conditionings[name] for name in group])
-            self._prepared[group] = self._backbone.prepare(
-                conditioning, self._levels.timesteps, guidance_scale=self._guidance_scale
-            )
+    def _call(self, group: list[_Row], latents: mx.array, sigma: float) -> mx.array:
         scaled, timestep = self._levels.scale_input(latents, sigma), self._levels.timestep(sigma)
-        output = self._backbone(scaled, timestep, self._prepared[group], self._extra(group))
+        output = self._backbone(scaled, timestep, self._prepare(group), self._extra(group))
         return self._levels.to_denoised(output, latents, sigma)
 
-    def _extra(self, group: tuple[str, ...]) -> Extra:
+    def _prepare(self, group: list[_Row]) -> Any:
+        key = tuple(id(row.conditioning) for row in group)
+        if key in self._prepared:  # what was used last goes last
+            self._prepared[key] = self._prepared.pop(key)
+        else:
+            if len(self._prepared) == MAX_PREPARED:
+                del self._prepared[next(iter(self._prepared))]
+            self._prepared[key] = self._backbone.prepare(
+                concatenate([row.conditioning for row in group]),
+                self._levels.timesteps,
+                guidance_scale=self._guidance_scale,
+            )
+        return self._prepared[key]
+
+    def _extra(self, group: list[_Row]) -> Extra:
         cache = None
         if self._interval > 1:
-            cache = self._caches.setdefault(group[-1], StepCache(self._interval))
+            cache = self._cache([row.place for row in group])
         return Extra(token_merging=self._token_merging, step_cache=cache)
 
-    def _groups(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """The branches by the shapes of their conditionings, in their order."""
-        found: dict[tuple, list[str]] = {}
-        for name in names:
-            shapes = tuple(array.shape[1:] for array in self._conditionings[name].arrays())
-            found.setdefault(shapes, []).append(name)
-        return [tuple(group) for group in found.values()]
+    def _cache(self, places: list[tuple[str, range]]) -> StepCache:
+        """The cache of these rows, or of more rows that end with them."""
+        kept, cache = self._caches.get(places[-1], ([], None))
+        if cache is not None and kept[-len(places) :] == places:
+            return cache
+        if cache is None or places[-len(kept) :] != kept:
+            cache = StepCache(self._interval)
+        self._caches[places[-1]] = places, cache
+        return cache
+
+
+def _groups(rows: Sequence[_Row]) -> list[list[_Row]]:
+    """The rows by the shapes of their conditionings, in their order."""
+    found: dict[tuple, list[_Row]] = {}
+    for row in rows:
+        shapes = tuple(array.shape[1:] for array in row.conditioning.arrays())
+        found.setdefault(shapes, []).append(row)
+    return list(found.values())
+
+
+def _of(latents: mx.array, images: range) -> mx.array:
+    return latents if len(images) == latents.shape[0] else latents[images.start : images.stop]
+
+
+def _split(array: mx.array, sizes: Sequence[int]) -> list[mx.array]:
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+    return list(mx.split(array, len(sizes) if len(set(sizes)) == 1 else ends))
+
+
+def _in_order(parts: list[tuple[int, mx.array]]) -> mx.array:
+    """The rows of all images, in the order of the batch."""
+    arrays = [part for _, part in sorted(parts, key=lambda item: item[0])]
+    return arrays[0] if len(arrays) == 1 else mx.concatenate(arrays)

@@ -28,6 +28,27 @@ class Conditioning:
         return [array for array in (self.context, self.pooled, self.time_ids) if array is not None]
 
 
+@dataclass(frozen=True, eq=False)
+class Strand:
+    """What one branch of guidance is told about images that follow each other in a batch, during a run.
+
+    images   their places in the batch
+    entries  (last call, conditioning of a row an image), in order: what holds up to and with which call of the network
+    """
+
+    images: range
+    entries: tuple[tuple[int, Conditioning], ...]
+
+    def at(self, call: int) -> Conditioning:
+        """What holds at the network's call number `call` (from 0); past the end the first, as in A1111."""
+        return next((held for last, held in self.entries if call <= last), self.entries[0][1])
+
+
+def constant(conditioning: Conditioning) -> tuple[Strand, ...]:
+    """One strand: every row of a conditioning, during the whole run."""
+    return (Strand(range(conditioning.context.shape[0]), ((0, conditioning),)),)
+
+
 def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
     """Joins conditionings along the batch. Raises InputError unless their shapes are equal except B."""
     if not parts:

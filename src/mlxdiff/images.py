@@ -44,8 +44,10 @@ _ORIENTATION = 0x0112  # EXIF 2.3
 OWN = ("mlxdiff", "mlxdiff-sweep", "mlxdiff-sheet")
 
 
-def to_uint8(images: np.ndarray | mx.array) -> np.ndarray:
-    """Floats in [0, 1], of any shape, to uint8 by rounding to nearest, as diffusers does; clips what is outside.
+def to_uint8(images: np.ndarray | mx.array, rounding: str = "nearest") -> np.ndarray:
+    """Floats in [0, 1], of any shape, to uint8; clips what is outside.
+
+    rounding  `nearest` as diffusers rounds, or `truncate` as A1111 and ComfyUI do
 
     Raises NonFiniteError for NaN and infinity.
     """
@@ -59,7 +61,8 @@ def to_uint8(images: np.ndarray | mx.array) -> np.ndarray:
             "The picture has pixels that are not numbers (NaN or infinity).",
             "Render it with --dtype fp32, which overflows less easily than half precision.",
         )
-    return (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    levels = np.clip(images, 0, 1) * 255
+    return (levels.round() if rounding == "nearest" else levels).astype(np.uint8)
 
 
 def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:

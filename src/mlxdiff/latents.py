@@ -155,6 +155,6 @@ def request_in(path: Path, metadata: dict[str, str]) -> Request | None:
     if len(text) > MAX_JSON:
         raise InputError(f"The request in {path} is {len(text)} characters long.", f"At most {MAX_JSON} are read.")
     try:
-        return Request.from_json(text)
+        return Request.recorded(text)
     except RequestError as error:
         raise InputError(f"The request in {path} cannot be used: {error.problem}", error.remedy) from error

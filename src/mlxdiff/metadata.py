@@ -24,7 +24,7 @@ from .parameters import parameters_text
 from .printable import printable as printable
 from .recipes import Recipe
 from .recipes.recipe import FindModel, json_of, object_of
-from .request import Request
+from .request import Request, as_recorded
 from .sheets import SHEET, SWEEP, Sheet, read_sheet
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
@@ -115,7 +115,7 @@ def request_of(text: str, given: Mapping[str, Any] | None = None) -> Request:
     """
     if len(text) > MAX_JSON:
         raise RequestError(f"The request is {len(text)} characters long.", f"At most {MAX_JSON} are read.")
-    request = _overridden(text, given) if given else Request.from_json(text)
+    request = _overridden(text, given) if given else Request.recorded(text)
     if request.batch_size > MAX_IMAGES:
         raise RequestError(f"The request is for {request.batch_size} images.", f"At most {MAX_IMAGES} are read.")
     return request
@@ -169,13 +169,12 @@ def _overridden(text: str, given: Mapping[str, Any]) -> Request:
     except RequestError:
         values = None
     if not isinstance(values, dict):
-        return Request.from_json(text)  # which says what is wrong
+        return Request.recorded(text)  # which says what is wrong
     if {"prompt", "n_images", "seed"} & given.keys() and isinstance(values.get("seed"), list):
         prompts = values.get("prompt")
         first = {"prompt": prompts[0]} if isinstance(prompts, list) and prompts else {}
         values |= {**first, "seed": values["seed"][0] if values["seed"] else None, "n_images": 1}
-    values |= given
-    return Request.from_dict(values)
+    return Request.from_dict(as_recorded(values) | dict(given))
 
 
 def _texts_in(path: str | Path) -> tuple[str, tuple[int, int], dict[str, str]]:

@@ -19,6 +19,7 @@ from . import backend, memory
 from .families import Checkpoint, Family, base
 from .models.backbone import Backbone
 from .models.vae import AutoencoderKL
+from .text import Tokenizer
 from .threads import Turn
 
 AT_ONCE = 2**28  # bytes of weights that are evaluated together
@@ -51,11 +52,19 @@ class Networks:
         self._turn = turn
         self._held: dict[str, Held] = {}
         self._sizes: dict[str, int] = {}
+        self._tokenizers: tuple[Tokenizer, ...] | None = None
 
     @property
     def encoder(self) -> base.PromptEncoder:
         """The text encoders, ready for use."""
         return self._use("encoder")
+
+    @property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """The text encoders' tokenizers; no weight is read."""
+        if self._tokenizers is None:
+            self._tokenizers = self.family.tokenizers(self.checkpoint)
+        return self._tokenizers
 
     @property
     def backbone(self) -> Backbone:
@@ -126,6 +135,7 @@ class Networks:
 
     def _map_encoder(self) -> tuple[Any, Iterable[nn.Module]]:
         encoder = self.family.load_encoder(self.checkpoint, self.dtype, self.bits)
+        self._tokenizers = encoder.tokenizers
         return encoder, encoder.networks
 
     def _map_backbone(self) -> tuple[Any, Iterable[nn.Module]]:

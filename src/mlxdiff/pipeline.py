@@ -22,17 +22,18 @@ from . import hub, images, memory, quantized, resolve  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
-from .diffusion import guidance, noise, samplers  # noqa: E402
+from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
-from .encoding import EncodedPrompts, is_guided  # noqa: E402
+from .encoding import EncodedPrompts, EncodedRequest, branch_count, is_guided  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .models.tiling import decode_tiled  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
-from .request import Model, Request, Resolved, check_names  # noqa: E402
+from .randomness import Randomness  # noqa: E402
+from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class StableDiffusion:
                     if on_step is not None:
                         on_step(step)
                 for i, single in enumerate(part.singles()):
-                    picture = images.to_uint8(self.decode(latents[i : i + 1]))[0]
+                    picture = images.to_uint8(self.decode(latents[i : i + 1]), part.rounding)[0]
                     pictures.append(images.with_texts(picture, picture_text(single)))
         return pictures
 
@@ -182,43 +183,42 @@ class StableDiffusion:
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
         with self._turn:
             levels = resolved.noise_levels
-            conditionings = self._prompts.of([resolved])[0]
-            streams = [noise.NoiseStream(seed, resolved.rng) for seed in resolved.seeds]
-            start = self._start(resolved, streams, latents)
+            encoded = self._prompts.of([resolved])[0]
+            randomness = Randomness(resolved, self._shape(resolved))
+            start = self._start(resolved, randomness, latents)
             predict = Branches(
                 self.networks.backbone,
-                conditionings,
+                encoded.branches,
                 levels,
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
             )
-            denoise = guidance.guided(predict, self._guidance(resolved))
-        shape = start.shape[1:]
-        steps = samplers.sample(
-            find_sampler(resolved.sampler),
-            denoise,
-            start,
-            levels,
-            noise=lambda *_: noise.batch_noise(streams, *shape),
-            options={"eta": resolved.eta},
-        )
+            row = find_sampler(resolved.sampler)
+            always = (guidance.NEGATIVE,) if row.unconditional else ()
+            denoise = guidance.guided(predict, self._guidance(resolved, encoded.weights), always)
+        options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
+        options |= {name: getattr(resolved, name) for name in OPTIONS}
+        steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
         for step in steps:
-            last = step.index == levels.steps - 1
+            last = step.sigma == levels.sigmas[-1]
             yield replace(step, latents=levels.end(step.latents)) if last else step
             owner.check()
 
-    def encode_ahead(self, requests: Sequence[Resolved]) -> list[dict[str, Conditioning]]:
+    def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then."""
         with self._turn:
             return self._prompts.of(requests)
 
     def encode_prompt(self, prompt: str | Sequence[str], **settings: Unpack[Settings]) -> Conditioning:
-        """The conditioning of that prompt alone: context (B, S, D) and, for SDXL, pooled (B, P) and time_ids (B, 6)."""
+        """The conditioning of that prompt alone: context (B, S, D) and, for SDXL, pooled (B, P) and time_ids (B, 6).
+
+        Of a prompt that changes during a run, or has several parts, it is the first. Raises InputError for prompts of
+        unequal length.
+        """
         request = self.resolve(_request(prompt, settings))
         with self._turn:
-            encoder = self.networks.encoder
-            return encoder({"positive": request.prompts}, height=request.height, width=request.width)["positive"]
+            return self._prompts.alone(request)
 
     def decode(self, latents: mx.array, *, tile: int | None = None) -> mx.array:
         """Latents (B, h, w, C) to pictures (B, H, W, 3), float in [0, 1], unevaluated unless decoded in strips.
@@ -254,46 +254,47 @@ class StableDiffusion:
             vae = self.networks.vae
             return vae.normalize(_posterior(vae, pictures)[0])
 
-    def _guidance(self, request: Resolved) -> guidance.Guidance:
-        if not is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding):
-            return guidance.Unguided()
-        levels = request.noise_levels
-        chosen: guidance.Guidance = guidance.ClassifierFree(request.guidance_scale)
+    def _guidance(self, request: Resolved, weights: tuple[float | mx.array, ...]) -> guidance.Guidance:
+        guided = is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding)
+        unguided = guidance.Composed(1.0, weights) if weights else guidance.Unguided()
+        if not guided:
+            return unguided
+        row, levels = find_sampler(request.sampler), request.noise_levels
+        scale = request.guidance_scale / (row.guidance_divisor if request.compat == "a1111" else 1)
+        chosen: guidance.Guidance = guidance.Composed(scale, weights) if weights else guidance.ClassifierFree(scale)
         if request.guidance_rescale > 0:
             chosen = guidance.Rescaled(chosen, request.guidance_rescale, levels.to_output, levels.to_denoised)
         if request.guidance_interval == (0, 1):
             return chosen
-        return guidance.InInterval(chosen, *guidance.interval_of(levels.sigmas, *request.guidance_interval))
+        low, high = guidance.interval_of(levels.sigmas, *request.guidance_interval)
+        return guidance.InInterval(chosen, low, high, unguided)
 
-    def _start(self, request: Resolved, streams: list[noise.NoiseStream], latents: mx.array | None) -> mx.array:
-        """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
+    def _shape(self, request: Resolved) -> tuple[int, int, int]:
+        """(h, w, C) of one image's latents."""
         factor = self.checkpoint.scale_factor
-        shape = (request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels)
-        if latents is not None and tuple(latents.shape) != (request.batch_size, *shape):
-            raise RequestError(
-                f"The noise given has shape {tuple(latents.shape)}.", f"It must be {(request.batch_size, *shape)}."
-            )
+        return request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels
 
-        def drawn() -> mx.array:
-            return noise.batch_noise(streams, *shape)
-
-        levels = request.noise_levels
-        if request.image is None:
-            return levels.start(drawn() if latents is None else latents.astype(mx.float32))
-        picture = images.read_source(request.image, size=(request.height, request.width))
-        vae = self.networks.vae
-        mean, logvar = _posterior(vae, mx.array(picture)[None])
-        # The posterior's noise comes first from each image's stream, then the noise of the start: diffusers' order.
-        encoded = vae.normalize(mean + mx.exp(0.5 * logvar) * drawn())
-        return levels.start(drawn() if latents is None else latents.astype(mx.float32), encoded)
+    def _start(self, request: Resolved, randomness: Randomness, latents: mx.array | None) -> mx.array:
+        """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
+        shape = (request.batch_size, *self._shape(request))
+        if latents is not None and tuple(latents.shape) != shape:
+            raise RequestError(f"The noise given has shape {tuple(latents.shape)}.", f"It must be {shape}.")
+        picture = None
+        if request.image is not None:
+            pixels = images.read_source(request.image, size=(request.height, request.width))
+            vae = self.networks.vae
+            mean, logvar = _posterior(vae, mx.array(pixels)[None])
+            spread = randomness.posterior()  # drawn before the noise of the start: diffusers' order
+            picture = vae.normalize(mean if spread is None else mean + mx.exp(0.5 * logvar) * spread)
+        noise = randomness.start() if latents is None else latents.astype(mx.float32)
+        return request.noise_levels.start(noise, picture)
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
         row = config.bytes_per_row(cells, self.dtype.size, fused_attention=backend.is_gpu())
-        rows = 2 if request.guidance_scale > 1 else 1
-        return memory.batch_size(row, rows, self.networks.working_bytes)
+        return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
 
 
 def _request(prompt: Any, settings: Any) -> Request:

@@ -8,8 +8,9 @@ Resolved  what will be drawn: a Request of which the checkpoint has filled in ev
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .declarations import (
     Number,
     Numbers,
     Reference,
+    Structured,
     Text,
     Whole,
     WholeChoice,
@@ -37,17 +39,22 @@ if TYPE_CHECKING:
 
 SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
+PROMPT_SYNTAXES = ("a1111", "comfyui", "compel", "plain")
+RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a choice
 NOISE_SOURCES = ("torch", "mlx", "philox")
+COMPAT = ("diffusers", "a1111", "comfyui")
+OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 DTYPES = ("fp16", "bf16", "fp32")
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**64 - 1
 MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
+MAX_CLIP_SKIP = 12
 _FILLED: Any = None
 
 
@@ -69,6 +76,14 @@ class Model:
     def place(self) -> str | None:
         """The reference with its revision: NAME@REVISION."""
         return self.reference if self.revision is None else f"{self.reference}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A textual inversion: a file, and what prompts call it, if neither the file nor its name is to say so."""
+
+    ref: str = setting(Reference(), "A .safetensors file.", default=MISSING)
+    token: str | None = setting(Text(), "What prompts call it.", unset="the file's name, or the token in the file")
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,36 @@ class Seeds(Whole):
 
     def to_json(self, value: Any) -> Any:
         return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class Sizes(Text):
+    """WIDTHxHEIGHT in pixels, such as 512x768."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, Size):
+            return value
+        found = re.fullmatch(r"\s*([0-9]{1,5})\s*[x×]\s*([0-9]{1,5})\s*", value) if isinstance(value, str) else None
+        if found is None or not all(8 <= int(side) <= MAX_SIDE for side in found.groups()):
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as 512x768, width and height in pixels.")
+        return Size(int(found[2]), int(found[1]))
+
+    def to_json(self, value: Any) -> str:
+        return str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "WIDTHxHEIGHT"}
 
 
 @dataclass(frozen=True)
@@ -132,6 +177,20 @@ class Request:
     prompt: str | tuple[str, ...] = setting(Prompts(), "What to draw.", group="Prompt", default="")
     negative_prompt: str | None = setting(
         Text(), "What to steer away from.", group="Prompt", unset="none", flags=("-n",)
+    )
+    prompt_syntax: str | None = setting(
+        Choice(PROMPT_SYNTAXES), "How brackets and other marks in prompts are read.", group="Prompt", unset="a1111"
+    )
+    clip_skip: int | None = setting(
+        Whole(1, MAX_CLIP_SKIP),
+        "Which of the text encoder's layers is heard, counted from the last; 1 skips none.",
+        group="Prompt",
+        unset="1",
+        neutral=1,
+        a1111="Clip skip",
+    )
+    embedding: tuple[Embedding, ...] | None = setting(
+        Structured(Embedding), "Textual inversion that prompts may name; repeatable.", group="Prompt", unset="none"
     )
     steps: int | None = setting(Whole(1, MAX_STEPS), "Denoising steps.", unset="the checkpoint's", a1111="Steps")
     sampler: str | None = setting(
@@ -180,18 +239,55 @@ class Request:
         unset="0.8 with --image",
         a1111="Denoising strength",
     )
-    rng: str = setting(
+    compat: str | None = setting(
+        Choice(COMPAT),
+        "Whose picture the same settings give: noise, schedules, rounding and prompt syntax.",
+        unset="diffusers, with A1111's prompt syntax",
+    )
+    rng: str | None = setting(
         Choice(NOISE_SOURCES),
         "Where noise comes from; torch gives diffusers' pictures on any chip.",
-        default="torch",
-        unset="torch",
+        unset="torch, and philox with --compat a1111",
         a1111="RNG",
+    )
+    variation_seed: int | None = setting(
+        Whole(0, MAX_SEED), "Seed of another noise to mix in.", unset="0", neutral=0, a1111="Variation seed"
+    )
+    variation_strength: float | None = setting(
+        Number(0, 1), "How much of that noise to mix in.", unset="0", neutral=0.0, a1111="Variation seed strength"
+    )
+    seed_resize: Size | None = setting(
+        Sizes(), "WIDTHxHEIGHT of the picture whose composition to keep.", unset="off", a1111="Seed resize from"
+    )
+    ensd: int | None = setting(
+        Whole(-(2**31), 2**31), "Number added to the seed for the noise of steps.", unset="0", neutral=0, a1111="ENSD"
+    )
+    rounding: str | None = setting(
+        Choice(("nearest", "truncate")),
+        "How colors become 8 bits.",
+        unset="nearest, and truncate with --compat a1111 or comfyui",
+        neutral="nearest",
     )
     sigmas: tuple[float, ...] | None = setting(
         Numbers(0, MAX_SIGMA, MAX_STEPS + 1), "Noise levels, in place of a schedule: 14.6,7,2.5,0.", unset="none"
     )
     eta: float | None = setting(
-        Number(0, 10), "Noise added in each step, of samplers that add any; 0 is none.", unset="the sampler's"
+        Number(0, 10),
+        "Noise added in each step, of samplers that add any; 0 is none.",
+        unset="the sampler's",
+        a1111="Eta",
+    )
+    s_churn: float | None = setting(
+        Number(0, 1000), "Noise added before each step, of samplers that take it.", unset="0", a1111="Sigma churn"
+    )
+    s_tmin: float | None = setting(
+        Number(0, MAX_SIGMA), "Lowest noise level at which s_churn adds noise.", unset="0", a1111="Sigma tmin"
+    )
+    s_tmax: float | None = setting(
+        Number(0, MAX_SIGMA), "Highest noise level at which s_churn adds noise.", unset="no limit", a1111="Sigma tmax"
+    )
+    s_noise: float | None = setting(
+        Number(0, 10), "Strength of the noise that steps add.", unset="1", a1111="Sigma noise"
     )
     guidance_start: float | None = setting(
         Number(0, 1),
@@ -307,7 +403,7 @@ class Request:
             raise RequestError("The request has no seed yet.", "Set one, or let StableDiffusion.resolve draw one.")
         if isinstance(self.seed, tuple):
             return self.seed
-        return tuple(self.seed + i for i in range(self.batch_size))
+        return tuple((self.seed + i) % (MAX_SEED + 1) for i in range(self.batch_size))
 
     @property
     def wanted_model(self) -> Model:
@@ -340,15 +436,12 @@ class Request:
     @classmethod
     def from_json(cls, text: str) -> Request:
         """Reads `to_json`; raises RequestError for anything that is not a request."""
-        try:
-            values = json.loads(text, parse_int=_whole_number)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(
-                f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
-            ) from None
-        if not isinstance(values, dict):
-            raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
-        return cls.from_dict(values)
+        return cls.from_dict(_object_in(text))
+
+    @classmethod
+    def recorded(cls, text: str) -> Request:
+        """Reads the JSON of a picture or of latents: as `from_json`, but older ones have plain prompts."""
+        return cls.from_dict(as_recorded(_object_in(text)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
@@ -374,6 +467,13 @@ class Resolved(Request):
         height: int = _FILLED
         width: int = _FILLED
         sampler: str = _FILLED
+        rng: str = _FILLED
+        variation_seed: int = _FILLED
+        variation_strength: float = _FILLED
+        ensd: int = _FILLED
+        rounding: str = _FILLED
+        prompt_syntax: str = _FILLED
+        clip_skip: int = _FILLED
         model: str = _FILLED
         dtype: str = _FILLED
         guidance_start: float = _FILLED
@@ -407,6 +507,23 @@ def check_names(values: Mapping[str, Any]) -> None:
         raise RequestError(f"A request has no field {unknown[0]!r}.", f"The fields are {', '.join(sorted(known))}.")
 
 
+def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file recorded them: prompts are plain where it does not say how to read them."""
+    return {**values} if values.get("prompt_syntax") is not None else {**values, "prompt_syntax": RECORDED_SYNTAX}
+
+
+def _object_in(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text, parse_int=_whole_number)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"The request is not JSON ({type(error).__name__}).", "Check where the text comes from."
+        ) from None
+    if not isinstance(values, dict):
+        raise RequestError("The request is not a JSON object.", "Check where the text comes from.")
+    return values
+
+
 def _whole_number(digits: str) -> int:
     """Python reads long numbers in quadratic time, and no field takes one."""
     if len(digits) > MAX_DIGITS:
@@ -420,6 +537,9 @@ if TYPE_CHECKING:
         """Request's settings as keyword arguments, spelled again for editors; a test holds it to the declarations."""
 
         negative_prompt: str | None
+        prompt_syntax: str | None
+        clip_skip: int | None
+        embedding: list[Any] | tuple[Any, ...] | str | None
         steps: int | None
         sampler: str | None
         schedule: str | None
@@ -430,9 +550,19 @@ if TYPE_CHECKING:
         width: int | None
         image: Any
         strength: float | None
-        rng: str
+        compat: str | None
+        rng: str | None
+        variation_seed: int | None
+        variation_strength: float | None
+        seed_resize: Any
+        ensd: int | None
+        rounding: str | None
         sigmas: list[float] | tuple[float, ...] | str | None
         eta: float | None
+        s_churn: float | None
+        s_tmin: float | None
+        s_tmax: float | None
+        s_noise: float | None
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None

@@ -10,17 +10,20 @@ import secrets
 import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from . import backend, images
+from . import backend, images, presets
+from .catalogue import SCHEDULES
 from .diffusion import guidance
-from .diffusion.schedule import make_schedule
+from .diffusion.programs import PROGRAMS, program_schedule
+from .diffusion.schedule import Schedule, make_schedule
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
 from .hashing import content_hash
 from .pictures import Pixels
-from .request import MAX_STEPS, Model, Request, Resolved, declared
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Embedding, Model, Request, Resolved, declared
 
 SEEDS = 2**32
 STRENGTH = 0.8
@@ -39,9 +42,12 @@ class Loaded:
 def resolve(request: Request, loaded: Loaded) -> Resolved:
     """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
+    request = presets.applied(request)
     if request.strength is not None and request.image is None:
         raise RequestError("There is a strength but no image.", "Give the image to start from.")
     config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
+    schedule = _schedule_name(request, config, checkpoint)
+    options = _options(request, config)
     height, width = _size(request, checkpoint, defaults)
     steps = defaults.steps if request.steps is None else request.steps
     if request.sigmas is not None and request.steps is None:
@@ -59,30 +65,54 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         height=height,
         width=width,
         sampler=config.sampler,
+        schedule=schedule,
+        prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
         hashes=(*loaded.hashes, *_hashes(request)) or None,
+        **options,
         **{
             item.name: item.neutral
             for item in declared(Request)
             if item.neutral is not None and getattr(request, item.name) is None
         },
     )
-    # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
-    spread = checkpoint.index.class_name.startswith("LatentConsistencyModel") and config.row.placement.distilled
-    levels = make_schedule(
-        config,
-        steps,
-        schedule=request.schedule,
-        strength=None if spread else strength,
-        span=strength if spread else None,
-        sigmas=request.sigmas,
-    )
+    levels = _levels(request, config, checkpoint)
     guidance.interval_of(levels.sigmas, *request.guidance_interval)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     return Resolved(**values, noise_levels=levels)
+
+
+def _schedule_name(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> str | None:
+    """The schedule by its name; None is the checkpoint's own, or where noise levels are given."""
+    name = request.schedule
+    if name is None and request.sigmas is None and request.compat in PROGRAMS:
+        name = config.row.automatic if request.compat == "a1111" else "uniform"
+    if name is not None and checkpoint.index.class_name.startswith("StableDiffusionXL"):
+        own = SCHEDULES[name].sdxl
+        return name if own is None else own
+    return name
+
+
+def _options(request: Request, config: SchedulerConfig) -> dict[str, Any]:
+    """The sampler's options that are settings, with A1111's defaults where its picture is asked for."""
+    defaults = dict(config.row.a1111_defaults) if request.compat == "a1111" else {}
+    given = {name: getattr(request, name) for name in OPTIONS}
+    config.row.settle(given)
+    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
+
+
+def _levels(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> Schedule:
+    """The schedule of the run, made as the program makes it whose picture is asked for."""
+    wanted = {"steps": request.steps, "schedule": request.schedule, "sigmas": request.sigmas}
+    if request.compat in PROGRAMS:
+        return program_schedule(request.compat, config, strength=request.strength, **wanted)
+    # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
+    if checkpoint.index.class_name.startswith("LatentConsistencyModel") and config.row.placement.distilled:
+        return make_schedule(config, span=request.strength, **wanted)
+    return make_schedule(config, strength=request.strength, **wanted)
 
 
 def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple[int, int]:
@@ -122,11 +152,23 @@ def _enough(steps: int, strength: float) -> int:
 
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
+    embeddings = () if request.embedding is None else request.embedding
+    found = tuple((each.ref, content_hash(_embedding_file(each))) for each in embeddings)
     if request.image is None:
-        return ()
+        return found
     if isinstance(request.image, Pixels):
-        return ((str(request.image), request.image.sha256),)
-    return ((request.image, content_hash(Path(request.image))),)
+        return (*found, (str(request.image), request.image.sha256))
+    return (*found, (request.image, content_hash(Path(request.image))))
+
+
+def _embedding_file(embedding: Embedding) -> Path:
+    path = Path(embedding.ref)
+    if not path.is_file():
+        raise RequestError(
+            f"There is no file {embedding.ref}.",
+            "An embedding is a .safetensors file on this machine; one on the hub has to be downloaded first.",
+        )
+    return path
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

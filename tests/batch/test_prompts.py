@@ -188,7 +188,6 @@ def test_seeds_that_run_out():
         ('{"prompt": {"a": 1}}', "prompt is dict, not text."),
         ('{"prompt": "a", "sampler": "best"}', "There is no sampler 'best'."),
         ('{"prompt": "a", "sampler": ["ddim"]}', "There is no sampler ['ddim']."),
-        ('{"prompt": "a", "rng": null}', "rng cannot be null."),
         ('{"prompt": "a", "n_images": null}', "n_images cannot be null."),
         ('{"prompt": "a", "hashes": {}}', "there is no field 'hashes'."),
         ('{"prompt": "a", "image": 3}', "image is int, not text."),

@@ -85,6 +85,7 @@ class World:
             height=8,
             width=8,
             model=model,
+            prompt_syntax="a1111",
             noise_levels=schedule,  # type: ignore[arg-type]
         )
         return Job(index, request, self.folder / f"{index}.png", "the test", f"id{index}", model=Model(model))

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mlxdiff.batch import store as store_module
 from mlxdiff.batch.jobs import Job
 from mlxdiff.batch.journal import Journal, Run
 from mlxdiff.batch.store import Store, difference
+from mlxdiff.batch.unfinished import RUN, Unfinished
 from mlxdiff.errors import OutputError
 from mlxdiff.images import write_picture
 from mlxdiff.latents import load_latents
@@ -25,7 +27,7 @@ LATENTS = np.zeros((8, 8, 4), np.float32)
 
 def request(**changes) -> Resolved:
     values = {"prompt": "a cat", "seed": 3, "steps": 2, "height": 32, "width": 32, "model": "m", "sampler": "ddim"}
-    return Resolved(**values | {"guidance_scale": 2.0, "dtype": "fp32"} | changes)
+    return Resolved(**values | {"guidance_scale": 2.0, "dtype": "fp32", "prompt_syntax": "a1111"} | changes)
 
 
 def job(folder: Path, name: str = "a.png", **changes) -> Job:
@@ -200,8 +202,10 @@ def test_latents_beside_are_part_of_the_job(tmp_path):
     assert found.standing(one).error is None
     found.write(one, PIXELS, LATENTS)
     assert store(tmp_path, latents=True).is_done(one)
-    beside.write_bytes(b"mine")
+    beside.write_bytes(b"")
     without_line(tmp_path)
+    assert store(tmp_path, latents=True).standing(one).error is None
+    beside.write_bytes(b"mine")
     assert "exists already" in str(store(tmp_path, latents=True).standing(one).error)
 
 
@@ -220,6 +224,22 @@ def test_a_pipe_or_a_folder_in_the_way_is_refused_at_once(tmp_path):
     assert "exists already" in str(store(tmp_path).standing(job(tmp_path)).error)
     assert "is a folder" in str(store(tmp_path).standing(job(tmp_path, "b.png")).error)
     assert "is a folder" in str(store(tmp_path, force=True).standing(job(tmp_path, "b.png")).error)
+
+
+def test_a_run_is_known_before_its_first_picture(tmp_path, monkeypatch):
+    """Killed between the two, the next process needs the seed."""
+    left = Unfinished(tmp_path, "key", RUN)
+    left.begin(Run("key", 3, 1))
+
+    def killed(*_, **__):
+        assert Journal(tmp_path, left.journal.path.name).runs == {"key": Run("key", 3, 1)}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store_module, "atomic_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path, left.journal, shared=False).write(job(tmp_path), PIXELS, LATENTS)
+    left.release()
+    assert Unfinished(tmp_path, "key", RUN).run == Run("key", 3, 1)
 
 
 def test_copies_are_the_same_bytes_and_all_have_to_be_there(tmp_path):

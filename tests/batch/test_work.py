@@ -49,7 +49,7 @@ class Fake:
         filled = {"steps": 2, "height": 32, "width": 32, "guidance_scale": 2.0, "sampler": "ddim", "dtype": "fp32"}
         values |= {name: value for name, value in filled.items() if values[name] is None}
         schedule = SimpleNamespace(sigmas=(1.0, 0.5, 0.0))
-        return Resolved(**values | {"model": self.model.reference, "noise_levels": schedule})
+        return Resolved(**values | {"model": self.model.reference, "prompt_syntax": "a1111", "noise_levels": schedule})
 
 
 @pytest.fixture
@@ -127,6 +127,13 @@ def test_bad_lines_are_all_named_and_leave_nothing(models, in_folder):
     with pytest.raises(RequestError, match="would both be written"):
         work.for_file(models, BASE, lines("a", "b"), "out/{steps}.png", TWO)
     assert os.listdir(in_folder) == ["p.txt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="Linux and macOS have a file without an end")
+def test_a_file_without_an_end_is_refused(models, in_folder):
+    with pytest.raises(work.BadLinesError, match="bad lines"):
+        work.for_file(models, BASE, "/dev/zero", "out", TWO)
+    assert os.listdir(in_folder) == []
 
 
 def test_the_seed_and_batch_size_of_a_run_are_kept(models):

@@ -55,7 +55,8 @@ def test_plain_mlx_draws_what_diffusers_draws(folder, noise, expected):
     file = "diffusion_pytorch_model.safetensors"
     plain.load(unet, folder / "unet" / file, mx.float32, "")
     plain.load(decoder, folder / "vae" / file, mx.float32, "decoder.", "post_quant_conv.")
-    context = StableDiffusion(str(folder), dtype="fp32").encode_prompt([PROMPT] * 2).context
+    sd = StableDiffusion(str(folder), dtype="fp32")
+    context = mx.concatenate([sd.encode_prompt([text] * 2).context for text in ("", PROMPT)])
     latents = mx.zeros(())
     for latents in plain.sample(unet, checkpoints.scheduler(), mx.array(noise), STEPS, GUIDANCE, context=context):
         mx.eval(latents)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import ldm_layout
 import numpy as np
@@ -130,6 +133,8 @@ def test_another_programs_picture_says_what_of_it_is_read(tmp_path, capsys):
     said = json.loads(out)
     assert (code, said["program"], said["parameters"]) == (0, "a1111", text)
     assert said["settings"] == {
+        "compat": "a1111",
+        "prompt_syntax": "a1111",
         "prompt": "a cat",
         "sampler": "euler_ancestral",
         "rng": "torch",
@@ -160,3 +165,45 @@ def test_latents_of_any_size_are_not_read(tmp_path, capsys):
         stream.truncate(8 + len(header) + values["latents"]["data_offsets"][1])
     code, out, _ = run(["info", str(tmp_path / "a.safetensors"), "--json"], capsys)
     assert (code, json.loads(out)["shape"]) == (0, [400, 512, 512, 4])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a (red:1.3) apple"], ["chunk 1  ", "3 of 75 tokens", "a (red):1.3 apple"]),
+        (["a [cat|dog] AND a hat :0.5"], ["part 2", "weight 0.5", "calls 1 to 2", "call 3", "a hat"]),
+        (["a [cat:dog:0.5]", "--negative"], ["calls 1 to 13", "calls 14 to 25"]),
+        (["a AND b", "--negative"], ["a and b"]),
+        (["a cat " * 60, "--prompt-syntax", "plain"], ["75 of 75 tokens", "cut"]),
+        (["a cat <lora:ink:0.5>"], ["left out", "<lora:ink:0.5>"]),
+        (['("a cat", "a dog++").blend(0.3, 0.7)', "--prompt-syntax", "compel"], ["weight 0.3", "(dog):1.21"]),
+    ],
+)
+def test_what_a_prompt_tells_a_model(capsys, arguments, said):
+    code, out, err = run(["info", "--model", "emoji", "--prompt", *arguments], capsys)
+    assert (code, err) == (0, "")
+    for part in said:
+        assert part in out
+    code, out, _ = run(["info", "--model", "emoji", "--json", "--prompt", *arguments], capsys)
+    values = json.loads(out)
+    assert code == 0
+    assert values["prompt"] == arguments[0]
+    assert sum(len(chunk["tokens"]) for part in values["parts"] for e in part["entries"] for chunk in e["chunks"]) > 0
+
+
+def test_options_of_a_prompt_need_one(capsys):
+    code, _, err = run(["info", "--negative"], capsys)
+    assert code == 2
+    assert "there is none" in err
+    code, _, err = run(["info", "a.png", "--prompt", "a"], capsys)
+    assert code == 2
+    assert "Give it alone" in err
+
+
+def test_the_page_about_prompts_shows_what_info_says(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "prompts.md").read_text()
+    examples = re.findall(r"^\$ mlxdiff (info .*)\n((?:.+\n)+?)```", page, re.MULTILINE)
+    assert len(examples) >= 4
+    for command, shown in examples:
+        code, out, _ = run([*shlex.split(command), "--model", "emoji"], capsys)
+        assert (code, out) == (0, shown)

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from mlxdiff.batch.journal import NAME
 from mlxdiff.metadata import read_picture
 
+THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # their number may decide last bits
 SMALL = ("-m", "emoji", "--height", "32", "--width", "32", "--steps", "2")
 SIX = ("generate", "a cat", "--n-images", "6", "--batch-size", "2", *SMALL)
 
@@ -27,7 +28,7 @@ def start(cwd: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "mlxdiff", *command],
         cwd=cwd,
-        env={**os.environ, "NO_COLOR": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env={**os.environ, **THREADS, "NO_COLOR": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -134,13 +135,13 @@ def test_a_killed_sheet_goes_on_from_its_cells(tmp_path):
     (journal,) = (tmp_path / "out").glob(f".mlxdiff-*.cells/{NAME}")
     n_kept = journal.read_text().count("sha256")
     assert 0 < n_kept < 6
-    done = mlxdiff(*command, cwd=tmp_path)
+    done = mlxdiff(*command, cwd=tmp_path, **THREADS)
     assert done.stdout == "out/sheet.png\n"
     assert f"Done before, or by another process: {n_kept}." in done.stderr
     assert names(tmp_path / "out") == ["sheet.png", "sheet.safetensors", "sheet.trajectory.safetensors"]
     assert load_file(tmp_path / "out/sheet.safetensors")["latents"].shape == (6, 8, 8, 4)
     assert load_file(tmp_path / "out/sheet.trajectory.safetensors")["latents"].shape == (30, 6, 8, 8, 4)
-    mlxdiff(*SIX, "--seed", "1", "--steps", "30", cwd=tmp_path)
+    mlxdiff(*SIX, "--seed", "1", "--steps", "30", cwd=tmp_path, **THREADS)
     with Image.open(tmp_path / "out/sheet.png") as sheet:
         pixels = np.asarray(sheet)
     for i in range(6):

@@ -112,7 +112,8 @@ def test_a1111s_samplers_are_known_with_what_automatic_is_for_them(entry):
     row = find_sampler(entry["name"])
     assert all(find_sampler(alias) is row for alias in entry["aliases"])
     assert row.a1111[0] == entry["name"]
-    assert row.automatic == entry["options"].get("scheduler", "uniform")
+    assert row.automatic in (None, entry["options"].get("scheduler", "uniform"))
+    assert (row.automatic is None) == (row.a1111_levels is not None or row.placement.distilled)
     assert ("a1111" in row.discards_penultimate) == entry["options"].get("discard_next_to_last_sigma", False)
     noise = row.noise if row.program_noise is None else row.program_noise
     assert (noise == "brownian") == entry["options"].get("brownian_noise", False)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 import pytest
-from oracle_schedulers import CHECKPOINTS, LCM, SD1, denoiser
+from oracle_schedulers import CHECKPOINTS, LCM, SD1, ZERO_SNR, denoiser
 
 from mlxdiff.catalogue import SAMPLERS
 from mlxdiff.diffusion.guidance import Unguided, guided
@@ -260,6 +260,16 @@ def test_sample_runs_a_schedules_own_sampler(name):
     if name != "dpm_fast":
         assert [step.sigma for step in walk] == list(plan.sigmas[1:])
     assert bool(mx.all(mx.isfinite(walk[-1].latents)))
+
+
+@pytest.mark.parametrize("name", [name for name, row in SAMPLERS.items() if not row.placement.distilled])
+def test_no_sampler_blows_up_on_a_checkpoint_with_zero_terminal_snr(name):
+    """Gaussian data: from whatever level the sampler starts, it ends with about their spread."""
+    plan = make_schedule(SchedulerConfig.from_dict(ZERO_SNR, name), 30)
+    noise = unit_noise((1, 64, 64, 4))
+    denoise = guided(lambda x, sigma, _: {"positive": gaussian(x, sigma)}, Unguided())
+    end = last(sample(SAMPLERS[name], denoise, plan.start(noise()), plan, noise))
+    assert float(mx.std(end).item()) == pytest.approx(SPREAD, rel=0.25)
 
 
 def test_sample_puts_the_boundary_condition_around_the_denoiser_of_lcm():

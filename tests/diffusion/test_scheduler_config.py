@@ -165,6 +165,9 @@ def test_samplers_that_average_slopes_skip_zero_terminal_snr_as_diffusers_does()
     rescaled = {sampler for sampler in CLASSES if SchedulerConfig.from_dict(ZERO_SNR, sampler).rescale_betas_zero_snr}
     assert rescaled == {sampler for sampler in CLASSES if "rescale_betas_zero_snr" in keys_of(sampler)}
     assert rescaled & {"heun", "pndm", "dpm2", "dpm2_ancestral", "lms"} == set()
+    # And so do those without a class that average slopes over sigma: from infinite noise they would blow up.
+    for sampler in ("restart", "ipndm", "dpm_fast", "dpm_adaptive"):
+        assert not SchedulerConfig.from_dict(ZERO_SNR, sampler).rescale_betas_zero_snr
 
 
 @pytest.mark.parametrize(

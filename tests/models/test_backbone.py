@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlxdiff.branches import Branches
 from mlxdiff.catalogue import find_sampler
-from mlxdiff.conditioning import Conditioning, concatenate
+from mlxdiff.conditioning import Conditioning, Strand, concatenate, constant
 from mlxdiff.diffusion import guidance, samplers
 from mlxdiff.diffusion.flow import FlowConfig, make_flow_schedule
 from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, make_schedule
@@ -73,11 +73,15 @@ def as_backbone(backbone: Backbone) -> Backbone:
     return backbone
 
 
+def strands(conditionings: dict[str, Conditioning]) -> dict[str, tuple[Strand, ...]]:
+    return {name: constant(conditioning) for name, conditioning in conditionings.items()}
+
+
 def run(levels: Schedule, conditionings: dict[str, Conditioning], guide: guidance.Guidance) -> tuple[list, list]:
     """Steps of Euler's method, evaluated, and the batch and timesteps that each `prepare` was given."""
     mx.random.seed(0)
     fake = FakeTransformer()
-    predict = Branches(as_backbone(fake), conditionings, levels, 3.5)
+    predict = Branches(as_backbone(fake), strands(conditionings), levels, 3.5)
     start = levels.start(mx.random.normal((2, 8, 8, 4)))
     denoise = guidance.guided(predict, guide)
     steps = list(samplers.sample(find_sampler("euler"), denoise, start, levels, lambda *_: mx.zeros_like(start)))
@@ -110,7 +114,7 @@ def test_branches_of_unequal_length_have_calls_of_their_own_and_the_same_result(
     _, prepared = run(VP, long, guidance.ClassifierFree(5.0))
     assert len(prepared) == 2
     mx.random.seed(0)
-    predict = Branches(as_backbone(FakeTransformer()), short, VP, 3.5)
+    predict = Branches(as_backbone(FakeTransformer()), strands(short), VP, 3.5)
     latents, sigma = VP.start(mx.random.normal((2, 8, 8, 4))), VP.sigmas[0]
     together = predict(latents, sigma, ("negative", "positive"))
     for name in short:

@@ -66,6 +66,8 @@ def test_comfyuis_default_graph():
     assert said == []
     assert settings_ == {
         **CATS,
+        "prompt_syntax": "comfyui",
+        "compat": "comfyui",
         "guidance_scale": 8.0,
         "sampler": "dpmpp_2m",
         "schedule": "karras",
@@ -292,6 +294,7 @@ def test_swarmui(tmp_path):
     }
     text = json.dumps({"sui_image_params": params, "sui_extra_data": {"date": "2026"}})
     expected = {**CATS, "guidance_scale": 7, "sampler": "euler", "rng": "torch", "model": "found/sd_xl_base_1.0"}
+    expected |= {"prompt_syntax": "comfyui", "compat": "comfyui"}
     settings_, (said,) = read({"parameters": text})
     assert settings_ == expected
     assert "scheduler: normal_of_tomorrow" in said
@@ -362,6 +365,8 @@ def test_civitais_json(tmp_path):
     }
     expected = {
         **CATS,
+        "prompt_syntax": "a1111",
+        "compat": "a1111",
         "guidance_scale": 7,
         "sampler": "dpmpp_2m",
         "schedule": "karras",
@@ -421,11 +426,12 @@ def test_a_graph_in_a_webp_and_in_a_json_file(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps(comfyui()))
     for name in ("a.webp", "b.json"):
         request = request_from_file(tmp_path / name, find_model=str)
-        assert request == Request(**CATS, guidance_scale=8.0, sampler="dpmpp_2m", schedule="karras", model="v1-5")
+        wanted = {"guidance_scale": 8.0, "sampler": "dpmpp_2m", "schedule": "karras", "model": "v1-5"}
+        assert request == Request(**CATS, prompt_syntax="comfyui", compat="comfyui", rng="torch", **wanted)
 
 
 def test_a_request_in_a_json_file(tmp_path):
-    request = Request(prompt="a cat", steps=3)
+    request = Request(prompt="a cat", prompt_syntax="compel", steps=3)
     (tmp_path / "a.json").write_text(request.to_json())
     assert request_from_file(tmp_path / "a.json") == request
 

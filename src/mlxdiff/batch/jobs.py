@@ -93,6 +93,7 @@ class JobMaker:
     def __init__(self, resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing) -> None:
         self._resolve, self._pattern, self._recall = resolve, pattern, recall
         self._index = 0
+        self._places: list[OutputPattern] = []
         self._met: dict[str, int] = {}  # how many jobs were alike so far
 
     def jobs(self, entry: Entry) -> list[Job]:
@@ -134,7 +135,27 @@ class JobMaker:
             counted=entry.counted_from is not None,
         )
         self._index += 1
+        self._places.append(where)
         return job
+
+    def apart(self, jobs: list[Job]) -> list[Job]:
+        """The jobs, new ones renamed that were inserted where a picture has the name already that they would get.
+
+        The index in a folder's own names only keeps order, so another one does.
+        """
+        kept = {job.path for job in jobs if self._recall(job.id, job.former_id) is not None}
+        taken = {job.path for job in jobs}
+        found, free = [], len(jobs)
+        for job in jobs:
+            where = self._places[job.index]
+            renames = "index" in where.template.fields and not asks_for_index(where.template)
+            if job.path in kept and self._recall(job.id, job.former_id) is None and renames:
+                while (path := picture_path(where, job.request, free)) in taken:
+                    free += 1
+                taken.add(path)
+                job = replace(job, path=path)
+            found.append(job)
+        return found
 
     def _kept(self, known: Done, path: Path) -> Path:
         """Where the journal says that the picture is, if that is a place inside the folder."""
@@ -175,7 +196,7 @@ def listed(
             found += maker.jobs(entry)
         except MlxdiffError as error:
             wrong.append(error)
-    return found, wrong
+    return found if wrong else maker.apart(found), wrong
 
 
 def essence(request: Request) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Done:
 class Journal:
     """The journal in `folder`, which need not exist yet; `runs` and `done` are as of the last `refresh`.
 
-    `before_first`, if it is set, is called before the first picture is recorded.
+    `before_first`, if it is set, is called before the first picture is written.
     """
 
     def __init__(self, folder: Path, name: str = NAME) -> None:
@@ -121,11 +121,15 @@ class Journal:
         self.run = self.runs[wanted.run]
         return self.run
 
-    def append(self, done: Done) -> None:
-        """Records a finished picture, on disk when this returns; raises OutputError, and then nothing was recorded."""
+    def prepare(self) -> None:
+        """What has to be known before the first picture is on disk: a process may be killed between it and its line."""
         if self.before_first is not None:
             self.before_first()
             self.before_first = None
+
+    def append(self, done: Done) -> None:
+        """Records a finished picture, on disk when this returns; raises OutputError, and then nothing was recorded."""
+        self.prepare()
         if self.run is not None:
             done = replace(done, of=(self.run.run, self.run.seed, self.run.batch_size))
         try:

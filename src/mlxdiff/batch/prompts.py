@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -92,7 +92,7 @@ def read_entries(lines: Iterable[str | bytes], source: str, base: Request) -> En
     return Entries(lines, source, base)
 
 
-def open_prompts(path: str) -> Iterator[bytes]:
+def open_prompts(path: str) -> Generator[bytes]:
     """The lines of the file, or of standard input for `-`, each as soon as it is there; raises InputError.
 
     The file is opened now and closed after its last line. A line is cut where it is longer than MAX_LINE allows.
@@ -119,7 +119,7 @@ def source_name(path: str) -> str:
     return "standard input" if path == STANDARD_INPUT else path
 
 
-def _lines(stream: IO[Any], name: str, *, close: bool) -> Iterator[bytes]:
+def _lines(stream: IO[Any], name: str, *, close: bool) -> Generator[bytes]:
     try:
         while line := stream.readline(MAX_LINE + 3):  # a carriage return, a newline, and one that is too many
             yield line

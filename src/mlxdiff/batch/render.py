@@ -64,5 +64,5 @@ def decode(
     """Decodes latents (B, h, w, C), which the request made, `decode_batch_size` at a time."""
     for first in range(0, latents.shape[0], decode_batch_size):
         chunk = latents[first : first + decode_batch_size]
-        for offset, picture in enumerate(images.to_uint8(sd.decode(chunk, tile=tile))):
+        for offset, picture in enumerate(images.to_uint8(sd.decode(chunk, tile=tile), request.rounding or "nearest")):
             yield Rendered(first + offset, request.single(first + offset), picture, np.array(chunk[offset]))

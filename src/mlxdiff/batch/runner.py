@@ -294,7 +294,7 @@ class _Runner:
                 if job.index not in missing:
                     continue
                 try:
-                    picture = images.to_uint8(chunk[offset])
+                    picture = images.to_uint8(chunk[offset], job.request.rounding)
                 except (MlxdiffError, MemoryError, RuntimeError) as problem:
                     yield self._fail(job, _in_words(problem, len(active.batch.jobs)))
                     continue

@@ -139,6 +139,8 @@ class Store:
 
         `latents` are (h, w, C); `steps`, needed for a trajectory, is latents and predicted x0 of each, (T, 1, h, w, C).
         """
+        if self.journal is not None:
+            self.journal.prepare()
         self.check_folder()
         digests: dict[str, str] = {}
         text = picture_text(job.request) if self.metadata else None
@@ -207,7 +209,7 @@ class Store:
 
     def _beside(self, job: Job, kind: str, path: Path, line: Done | None) -> _File:
         file = _read(path)
-        if file.digest is None:
+        if file.digest is None or file.size == 0:
             return file
         recorded = None if line is None else getattr(line, kind)
         if recorded == file.digest:

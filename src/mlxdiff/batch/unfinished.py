@@ -59,7 +59,7 @@ class Unfinished:
         return self.journal.path.parent
 
     def begin(self, run: Run) -> None:
-        """Has `run` recorded with the first picture: before that there is nothing to resume."""
+        """Has `run` recorded before the first picture is written: until then there is nothing to resume."""
         self._wanted = run
         if self._claim is None:
             self.journal.before_first = self._record

@@ -168,7 +168,9 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
     """The pictures of a prompt file, all of whose lines are read and checked now."""
     pattern = parse_output(output, several=True)
     base = _single(base)
-    lines = list(open_prompts(file))
+    lines: list[bytes] = []
+    opened = open_prompts(file)
+    coming: Iterable[bytes] = _kept(opened, lines)
     journal = Journal(pattern.folder)
     store = _store(pattern.folder, journal, options, shared=True)
     name = _run_of(models, journal, base, pattern)
@@ -176,8 +178,9 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
     seed = _seed_of(base, recorded)
     agreed = Ranks()
     while True:
-        entries = read_entries(lines, source_name(file), replace(base, seed=seed))
+        entries = read_entries(coming, source_name(file), replace(base, seed=seed))
         jobs, wrong = listed(entries, models.resolve, pattern, journal.find)
+        opened.close()
         if wrong:
             raise wrong[0] if len(wrong) == 1 else BadLinesError(file, wrong)
         if not jobs:
@@ -197,7 +200,14 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
             work.ranks = agreed
             _record(store, journal, work.unrecorded)
             return work
-        recorded, seed = run, run.seed
+        recorded, seed, coming = run, run.seed, lines
+
+
+def _kept(lines: Iterable[bytes], kept: list[bytes]) -> Iterator[bytes]:
+    """The lines, each also put into the list: of a file without an end no more are read than are asked for."""
+    for line in lines:
+        kept.append(line)
+        yield line
 
 
 def _record(store: Store, journal: Journal, found: Sequence[tuple[Job, Standing]]) -> None:

@@ -107,7 +107,7 @@ class Sampler:
     noise      none; fresh: independent draws; brownian: increments of one path; see `mlxdiff.diffusion.step.Noise`
     options    what a user may set
     takes      what the function takes of the schedule, by name: fields or methods of `mlxdiff.diffusion.Schedule`
-    automatic  the schedule that A1111's "Automatic" is for it
+    automatic  the schedule that A1111's "Automatic" is for it; None for samplers that have their own timesteps there
     order      its order of convergence
     evaluations  calls of the network per step
     program_noise  the noise that A1111 and ComfyUI draw for it, where that is not diffusers'
@@ -115,7 +115,13 @@ class Sampler:
     guidance_divisor  what A1111 divides the guidance scale by for it
     cfg_pp     the row of its CFG++ form
     own_levels  whether it chooses its levels between the ends of the schedule
+<<<<<<< HEAD
+    adaptive   whether it takes as many steps as it needs, which nobody knows before
+    a1111_levels  "module.function" below mlxdiff.diffusion that gives all levels of a run in A1111, whatever schedule
+               is asked for; it then works on latents of unit variance
+=======
     adaptive   whether it chooses the number of steps itself, while it runs
+>>>>>>> docs
     a1111_defaults  values of options that A1111 takes instead of the row's defaults
     discards_penultimate  the programs that leave the last level above 0 out of its schedule
     """
@@ -132,7 +138,7 @@ class Sampler:
     noise: Literal["none", "fresh", "brownian"] = "none"
     options: tuple[Option, ...] = ()
     takes: tuple[str, ...] = ()
-    automatic: str = "uniform"
+    automatic: str | None = "uniform"
     order: int = 1
     evaluations: int = 1
     program_noise: Literal["none", "fresh", "brownian"] | None = None
@@ -141,6 +147,7 @@ class Sampler:
     cfg_pp: str | None = None
     own_levels: bool = False
     adaptive: bool = False
+    a1111_levels: str | None = None
     a1111_defaults: tuple[tuple[str, Value], ...] = ()
     discards_penultimate: tuple[str, ...] = ()
 
@@ -152,6 +159,10 @@ class Sampler:
     def run(self) -> Callable[..., Any]:
         """The function itself: imports MLX."""
         return _function("mlxdiff.diffusion.samplers", self.function)
+
+    @property
+    def run_a1111_levels(self) -> Callable[..., Any] | None:
+        return None if self.a1111_levels is None else _function("mlxdiff.diffusion", self.a1111_levels)
 
     def settle(self, options: Mapping[str, Any]) -> dict[str, Value]:
         """Every option with its value or its default; None is unset. Raises RequestError for one that it has not."""

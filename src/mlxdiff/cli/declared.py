@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from ..declarations import Choice, Setting, declared
-from ..request import Request
+from ..request import MAX_SEED, Request
 from .signature import Command, expanded, option
 
 Given = Mapping[str, Any]  # the settings that were given, by name, parsed and checked
@@ -97,9 +97,9 @@ def default_of(item: Setting) -> str:
 
 
 def plain(number: float) -> str:
-    """A bound as people write it: 1000, 0.75, 1e+10, 2^63 - 1."""
-    if number == 2**63 - 1:
-        return "2^63 - 1"
+    """A bound as people write it: 1000, 0.75, 1e+10, 2^64 - 1."""
+    if number == MAX_SEED:
+        return "2^64 - 1"
     return f"{number:g}" if isinstance(number, float) else str(number)
 
 

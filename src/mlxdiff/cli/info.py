@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MlxdiffError, RequestError
+from ..request import PROMPT_SYNTAXES, Request
 from . import listing, options, output, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
@@ -17,6 +18,7 @@ mlxdiff info apple.png
 mlxdiff info *.png --json
 mlxdiff info stabilityai/sdxl-turbo
 mlxdiff info --settings
+mlxdiff info --prompt "a (red:1.3) apple"
 """
 
 
@@ -35,17 +37,38 @@ def info(
     samplers: Annotated[
         bool, typer.Option("--samplers", help="List the samplers, and their names in other programs.")
     ] = False,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Show what a model is told by a prompt: chunks, tokens, weights, and what is cut."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", metavar="REF", help="With --prompt: the model.")] = None,
+    prompt_syntax: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"With --prompt: {', '.join(PROMPT_SYNTAXES)}. Default: {PROMPT_SYNTAXES[0]}."
+        ),
+    ] = None,
+    negative: Annotated[bool, typer.Option("--negative", help="With --prompt: read it as a negative prompt.")] = False,
     json: options.Json = False,
 ) -> None:
     """Show the device, versions and cache; or a MODEL; or the settings that made a FILE."""
     named = [] if subjects is None else subjects
-    lists = [name for name, wanted in (("--settings", settings), ("--samplers", samplers)) if wanted]
+    wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
+    lists = [name for name, is_wanted in wanted if is_wanted]
     if lists and (named or len(lists) > 1):
-        raise RequestError(f"{lists[0]} lists the same, whatever is beside it.", "Give it alone.")
+        does = "is about one text" if lists[0] == "--prompt" else "lists the same"
+        raise RequestError(f"{lists[0]} {does}, whatever is beside it.", "Give it alone.")
+    if prompt is None and (model is not None or prompt_syntax is not None or negative):
+        raise RequestError(
+            "--model, --prompt-syntax and --negative say how --prompt is read, and there is none.",
+            "Name a model without an option to see what it is.",
+        )
     if settings:
         listing.show_settings(json=json)
     elif samplers:
         listing.show_samplers(json=json)
+    elif prompt is not None:
+        tell_prompt(about_prompt(prompt, model, prompt_syntax, negative=negative), json=json)
     elif not named:
         tell(about_machine(), json=json)
     else:
@@ -112,6 +135,50 @@ def about_model(reference: str) -> dict[str, Any]:
         "latents": f"{checkpoint.vae.latent_channels} channels, {checkpoint.scale_factor} pixels a cell",
         "components": sorted(checkpoint.index.components),
     }
+
+
+def about_prompt(text: str, model: str | None, syntax: str | None, *, negative: bool) -> dict[str, Any]:
+    """What a prompt tells a model. Reads its tokenizer and configs, and no weight."""
+    from ..pipeline import StableDiffusion
+    from ..prompt_report import prompt_report
+
+    request = Request(text, model=model, prompt_syntax=syntax)
+    sd = StableDiffusion(request.model)
+    return prompt_report(sd.resolve(request), sd.networks.tokenizers[0], negative=negative)
+
+
+def tell_prompt(values: Mapping[str, Any], *, json: bool) -> None:
+    """One JSON object, or for each part of the prompt and each stretch of the run its chunks and their tokens."""
+    if json:
+        output.say_json(values)
+        return
+    calls = "" if values["calls"] == values["steps"] else f", {values['calls']} calls of the network"
+    rows = [
+        ("model", values["model"]),
+        ("prompt syntax", values["prompt_syntax"]),
+        ("steps", f"{values['steps']}{calls}"),
+    ]
+    for i, part in enumerate(values["parts"], start=1):
+        if len(values["parts"]) > 1 or part["weight"] != 1:
+            rows.append((f"part {i}", f"weight {part['weight']:g}"))
+        for entry in part["entries"]:
+            rows += _entry(entry, alone=len(part["entries"]) == 1)
+    rows += [("left out", thing) for thing in values["left_out"]]
+    output.table(rows)
+
+
+def _entry(entry: Mapping[str, Any], *, alone: bool) -> Iterator[tuple[str, str]]:
+    from ..prompt_report import as_text
+
+    if not alone:
+        first, last = entry["first_call"], entry["last_call"]
+        yield ("never" if first is None else f"calls {first} to {last}" if first < last else f"call {first}"), ""
+    for i, chunk in enumerate(entry["chunks"], start=1):
+        weight = "" if chunk["weight"] == 1 else f", weight {chunk['weight']:.4g}"
+        tokens = f"{len(chunk['tokens'])} of {chunk['room']} tokens{weight}"
+        yield f"chunk {i}", "\n".join(filter(None, (tokens, as_text(chunk["tokens"]))))
+    if entry["cut"]:
+        yield "cut", entry["cut"]
 
 
 def about_file(path: Path) -> dict[str, Any]:

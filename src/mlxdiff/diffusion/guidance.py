@@ -91,11 +91,11 @@ class ClassifierFree:
 class Composed:
     """Several prompts, each with a weight (Liu et al. 2022, "Compositional Visual Generation"; A1111's AND).
 
-    weights  of the branches `positives(len(weights))`
+    weights  of the branches `positives(len(weights))`: numbers, or arrays that broadcast to (B, h, w, C)
     """
 
     scale: float | mx.array
-    weights: tuple[float, ...]
+    weights: tuple[float | mx.array, ...]
 
     def branches(self, _sigma: float) -> tuple[str, ...]:
         return (NEGATIVE, *positives(len(self.weights)))

@@ -103,6 +103,19 @@ def ays_sdxl_comfyui(steps: int, _table: np.ndarray) -> np.ndarray:
     return _ended(_log_interpolated(_AYS_SDXL_EXACT, steps + 1)[:-1])
 
 
+def ddim_a1111(steps: int, table: np.ndarray) -> np.ndarray:
+    """A1111's for DDIM and PLMS: every (N // steps)-th timestep from 1 up, the cleanest of them where the run ends."""
+    places = np.minimum(np.arange(0, len(table), max(len(table) // steps, 1)) + 1, len(table) - 1)
+    return np.array(list(dict.fromkeys(table[places[::-1]].tolist())))
+
+
+def unipc_a1111(steps: int, table: np.ndarray) -> np.ndarray:
+    """A1111's for UniPC: even in time from the noisiest to the cleanest, on a line in log alpha between timesteps."""
+    log_alpha = -0.5 * np.log1p(table**2)
+    places = np.linspace(1, 1 / len(table), steps + 1) * len(table) - 1
+    return np.sqrt(np.expm1(-2 * np.interp(places, np.arange(len(table)), log_alpha)))
+
+
 def _at(timesteps: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Levels at timesteps with fractions: in log sigma a line between two of training."""
     return np.exp(np.interp(timesteps, np.arange(len(table)), np.log(table)))

@@ -9,7 +9,8 @@
     strength         int(strength * steps) + 1 of the steps  all of the steps, of int(steps / strength)
     zero terminal    stops at alpha_bar = 4.897e-8, sigma 4518, in both
 
-A1111 runs DDIM and PLMS on latents of unit variance and ends one step above the cleanest.
+A1111 runs DDIM, PLMS and UniPC on latents of unit variance, on levels of their own (`a1111_levels` of their rows), and
+ends above 0.
 """
 
 from __future__ import annotations
@@ -80,16 +81,18 @@ def _schedule(
     comfyui = program == "comfyui"
     space = (_Nearest if comfyui else VariancePreserving)(config.prediction_type, training)
     table = training_sigmas(training)
-    preserved = not comfyui and config.row.placement.strided
+    own = None if comfyui else config.row.run_a1111_levels
+    preserved = own is not None
     total = steps
     if strength is not None:
         check_strength(strength)
         if comfyui and strength > 0:
             total = int(steps / strength) if strength < 0.9999 else steps
-    if levels is None and preserved:
-        levels = _ddim_levels(total, table)
+    if levels is None and own is not None:
+        levels = tuple(own(total, table).tolist())
     elif levels is None:
         levels = _levels(config, total, schedule, table, program)
+    path = None if comfyui else (min(level for level in levels if level > 0), levels[0])  # A1111's is never cut
     if strength is not None:
         kept = steps if comfyui else min(int(strength * steps), steps - 1) + 1
         if strength == 0:
@@ -106,6 +109,7 @@ def _schedule(
         signal_scale=1 / math.hypot(last, 1.0) if preserved else 1.0,
         timestep_scaling=config.timestep_scaling,
         planned=total,
+        path=path,
     )
 
 
@@ -115,7 +119,7 @@ def _levels(
     """steps + 1 levels, or as many as the schedule gives."""
     row, comfyui = config.row, program == "comfyui"
     if schedule is None:
-        schedule = "uniform" if comfyui else row.automatic
+        schedule = "uniform" if comfyui or row.automatic is None else row.automatic
     discards = program in row.discards_penultimate
     count = steps + 1 if discards else steps
     chosen = SCHEDULES[schedule]
@@ -132,9 +136,3 @@ def _levels(
     if any(not lower < higher for higher, lower in pairwise(levels)):
         raise RequestError(f"{steps} steps are too many for the schedule {schedule}.", "Ask for fewer steps.")
     return tuple(levels)
-
-
-def _ddim_levels(steps: int, table: np.ndarray) -> tuple[float, ...]:
-    """A1111's for DDIM and PLMS: every (N // steps)-th timestep from 1 up, the cleanest of them where the run ends."""
-    places = np.minimum(np.arange(0, len(table), max(len(table) // steps, 1)) + 1, len(table) - 1)
-    return tuple(dict.fromkeys(table[places[::-1]].tolist()))

@@ -42,6 +42,7 @@ class Schedule:
     rehearsal         the level at which PLMS asks the network a second time in its first step
     options           the sampler's options, as far as the checkpoint sets them: (name, value)
     planned           how many steps there were before image to image left some out
+    path              smallest positive and largest level of the path that Brownian noise follows; None: this run's
     """
 
     sampler: str
@@ -56,6 +57,12 @@ class Schedule:
     rehearsal: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
     planned: int | None = None
+    path: tuple[float, float] | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Smallest positive and largest level between which Brownian noise is drawn."""
+        return (min(sigma for sigma in self.sigmas if sigma > 0), self.sigmas[0]) if self.path is None else self.path
 
     @property
     def steps(self) -> int:

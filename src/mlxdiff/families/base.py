@@ -21,13 +21,17 @@ from ..checkpoint.load import LoadedNetwork
 from ..checkpoint.rename import TABLES
 from ..checkpoint.single_file import read_single_file
 from ..conditioning import Conditioning
-from ..errors import CheckpointError, MlxdiffWarning, UnsupportedError
+from ..errors import CheckpointError, MlxdiffWarning, RequestError, UnsupportedError
 from ..models.backbone import Backbone, BackboneConfig
-from ..models.clip import CLIPTextConfig, CLIPTextModel
+from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
 from ..models.unet import UNet2DConditionModel, UNetConfig
 from ..models.unet_backbone import UNetBackbone
 from ..models.vae import AutoencoderKL, VAEConfig
 from ..parts import BACKBONE, BY_NAME
+from ..text import emphasis
+from ..text.chunking.chunk import Chunk, Names
+from ..text.encode import Encoder
+from ..text.inversion import token_vectors
 from ..text.tokenizer import Tokenizer
 from .source import FileSource, FolderSource, Source, WithVAE
 
@@ -38,18 +42,36 @@ Branches = Mapping[str, "Sequence[str] | None"]
 """Texts by the name of a branch of guidance: one an image, or one for all; None where there is no such text."""
 
 
+Vectors = Mapping[str, tuple[mx.array, ...]]
+"""Textual inversions by the names that prompts give them: (n, D) for each text encoder."""
+
+
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Text encoders behind `encode(branches, *, height, width)`, which gives each branch its Conditioning.
+    """A family's text encoders.
 
-    The size is in pixels. `networks` are the modules that hold the weights.
+    encode        (branches, *, height, width, clip_skip) -> Conditioning of each branch: plain texts of one chunk
+    encoders      (clip_skip, vectors) -> the text encoders as text.encode wants them, for all other prompts
+    conditioning  (branch, context (B, S, C), pooled (B, P), height, width) -> Conditioning
+    networks      the modules that hold the weights
+    tokenizers    one a text encoder
+
+    Sizes are in pixels; a clip_skip of 1 skips no layer.
     """
 
     encode: Callable[..., dict[str, Conditioning]]
-    networks: tuple[nn.Module, ...]
+    encoders: Callable[[int, Vectors], list[Encoder]]
+    conditioning: Callable[[str, mx.array, mx.array, int, int], Conditioning]
+    networks: tuple[CLIPTextModel, ...]
+    tokenizers: tuple[Tokenizer, ...]
 
-    def __call__(self, branches: Branches, *, height: int, width: int) -> dict[str, Conditioning]:
-        return self.encode(branches, height=height, width=width)
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The hidden size of each text encoder."""
+        return tuple(network.config.hidden_size for network in self.networks)
+
+    def __call__(self, branches: Branches, *, height: int, width: int, clip_skip: int = 1) -> dict[str, Conditioning]:
+        return self.encode(branches, height=height, width=width, clip_skip=clip_skip)
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,7 @@ class Family:
 
     pipelines     the `_class_name`s of model_index.json that it serves
     load_encoder  (checkpoint, dtype, quantize) -> PromptEncoder
+    tokenizers    (checkpoint) -> its tokenizers, one a text encoder: no weight is read
     usual         (checkpoint) -> (steps, guidance_scale) that the family is known to want
     upcasts_vae   whether `force_upcast` in the VAE's config is obeyed: decode in fp32
     """
@@ -102,6 +125,7 @@ class Family:
     name: str
     pipelines: tuple[str, ...]
     load_encoder: Callable[[Checkpoint, mx.Dtype, int | None], PromptEncoder]
+    tokenizers: Callable[[Checkpoint], tuple[Tokenizer, ...]]
     usual: Callable[[Checkpoint], tuple[int, float]]
     upcasts_vae: bool
 
@@ -209,12 +233,50 @@ def each_once(encode: Callable[[list[str]], list[mx.array]], texts: Sequence[str
     return [array[rows] for array in encode(distinct)]
 
 
+State = Callable[[CLIPOutput], mx.array]
+"""Which of a text encoder's hidden states a prompt's context is made of."""
+
+
+def encoders_of(
+    pairs: Sequence[tuple[Tokenizer, CLIPTextModel]], states: Sequence[State], vectors: Vectors
+) -> list[Encoder]:
+    """Text encoders as functions of chunks, which hear textual inversions by name."""
+
+    def made(index: int) -> Encoder:
+        (tokenizer, clip), state = pairs[index], states[index]
+        own = {name: each[index] for name, each in vectors.items()}
+
+        def encode(chunks: Sequence[Chunk]) -> tuple[mx.array, mx.array]:
+            inserted = token_vectors(chunks, clip.embeddings.token_embedding, own)
+            output = clip(emphasis.ids_of(chunks), vectors=inserted, hidden=emphasis.hidden_of(chunks))
+            return state(output), output.pooled
+
+        return Encoder(tokenizer, encode, Names({name: rows.shape[0] for name, rows in own.items()}, tokenizer))
+
+    return [made(index) for index in range(len(pairs))]
+
+
+def check_clip_skip(clip_skip: int, networks: Sequence[CLIPTextModel]) -> None:
+    """Raises RequestError where a text encoder has no such layer."""
+    layers = min(network.config.num_hidden_layers for network in networks)
+    if clip_skip > layers:
+        raise RequestError(
+            f"clip_skip is {clip_skip}, and this model's text encoder has {layers} layers.",
+            f"Give a number from 1, which skips none, to {layers}.",
+        )
+
+
+def read_tokenizer(checkpoint: Checkpoint, suffix: str) -> Tokenizer:
+    """The tokenizer of a text encoder; `suffix` is "" or "_2"."""
+    return checkpoint.source.tokenizer(f"tokenizer{suffix}")
+
+
 def load_text_encoder(
     checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | None
 ) -> tuple[Tokenizer, CLIPTextModel]:
     """A tokenizer and its text encoder; `suffix` is "" or "_2", which also projects the pooled text."""
     source, component = checkpoint.source, f"text_encoder{suffix}"
-    tokenizer = source.tokenizer(f"tokenizer{suffix}")
+    tokenizer = read_tokenizer(checkpoint, suffix)
     config = CLIPTextConfig.from_dict(source.config(component))
     # MLX would read past the table without a word.
     if tokenizer.vocab_size > config.vocab_size:

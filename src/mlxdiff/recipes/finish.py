@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from ..catalogue import split_sampler
 from ..errors import RequestError
-from ..request import Request
+from ..request import OPTIONS, Request
 from .recipe import Recipe, Remark
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -22,6 +23,7 @@ def finished(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> tuple[Reque
     """
     settings = {name: value for name, value in recipe.settings.items() if name not in given}
     said = sayings(recipe, given)
+    said += _without_options(settings, given)
     strength = settings.get("strength")
     if strength is not None and given.get("image", settings.get("image")) is None:
         del settings["strength"]
@@ -40,6 +42,18 @@ def finished(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> tuple[Reque
                 continue
             return request, [*said, f"The text's {name} is left out. {error.problem}"]
         raise
+
+
+def _without_options(settings: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Drops options that the sampler does not take, as other programs write for any; names those above 0."""
+    name = given.get("sampler", settings.get("sampler"))
+    try:
+        takes = None if name is None else {option.name for option in split_sampler(name)[0].options}
+    except RequestError:  # what is given is judged with the request
+        return []
+    unused = [] if takes is None else [option for option in OPTIONS if option in settings and option not in takes]
+    values = {option: settings.pop(option) for option in unused}
+    return [f"The sampler {name} has no {option}: it is left out." for option, value in values.items() if value]
 
 
 def sayings(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> list[str]:

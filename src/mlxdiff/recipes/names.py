@@ -48,8 +48,7 @@ def sampler_and_schedule(sampler: str, schedule: str = "") -> tuple[str, str | N
     """
     name, behind = _split(sampler.strip())
     if schedule.strip().lower() == "automatic":
-        own = SAMPLERS[name].automatic if name in SAMPLERS else None
-        return name, None if own == "linspace" else own
+        return name, SAMPLERS[name].automatic if name in SAMPLERS else None
     return name, _schedule(schedule) if schedule else behind
 
 

@@ -5,11 +5,17 @@ decides when. Latents are (B, h, w, C) fp32 in variance-exploding form, x0 + sig
 d latents / d sigma = (latents - denoised) / sigma (Karras et al. 2022, equation 1 with sigma(t) = t).
 
 arithmetic   what several share: how a step shrinks noise, and how ancestral sampling splits it
-euler        of first order, and Heun's method
-dpm          DPM-Solver-2
-dpmpp        DPM-Solver++ of several steps
-multistep    PLMS
-consistency  consistency models
+euler         of first order: Euler, DDIM, DDPM, with and without fresh noise; and Heun's method
+dpm           DPM-Solver-2
+dpm_fast      DPM-Solver of orders 1 to 3, in a number of evaluations or to a tolerance
+dpmpp         DPM-Solver++ of several steps
+dpmpp_single  DPM-Solver++ of one step
+multistep     averages of the last slopes: PLMS, LMS, DEIS, iPNDM, RES
+unipc         UniPC
+sa_solver     SA-Solver
+restart       Heun's method that goes back up
+cfg_pp        those in CFG++ form
+consistency   consistency models
 
 Each has a row in `mlxdiff.catalogue.samplers`, which says its names and what it takes; `sample` runs it.
 """

@@ -1,0 +1,71 @@
+"""The noise of a run: what each image starts from, and what its steps draw, as the request asks and a program does.
+
+Every image draws from streams of its own, so that a picture never depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from .catalogue import find_sampler
+from .diffusion.brownian import brownian_noise
+from .diffusion.noise import NoiseStream, batch_noise, stream_noise
+from .diffusion.programs import PROGRAMS
+from .diffusion.step import Noise
+from .diffusion.variations import Variation, image_noise, initial_batch
+from .request import Resolved
+
+
+class Randomness:
+    """What a resolved request draws, in this order: a picture's posterior, the start, the steps.
+
+    shape  (h, w, C) of the latents
+    """
+
+    def __init__(self, request: Resolved, shape: tuple[int, int, int]) -> None:
+        self._request, self._shape = request, shape
+        self._streams = [NoiseStream(seed, request.rng) for seed in request.seeds]
+
+    def posterior(self) -> mx.array | None:
+        """(B, h, w, C) for the spread of an encoded picture; None where its mean is taken, as other programs do.
+
+        A1111 draws it from a generator that the seed does not decide, ComfyUI takes the mean.
+        """
+        return None if _program(self._request) else batch_noise(self._streams, *self._shape)
+
+    def start(self) -> mx.array:
+        """(B, h, w, C) unit noise that the loop starts from."""
+        request = self._request
+        if request.variation_strength == 0 and request.seed_resize is None and request.ensd == 0:
+            return batch_noise(self._streams, *self._shape)
+        factor = request.height // self._shape[0]
+        resized, variation = request.seed_resize, None
+        if request.variation_strength > 0:
+            variation = Variation(request.variation_seed, request.variation_strength)
+        noises = [
+            image_noise(
+                seed,
+                *self._shape,
+                source=request.rng,
+                variation=variation,
+                resized_from=None if resized is None else (resized.height // factor, resized.width // factor),
+                step_seed_delta=request.ensd,
+            )
+            for seed in request.seeds
+        ]
+        self._streams = [noise.stream for noise in noises]
+        return initial_batch(noises)
+
+    def steps(self) -> Noise:
+        """What the sampler draws in its steps; call it after `start`."""
+        request, row = self._request, find_sampler(self._request.sampler)
+        kind = row.program_noise if _program(request) and row.program_noise is not None else row.noise
+        if kind == "brownian":
+            return brownian_noise(request.seeds, *self._shape, request.noise_levels.ends, request.rng)
+        if request.compat == "comfyui":  # a second generator of the same seed
+            self._streams = [NoiseStream(seed, request.rng) for seed in request.seeds]
+        return stream_noise(self._streams, *self._shape)
+
+
+def _program(request: Resolved) -> bool:
+    return request.compat in PROGRAMS
