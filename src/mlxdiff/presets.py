@@ -7,7 +7,7 @@ from typing import Any
 
 from .request import Request
 
-# rng: A1111 draws on the GPU unless told otherwise, and these are CUDA's numbers; ComfyUI draws on the CPU.
+# rng: A1111 draws on the GPU by default, and these are CUDA's numbers; ComfyUI draws on the CPU.
 # rounding: both cut off what does not fill a level of 8 bits.
 PRESETS: dict[str, dict[str, Any]] = {
     "diffusers": {"rng": "torch", "prompt_syntax": "plain"},

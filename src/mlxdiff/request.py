@@ -80,10 +80,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A textual inversion: a file, and what prompts call it, if neither the file nor its name is to say so."""
+    """A textual inversion: a file, and its name in prompts if that is not the file's name or its token."""
 
     ref: str = setting(Reference(), "A .safetensors file.", default=MISSING)
-    token: str | None = setting(Text(), "What prompts call it.", unset="the file's name, or the token in the file")
+    token: str | None = setting(Text(), "Its name in prompts.", unset="the file's name, or the token in the file")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Request:
     )
     clip_skip: int | None = setting(
         Whole(1, MAX_CLIP_SKIP),
-        "Which of the text encoder's layers is heard, counted from the last; 1 skips none.",
+        "Layer of the text encoder that is used, counted from the last; 1 is the last.",
         group="Prompt",
         unset="1",
         neutral=1,
@@ -241,7 +241,7 @@ class Request:
     )
     compat: str | None = setting(
         Choice(COMPAT),
-        "Whose picture the same settings give: noise, schedules, rounding and prompt syntax.",
+        "Program whose pictures to reproduce: its noise, schedules, rounding and prompt syntax.",
         unset="diffusers, with A1111's prompt syntax",
     )
     rng: str | None = setting(

@@ -39,7 +39,7 @@ def info(
     ] = False,
     prompt: Annotated[
         str | None,
-        typer.Option(help="Show what a model is told by a prompt: chunks, tokens, weights, and what is cut."),
+        typer.Option(help="Show how a prompt is read: chunks, tokens, weights, and what is cut."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", metavar="REF", help="With --prompt: the model.")] = None,
     prompt_syntax: Annotated[
