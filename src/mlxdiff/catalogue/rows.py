@@ -98,32 +98,28 @@ class Placement:
 class Sampler:
     """A sampler: its names, what it takes, and where its function is.
 
-        name       what mlxdiff calls and records it
-        function   "module.function" below mlxdiff.diffusion.samplers
-        a1111      AUTOMATIC1111's names, the first as its web UI shows it
-        comfyui    ComfyUI's
-        classes    the diffusers classes that it is, the first as other classes' configs are read
-        nearest    diffusers classes whose solver is not here and that this comes closest to
-        noise      none; fresh: independent draws; brownian: increments of one path; see `mlxdiff.diffusion.step.Noise`
-        options    what a user may set
-        takes      what the function takes of the schedule, by name: fields or methods of `mlxdiff.diffusion.Schedule`
-        automatic  the schedule that A1111's "Automatic" is for it; None for samplers that have their own timesteps there
-        order      its order of convergence
-        evaluations  calls of the network per step
-        program_noise  the noise that A1111 and ComfyUI draw for it, where that is not diffusers'
-        unconditional  whether it asks for the negative branch alone (CFG++), whatever the guidance scale is
-        guidance_divisor  what A1111 divides the guidance scale by for it
-        cfg_pp     the row of its CFG++ form
-        own_levels  whether it chooses its levels between the ends of the schedule
-    <<<<<<< HEAD
-        adaptive   whether it takes as many steps as it needs, which nobody knows before
-        a1111_levels  "module.function" below mlxdiff.diffusion that gives all levels of a run in A1111, whatever schedule
-                   is asked for; it then works on latents of unit variance
-    =======
-        adaptive   whether it chooses the number of steps itself, while it runs
-    >>>>>>> docs
-        a1111_defaults  values of options that A1111 takes instead of the row's defaults
-        discards_penultimate  the programs that leave the last level above 0 out of its schedule
+    name       what mlxdiff calls and records it
+    function   "module.function" below mlxdiff.diffusion.samplers
+    a1111      AUTOMATIC1111's names, the first as its web UI shows it
+    comfyui    ComfyUI's
+    classes    the diffusers classes that it is, the first as other classes' configs are read
+    nearest    diffusers classes whose solver is not here and that this comes closest to
+    noise      none; fresh: independent draws; brownian: increments of one path; see `mlxdiff.diffusion.step.Noise`
+    options    what a user may set
+    takes      what the function takes of the schedule, by name: fields or methods of `mlxdiff.diffusion.Schedule`
+    automatic  the schedule that A1111's "Automatic" is for it; None for samplers that have their own timesteps there
+    order      its order of convergence
+    evaluations  calls of the network per step
+    program_noise  the noise that A1111 and ComfyUI draw for it, where that is not diffusers'
+    unconditional  whether it asks for the negative branch alone (CFG++), whatever the guidance scale is
+    guidance_divisor  what A1111 divides the guidance scale by for it
+    cfg_pp     the row of its CFG++ form
+    own_levels  whether it chooses its levels between the ends of the schedule
+    adaptive   whether it chooses the number of steps itself, while it runs
+    a1111_levels  "module.function" below mlxdiff.diffusion that gives all levels of a run in A1111, whatever schedule
+               is asked for; it then works on latents of unit variance
+    a1111_defaults  values of options that A1111 takes instead of the row's defaults
+    discards_penultimate  the programs that leave the last level above 0 out of its schedule
     """
 
     name: str
