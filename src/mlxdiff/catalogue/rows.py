@@ -115,13 +115,9 @@ class Sampler:
     guidance_divisor  what A1111 divides the guidance scale by for it
     cfg_pp     the row of its CFG++ form
     own_levels  whether it chooses its levels between the ends of the schedule
-<<<<<<< HEAD
-    adaptive   whether it takes as many steps as it needs, which nobody knows before
+    adaptive   whether it chooses the number of steps itself, while it runs
     a1111_levels  "module.function" below mlxdiff.diffusion that gives all levels of a run in A1111, whatever schedule
                is asked for; it then works on latents of unit variance
-=======
-    adaptive   whether it chooses the number of steps itself, while it runs
->>>>>>> docs
     a1111_defaults  values of options that A1111 takes instead of the row's defaults
     discards_penultimate  the programs that leave the last level above 0 out of its schedule
     """

@@ -7,13 +7,9 @@ seeds       how each program reads a seed
 scheduler_config  what a checkpoint's scheduler_config.json says
 space       how a network was trained: variance-preserving or by flow matching
 ramps       noise levels between two ends
-<<<<<<< HEAD
-schedule    the noise levels of one run, and what the network is told at each
+schedule    the noise levels of one run, and the timestep of each
 levels      all noise levels of a run, as other programs have them
 programs    schedules as A1111 and ComfyUI make them
-=======
-schedule    the noise levels of one run, and the timestep of each
->>>>>>> docs
 flow        the same for flow matching
 step        what a sampler is handed, and what it yields
 guidance    how the predictions of several branches become one
