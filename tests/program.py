@@ -13,7 +13,8 @@ def mlxdiff(*arguments: str | Path, cwd: Path, code: int = 0, **environment: str
     done = subprocess.run(
         [sys.executable, "-m", "mlxdiff", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
+        # One thread: how many cores are free decides the order of sums, and so last bits.
+        env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
         capture_output=True,
         text=True,
         timeout=120,

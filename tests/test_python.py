@@ -6,9 +6,11 @@ import asyncio
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -185,6 +187,15 @@ def test_latents_may_be_numpy_s(sd):
     assert mx.array_equal(sd.decode(latents), sd.decode(mx.array(latents)))
 
 
+def test_a_picture_that_was_in_memory_has_to_be_given_again(sd, tmp_path):
+    given = Image.fromarray(data.astronaut()[:32, :32])
+    sd.generate("a cat", image=given, strength=0.5, seed=1, **SMALL)[0].save(tmp_path / "a.png")
+    request = read_picture(tmp_path / "a.png").request
+    with pytest.raises(InputError, match=r"was in memory, not in a file\. Give it again"):
+        sd.resolve(request)
+    assert sd.resolve(replace(request, image=given)).hashes == request.hashes
+
+
 # -- threads and processes ------------------------------------------------------------------------------------------
 
 
@@ -218,6 +229,35 @@ def test_a_loop_belongs_to_the_thread_that_began_it(sd):
     thread.join()
     assert isinstance(caught[0], BackendError)
     assert "another thread" in caught[0].problem
+
+
+SLOW_TO_END = """
+import atexit, ctypes, pathlib, threading
+from mlxdiff.threads import Turn
+
+libc = ctypes.CDLL(None)
+key = ctypes.c_uint()
+libc.pthread_key_create(ctypes.byref(key), libc.usleep)  # what C++ frees as a thread ends, of 0.2 s here
+
+turn, worker = Turn(), None
+atexit.register(lambda: print(pathlib.Path(f"/proc/self/task/{worker.native_id}").exists()))
+
+def work():
+    with turn:
+        libc.pthread_setspecific(key, ctypes.c_void_p(200_000))
+
+worker = threading.Thread(target=work)
+worker.start()
+worker.join()
+print(pathlib.Path(f"/proc/self/task/{worker.native_id}").exists())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_interpreter_waits_for_threads_to_end():
+    """MLX frees Python objects after Python has joined a thread; an interpreter that ended meanwhile would abort."""
+    done = subprocess.run([sys.executable, "-c", SLOW_TO_END], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -41,6 +41,16 @@ def test_a_sweep(tmp_path, kind):
                           steps=5, guidance_scale=4.0)  # fmt: skip
 
 
+def test_a_sweep_over_an_alias(tmp_path):
+    """--vary cfg=1,4 is recorded as it was typed; what is given has the setting's name."""
+    write_picture(tmp_path / "sheet.png", PIXEL, sweep_text(SWEPT, ["cfg=1,4", "seed=1,2"]))
+    one = request_from_file(tmp_path / "sheet.png", given={"guidance_scale": 4.0, "seed": 2})
+    assert one is not None
+    assert (one.guidance_scale, one.seed, one.prompt) == (4.0, 2, "a cat's hat")
+    with pytest.raises(InputError, match="is a sweep of cfg=1,4 and seed=1,2"):
+        request_from_file(tmp_path / "sheet.png", given={"steps": 5})
+
+
 def test_the_command_of_a_sweep():
     sheet = read_sheet(sweep_text(SWEPT, VARY))
     assert sheet is not None

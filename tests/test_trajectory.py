@@ -14,7 +14,7 @@ from mlxdiff.latents import load_latents, save_latents
 from mlxdiff.request import Request
 from mlxdiff.trajectory import open_trajectory, save_trajectory
 
-REQUEST = Request(prompt=("猫", "dog"), seed=(3, 9), steps=3, model="emoji", revision="abc")
+REQUEST = Request(prompt=("猫", "dog"), prompt_syntax="plain", seed=(3, 9), steps=3, model="emoji", revision="abc")
 
 
 def steps(*shape: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from os import PathLike, fspath
@@ -407,6 +407,14 @@ def declared(of: type) -> tuple[Setting, ...]:
     """The settings that a dataclass declares, in their order."""
     assert is_dataclass(of)
     return tuple(replace(item.metadata[_KEY], name=item.name) for item in fields(of) if _KEY in item.metadata)
+
+
+def setting_called(name: str, settings: Iterable[Setting]) -> Setting | None:
+    """By its name, or by one of its options' without the dashes, as people type them: cfg, guidance-scale."""
+    name = name.strip().replace("-", "_").lower()
+    settings = tuple(settings)
+    by_flag = {flag[2:].replace("-", "_"): item for item in settings for flag in item.flags if flag[:2] == "--"}
+    return {**by_flag, **{item.name: item for item in settings}}.get(name)
 
 
 def nearest(value: Any, choices: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from . import budget, exif
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
 from .inputs import open_input
-from .pictures import IN_MEMORY, Pixels
+from .pictures import Pixels, in_file
 from .rgb import to_rgb
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
 def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np.ndarray:
     """As `load_picture`, of a picture that a request names or holds."""
     if isinstance(source, str):
-        if source.startswith(IN_MEMORY):
-            raise InputError("The picture that this started from was in memory and is not in a file.", "Give it again.")
-        return load_picture(source, size)
+        return load_picture(in_file(source), size)
     array = source.array
     return _fitted(Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)), size)
 
@@ -91,7 +89,7 @@ def source_size(source: str | Pixels) -> tuple[int, int]:
     """(height, width) in pixels of a picture that a request names or holds, upright. Raises InputError."""
     if isinstance(source, Pixels):
         return source.array.shape[0], source.array.shape[1]
-    with open_picture(source) as opened:
+    with open_picture(in_file(source)) as opened:
         width, height = opened.size
         if opened.format == "PNG" and "exif" not in opened.info:  # Pillow decodes it to look behind the pixels
             _check_decoding(source, width, height)

@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from .declarations import Text, shown
-from .errors import RequestError
+from .errors import InputError, RequestError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,15 @@ class Pixels:
 
     def __str__(self) -> str:
         return IN_MEMORY + self.sha256
+
+
+def in_file(source: str) -> str:
+    """The path as it is; raises InputError for what stands in metadata for a picture that was in memory."""
+    if source.startswith(IN_MEMORY):
+        raise InputError(
+            "The picture that this started from was in memory, not in a file.", "Give it again, with --image or image=."
+        )
+    return source
 
 
 @dataclass(frozen=True)

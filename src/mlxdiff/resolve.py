@@ -22,7 +22,7 @@ from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
 from .hashing import content_hash
-from .pictures import Pixels
+from .pictures import Pixels, in_file
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Embedding, Model, Request, Resolved, declared
 
 SEEDS = 2**32
@@ -158,7 +158,7 @@ def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
         return found
     if isinstance(request.image, Pixels):
         return (*found, (str(request.image), request.image.sha256))
-    return (*found, (request.image, content_hash(Path(request.image))))
+    return (*found, (request.image, content_hash(Path(in_file(request.image)))))
 
 
 def _embedding_file(embedding: Embedding) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import __version__
-from .declarations import declared
+from .declarations import declared, setting_called
 from .errors import MlxdiffError, RequestError
 from .request import Request
 
@@ -49,8 +49,8 @@ class Sheet:
 
     def single(self, given: Mapping[str, Any]) -> Request | None:
         """The request of one cell of a sweep: where everything that it varies is given."""
-        varied = {text.partition("=")[0].strip().replace("-", "_") for text in self.vary}
-        if self.request is None or not varied or not varied <= given.keys():
+        varied = [setting_called(text.partition("=")[0], declared(Request)) for text in self.vary]
+        if self.request is None or not varied or not all(item and item.name in given for item in varied):
             return None
         return Request.from_dict({**_values(self.request), **given})
 

@@ -7,11 +7,17 @@ thread that began it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import time
+from pathlib import Path
 from types import TracebackType
 
 from .errors import BackendError
+
+_ENDING_S = 1.0
+_workers: set[int] = set()
 
 
 class Turn:
@@ -29,6 +35,7 @@ class Turn:
                 "Load it in the new process, or start that with multiprocessing's spawn method.",
             )
         self._lock.acquire()
+        _await_at_exit(threading.get_native_id())
         return self
 
     def __exit__(
@@ -49,3 +56,28 @@ class Owner:
                 "A denoising loop is continued in another thread than the one that began it.",
                 "Iterate in one thread; `generate` can be called from any.",
             )
+
+
+def _await_at_exit(thread: int) -> None:
+    if threading.current_thread() is threading.main_thread():
+        return
+    if not _workers:
+        atexit.register(_await_workers)
+    _workers.add(thread)
+
+
+def _await_workers() -> None:
+    """Waits, at most a second, until the threads that Python has joined are gone for the system too.
+
+    MLX keeps Python objects in each thread and frees them as the thread's very last act, after Python's own join. Where
+    the interpreter ends at that moment, the process aborts.
+    """
+    running = {thread.native_id for thread in threading.enumerate()}
+    ending = _workers - running
+    tasks = Path("/proc/self/task")
+    if not tasks.exists():
+        time.sleep(_ENDING_S / 10 if ending else 0)
+        return
+    end = time.monotonic() + _ENDING_S
+    while any((tasks / str(thread)).exists() for thread in ending) and time.monotonic() < end:
+        time.sleep(0.001)

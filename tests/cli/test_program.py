@@ -206,9 +206,15 @@ def test_quiet_leaves_stdout_alone_and_stderr_empty(tmp_path):
 
 
 def test_a_prompt_that_is_cut_is_said(tmp_path):
-    done = mlxdiff("generate", "apple " * 100, *FAST, "-o", "x.png", cwd=tmp_path)
+    done = mlxdiff("generate", "apple " * 100, *FAST, "--prompt-syntax", "plain", "-o", "x.png", cwd=tmp_path)
     assert "warning" in done.stderr
     assert "apple" in done.stderr
+
+
+def test_a_long_prompt_is_not_cut(tmp_path):
+    """The default syntax encodes chunks of 75 tokens."""
+    done = mlxdiff("generate", "apple " * 100, *FAST, "-o", "x.png", cwd=tmp_path)
+    assert "warning" not in done.stderr
 
 
 def test_the_model_of_the_environment_is_used(tmp_path):

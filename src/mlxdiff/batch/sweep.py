@@ -13,7 +13,7 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from ..declarations import Setting, Text, declared, nearest
+from ..declarations import Setting, Text, declared, nearest, setting_called
 from ..errors import RequestError
 from ..request import Request
 
@@ -74,7 +74,7 @@ def varied_names() -> list[str]:
 def parse_axis(text: str) -> Axis:
     """Reads NAME=VALUES; raises RequestError, which quotes the part that is wrong."""
     name, equals, values = text.partition("=")
-    setting = _setting(name.strip())
+    setting = setting_called(name, VARIED.values())
     if not equals:
         raise RequestError(f"--vary {text!r} has no values.", "Write it as steps=10,20 or guidance-scale=2..8+2.")
     if setting is None:
@@ -95,13 +95,6 @@ def parse_axis(text: str) -> Axis:
     if setting.name == "prompt" and not found[0]:
         raise RequestError(f"The first value of --vary {text!r} is empty.", "Begin with words of the prompt.")
     return Axis(setting.name, tuple(found))
-
-
-def _setting(name: str) -> Setting | None:
-    """By its name, or by one of its options' without the dashes."""
-    name = name.replace("-", "_").lower()
-    by_flag = {flag[2:].replace("-", "_"): item for item in VARIED.values() for flag in item.flags if flag[:2] == "--"}
-    return VARIED.get(name, by_flag.get(name))
 
 
 def _holds_text(setting: Setting) -> bool:
