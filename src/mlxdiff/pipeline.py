@@ -181,6 +181,8 @@ class StableDiffusion:
         owner = Owner()
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
         with self._turn:
+            row, rows = self._row_bytes(resolved, fused_attention=True)
+            memory.check_denoising(row, rows * resolved.batch_size)
             levels = resolved.noise_levels
             conditionings = self._prompts.of([resolved])[0]
             streams = [noise.NoiseStream(seed, resolved.rng) for seed in resolved.seeds]
@@ -289,11 +291,15 @@ class StableDiffusion:
 
     def batch_size(self, request: Resolved) -> int:
         """How many images of a request are denoised at once when nobody says: as many as memory takes."""
+        row, rows = self._row_bytes(request, fused_attention=backend.is_gpu())
+        return memory.batch_size(row, rows, self.networks.working_bytes)
+
+    def _row_bytes(self, request: Resolved, *, fused_attention: bool) -> tuple[int, int]:
+        """What a row of a batch needs in a call of the backbone, in bytes, and the rows of an image."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
-        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=backend.is_gpu())
-        rows = 2 if request.guidance_scale > 1 else 1
-        return memory.batch_size(row, rows, self.networks.working_bytes)
+        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        return row, 2 if request.guidance_scale > 1 else 1
 
 
 def _request(prompt: Any, settings: Any) -> Request:

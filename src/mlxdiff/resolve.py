@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from . import backend, images
+from . import backend, images, memory
 from .diffusion import guidance
 from .diffusion.schedule import make_schedule
 from .diffusion.scheduler_config import SchedulerConfig
@@ -139,7 +139,9 @@ def _check_memory(request: Request, checkpoint: Checkpoint) -> None:
     needed = checkpoint.backbone.bytes_per_row(cells, dtype.size, fused_attention=True)
     if needed > backend.memory_size():
         raise RequestError(
-            f"A picture of {width}x{height} pixels needs about {needed / 1e9:.0f} GB, and"
-            f" {backend.memory_size() / 1e9:.0f} GB are there.",
+            f"A picture of {width}x{height} pixels needs about {needed / 1e9:.3g} GB, and"
+            f" {backend.memory_size() / 1e9:.3g} GB are there.",
             "Ask for a smaller one.",
         )
+    shape = (1, height // checkpoint.scale_factor, width // checkpoint.scale_factor, checkpoint.vae.latent_channels)
+    memory.check_decoding(checkpoint.vae, shape, dtype.size)
