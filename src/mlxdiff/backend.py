@@ -38,7 +38,7 @@ _INSTALL_MAC = "Run: pip install --force-reinstall mlx, on a Mac with Apple sili
 _USE_CPU = "pip uninstall mlx mlx-cuda-12 mlx-cuda-13, then pip install 'mlxdiff[cpu]'"
 _REINSTALL = "Start afresh: pip uninstall mlx mlx-cpu mlx-cuda-12 mlx-cuda-13."
 
-# Address space that a process takes and hardly fills, which `ulimit -v` counts: libraries, and for each core the stacks,
+# Address space that `ulimit -v` counts and a process hardly fills: libraries, and for each core the stacks,
 # the buffers of the BLAS and an arena of the C library. Measured: 625 MB with two cores,
 # and 128x128 pixels died with 200 MB beyond that.
 _ADDRESSES, _ADDRESSES_A_CORE = 3 * 2**28, 2**26
@@ -67,8 +67,17 @@ def require_mlx() -> ModuleType:
     return mx
 
 
-@cache
 def prepare() -> None:
+    """Sets this process up to compute (see `_prepare`). Raises BackendError in one forked from a process that was."""
+    if _prepare() != os.getpid():
+        raise BackendError(
+            "This process was forked from one that had opened a model, and MLX does not survive a fork.",
+            "Start it with multiprocessing's spawn method.",
+        )
+
+
+@cache
+def _prepare() -> int:
     """Sets this process up to compute, once: all that mlxdiff changes in it, when the first model is opened.
 
     - the BLAS that MLX uses on a Linux CPU, and its number of threads (blas.py, cores.py)
@@ -81,6 +90,7 @@ def prepare() -> None:
     require_mlx()
     blas.activate()
     limit_cache()
+    return os.getpid()
 
 
 def mlx_version(core: ModuleType) -> str:

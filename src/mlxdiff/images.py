@@ -168,7 +168,7 @@ def sheet_of(
     gap: int = 0,
     background: tuple[int, int, int] = (255, 255, 255),
 ) -> np.ndarray:
-    """Pictures (H, W, 3) uint8 of these sizes (H, W) on one sheet; the first rows get the one more that does not divide.
+    """Pictures (H, W, 3) uint8 of these sizes (H, W) on one sheet; the first rows get the one more that is left.
 
     All cells are as large as the largest picture, `gap` pixels apart; a smaller one is centred. Each picture is asked
     for when its place comes, so that one at a time is in memory. Raises RequestError, also where the sheet would not
