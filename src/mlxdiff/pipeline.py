@@ -132,7 +132,11 @@ class StableDiffusion:
 
         Raises RequestError where the request does not fit the checkpoint.
         """
-        return resolve.resolve(request, self._loaded)
+        resolved = resolve.resolve(request, self._loaded)
+        factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
+        shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
+        memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
+        return resolved
 
     def generate(
         self,

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from . import backend, images, memory
+from . import backend, images
 from .diffusion import guidance
 from .diffusion.schedule import make_schedule
 from .diffusion.scheduler_config import SchedulerConfig
@@ -143,5 +143,3 @@ def _check_memory(request: Request, checkpoint: Checkpoint) -> None:
             f" {backend.memory_size() / 1e9:.3g} GB are there.",
             "Ask for a smaller one.",
         )
-    shape = (1, height // checkpoint.scale_factor, width // checkpoint.scale_factor, checkpoint.vae.latent_channels)
-    memory.check_decoding(checkpoint.vae, shape, dtype.size)
