@@ -1,6 +1,10 @@
 #include "op.h"
 
+#include <algorithm>
+#include <limits>
+#include <new>
 #include <stdexcept>
+#include <string>
 
 #include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
@@ -8,6 +12,15 @@
 
 namespace mlxdiff {
 namespace {
+
+// MLX's allocator gives a null pointer when there is no memory, which its own operations write to.
+mx::allocator::Data allocate(size_t bytes) {
+  auto data = mx::allocator::malloc(bytes);
+  if (bytes > 0 && data.buffer().ptr() == nullptr) {
+    throw std::runtime_error("[malloc] Unable to allocate " + std::to_string(bytes) + " bytes.");
+  }
+  return data;
+}
 
 Input view(const mx::array& a) { return {a.data<float>(), a.shape(), a.strides()}; }
 
@@ -40,7 +53,7 @@ class Lazy : public mx::Primitive {
         continue;
       }
       mx::array copy(input.shape(), input.dtype(), nullptr, {});
-      copy.set_data(mx::allocator::malloc(copy.nbytes()));
+      copy.set_data(allocate(copy.nbytes()));
       encoder.add_temporary(copy);
       copies.emplace_back(view(input), copy.data<float>());
       views.push_back(view(copy));
@@ -51,12 +64,17 @@ class Lazy : public mx::Primitive {
         first.size() == out.size()) {
       out.copy_shared_buffer(first);
     } else {
-      out.set_data(mx::allocator::malloc(out.nbytes()));
+      out.set_data(allocate(out.nbytes()));
     }
     encoder.dispatch([work = op_.work, views = std::move(views), copies = std::move(copies),
-                      output = out.data<float>()] {
+                      output = out.data<float>(), size = out.size()] {
       for (auto [input, to] : copies) gather(input.data, input.shape, input.strides, 0, to);
-      work(views, output);
+      try {
+        work(views, output);
+      } catch (const std::bad_alloc&) {
+        // Nobody catches on MLX's thread, so that throwing would end the process: numbers that are none tell.
+        std::fill_n(output, size, std::numeric_limits<float>::quiet_NaN());
+      }
     });
   }
 

@@ -15,6 +15,7 @@ int64_t size = 0;
 Scratch::Scratch(int64_t floats) : lock_(mutex) {
   if (floats > size) {
     std::free(memory);
+    memory = nullptr;  // it stays free where the next line finds none
     size = 0;
     const int64_t bytes = (floats * 4 + 63) / 64 * 64;
     memory = static_cast<float*>(std::aligned_alloc(64, bytes));

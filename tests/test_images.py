@@ -449,3 +449,15 @@ def test_a_sheet_that_does_not_fit_into_memory_is_refused(monkeypatch):
     wide, high = np.zeros((1, 20_000, 3), np.uint8), np.zeros((20_000, 1, 3), np.uint8)
     with pytest.raises(RequestError, match=r"The sheet, 40000x20000 pixels, needs 7.2 GB of memory"):
         contact_sheet([wide, high], 1)
+
+
+def test_a_sheet_that_does_not_fit_asks_for_no_picture(monkeypatch):
+    monkeypatch.setattr(images.budget, "fits", lambda _: False)
+    monkeypatch.setattr(images.budget, "lack", lambda _: "needs too much")
+
+    def pictures():
+        raise AssertionError("asked for")
+        yield
+
+    with pytest.raises(RequestError, match="needs too much"):
+        images.sheet_of([(2000, 2000)] * 4000, pictures(), 60)

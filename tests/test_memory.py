@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from dataclasses import replace
 
 import mlx.core as mx
@@ -15,7 +18,7 @@ from mlxdiff.batch.jobs import Batch, Job
 from mlxdiff.batch.models import Models
 from mlxdiff.batch.runner import Written, run
 from mlxdiff.batch.store import Store
-from mlxdiff.errors import InputError, RequestError
+from mlxdiff.errors import InputError, MlxdiffError, RequestError
 from mlxdiff.models.vae import VAEConfig
 
 
@@ -180,5 +183,41 @@ def test_pictures_that_do_not_fit_even_in_strips_are_refused(monkeypatch, cells,
     monkeypatch.setenv("MLXDIFF_MEMORY", str(gigabytes))
     latents = mx.zeros((1, cells, cells, sd.checkpoint.vae.latent_channels))
     side = cells * sd.checkpoint.scale_factor
-    with pytest.raises(InputError, match=rf"Decoding {side}x{side} pixels takes about \d+ GB"):
+    with pytest.raises(InputError, match=rf"Decoding {side}x{side} pixels takes about [\d.]+ GB"):
         sd.decode(latents)
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch):
+    sd = StableDiffusion("emoji")
+    monkeypatch.setenv("MLXDIFF_MEMORY", "0.5")
+    with pytest.raises(RequestError, match=r"Denoising this takes about .* GB at once"):
+        next(sd.generate_latents("a cat", n_images=10_000, steps=2))
+
+
+def test_all_pictures_of_a_decode_count(monkeypatch):
+    sd = StableDiffusion("emoji")
+    monkeypatch.setenv("MLXDIFF_MEMORY", "0.5")
+    with pytest.raises(InputError, match="of 5000 pictures"):
+        sd.decode(mx.zeros((5000, 32, 32, sd.checkpoint.vae.latent_channels)))
+
+
+def test_what_cannot_be_decoded_is_not_begun(monkeypatch):
+    monkeypatch.setenv("MLXDIFF_MEMORY", "0.5")
+    with pytest.raises(MlxdiffError, match="pixels"):
+        StableDiffusion("emoji").resolve(Request("a cat", height=2048, width=2048))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no limit of addresses")
+@pytest.mark.parametrize("kilobytes", [1_100_000, 1_500_000])
+def test_a_limit_of_addresses_is_kept_or_said(tmp_path, kilobytes):
+    limit = kilobytes * 1024
+    command = [sys.executable, "-m", "mlxdiff", "generate", "a cat", "--steps", "2", "--n-images", "4", "-o", "out"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode in (0, 2), (done.returncode, done.stderr)  # and not killed by a signal
+    assert done.returncode == 0 or "GB are there" in done.stderr

@@ -268,16 +268,21 @@ def test_a_forked_process_is_told_so(sd):
     queue = context.Queue()
 
     def child() -> None:
-        try:
-            rendered(sd, 0)
-        except MlxdiffError as error:
-            queue.put(str(error))
+        for call in (lambda: rendered(sd, 0), lambda: rendered(StableDiffusion("emoji"), 0)):
+            with pytest.raises(MlxdiffError) as error:
+                call()
+            queue.put(str(error.value))
 
     process = context.Process(target=child)
     process.start()
-    said = queue.get(timeout=30)
+    said = [queue.get(timeout=30) for _ in range(2)]
     process.join(10)
-    assert "forked" in said
+    assert all("forked" in text for text in said)
+
+
+def test_an_empty_path_is_no_picture():
+    with pytest.raises(RequestError, match="image is empty"):
+        Request("a cat", image=" ")
 
 
 def test_type_hints_of_the_public_names_can_be_read():

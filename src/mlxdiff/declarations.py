@@ -78,7 +78,7 @@ class Whole(_Plain):
         return value
 
     def parse(self, name: str, text: str) -> int:
-        if not re.fullmatch(rf"\s*[+-]?\d{{1,{MAX_DIGITS}}}\s*", text):
+        if not re.fullmatch(rf"\s*[+-]?[0-9]{{1,{MAX_DIGITS}}}\s*", text):
             raise RequestError(f"{name} is {shown(text)}.", f"It is a whole number from {self.low} to {self.high}.")
         return self.check(name, int(text))
 
@@ -205,7 +205,7 @@ class WholeChoice(_Plain):
         return value
 
     def parse(self, name: str, text: str) -> int:
-        return self.check(name, int(text) if re.fullmatch(r"\s*\d{1,9}\s*", text) else text)
+        return self.check(name, int(text) if re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else text)
 
     def _listed(self) -> str:
         return " or ".join(map(str, self.choices))

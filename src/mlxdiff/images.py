@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from os import PathLike, fsdecode
@@ -156,19 +156,34 @@ def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
 def contact_sheet(
     pictures: Sequence[np.ndarray], n_rows: int, *, gap: int = 0, background: tuple[int, int, int] = (255, 255, 255)
 ) -> np.ndarray:
-    """Pictures (H, W, 3) uint8 in reading order on one sheet; the first rows get the one more that does not divide.
+    """Pictures (H, W, 3) uint8 in reading order on one sheet; see `sheet_of`."""
+    sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+    return sheet_of(sizes, pictures, n_rows, gap=gap, background=background)
 
-    All cells are as large as the largest picture, `gap` pixels apart; a smaller one is centred. Raises RequestError.
+
+def sheet_of(
+    sizes: Sequence[tuple[int, int]],
+    pictures: Iterable[np.ndarray],
+    n_rows: int,
+    *,
+    gap: int = 0,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 of these sizes (H, W) on one sheet; the first rows get the one more that is left.
+
+    All cells are as large as the largest picture, `gap` pixels apart; a smaller one is centred. Each picture is asked
+    for when its place comes, so that one at a time is in memory. Raises RequestError, also where the sheet would not
+    fit, before the first is asked for.
     """
-    if n_rows < 1 or n_rows > len(pictures):
+    if n_rows < 1 or n_rows > len(sizes):
         raise RequestError(
-            f"{len(pictures)} pictures do not fill {n_rows} rows.", "Ask for 1 row or more, at most one a picture."
+            f"{len(sizes)} pictures do not fill {n_rows} rows.", "Ask for 1 row or more, at most one a picture."
         )
     if gap < 0:
         raise RequestError(f"The gap is {gap} pixels.", "It is 0 or more.")
-    each, rest = divmod(len(pictures), n_rows)
+    each, rest = divmod(len(sizes), n_rows)
     cells = [(row, column) for row in range(n_rows) for column in range(each + (row < rest))]
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     n_columns = each + (rest > 0)
     shape = (n_rows * (height + gap) - gap, n_columns * (width + gap) - gap, 3)
     if not budget.fits(_ON_SHEET * shape[0] * shape[1]):

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import backend
-from .errors import InputError
+from .errors import InputError, RequestError
 from .models.tiling import strip_bytes
 from .models.vae import VAEConfig
 
@@ -54,6 +54,17 @@ def batch_size(row_bytes: int, rows: int, weights: int) -> int:
     return max(1, min(room // (row_bytes * rows), LARGEST_BATCH if backend.is_gpu() else LARGEST_BATCH_ON_CPU))
 
 
+def check_denoising(row_bytes: int, n_rows: int) -> None:
+    """Raises RequestError for a batch of so many rows that does not fit into memory: a CPU's process would end."""
+    needed = row_bytes * n_rows
+    if needed > backend.memory_size():
+        raise RequestError(
+            f"Denoising this takes about {needed / 1e9:.3g} GB at once, and {backend.memory_size() / 1e9:.3g} GB are"
+            " there.",
+            "Render fewer images at once (--batch-size), or smaller ones.",
+        )
+
+
 def tile_for(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int | None:
     """TILE where decoding latents of that shape (B, h, w, C) as a whole would take too much, else None."""
     return TILE if whole(config, shape, itemsize) > WHOLE * backend.memory_size() else None
@@ -71,13 +82,15 @@ def in_strips(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
 
 def check_decoding(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> None:
     """Raises InputError for latents whose pictures do not fit into memory even in strips: a file may say any shape."""
-    needed = 3 * _largest_map(config, shape, itemsize) // 2
+    pixels = shape[0] * shape[1] * shape[2] * config.scale_factor**2
+    needed = 3 * _largest_map(config, shape, itemsize) // 2 + pixels * 3 * 4  # one at a time, and all as fp32
     if needed > backend.memory_size():
         height, width = (side * config.scale_factor for side in shape[1:3])
+        many = "" if shape[0] == 1 else f" of {shape[0]} pictures"
         raise InputError(
-            f"Decoding {width}x{height} pixels takes about {needed / 1e9:.0f} GB, and"
-            f" {backend.memory_size() / 1e9:.0f} GB are there.",
-            "Decode it where there is more memory.",
+            f"Decoding {width}x{height} pixels{many} takes about {needed / 1e9:.3g} GB, and"
+            f" {backend.memory_size() / 1e9:.3g} GB are there.",
+            "Decode fewer at once, or where there is more memory.",
         )
 
 

@@ -56,6 +56,8 @@ class PictureSource(Text):
         if isinstance(value, PathLike):
             value = fspath(value)
         if isinstance(value, str):
+            if not value.strip():
+                raise RequestError(f"{name} is empty.", "Give the path of a picture, or leave it out.")
             return value
         array = _array_of(name, value)
         if array is None:

@@ -133,7 +133,11 @@ class StableDiffusion:
 
         Raises RequestError where the request does not fit the checkpoint.
         """
-        return resolve.resolve(request, self._loaded)
+        resolved = resolve.resolve(request, self._loaded)
+        factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
+        shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
+        memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
+        return resolved
 
     def generate(
         self,
@@ -182,6 +186,8 @@ class StableDiffusion:
         owner = Owner()
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
         with self._turn:
+            row = self._row_bytes(resolved, fused_attention=True)
+            memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
             levels = resolved.noise_levels
             encoded = self._prompts.of([resolved])[0]
             randomness = Randomness(resolved, self._shape(resolved))
@@ -291,10 +297,14 @@ class StableDiffusion:
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory."""
+        row = self._row_bytes(request, fused_attention=backend.is_gpu())
+        return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
+
+    def _row_bytes(self, request: Resolved, *, fused_attention: bool) -> int:
+        """What a row of a batch needs in a call of the backbone, in bytes."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
-        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=backend.is_gpu())
-        return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
+        return config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
 
 
 def _request(prompt: Any, settings: Any) -> Request:

@@ -181,7 +181,7 @@ def _check_memory(request: Request, checkpoint: Checkpoint) -> None:
     needed = checkpoint.backbone.bytes_per_row(cells, dtype.size, fused_attention=True)
     if needed > backend.memory_size():
         raise RequestError(
-            f"A picture of {width}x{height} pixels needs about {needed / 1e9:.0f} GB, and"
-            f" {backend.memory_size() / 1e9:.0f} GB are there.",
+            f"A picture of {width}x{height} pixels needs about {needed / 1e9:.3g} GB, and"
+            f" {backend.memory_size() / 1e9:.3g} GB are there.",
             "Ask for a smaller one.",
         )

@@ -122,9 +122,9 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, ru
 
     images.picture_format(path)
     files.check_writable(path, force=run.force)
-    sheet = images.contact_sheet(
-        [images.to_uint8(images.load_picture(picture)[None])[0] for picture in pictures], n_rows, gap=gap
-    )
+    sizes = [images.source_size(str(picture)) for picture in pictures]
+    read = (images.to_uint8(images.load_picture(picture)[None])[0] for picture in pictures)
+    sheet = images.sheet_of(sizes, read, n_rows, gap=gap)
     render.check_size(path, sheet.shape[:2])
     texts = sheet_text(picture.name for picture in pictures) if run.metadata else None
     images.write_picture(path, sheet, texts, force=run.force)
