@@ -18,19 +18,19 @@ backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 
-from . import hub, images, memory, quantized, resolve  # noqa: E402
+from . import autoencoding, hub, images, memory, quantized, resolve  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
-from .encoding import EncodedPrompts, EncodedRequest, branch_count, is_guided  # noqa: E402
+from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
+from .guiding import guidance_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .metadata import picture_text  # noqa: E402
-from .models.tiling import decode_tiled  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .randomness import Randomness  # noqa: E402
 from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
@@ -39,7 +39,6 @@ from .threads import Owner, Turn  # noqa: E402
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .models.vae import AutoencoderKL
     from .request import Settings
 
 __all__ = ["KEPT_CONDITIONINGS", "StableDiffusion"]
@@ -202,7 +201,7 @@ class StableDiffusion:
             )
             row = find_sampler(resolved.sampler)
             always = (guidance.NEGATIVE,) if row.unconditional else ()
-            denoise = guidance.guided(predict, self._guidance(resolved, encoded.weights), always)
+            denoise = guidance.guided(predict, guidance_of(resolved, self.checkpoint, encoded.weights), always)
         options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
         options |= {name: getattr(resolved, name) for name in OPTIONS}
         steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
@@ -234,22 +233,13 @@ class StableDiffusion:
         more than half of the memory.
         """
         channels = self.checkpoint.vae.latent_channels
-        latents = _array(latents, "latents", f"(images, height, width, {channels})", channels)
+        latents = autoencoding.checked(latents, "latents", f"(images, height, width, {channels})", channels)
         with self._turn:
-            vae = self.networks.vae
-            memory.check_decoding(vae.config, latents.shape, vae.dtype.size)
-            z = vae.denormalize(latents.astype(mx.float32)).astype(vae.dtype)
-            tile = memory.tile_for(vae.config, z.shape, z.itemsize) if tile is None else tile
-            if tile is None:
-                return _shown(vae.decode(z))
-            mx.eval(z)
-            self.networks.make_room(memory.in_strips(vae.config, z.shape, z.itemsize))
-            with backend.small_cache():
-                return _shown(decode_tiled(vae, z, tile))
+            return autoencoding.decode(self.networks, latents, tile)
 
     def encode(self, pictures: mx.array) -> mx.array:
         """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
-        pictures = _array(pictures, "pictures", "(images, height, width, 3)", 3)
+        pictures = autoencoding.checked(pictures, "pictures", "(images, height, width, 3)", 3)
         factor = self.checkpoint.scale_factor
         if pictures.shape[1] % factor or pictures.shape[2] % factor:
             raise InputError(
@@ -258,22 +248,7 @@ class StableDiffusion:
             )
         with self._turn:
             vae = self.networks.vae
-            return vae.normalize(_posterior(vae, pictures)[0])
-
-    def _guidance(self, request: Resolved, weights: tuple[float | mx.array, ...]) -> guidance.Guidance:
-        guided = is_guided(request, embedded=self.checkpoint.backbone.uses_guidance_embedding)
-        unguided = guidance.Composed(1.0, weights) if weights else guidance.Unguided()
-        if not guided:
-            return unguided
-        row, levels = find_sampler(request.sampler), request.noise_levels
-        scale = request.guidance_scale / (row.guidance_divisor if request.compat == "a1111" else 1)
-        chosen: guidance.Guidance = guidance.Composed(scale, weights) if weights else guidance.ClassifierFree(scale)
-        if request.guidance_rescale > 0:
-            chosen = guidance.Rescaled(chosen, request.guidance_rescale, levels.to_output, levels.to_denoised)
-        if request.guidance_interval == (0, 1):
-            return chosen
-        low, high = guidance.interval_of(levels.sigmas, *request.guidance_interval)
-        return guidance.InInterval(chosen, low, high, unguided)
+            return vae.normalize(autoencoding.posterior(vae, pictures)[0])
 
     def _shape(self, request: Resolved) -> tuple[int, int, int]:
         """(h, w, C) of one image's latents."""
@@ -289,7 +264,7 @@ class StableDiffusion:
         if request.image is not None:
             pixels = images.read_source(request.image, size=(request.height, request.width))
             vae = self.networks.vae
-            mean, logvar = _posterior(vae, mx.array(pixels)[None])
+            mean, logvar = autoencoding.posterior(vae, mx.array(pixels)[None])
             spread = randomness.posterior()  # drawn before the noise of the start: diffusers' order
             picture = vae.normalize(mean if spread is None else mean + mx.exp(0.5 * logvar) * spread)
         noise = randomness.start() if latents is None else latents.astype(mx.float32)
@@ -310,26 +285,3 @@ class StableDiffusion:
 def _request(prompt: Any, settings: Any) -> Request:
     check_names(settings)
     return Request(prompt=prompt, **settings)
-
-
-def _posterior(vae: AutoencoderKL, pictures: mx.array) -> tuple[mx.array, mx.array]:
-    """Mean and log variance of the latents, in fp32, of pictures (B, H, W, 3) in [0, 1]."""
-    mean, logvar = vae.encode((pictures * 2 - 1).astype(vae.dtype))
-    return mean.astype(mx.float32), logvar.astype(mx.float32)
-
-
-def _array(value: Any, name: str, shape: str, channels: int) -> mx.array:
-    """An array of four axes, the last of so many channels; raises InputError for anything else."""
-    if not isinstance(value, mx.array):
-        try:
-            value = mx.array(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise InputError(f"The {name} are {type(value).__name__}.", f"Give an array {shape}.") from None
-    if value.ndim != 4 or value.shape[-1] != channels or 0 in value.shape:
-        raise InputError(f"The {name} have shape {tuple(value.shape)}.", f"This model takes {shape}.")
-    return value
-
-
-def _shown(pictures: mx.array) -> mx.array:
-    """What a VAE decodes to, about [-1, 1], as float in [0, 1]."""
-    return mx.clip(pictures.astype(mx.float32) / 2 + 0.5, 0, 1)
