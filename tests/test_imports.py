@@ -27,7 +27,17 @@ LEAVES = {
     "threads",
     "weight_changes",
 }
-PIPELINE = {"pipeline", "branches", "encoding", "networks", "parsing", "randomness", "resolve"}
+PIPELINE = {
+    "pipeline",
+    "autoencoding",
+    "branches",
+    "encoding",
+    "guiding",
+    "networks",
+    "parsing",
+    "randomness",
+    "resolve",
+}
 ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
@@ -38,10 +48,12 @@ ALLOWED = {
     "batch": {"pipeline", "backend", "images", "labels", "latents", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
-        *("families", "checkpoint", "models", "diffusion", "text"),
+        *("families", "checkpoint", "diffusion", "text"),
         *("hub", "images", "metadata", "backend", "memory", "quantized"),
     },
-    "resolve": {"families", "diffusion", "images", "backend"},
+    "resolve": {"families", "diffusion", "images", "backend", "memory"},
+    "autoencoding": {"models", "memory", "backend"},
+    "guiding": {"diffusion", "encoding"},
     "randomness": {"diffusion"},
     "networks": {"families", "models", "text", "memory", "backend"},
     "encoding": {"networks", "parsing", "families", "checkpoint", "diffusion", "text"},
