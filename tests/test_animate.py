@@ -46,7 +46,7 @@ def test_one_frame_is_enough(tmp_path):
 
 
 def test_webp_says_how_it_was_made(tmp_path):
-    request = Request("a 猫", seed=3, steps=4)
+    request = Request("a 猫", prompt_syntax="plain", seed=3, steps=4)
     write_animation(tmp_path / "a.webp", iter(frames(2)), 2, fps=10, text=picture_text(request))
     assert read_picture(tmp_path / "a.webp").request == request
 

@@ -73,7 +73,7 @@ def test_a_picture_that_was_cut_off_still_says_how_it_was_made(tmp_path):
     path = png(tmp_path / "a.png", itxt(b"mlxdiff", b'{"prompt":"a"}'))
     whole = path.read_bytes()
     path.write_bytes(whole[: -len(END) - 8])
-    assert request_from_file(path) == Request(prompt="a")
+    assert request_from_file(path) == Request(prompt="a", prompt_syntax="plain")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_picture_of_many_pixels_is_not_decoded(tmp_path):
     chunks.add_itxt("mlxdiff", '{"prompt":"a"}')
     Image.new("1", (12_000, 12_000)).save(tmp_path / "a.png", pnginfo=chunks)
     start = time.process_time()
-    assert request_from_file(tmp_path / "a.png") == Request(prompt="a")
+    assert request_from_file(tmp_path / "a.png") == Request(prompt="a", prompt_syntax="plain")
     assert time.process_time() - start < 0.1
 
 

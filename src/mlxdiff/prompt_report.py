@@ -9,7 +9,7 @@ from . import parsing
 from .request import Resolved
 from .text import Tokenizer
 from .text.chunking import compel
-from .text.chunking.chunk import ROOM, Chunk
+from .text.chunking.chunk import Chunk
 from .text.syntax.prompt import Entry, Fragment, Part
 
 END_OF_WORD = "</w>"
@@ -72,7 +72,7 @@ def _chunk(chunk: Chunk, tokenizer: Tokenizer, weight: float = 1.0) -> dict[str,
         {"text": tokenizer.symbol(index), "weight": round(each, 6)}
         for index, each in zip(ids, chunk.weights[1:], strict=False)
     ]
-    return {"room": ROOM, "weight": weight, "tokens": tokens}
+    return {"room": tokenizer.room, "weight": weight, "tokens": tokens}
 
 
 def as_text(tokens: list[dict[str, Any]]) -> str:

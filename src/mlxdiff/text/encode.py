@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from ..errors import CheckpointError
 from . import emphasis as weigh
 from .chunking import a1111, comfyui, compel, plain
 from .chunking.chunk import Chunk, Chunked, Names, check_count, empty
@@ -54,6 +55,12 @@ def encode_a1111(
             emphasis(states[:, index], weigh.weights_of(chunks)) for index, chunks in enumerate(zip(*rows, strict=True))
         ]
         contexts.append(mx.concatenate(columns, axis=1))
+    lengths = sorted({context.shape[1] for context in contexts})
+    if len(lengths) > 1:
+        raise CheckpointError(
+            f"The text encoders give a prompt {' and '.join(map(str, lengths))} positions.",
+            "Their tokenizers must read equally many tokens: get the files anew.",
+        )
     context = mx.concatenate(contexts, axis=-1)
     return [Encoded(row, text) for row, text in zip(context, pooled, strict=True)]
 

@@ -58,6 +58,11 @@ class Tokenizer:
         self._encode = partial(encode_word, vocab=vocab, unknown=unknown)
         self._encode_cached = lru_cache(CACHED_WORDS)(self._encode)
 
+    @property
+    def room(self) -> int:
+        """Tokens beside the start and the end: CLIP's 75."""
+        return self.max_length - 2
+
     @classmethod
     def from_folder(cls, path: str | Path) -> Tokenizer:
         """Reads vocab.json with merges.txt, or tokenizer.json, and what stands beside them.
@@ -130,7 +135,7 @@ class Tokenizer:
         """The warning for a prompt whose last ids `lost` were cut."""
         text = self._text(lost)
         shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3].rstrip()}..."
-        room, tokens = self.max_length - 2, "token does" if len(lost) == 1 else "tokens do"
+        room, tokens = self.room, "token does" if len(lost) == 1 else "tokens do"
         return (
             f"The prompt is too long: its last {len(lost)} {tokens} not fit and do nothing: {shown!r}. "
             f"Shorten it to {room} tokens, which are about {room * 3 // 4} words."

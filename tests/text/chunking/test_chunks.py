@@ -12,7 +12,7 @@ from recipe_numbers import prompts, run_lengths
 
 from mlxdiff.errors import RequestError
 from mlxdiff.text.chunking import a1111, comfyui, compel, plain
-from mlxdiff.text.chunking.chunk import ROOM, Names, Placement, empty
+from mlxdiff.text.chunking.chunk import Names, Placement, empty
 from mlxdiff.text.syntax import a1111 as a1111_syntax
 from mlxdiff.text.syntax import comfyui as comfyui_syntax
 from mlxdiff.text.syntax.prompt import Break, Fragment
@@ -54,8 +54,8 @@ def test_comfyuis_chunks(case):
 def test_a_chunk_ends_at_a_comma_that_is_near_enough(backtrack, comma):
     text = f"{'cat ' * comma}, {'cat ' * (90 - comma)}"
     first, *_ = a1111.chunk(words(text), TOKENIZER, comma_backtrack=backtrack).chunks
-    near = 0 < ROOM - comma <= backtrack
-    assert sum(index in (CAT, COMMA) for index in first.ids) == (comma + 1 if near else ROOM)
+    near = 0 < 75 - comma <= backtrack
+    assert sum(index in (CAT, COMMA) for index in first.ids) == (comma + 1 if near else 75)
 
 
 def test_a_moved_textual_inversion_leaves_its_vectors_behind():
@@ -197,3 +197,21 @@ def test_a_weight_that_is_no_number_is_refused(weight):
 def test_a_textual_inversion_of_too_many_vectors_is_refused(vectors):
     with pytest.raises(RequestError, match=f"has {vectors} vectors"):
         a1111.chunk(words("myembed"), TOKENIZER, Names({"myembed": vectors}, TOKENIZER))
+
+
+@pytest.mark.parametrize("length", [3, 5, 14, 76])
+def test_chunks_are_as_long_as_the_tokenizer_says(length):
+    """A tokenizer of few tokens (`model_max_length`) cuts a prompt into many chunks, and loses no token."""
+    short = Tokenizer.clip()
+    short.max_length = length
+    text = "a photograph of an astronaut, riding a horse on mars, in the evening sun"
+    fragment = Fragment(text, 1.0)
+    every = tuple(Tokenizer.clip().text_ids(text))
+    for chunks in (
+        a1111.chunk([fragment], short).chunks,
+        comfyui.chunk([fragment], short).chunks,
+        compel.chunk([fragment], short)[0].chunks,
+    ):
+        assert {len(chunk.ids) for chunk in chunks} == {len(chunk.weights) for chunk in chunks} == {length}
+        marks = {short.bos_id, short.eos_id, short.pad_id}
+        assert tuple(token for chunk in chunks for token in chunk.ids if token not in marks) == every

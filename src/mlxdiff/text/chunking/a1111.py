@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from ...errors import RequestError
 from ..syntax.prompt import Break, Piece
-from ..tokenizer import CONTEXT, Tokenizer
-from .chunk import ROOM, Chunk, Chunked, Names, Placement, check_count, empty, finite_weight, make_chunk
+from ..tokenizer import Tokenizer
+from .chunk import Chunk, Chunked, Names, Placement, check_count, empty, finite_weight, make_chunk
 
 COMMA_BACKTRACK = 20
 """A1111's default for how far back a chunk may end at a comma, in tokens."""
@@ -62,16 +62,16 @@ class _Builder:
             self._comma = len(self._ids)
         elif (
             self._backtrack != 0
-            and len(self._ids) == ROOM
+            and len(self._ids) == self._tokenizer.room
             and self._comma is not None
-            and ROOM - self._comma <= self._backtrack
+            and self._tokenizer.room - self._comma <= self._backtrack
         ):
             cut = self._comma + 1
             ids, weights = self._ids[cut:], self._weights[cut:]
             del self._ids[cut:], self._weights[cut:]
             self.finish()
             self._ids, self._weights = ids, weights
-        if len(self._ids) == ROOM:
+        if len(self._ids) == self._tokenizer.room:
             self.finish()
 
     def append(self, token: int, weight: float) -> None:
@@ -79,8 +79,8 @@ class _Builder:
         self._weights.append(weight)
 
     def place(self, name: str, vectors: int, weight: float) -> None:
-        _check_vectors(name, vectors)
-        if len(self._ids) + vectors > ROOM:
+        _check_vectors(name, vectors, self._tokenizer.room)
+        if len(self._ids) + vectors > self._tokenizer.room:
             self.finish()
         self._placements.append(Placement(len(self._ids) + 1, name, vectors))
         self._ids += [0] * vectors
@@ -88,7 +88,7 @@ class _Builder:
 
     def finish(self, last: bool = False) -> None:
         """Pads the open chunk and opens the next."""
-        self._count += len(self._ids) if last else ROOM
+        self._count += len(self._ids) if last else self._tokenizer.room
         chunk = make_chunk(self._ids, self._weights, self._placements, self._tokenizer)
         self._chunks.append(_ended(chunk, self._tokenizer))
         check_count(len(self._chunks))
@@ -109,11 +109,11 @@ def level(texts: Sequence[Chunked], tokenizer: Tokenizer) -> list[tuple[Chunk, .
 def _ended(chunk: Chunk, tokenizer: Tokenizer) -> Chunk:
     """Padding behind the first end of text, also where the prompt itself spells one."""
     after = chunk.ids.index(tokenizer.eos_id) + 1
-    return replace(chunk, ids=chunk.ids[:after] + (tokenizer.pad_id,) * (CONTEXT - after))
+    return replace(chunk, ids=chunk.ids[:after] + (tokenizer.pad_id,) * (tokenizer.max_length - after))
 
 
-def _check_vectors(name: str, vectors: int) -> None:
-    if not 1 <= vectors <= ROOM:
+def _check_vectors(name: str, vectors: int, room: int) -> None:
+    if not 1 <= vectors <= room:
         raise RequestError(
-            f"The textual inversion {name!r} has {vectors} vectors.", f"A prompt takes those of 1 to {ROOM}."
+            f"The textual inversion {name!r} has {vectors} vectors.", f"A prompt takes those of 1 to {room}."
         )

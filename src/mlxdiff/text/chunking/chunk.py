@@ -13,10 +13,7 @@ from dataclasses import dataclass
 
 from ...errors import RequestError
 from ..syntax.prompt import Fragment
-from ..tokenizer import CONTEXT, Tokenizer
-
-ROOM = CONTEXT - 2
-"""Tokens of a chunk beside its start and its end."""
+from ..tokenizer import Tokenizer
 
 MAX_CHUNKS = 1000
 
@@ -122,7 +119,7 @@ def make_chunk(
     ids: Sequence[int], weights: Sequence[float], placements: Sequence[Placement], tokenizer: Tokenizer
 ) -> Chunk:
     """Start, tokens, end and padding."""
-    short = tokenizer.max_length - 2 - len(ids)
+    short = tokenizer.room - len(ids)
     padded = (tokenizer.bos_id, *ids, tokenizer.eos_id, *(tokenizer.pad_id,) * short)
     return Chunk(padded, (1.0, *weights, *(1.0,) * (short + 1)), tuple(placements))
 
@@ -139,4 +136,4 @@ def finite_weight(fragment: Fragment) -> float:
 def check_count(chunks: int) -> None:
     """Raises RequestError for more chunks than anybody waits for."""
     if chunks > MAX_CHUNKS:
-        raise RequestError(f"The prompt takes more than {MAX_CHUNKS} chunks of {ROOM} tokens.", "Shorten it.")
+        raise RequestError(f"The prompt takes more than {MAX_CHUNKS} chunks of tokens.", "Shorten it.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..syntax.prompt import Fragment
 from ..tokenizer import Tokenizer
-from .chunk import ROOM, Chunk, Chunked, Names, Placement, check_count, finite_weight, make_chunk
+from .chunk import Chunk, Chunked, Names, Placement, check_count, finite_weight, make_chunk
 
 WORD_GROUP = 8
 """From this many tokens on a fragment is cut in two instead of moving to the next chunk."""
@@ -32,9 +32,9 @@ def chunk(fragments: Sequence[Fragment], tokenizer: Tokenizer, names: Names | No
 
     for group in _comfyui_groups(fragments, tokenizer, names):
         count += len(group.ids)
-        start, long = 0, len(group.ids) >= WORD_GROUP
-        while len(group.ids) - start > ROOM - len(ids):
-            end = start + ROOM - len(ids) if long else start
+        start, long = 0, len(group.ids) >= min(WORD_GROUP, tokenizer.room + 1)
+        while len(group.ids) - start > tokenizer.room - len(ids):
+            end = start + tokenizer.room - len(ids) if long else start
             placements += _placed(group, start, end, len(ids))
             ids += group.ids[start:end]
             weights += [group.weight] * (end - start)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..syntax.prompt import Fragment
-from ..tokenizer import CONTEXT, Tokenizer
-from .chunk import ROOM, Chunk, Chunked, Names, Share, check_count, finite_weight, make_chunk
+from ..tokenizer import Tokenizer
+from .chunk import Chunk, Chunked, Names, Share, check_count, finite_weight, make_chunk
 from .plain import Slot, slots_of, spread
 
 
@@ -33,8 +33,8 @@ def chunk(
     places: dict[int, list[int]] = {}  # of each fragment's tokens, over all chunks
     start = 0
     while start < len(slots) or not chunks:
-        end = start + _sentence([slot.id for slot in slots[start : start + ROOM + 1]], tokenizer)
-        for place, owner in enumerate(owners[start:end], start=len(chunks) * CONTEXT + 1):
+        end = start + _sentence([slot.id for slot in slots[start : start + tokenizer.room + 1]], tokenizer)
+        for place, owner in enumerate(owners[start:end], start=len(chunks) * tokenizer.max_length + 1):
             places.setdefault(owner, []).append(place)
         ids, placements = spread(slots[start:end])
         chunks.append(make_chunk(ids, weights[start:end], placements, tokenizer))
@@ -55,23 +55,24 @@ _ENDS = (frozenset({".</w>"}), frozenset({".</w>", ",</w>", ";</w>", ":</w>"}))
 
 def _sentence(ids: Sequence[int], tokenizer: Tokenizer) -> int:
     """How many of the ids go into the next chunk; those that fit, if that is all."""
-    if len(ids) <= ROOM:
+    if len(ids) <= tokenizer.room:
         return len(ids)
-    symbols = [tokenizer.symbol(index) for index in ids[:ROOM]]
+    symbols = [tokenizer.symbol(index) for index in ids[: tokenizer.room]]
     for ends in _ENDS:
         found = [place for place, symbol in enumerate(symbols) if symbol in ends]
         if found:
             return found[-1] + 1
     found = [place for place, symbol in enumerate(symbols) if symbol.endswith("</w>")]
-    return found[-1] + 1 if found else ROOM
+    return found[-1] + 1 if found else tokenizer.room
 
 
 def _without(chunks: Sequence[Chunk], places: Sequence[int]) -> tuple[Chunk, ...]:
     """The chunks with one fragment hidden, and what lies between its tokens, but no chunk's first and last place."""
+    length = len(chunks[0].ids)
     first, last = places[0], places[-1]
     hidden: dict[int, set[int]] = {}
     for place in range(first, last + 1):
-        index, offset = divmod(place, CONTEXT)
-        if 0 < offset < CONTEXT - 1:
+        index, offset = divmod(place, length)
+        if 0 < offset < length - 1:
             hidden.setdefault(index, set()).add(offset)
     return tuple(replace(chunk, hidden=frozenset(hidden.get(index, ()))) for index, chunk in enumerate(chunks))

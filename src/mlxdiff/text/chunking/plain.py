@@ -15,7 +15,7 @@ def chunk(text: str, tokenizer: Tokenizer, names: Names | None = None) -> Chunke
     A textual inversion's name counts wherever it stands in the text, letter by letter, as a token that was added does.
     """
     slots = slots_of(text, tokenizer, names)
-    room = tokenizer.max_length - 2
+    room = tokenizer.room
     kept, lost = slots[:room], slots[room:]
     ids, placements = spread(kept)
     whole = make_chunk(ids, [1.0] * len(ids), placements, tokenizer)
