@@ -25,6 +25,11 @@ def noise(key: str) -> Any:
     return _read("noise")[key]
 
 
+def samplers() -> dict[str, list[str]]:
+    """A1111's samplers and the aliases that it takes for them."""
+    return _read("samplers")
+
+
 def as_lists(pieces: tuple[Piece, ...]) -> list[list]:
     """Pieces as A1111 and ComfyUI write them; numbers that are none as text."""
     weights = [-1 if isinstance(piece, Break) else piece.weight for piece in pieces]

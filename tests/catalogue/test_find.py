@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
+import recipe_numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,13 +131,7 @@ def test_every_row_has_its_function_and_what_it_takes():
         assert row.cfg_pp is None or SAMPLERS[row.cfg_pp].unconditional
 
 
-RECIPES = Path("/work/shared/recipes-expected.json")
-
-
-@pytest.mark.skipif(not RECIPES.exists(), reason="A1111's own tables are not here")
-def test_a1111s_names_are_known():
-    table = json.loads(RECIPES.read_text())["a1111_sampler_table"]
-    for entry in table:
-        for name in (entry["name"], *entry["aliases"]):
-            if entry["name"] in {names for row in SAMPLERS.values() for names in row.a1111}:
-                assert entry["name"] in find_sampler(name).a1111
+@pytest.mark.parametrize("name", recipe_numbers.samplers())
+def test_a1111s_names_are_known(name):
+    for spelling in (name, *recipe_numbers.samplers()[name]):
+        assert name in find_sampler(spelling).a1111
