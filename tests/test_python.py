@@ -196,6 +196,36 @@ def test_a_picture_that_was_in_memory_has_to_be_given_again(sd, tmp_path):
     assert sd.resolve(replace(request, image=given)).hashes == request.hashes
 
 
+def test_loading_leaves_the_callers_random_numbers_alone():
+    mx.random.seed(5)
+    expected = mx.random.normal((4,))
+    mx.random.seed(5)
+    StableDiffusion("emoji").load()
+    assert mx.array_equal(mx.random.normal((4,)), expected)
+
+
+MANY_MODELS = """
+import gc, pathlib
+import mlxdiff
+
+def resident():
+    gc.collect()
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+for count in range(30):
+    mlxdiff.StableDiffusion("emoji").load()
+    if count == 9:
+        before = resident()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_dropped_model_leaves_nothing_behind():
+    done = subprocess.run([sys.executable, "-c", MANY_MODELS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 4  # MB; 13 where the draws of 20 models are kept
+
+
 # -- threads and processes ------------------------------------------------------------------------------------------
 
 

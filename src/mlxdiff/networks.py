@@ -7,9 +7,10 @@ at a time, so that the files never lie in memory as a whole; then any thread can
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -129,7 +130,8 @@ class Networks:
         with self._turn:
             held = self._held.get(name)
             if held is None or not (held.evaluated or held.thread == threading.get_ident()):
-                network, modules = _PARTS[name](self)
+                with _callers_randomness():
+                    network, modules = _PARTS[name](self)
                 held = self._held[name] = Held(network, _weights(modules), threading.get_ident())
             return held
 
@@ -152,6 +154,23 @@ _PARTS: dict[str, Callable[[Networks], tuple[Any, Iterable[nn.Module]]]] = {
     "backbone": Networks._map_backbone,
     "vae": Networks._map_vae,
 }
+
+
+@contextmanager
+def _callers_randomness() -> Iterator[None]:
+    """Leaves `mx.random` as it was: layers draw weights that are never used as they are made.
+
+    The draws would also stay in memory, since each key depends on the one before and nothing evaluates them.
+    """
+    (state,) = cast("Iterable[mx.array]", mx.random.state)
+    key = mx.array(state)
+    mx.eval(key)
+    try:
+        yield
+    finally:
+        (state,) = cast("Iterable[mx.array]", mx.random.state)
+        state[:] = key
+        mx.eval(state)
 
 
 def evaluate(arrays: Iterable[mx.array]) -> None:
