@@ -108,6 +108,12 @@ def test_a_mac_is_told_the_plain_package(monkeypatch):
     assert "cuda" not in error.remedy
 
 
+def test_windows_is_told_where_mlx_runs(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    error = backend._explain(ModuleNotFoundError("No module named 'mlx'", name="mlx"))
+    assert str(error) == "MLX does not run on Windows. Use Linux in WSL 2, and install mlxdiff there."
+
+
 def test_importing_the_backend_imports_no_mlx():
     program = "import sys; from mlxdiff import backend; assert not {'mlx', 'numpy', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(SOURCE)}, check=True)

@@ -100,6 +100,8 @@ def mlx_version(core: ModuleType) -> str:
 def _explain(error: ImportError | OSError) -> BackendError:
     """Why `import mlx.core` failed, as far as the words of the import system and the dynamic loader tell."""
     text = str(error)
+    if sys.platform == "win32":
+        return BackendError("MLX does not run on Windows.", "Use Linux in WSL 2, and install mlxdiff there.")
     install = _INSTALL_MAC if sys.platform == "darwin" else _INSTALL_LINUX
     if isinstance(error, ModuleNotFoundError) and error.name == "mlx":
         return BackendError("MLX is not installed.", install)
