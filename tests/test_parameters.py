@@ -263,6 +263,13 @@ texts = (st.text(st.characters(codec="utf-8") | st.sampled_from(',:"\\{[ <>\n'),
 sizes = st.none() | st.tuples(st.integers(8, 65_536), st.integers(8, 65_536))
 
 
+@pytest.mark.parametrize("prompt", ["\ufeff", "\ufeffa red apple", "\ufeff\ufeffa"])
+def test_a_prompt_that_begins_with_a_byte_order_mark_comes_back(prompt):
+    found, _ = parsed(parameters_text(Request(prompt=prompt, steps=3)))
+    assert found.prompt == prompt
+
+
+
 @settings(max_examples=300)
 @given(
     texts,

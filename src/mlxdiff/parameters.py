@@ -21,7 +21,7 @@ from . import __version__
 from .declarations import Setting, declared
 from .errors import MlxdiffWarning
 from .recipes import a1111, sayings
-from .recipes.infotext import NEGATIVE, quoted
+from .recipes.infotext import BYTE_ORDER_MARK, NEGATIVE, quoted
 from .recipes.names import RNG_NAMES, sampler_name, schedule_name
 from .recipes.recipe import FindModel
 from .request import Request
@@ -42,7 +42,9 @@ def parameters_text(request: Request) -> str:
             values[item.a1111] = _NAMES[item.name](value) if item.name in _NAMES else _text(item, value)
     values["Version"] = f"mlxdiff {__version__}"
     lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in values.items()))
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    # A reader takes one mark at the start for the file's, so that a prompt's own needs another before it.
+    return BYTE_ORDER_MARK + text if text.startswith(BYTE_ORDER_MARK) else text
 
 
 def parse_parameters(text: str, find_model: FindModel | None = None) -> Request:

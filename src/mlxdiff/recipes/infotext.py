@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+BYTE_ORDER_MARK = "\ufeff"
 NEGATIVE = "Negative prompt:"
 # The web UI's own, less what it allows in front; a name is at most 60 letters, so that no text takes long.
 _NAME = re.compile(r"\s*(\w[\w \-/.+]{0,60}):[ \t]*")
@@ -38,7 +39,7 @@ class Infotext:
 
 def split(text: str, known: Collection[str]) -> Infotext | None:
     """The text taken apart, or None where it has no settings. `known` are names in lower case that show settings."""
-    lines = text.lstrip("\ufeff").replace("\r\n", "\n").split("\n")
+    lines = text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").split("\n")
     lines = lines[: _sources(lines)]
     start = _start(lines, known)
     if start is None:
