@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.conditioning import Conditioning
 from mlxdiff.encoding import parsed_texts
-from mlxdiff.errors import MlxdiffWarning, RequestError
+from mlxdiff.errors import MlxdiffWarning, ModelNotFoundError, RequestError
 from mlxdiff.latents import request_in
 from mlxdiff.metadata import request_of
 from mlxdiff.request import PROMPT_SYNTAXES
@@ -259,7 +259,7 @@ def test_textual_inversion_is_diffusers(models, tmp_path, name):
 
 def test_embeddings_that_cannot_be_used_are_said(models, tmp_path):
     sd, _ = models("sd15")
-    with pytest.raises(RequestError, match="There is no file owner/name"):
+    with pytest.raises(ModelNotFoundError, match="owner/name is not in the cache"):
         sd.resolve(Request("a", embedding="owner/name"))
     path = tmp_path / "wide.safetensors"
     save_file({"emb_params": np.zeros((1, 48), np.float32)}, path)

@@ -269,7 +269,6 @@ def test_a_prompt_that_begins_with_a_byte_order_mark_comes_back(prompt):
     assert found.prompt == prompt
 
 
-
 @settings(max_examples=300)
 @given(
     texts,

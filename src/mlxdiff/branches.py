@@ -15,6 +15,7 @@ from .conditioning import Conditioning, Strand, concatenate
 from .diffusion.schedule import Schedule
 from .models.backbone import Backbone, Extra
 from .models.step_cache import StepCache
+from .steering import NOTHING, Steering
 
 MAX_PREPARED = 32
 """Groups of conditionings whose preparation is kept: more than any prompt alternates between."""
@@ -38,6 +39,7 @@ class Branches:
 
     strands         by the name of the branch; those of a branch cover all images
     cache_interval  calls of the backbone that share its deep features; 1 computes them each time
+    steering        what pictures add to each call
 
     What prompts and timesteps alone decide is computed once for each group of conditionings that share a call. Calls
     are counted from 0: prompts may change from one to the next.
@@ -52,9 +54,11 @@ class Branches:
         *,
         token_merging: float = 0.0,
         cache_interval: int = 1,
+        steering: Steering = NOTHING,
     ) -> None:
         self._backbone, self._strands, self._levels = backbone, strands, levels
         self._guidance_scale, self._token_merging, self._interval = guidance_scale, token_merging, cache_interval
+        self._steering = steering
         self._n_calls = 0
         # By identity: the strands hold the conditionings for as long as this lives.
         self._prepared: dict[tuple[int, ...], Any] = {}
@@ -76,8 +80,15 @@ class Branches:
 
     def _call(self, group: list[_Row], latents: mx.array, sigma: float) -> mx.array:
         scaled, timestep = self._levels.scale_input(latents, sigma), self._levels.timestep(sigma)
-        output = self._backbone(scaled, timestep, self._prepare(group), self._extra(group))
+        output = self._backbone(self._with_channels(group, scaled), timestep, self._prepare(group), self._extra(group))
         return self._levels.to_denoised(output, latents, sigma)
+
+    def _with_channels(self, group: list[_Row], scaled: mx.array) -> mx.array:
+        channels = self._steering.channels
+        if not channels:
+            return scaled
+        rows = mx.concatenate([_of(channels[row.branch], row.images) for row in group])
+        return mx.concatenate([scaled, rows.astype(scaled.dtype)], axis=-1)
 
     def _prepare(self, group: list[_Row]) -> Any:
         key = tuple(id(row.conditioning) for row in group)

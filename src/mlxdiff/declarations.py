@@ -147,6 +147,16 @@ class Reference(Text):
 
 
 @dataclass(frozen=True)
+class PartReference(Reference):
+    """A file or folder that a picture is made with besides its model: of a LoRA, an embedding, a ControlNet.
+
+    part  what it is, one of hub.library's kinds: found on this disk by `hub.find_part`, recorded with its content
+    """
+
+    part: str
+
+
+@dataclass(frozen=True)
 class Flag(_Plain):
     """Yes or no."""
 

@@ -10,11 +10,10 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import mlx.core as mx
 
-from . import parsing
+from . import hub, parsing
 from .catalogue import find_sampler
 from .checkpoint.inversion import Inversion, read_inversion, vectors_for
 from .conditioning import Conditioning, Strand, concatenate, constant
@@ -184,7 +183,7 @@ def inversions_of(request: Resolved) -> dict[str, Inversion]:
     token that the file itself names."""
     found: dict[str, Inversion] = {}
     for embedding in request.embedding or ():
-        inversion = read_inversion(Path(embedding.ref))
+        inversion = read_inversion(hub.find_part(embedding.ref, "embedding"))
         own = (inversion.name, inversion.token)
         names = own if embedding.token is None else (embedding.token,)
         found |= {name: inversion for name in names if name}

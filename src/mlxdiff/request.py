@@ -20,6 +20,7 @@ from .declarations import (
     Choice,
     Number,
     Numbers,
+    PartReference,
     Reference,
     Structured,
     Text,
@@ -82,7 +83,7 @@ class Model:
 class Embedding:
     """A textual inversion: a file, and its name in prompts if that is not the file's name or its token."""
 
-    ref: str = setting(Reference(), "A .safetensors file.", default=MISSING)
+    ref: str = setting(PartReference("embedding"), "A .safetensors file.", default=MISSING)
     token: str | None = setting(Text(), "Its name in prompts.", unset="the file's name, or the token in the file")
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import backend, images, presets
+from . import backend, hub, images, presets
 from .catalogue import SCHEDULES
+from .declarations import PartReference, Structured
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
 from .diffusion.schedule import Schedule, make_schedule
@@ -22,8 +24,8 @@ from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
 from .hashing import content_hash
-from .pictures import Pixels, in_file
-from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Embedding, Model, Request, Resolved, declared
+from .pictures import PictureSource, Pixels, in_file
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
 
 SEEDS = 2**32
 STRENGTH = 0.8
@@ -152,23 +154,24 @@ def _enough(steps: int, strength: float) -> int:
 
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
-    embeddings = () if request.embedding is None else request.embedding
-    found = tuple((each.ref, content_hash(_embedding_file(each))) for each in embeddings)
-    if request.image is None:
-        return found
-    if isinstance(request.image, Pixels):
-        return (*found, (str(request.image), request.image.sha256))
-    return (*found, (request.image, content_hash(Path(in_file(request.image)))))
+    return tuple(dict.fromkeys(_named_files(request)))
 
 
-def _embedding_file(embedding: Embedding) -> Path:
-    path = Path(embedding.ref)
-    if not path.is_file():
-        raise RequestError(
-            f"There is no file {embedding.ref}.",
-            "An embedding is a .safetensors file on this machine; one on the hub has to be downloaded first.",
-        )
-    return path
+def _named_files(values: Any) -> Iterator[tuple[str, str]]:
+    """Of the pictures and parts among the settings of a request, or of a structured setting's value."""
+    for item in declared(type(values)):
+        value, kind = getattr(values, item.name), item.kind
+        if value is None or item.scope == "model":
+            continue
+        if isinstance(kind, Structured):
+            for one in value:
+                yield from _named_files(one)
+        elif isinstance(value, Pixels):
+            yield str(value), value.sha256
+        elif isinstance(kind, PictureSource):
+            yield value, content_hash(Path(in_file(value)))
+        elif isinstance(kind, PartReference):
+            yield value, content_hash(hub.find_part(value, kind.part))
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

@@ -17,11 +17,13 @@ contents.py    what lies in the cache, broken links too
 upkeep.py      which models are in the cache; verifying them
 removal.py     removing and pruning
 failures.py    the hub's errors in words
+library.py     LoRAs, embeddings and other parts, by name
 """
 
 from __future__ import annotations
 
 from .download import Plan, PlannedFile, Progress, plan, pull
+from .library import find_part
 from .local import Snapshot, is_local, resolve, resolve_vae
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
@@ -44,6 +46,7 @@ __all__ = [
     "canonical",
     "default_model",
     "find_models",
+    "find_part",
     "home",
     "is_local",
     "mirror_of",
