@@ -1,4 +1,4 @@
-"""What a picture is made with besides its model: LoRAs, embeddings, ControlNets, by name, path or hub id; no network."""
+"""What a picture is made with besides its model (LoRAs, embeddings, ...), by name, path or hub id; no network."""
 
 from __future__ import annotations
 
