@@ -23,8 +23,8 @@ library.py     LoRAs, embeddings and other parts, by name
 from __future__ import annotations
 
 from .download import Plan, PlannedFile, Progress, plan, pull
-from .library import find_part
-from .local import Snapshot, is_local, resolve, resolve_vae
+from .library import find_part, resolve_vae
+from .local import Snapshot, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
 from .removal import Removal, prunable, removal_of, remove
