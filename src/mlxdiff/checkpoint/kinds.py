@@ -1,4 +1,4 @@
-"""Which kind of part one .safetensors file is, from the names and shapes in its header. Needs no MLX, and reads no data.
+"""Which kind of part one .safetensors file is, from the names and shapes in its header. Needs no MLX, reads no data.
 
 The kinds are those of hub.kinds, and `model` for a whole checkpoint.
 """

@@ -137,9 +137,7 @@ def _image_encoder(names: Collection[str], adapter: str) -> tuple[str, ...]:
     return wanted if all(name in names for name in wanted) else ()
 
 
-def _component(
-    names: Collection[str], variant: str | None, place: str, read_config: ReadConfig
-) -> Choice | None:
+def _component(names: Collection[str], variant: str | None, place: str, read_config: ReadConfig) -> Choice | None:
     """A repository that is one component of a model, such as a ControlNet or a VAE; None for any other."""
     if CONFIG not in names:
         return None

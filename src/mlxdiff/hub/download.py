@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.detect import read_json
-from ..checkpoint.detect import read_json
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, OutputError, RequestError
 from ..files import atomic_write
 from .choosing import Choice, choose
