@@ -18,6 +18,7 @@ LEAVES = {
     "files",
     "hashing",
     "inputs",
+    "part_kinds",
     "parts",
     "pictures",
     "presets",

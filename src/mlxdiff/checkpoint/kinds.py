@@ -1,6 +1,6 @@
 """Which kind of part one .safetensors file is, from the names and shapes in its header. Needs no MLX, reads no data.
 
-The kinds are those of hub.kinds, and `model` for a whole checkpoint.
+The kinds are those of part_kinds.py, and `model` for a whole checkpoint.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import MlxdiffError
+from ..part_kinds import MODEL
 from .header import FLOATS, Header, read_header
 from .identify import FIRST_CONV
-
-MODEL = "model"
 
 _TEXT_ENCODERS = re.compile(r"(^|\.)(cond_stage_model|conditioner\.embedders)\.")
 _IP_ADAPTER = re.compile(r"(image_proj|ip_adapter)\.")

@@ -17,7 +17,6 @@ contents.py    what lies in the cache, broken links too
 upkeep.py      which models are in the cache; verifying them
 removal.py     removing and pruning
 failures.py    the hub's errors in words
-kinds.py       the kinds of parts: LoRAs, VAEs, ...
 choosing.py    what a repository is, and which of its files are needed
 library.py     a reference to a part's file or folder
 shelf.py       parts in folders, by name
@@ -28,10 +27,11 @@ hashes.py      the hashes by which other programs know files
 
 from __future__ import annotations
 
+from ..checkpoint.kinds import kind_if_sound, kind_of_file
+from ..part_kinds import KINDS, MODEL, noun_of
 from .cached_parts import CachedPart
 from .download import Plan, PlannedFile, Progress, plan, pull
 from .hashes import FileHashes, file_hash, find_by_hash, hashes_of
-from .kinds import KINDS, MODEL, noun_of
 from .library import find_part, resolve_vae
 from .local import Snapshot, is_local, resolve
 from .mirrors import RemovedError
@@ -80,6 +80,8 @@ __all__ = [
     "hashes_of",
     "home",
     "is_local",
+    "kind_if_sound",
+    "kind_of_file",
     "mirror_of",
     "noun_of",
     "parse_reference",

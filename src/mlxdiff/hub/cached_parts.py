@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from ..checkpoint.detect import read_json
 from ..checkpoint.kinds import kind_if_sound
 from ..errors import MlxdiffError
+from ..part_kinds import kind_of_config, noun_of
 from .choosing import CONFIG, IMAGE_ENCODER, is_component_file, part_files
 from .contents import Entry, Revision
-from .kinds import kind_of_config, noun_of
 from .selection import choose_weight_files
 from .verified import Verified
 

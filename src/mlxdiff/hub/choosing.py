@@ -13,8 +13,8 @@ from typing import Any
 
 from ..checkpoint.detect import PICKLES
 from ..errors import ModelNotFoundError, UnsupportedError
+from ..part_kinds import KINDS, MODEL, kind_of_config
 from ..parts import MODEL_INDEX, STEMS
-from .kinds import KINDS, MODEL, kind_of_config
 from .reference import SINGLE_FILE, can_name_a_file, shown
 from .selection import FILES, choose_files, choose_weight_files
 

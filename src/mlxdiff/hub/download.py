@@ -14,11 +14,11 @@ from typing import Any
 from ..checkpoint.detect import read_json
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, OutputError, RequestError
 from ..files import atomic_write
+from ..part_kinds import MODEL
 from .choosing import Choice, choose
 from .client import Stopped, headers_with
 from .contents import entries_of, entry_at
 from .failures import explained, offline
-from .kinds import MODEL
 from .listing import PLAN_SECONDS, ListedFile, check_chosen, commit_of, config_of, files_of
 from .local import Snapshot, cached_commit, refuse_pickle, storage, what_is_missing
 from .reference import COMMIT, DIGEST, MAIN, HubReference, is_address, parse_reference, parse_repository, shown

@@ -21,9 +21,9 @@ from typing import Any
 
 from ..errors import OutputError
 from ..files import atomic_write, open_regular
+from ..part_kinds import MODEL
 from .cached_parts import parts_of
 from .contents import revisions_of
-from .kinds import MODEL
 from .local import cached_folders
 from .reference import SINGLE_FILE
 from .shelf import metadata_of, shelved

@@ -7,10 +7,10 @@ from pathlib import Path
 from ..checkpoint.detect import PICKLES, read_json
 from ..checkpoint.kinds import kind_if_sound
 from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
+from ..part_kinds import KINDS, MODEL, noun_of
 from ..parts import MODEL_INDEX
 from .choosing import CONFIG, SeveralError, choose, is_component_file
 from .contents import entries_of
-from .kinds import KINDS, MODEL, noun_of
 from .local import cached_commit, how_to_pull, refuse_pickle, resolve, storage
 from .mirrors import MIRRORS
 from .reference import MAIN, SINGLE_FILE, HubReference, as_path, is_address, parse_reference, shown

@@ -16,8 +16,8 @@ from pathlib import Path
 from ..checkpoint.header import read_header
 from ..errors import MlxdiffError, UnsupportedError
 from ..hashing import content_hash
+from ..part_kinds import KINDS, folders_in_environment
 from .choosing import CONFIG, is_component_file
-from .kinds import KINDS, folders_in_environment
 from .reference import SINGLE_FILE, shown
 from .state import home
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..checkpoint.kinds import MODEL, kind_of_file
 from ..errors import CheckpointError, ModelNotFoundError, OutputError, RequestError, UnsupportedError
 from ..files import atomic_write, open_regular, output_error
-from .kinds import KINDS, noun_of
+from ..part_kinds import KINDS, noun_of
 from .reference import SINGLE_FILE, can_name_a_file, shown
 from .shelf import store_folder
 from .verified import digest_of, entry_of, is_verified, read_verified, record, recorded_digest

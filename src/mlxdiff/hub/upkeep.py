@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..errors import MlxdiffError, ModelNotFoundError
 from ..files import output_error
+from ..part_kinds import MODEL
 from .cached_parts import CachedPart, parts_of
 from .contents import Entry, Revision, entries_of, revisions_of
-from .kinds import MODEL
 from .local import cached_commit, cached_folders, cached_names, storage, what_is_missing
 from .mirrors import nearest
 from .reference import DIGEST, MAIN, parse_repository
