@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,13 +74,14 @@ def kind_of(plan: Plan, snapshot: Snapshot) -> str | None:
     return plan.kind if found is None else found
 
 
-def tell_use(reference: str, kind: str | None) -> str | None:
+def tell_use(reference: str, revision: str | None, kind: str | None) -> str | None:
     """Says what a part of the hub is and how it is used, and returns the option; None for a model."""
     from .. import hub
 
     parsed = hub.parse_reference(reference)
     if kind == hub.MODEL or parsed is None:
         return None
+    parsed = replace(parsed, revision=parsed.revision if revision is None else revision)
     if kind is None:
         output.note(f"{parsed.typed}: its header does not say what it is.", style="yellow")
         return None

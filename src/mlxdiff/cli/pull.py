@@ -158,7 +158,7 @@ def _bring(
     from .. import hub
 
     model = hub.canonical(model)
-    asked = model if revision is None else f"{model}@{revision}"
+    asked = model
     kind: str | None = MODEL
     if revision is None and hub.is_local(model):
         snapshot = hub.resolve(model)
@@ -203,7 +203,7 @@ def _bring(
 
         copy = quantized.store(model, quantize)
         output.note(f"{model} in {quantize} bits: {copy}")
-    use = keeping.tell_use(asked, kind)
+    use = keeping.tell_use(asked, revision, kind)
     if json:
         said: dict[str, Any] = {
             "model": snapshot.reference,
