@@ -83,11 +83,15 @@ PUBLISHED = [
     ("embedding", ["<cat-toy>"]),
     ("embedding", ["string_to_param.*"]),
     ("embedding", ["clip_l", "clip_g"]),
-    ("model", ["model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.transformer.x", "first_stage_model.x"]),
+    (
+        "model",
+        ["model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.transformer.x", "first_stage_model.x"],
+    ),
     ("model", ["model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.0.transformer.x"]),
     (None, ["model.diffusion_model.input_blocks.0.0.weight"]),
     (None, ["unet.conv_in.weight", "vae.decoder.conv_in.weight", "text_encoder.embeddings.weight"]),
     (None, ["model.layers.0.self_attn.q_proj.weight", "lm_head.weight"]),
+    (None, ["lm_head.weight"]),
     (None, ["latents"]),
 ]
 

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from public_repositories import (
+    CANNY,
+    CONCEPT,
+    FACE_ID,
+    FT_MSE,
+    IP_ADAPTER,
+    LCM_LORA,
+    LIGHTNING,
+    PICKLED_UPSCALER,
+    SD15_EMBEDDING,
+    TAESD,
+    UPSCALER,
+    WEIGHTS,
+)
 
 from mlxdiff.errors import CheckpointError, ModelNotFoundError, UnsupportedError
 from mlxdiff.hub.choosing import SeveralError, choose, encoder_of
 from mlxdiff.hub.reference import can_name_a_file
-
-LCM_LORA = "README.md image.png lcm_sdv1-5_lora.png pytorch_lora_weights.safetensors .gitattributes".split()
-LIGHTNING = """
-.gitattributes LICENSE.md README.md sdxl_lightning_samples.jpg
-comfyui/sdxl_lightning_workflow_full.json comfyui/sdxl_lightning_workflow_lora.json
-sdxl_lightning_1step_unet_x0.safetensors sdxl_lightning_1step_x0.safetensors
-sdxl_lightning_2step.safetensors sdxl_lightning_2step_lora.safetensors sdxl_lightning_2step_unet.safetensors
-sdxl_lightning_4step.safetensors sdxl_lightning_4step_lora.safetensors sdxl_lightning_4step_unet.safetensors
-sdxl_lightning_8step.safetensors sdxl_lightning_8step_lora.safetensors sdxl_lightning_8step_unet.safetensors
-""".split()
-CANNY = """
-.gitattributes README.md config.json diffusion_pytorch_model.bin diffusion_pytorch_model.safetensors
-images/bird.png images/bird_canny.png images/bird_canny_out.png sd.png
-""".split()
-TAESD = """
-.gitattributes README.md config.json diffusion_pytorch_model.bin diffusion_pytorch_model.safetensors
-taesd_decoder.pth taesd_decoder.safetensors taesd_encoder.pth taesd_encoder.safetensors
-""".split()
-FT_MSE = "README.md config.json diffusion_pytorch_model.bin diffusion_pytorch_model.safetensors".split()
-IP_ADAPTER = """
-.gitattributes README.md fig1.png
-models/image_encoder/config.json models/image_encoder/model.safetensors models/image_encoder/pytorch_model.bin
-models/ip-adapter-full-face_sd15.bin models/ip-adapter-full-face_sd15.safetensors
-models/ip-adapter-plus-face_sd15.bin models/ip-adapter-plus-face_sd15.safetensors
-models/ip-adapter-plus_sd15.bin models/ip-adapter-plus_sd15.safetensors
-models/ip-adapter_sd15.bin models/ip-adapter_sd15.safetensors
-models/ip-adapter_sd15_light.bin models/ip-adapter_sd15_light.safetensors models/ip-adapter_sd15_light_v11.bin
-models/ip-adapter_sd15_vit-G.bin models/ip-adapter_sd15_vit-G.safetensors
-sdxl_models/image_encoder/config.json sdxl_models/image_encoder/model.safetensors
-sdxl_models/image_encoder/pytorch_model.bin
-sdxl_models/ip-adapter-plus-face_sdxl_vit-h.bin sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors
-sdxl_models/ip-adapter-plus_sdxl_vit-h.bin sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors
-sdxl_models/ip-adapter_sdxl.bin sdxl_models/ip-adapter_sdxl.safetensors
-sdxl_models/ip-adapter_sdxl_vit-h.bin sdxl_models/ip-adapter_sdxl_vit-h.safetensors
-""".split()
-FACE_ID = "README.md ip-adapter-faceid_sd15.bin ip-adapter-faceid_sd15_lora.safetensors".split()
-CONCEPT = "README.md learned_embeds.bin token_identifier.txt type_of_concept.txt concept_images/0.jpeg".split()
-SD15_EMBEDDING = "README.md learned_embeds.bin learned_embeds.safetensors".split()
-UPSCALER = "README.md RealESRGAN_x4plus.safetensors".split()
-PICKLED_UPSCALER = "README.md RealESRGAN_x2.pth RealESRGAN_x4.pth RealESRGAN_x8.pth".split()
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def chosen(names, file=None, variant=None, class_name=None):
@@ -105,7 +78,7 @@ def test_a_file_that_is_named_comes_alone():
     file = "sdxl_lightning_4step_lora.safetensors"
     assert chosen(LIGHTNING, file).files == (file,)
     assert chosen(TAESD, "taesd_decoder.safetensors").files == ("taesd_decoder.safetensors",)
-    with pytest.raises(ModelNotFoundError, match="has no file 'x.safetensors'"):
+    with pytest.raises(ModelNotFoundError, match=r"has no file 'x\.safetensors'"):
         chosen(LIGHTNING, "x.safetensors")
 
 
@@ -155,6 +128,11 @@ def test_a_component_that_is_no_part_is_named():
 def test_a_config_of_another_library_is_none_of_a_component():
     choice = chosen(["config.json", "adapter.safetensors"])
     assert (choice.kind, choice.files) == (None, ("adapter.safetensors",))
+
+
+def test_a_model_of_another_library_is_not_taken_for_a_part():
+    with pytest.raises(UnsupportedError, match=r"no model_index\.json"):
+        chosen(["config.json", "model.safetensors", "tokenizer.json"])
 
 
 def test_names_that_can_name_no_file_are_never_chosen():
