@@ -79,7 +79,7 @@ def _single_files(request: Request) -> Iterator[tuple[NamedFile, Path]]:
 
 
 def _name(file: NamedFile, path: Path) -> str:
-    """The file's, or its repository's where all are called alike; without the marks that would end it in A1111's text."""
+    """The file's, or its repository's where all are called alike; without the marks that would end it in the text."""
     name, parsed = path.stem, hub.parse_reference(file.name)
     if parsed is not None and file.kind in KINDS and path.name == KINDS[file.kind].file:
         name = parsed.name.partition("/")[2]
