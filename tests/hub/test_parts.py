@@ -131,6 +131,22 @@ def test_a_commit_is_asked_of_the_hub_unless_it_is_surely_all_there(online, monk
         hub.plan(f"{NAME}/b.safetensors@{commit}")
 
 
+def test_a_repository_of_one_checkpoint_is_a_model(online):
+    names = ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.transformer.x")
+    content = part_files.file_of(dict.fromkeys(names, (1,)))
+    commit = online.add(NAME, {"README.md": b"x", "sd.safetensors": content})
+    path = pulled(NAME)
+    found = hub.resolve(NAME)
+    assert (found.path, path.read_bytes()) == (path, content)
+    assert found.reference == f"https://huggingface.co/{NAME}/blob/{commit}/sd.safetensors"
+    assert hub.resolve(f"{NAME}/sd.safetensors") == hub.resolve(found.reference) == found
+    assert hub.resolve_vae(NAME) == path
+    with pytest.raises(UnsupportedError, match=r"is a model, not a LoRA\. Use it as --model"):
+        hub.find_part(NAME, "lora")
+    with pytest.raises(ModelNotFoundError, match=r"If it is on the hub, run: mlxdiff pull no/such/sd\.safetensors$"):
+        hub.resolve("no/such/sd.safetensors")
+
+
 def test_what_is_used_as_another_kind_is_said(online):
     online.add(NAME, LORA)
     online.add("owner/canny", CANNY)
@@ -141,8 +157,10 @@ def test_what_is_used_as_another_kind_is_said(online):
         hub.find_part("owner/canny", "lora")
     with pytest.raises(UnsupportedError, match=r"owner/name is a LoRA, not an IP-Adapter\. .*--lora owner/name"):
         hub.find_part(NAME, "ip_adapter")
-    with pytest.raises(ModelNotFoundError, match="not complete"):
+    with pytest.raises(UnsupportedError, match=r"owner/name is a LoRA, not a model\. Use it as --lora owner/name"):
         hub.resolve(NAME)
+    with pytest.raises(UnsupportedError, match="is a ControlNet, not a model"):
+        hub.resolve("owner/canny")
 
 
 @pytest.mark.parametrize("files", [{"learned_embeds.bin": b"x"}, {"x4.pth": b"x", "a/b.pt": b"x"}])
