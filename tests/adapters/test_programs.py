@@ -1,0 +1,151 @@
+"""Files of LoRAs that PEFT and diffusers write or read, against the weights that they merge: every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import adapter_oracle as oracle
+import pytest
+import tiny
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+LIMIT = 1e-6
+IN_UNET = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv"]
+IN_TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+FAMILIES = ("sd15", "sd21", "sdxl")
+
+
+def make(family: str):
+    torch.manual_seed(0)
+    return tiny.PIPELINES[family]()
+
+
+def kohya_name(component: str, name: str, *, numbered: bool) -> str:
+    """As sd-scripts names a module; SD 1.x and 2.x have one text encoder, which has no number."""
+    if component == "unet":
+        return "lora_unet_" + name.replace(".", "_")
+    number = {"text_encoder": "1", "text_encoder_2": "2"}[component] if numbered else ""
+    inner = name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"
+    return f"lora_te{number}_" + inner.replace(".", "_")
+
+
+def kohya_file(pipe, path: Path, rank: int = 3, alpha: float | None = 1.5, names=lambda name: name) -> None:
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for component, name, layer in oracle.layers_of(pipe):
+        if name.startswith(("text_projection", "time_embedding", "add_embedding", "conv_in", "conv_out")):
+            continue  # which diffusers does not read
+        key = names(kohya_name(component, name, numbered="text_encoder_2" in oracle.networks(pipe)))
+        shape = layer.weight.shape
+        tensors[f"{key}.lora_down.weight"] = torch.randn(rank, *shape[1:], generator=generator)
+        tensors[f"{key}.lora_up.weight"] = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=generator)
+        if alpha is not None:
+            tensors[f"{key}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("alpha", [None, 1.5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kohyas_names(family, alpha, tmp_path):
+    pipe = make(family)
+    before = oracle.state_of(pipe)
+    path = tmp_path / "style.safetensors"
+    kohya_file(pipe, path, alpha=alpha)
+    pipe.load_lora_weights(path)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    error, changed = oracle.worst(oracle.merged(path, before), oracle.state_of(pipe), before)
+    assert error < LIMIT
+    assert changed > 80
+
+
+def with_lora(pipe, **changes) -> LoraConfig:
+    """A LoRA in all networks of a pipeline, as diffusers' training scripts have it."""
+    configs = {}
+    for component, module in oracle.networks(pipe).items():
+        targets = IN_UNET if component == "unet" else IN_TEXT
+        configs[component] = LoraConfig(r=4, target_modules=targets, **changes)
+        module.add_adapter(configs[component])
+        oracle.randomize(module.named_parameters(), lambda name: ".lora_" in name)
+    return configs
+
+
+@pytest.mark.parametrize("alpha", [4, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_diffusers_names(family, alpha, tmp_path):
+    pipe = make(family)
+    before = oracle.state_of(pipe)
+    configs = with_lora(pipe, lora_alpha=alpha)
+    layers = {
+        f"{component}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
+        for component, module in oracle.networks(pipe).items()
+    }
+    # Without a config, diffusers' files say nothing of alpha.
+    about = {f"{name}_lora_adapter_metadata": config.to_dict() for name, config in configs.items()} if alpha == 2 else {}
+    pipe.save_lora_weights(tmp_path, **layers, **about)
+    again = make(family)
+    again.load_lora_weights(tmp_path)
+    again.fuse_lora()
+    again.unload_lora_weights()
+    error, changed = oracle.worst(oracle.merged(tmp_path, before), oracle.state_of(again), before)
+    assert error < LIMIT
+    assert changed > 40
+
+
+def as_old_names(key: str) -> str:
+    """diffusers' before 0.17: weights in attention's processors."""
+    key = key.replace(".to_out.0.lora", ".to_out.lora")
+    for name in ("to_q", "to_k", "to_v", "to_out"):
+        key = key.replace(f".{name}.lora.", f".processor.{name}_lora.")
+    return key
+
+
+@pytest.mark.parametrize("prefix", ["unet.", ""])
+def test_diffusers_old_names(prefix, tmp_path):
+    pipe = make("sd15")
+    before = oracle.state_of(pipe)
+    pipe.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    oracle.randomize(pipe.unet.named_parameters(), lambda name: ".lora_" in name)
+    new = {f"unet.{key}": value for key, value in get_peft_model_state_dict(pipe.unet).items()}
+    halves = {"lora_A.weight": "lora.down.weight", "lora_B.weight": "lora.up.weight"}
+    old = {}
+    for key, value in new.items():
+        half = next(half for half in halves if key.endswith(half))
+        old[prefix + as_old_names(key.replace(half, halves[half])).removeprefix("unet.")] = value
+    assert any(".processor.to_out_lora.up.weight" in key for key in old)
+    save_file(old, tmp_path / "pytorch_lora_weights.safetensors")
+    pipe.fuse_lora()
+    pipe.unet.delete_adapters("default")
+    error, changed = oracle.worst(oracle.merged(tmp_path, before), oracle.state_of(pipe), before)
+    assert error < LIMIT
+    assert changed == 24
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora_alpha": 8},
+        {"lora_alpha": 3, "use_rslora": True},
+        {"rank_pattern": {"to_q": 2, "attn1.to_k": 6}, "alpha_pattern": {"to_q": 7, r".*attn2\.to_v": 1}},
+        {"use_dora": True},
+    ],
+    ids=["alpha", "rslora", "patterns", "dora"],
+)
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+def test_peft_lora(component, changes, tmp_path):
+    pipe = make("sd15")
+    before = oracle.state_of(pipe)
+    targets = IN_UNET if component == "unet" else IN_TEXT
+    model = get_peft_model(pipe.components[component], LoraConfig(r=4, target_modules=targets, **changes))
+    oracle.randomize(model.named_parameters(), lambda name: ".lora_A" in name or ".lora_B" in name)
+    model.save_pretrained(tmp_path)
+    after = dict(before)
+    after[component] = {
+        oracle.path_of(name): value.detach().numpy() for name, value in model.merge_and_unload().named_parameters()
+    }
+    error, changed = oracle.worst(oracle.merged(tmp_path, before), after, before)
+    assert error < LIMIT
+    assert changed >= 18
