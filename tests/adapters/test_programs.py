@@ -9,8 +9,14 @@ import pytest
 import tiny
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import save_file
+
+# What PEFT and transformers warn of in what they do themselves.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in ("While injecting", "The following rank_pattern", "The following alpha_pattern", "`is_gradient_check")
+]
 
 LIMIT = 1e-6
 IN_UNET = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv"]
@@ -54,23 +60,25 @@ def test_kohyas_names(family, alpha, tmp_path):
     before = oracle.state_of(pipe)
     path = tmp_path / "style.safetensors"
     kohya_file(pipe, path, alpha=alpha)
-    pipe.load_lora_weights(path)
-    pipe.fuse_lora()
-    pipe.unload_lora_weights()
-    error, changed = oracle.worst(oracle.merged(path, before), oracle.state_of(pipe), before)
+    error, changed = oracle.worst(oracle.merged(path, before), diffusers_merges(family, path), before)
     assert error < LIMIT
     assert changed > 80
 
 
-def with_lora(pipe, **changes) -> LoraConfig:
-    """A LoRA in all networks of a pipeline, as diffusers' training scripts have it."""
-    configs = {}
-    for component, module in oracle.networks(pipe).items():
-        targets = IN_UNET if component == "unet" else IN_TEXT
-        configs[component] = LoraConfig(r=4, target_modules=targets, **changes)
-        module.add_adapter(configs[component])
-        oracle.randomize(module.named_parameters(), lambda name: ".lora_" in name)
-    return configs
+def inject(module: torch.nn.Module, config: LoraConfig) -> dict[str, torch.Tensor]:
+    """Puts a random LoRA into a module and returns its weights, in PEFT's names without an adapter's name."""
+    inject_adapter_in_model(config, module)
+    oracle.randomize(module.named_parameters(), lambda name: ".lora_" in name)
+    return {k.replace(".default", ""): v for k, v in module.state_dict().items() if ".lora_" in k}
+
+
+def diffusers_merges(family: str, path: Path) -> oracle.State:
+    """The weights of a pipeline that diffusers has merged a file into."""
+    pipe = make(family)
+    pipe.load_lora_weights(path)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    return oracle.state_of(pipe)
 
 
 @pytest.mark.parametrize("alpha", [4, 2])
@@ -78,19 +86,15 @@ def with_lora(pipe, **changes) -> LoraConfig:
 def test_diffusers_names(family, alpha, tmp_path):
     pipe = make(family)
     before = oracle.state_of(pipe)
-    configs = with_lora(pipe, lora_alpha=alpha)
-    layers = {
-        f"{component}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
-        for component, module in oracle.networks(pipe).items()
-    }
+    layers, about = {}, {}
+    for component, module in oracle.networks(pipe).items():
+        targets = IN_UNET if component == "unet" else IN_TEXT
+        config = LoraConfig(r=4, lora_alpha=alpha, target_modules=targets)
+        layers[f"{component}_lora_layers"] = convert_state_dict_to_diffusers(inject(module, config))
+        about[f"{component}_lora_adapter_metadata"] = config.to_dict()
     # Without a config, diffusers' files say nothing of alpha.
-    about = {f"{name}_lora_adapter_metadata": config.to_dict() for name, config in configs.items()} if alpha == 2 else {}
-    pipe.save_lora_weights(tmp_path, **layers, **about)
-    again = make(family)
-    again.load_lora_weights(tmp_path)
-    again.fuse_lora()
-    again.unload_lora_weights()
-    error, changed = oracle.worst(oracle.merged(tmp_path, before), oracle.state_of(again), before)
+    pipe.save_lora_weights(tmp_path, **layers, **(about if alpha == 2 else {}))
+    error, changed = oracle.worst(oracle.merged(tmp_path, before), diffusers_merges(family, tmp_path), before)
     assert error < LIMIT
     assert changed > 40
 
@@ -103,25 +107,24 @@ def as_old_names(key: str) -> str:
     return key
 
 
-@pytest.mark.parametrize("prefix", ["unet.", ""])
-def test_diffusers_old_names(prefix, tmp_path):
+def test_diffusers_old_names(tmp_path):
     pipe = make("sd15")
     before = oracle.state_of(pipe)
-    pipe.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-    oracle.randomize(pipe.unet.named_parameters(), lambda name: ".lora_" in name)
-    new = {f"unet.{key}": value for key, value in get_peft_model_state_dict(pipe.unet).items()}
+    new = inject(pipe.unet, LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     halves = {"lora_A.weight": "lora.down.weight", "lora_B.weight": "lora.up.weight"}
     old = {}
     for key, value in new.items():
         half = next(half for half in halves if key.endswith(half))
-        old[prefix + as_old_names(key.replace(half, halves[half])).removeprefix("unet.")] = value
+        old["unet." + as_old_names(key.replace(half, halves[half]))] = value
     assert any(".processor.to_out_lora.up.weight" in key for key in old)
-    save_file(old, tmp_path / "pytorch_lora_weights.safetensors")
-    pipe.fuse_lora()
-    pipe.unet.delete_adapters("default")
-    error, changed = oracle.worst(oracle.merged(tmp_path, before), oracle.state_of(pipe), before)
-    assert error < LIMIT
-    assert changed == 24
+    path, bare = tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "bare.safetensors"
+    save_file(old, path)
+    save_file({key.removeprefix("unet."): value for key, value in old.items()}, bare)
+    theirs = diffusers_merges("sd15", path)
+    for file in (path, bare):  # older still is a UNet's file that does not say so; diffusers lost the way to read it
+        error, changed = oracle.worst(oracle.merged(file, before), theirs, before)
+        assert error < LIMIT
+        assert changed == 32
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_diffusers_old_names(prefix, tmp_path):
     [
         {"lora_alpha": 8},
         {"lora_alpha": 3, "use_rslora": True},
-        {"rank_pattern": {"to_q": 2, "attn1.to_k": 6}, "alpha_pattern": {"to_q": 7, r".*attn2\.to_v": 1}},
+        {"rank_pattern": {"to_q": 2, "0.fc1": 6}, "alpha_pattern": {"to_q": 7, r".*attn2\.to_v": 1, "1.mlp.fc2": 3}},
         {"use_dora": True},
     ],
     ids=["alpha", "rslora", "patterns", "dora"],

@@ -40,7 +40,7 @@ class PeftConfig:
     sections: Sections
 
     def numbers(self, name: str) -> dict[str, float]:
-        """`alpha` and `scale` of the module that the file calls `name`; nothing where no config is about it.
+        """`alpha` and `scale`, or IA3's `on_input`, of the module that the file calls `name`; {} where no config is.
 
         Raises CheckpointError for numbers that are none.
         """
@@ -48,6 +48,8 @@ class PeftConfig:
         if prefix is None:
             return {}
         values, module = self.sections[prefix], name[len(prefix) :]
+        if values.get("peft_type") == "IA3":
+            return {"on_input": float(self._is_feedforward(values.get("feedforward_modules"), module))}
         rank = self._number(values, "rank_pattern", "r", module, _RANK)
         alpha = self._number(values, "alpha_pattern", "alpha" if "alpha" in values else "lora_alpha", module, _ALPHA)
         if rank < 1 or alpha == 0:
@@ -62,6 +64,12 @@ class PeftConfig:
         if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < 1e9:
             raise self._bad(f"has {name} = {str(found)[:40]}")
         return float(found)
+
+    def _is_feedforward(self, chosen: Any, module: str) -> bool:
+        """Whether IA3 multiplies the input of a module, and not its output."""
+        if isinstance(chosen, str):
+            return self._is_for(chosen, module)
+        return isinstance(chosen, list) and any(isinstance(name, str) and module.endswith(name) for name in chosen)
 
     def _is_for(self, pattern: str, module: str) -> bool:
         if _PATTERN.fullmatch(pattern) is None or pattern.count("*") > _MOST_STARS:

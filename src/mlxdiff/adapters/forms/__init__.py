@@ -8,9 +8,14 @@ from ..change import Form, Shape
 from ..read import Layer
 from .low_rank import BiasOfUp, low_rank
 from .misfit import Misfit, fit
+from .products import hadamard, kronecker
+from .scaled import decomposed, multiplied
 from .whole import Added, Replaced
 
 __all__ = ["Misfit", "changes_of"]
+
+# The form that a part of its name belongs to.
+_BUILDERS = {"up": low_rank, "down": low_rank, "mid": low_rank, "hada": hadamard, "lokr": kronecker}
 
 
 def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
@@ -31,16 +36,24 @@ def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
             raise Misfit("more than one form of change at once")
         forms[name] = form
 
-    if "up" in parts or "down" in parts:
-        add("weight", low_rank(layer, shape_of("weight")))
+    for build in dict.fromkeys(_BUILDERS[kind] for part in parts if (kind := part.split("_")[0]) in _BUILDERS):
+        add("weight", build(layer, shape_of("weight")))
     if "up_bias" in parts:
         add("bias", BiasOfUp(fit(parts["up_bias"], shape_of("bias")), layer.scale(parts["down"].shape[0])))
     for part, name in (("diff", "weight"), ("diff_bias", "bias")):
         if part in parts:
             add(name, Added(fit(parts[part], shape_of(name))))
-    for name in ("weight", "bias"):
-        if name in parts:
-            add(name, Replaced(fit(parts[name], shape_of(name))))
+    if "factor" in parts or "on_input" in layer.numbers:
+        for name, form in multiplied(layer, shapes).items():
+            add(name, form)
+    else:
+        for name in ("weight", "bias"):
+            if name in parts:
+                add(name, Replaced(fit(parts[name], shape_of(name))))
+    if "magnitude" in parts or "row_magnitude" in parts:
+        if "weight" not in forms:
+            raise Misfit("a DoRA of nothing")
+        forms["weight"] = decomposed(layer, forms["weight"], shape_of("weight"))
     if not forms:
         raise Misfit(f"of no known form ({', '.join(sorted(parts))})")
     return forms
