@@ -20,6 +20,7 @@ from .conditioning import Conditioning, Strand, concatenate, constant
 from .diffusion.guidance import NEGATIVE, POSITIVE, positives
 from .errors import MlxdiffWarning
 from .families.base import PromptEncoder, Vectors
+from .loras import adapters_of
 from .networks import Networks
 from .request import Resolved
 from .text.chunking.chunk import Names
@@ -86,7 +87,11 @@ class EncodedPrompts:
 
     def of(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """What each request tells, evaluated. More than KEPT requests push out their own first."""
-        found = [self._of(request) for request in requests]
+        found: list[EncodedRequest] = []
+        for before, request in zip([None, *requests], requests, strict=False):
+            if before is not None and before.lora != request.lora:
+                mx.eval([each.arrays() for each in found])  # with the weights that are there, which then may go
+            found.append(self._of(request))
         mx.eval([each.arrays() for each in found])
         self._networks.prompts_are_encoded()
         return found
@@ -108,6 +113,7 @@ class EncodedPrompts:
             *parsed.texts.items(),
             *(request.height, request.width, request.prompt_syntax, request.clip_skip),
             *(request.embedding, request.hashes if request.embedding else None),
+            self._networks.adapting.key("encoder", adapters_of(request)),
             parsed.reading.run if parsed.is_scheduled else None,
         )
         if key in self._kept:  # what was used last goes last
@@ -120,7 +126,7 @@ class EncodedPrompts:
         return self._kept[key]
 
     def _encode(self, request: Resolved, parsed: ParsedTexts) -> EncodedRequest:
-        encoder = self._networks.encoder
+        encoder: PromptEncoder = self._networks.adapted("encoder", adapters_of(request)).network
         inversions = inversions_of(request)
         names = names_of(inversions, self._networks.tokenizers)
         if _is_simple(parsed, self._networks.tokenizers, names):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import backend, hub, images, presets
+from . import backend, hub, images, loras, presets
 from .catalogue import SCHEDULES
 from .declarations import PartReference, Structured
 from .diffusion import guidance
@@ -44,7 +44,7 @@ class Loaded:
 def resolve(request: Request, loaded: Loaded) -> Resolved:
     """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
-    request = presets.applied(request)
+    request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
     if request.strength is not None and request.image is None:
         raise RequestError("There is a strength but no image.", "Give the image to start from.")
     config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)

@@ -146,10 +146,9 @@ def measure(merged: Merged, survival: Survival) -> Transformation:
             layer = at(module, path.removesuffix(".weight"))
             if not isinstance(layer, nn.QuantizedLinear):
                 continue
-            grid = {"group_size": layer.group_size, "bits": layer.bits}
-            packed, scales, biases = mx.quantize(whole, **grid)
-            now = _dequantized(layer["weight"], layer["scales"], layer["biases"], layer)
-            there = now - mx.dequantize(packed, scales, biases, **grid)
+            packed, scales, biases = mx.quantize(whole, group_size=layer.group_size, bits=layer.bits)
+            before = _dequantized(packed, scales, biases, layer)
+            there = _dequantized(layer["weight"], layer["scales"], layer["biases"], layer) - before
             survival[path] = mx.stack([(there * added).sum(), (there * there).sum(), (added * added).sum()])
 
     return _of_module("measure", change)
@@ -243,7 +242,8 @@ def _of_module(name: str, do: Callable[[nn.Module], object]) -> Transformation:
 
 def _unpacked(layer: nn.Module | None, path: str, weights: Weights) -> mx.array:
     """The weight of a stored quantized layer, in fp32."""
-    return _dequantized(*(weights[f"{path}.{name}"] for name in ("weight", "scales", "biases")), layer)
+    packed, scales, biases = (weights[f"{path}.{name}"] for name in ("weight", "scales", "biases"))
+    return _dequantized(packed, scales, biases, layer)
 
 
 def _packed(layer: nn.Module | None, path: str, whole: mx.array) -> Weights:
@@ -254,8 +254,8 @@ def _packed(layer: nn.Module | None, path: str, whole: mx.array) -> Weights:
 
 def _dequantized(packed: mx.array, scales: mx.array, biases: mx.array, layer: nn.Module | None) -> mx.array:
     assert isinstance(layer, nn.QuantizedLinear)
-    grid = {"group_size": layer.group_size, "bits": layer.bits}
-    return mx.dequantize(packed, scales.astype(mx.float32), biases.astype(mx.float32), **grid)
+    size, bits = layer.group_size, layer.bits
+    return mx.dequantize(packed, scales.astype(mx.float32), biases.astype(mx.float32), group_size=size, bits=bits)
 
 
 def _checked(path: str, whole: mx.array, added: mx.array) -> mx.array:
