@@ -6,6 +6,7 @@ a picture's record says what was applied in one place, and nothing is applied tw
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from .adapters.folder import weights_in
 from .checkpoint.header import read_header
 from .errors import MlxdiffWarning, ModelNotFoundError, RequestError
 from .hashing import content_hash
-from .request import Lora, Request, Resolved
+from .request import SEEDS, Lora, Request, Resolved
 from .text.syntax.a1111 import split_networks
 from .text.syntax.prompt import Network
 
@@ -55,13 +56,15 @@ def adapters_of(request: Resolved) -> Adapters:
 def alike(request: Request) -> Iterator[Request]:
     """The request, cut where its prompts' tags name other LoRAs: what is rendered together has the same weights.
 
-    One whose prompts agree comes back as it is. Needs a seed where they do not.
+    One whose prompts agree comes back as it is. A seed is drawn where there is none and they do not.
     """
     texts = request.prompts
     tags = [_split(request, text)[1] for text in texts]
     if len(set(tags)) <= 1:
         yield request
         return
+    if request.seed is None:
+        request = replace(request, seed=secrets.randbelow(SEEDS))
     first = 0
     for i in range(1, len(texts) + 1):
         if i == len(texts) or tags[i] != tags[first]:

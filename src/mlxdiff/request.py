@@ -50,6 +50,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 DTYPES = ("fp16", "bf16", "fp32")
 MAX_SEED = 2**64 - 1
+SEEDS = 2**32  # that are drawn where none is given
 MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
@@ -375,7 +376,11 @@ class Request:
         unset="off",
     )
     vae: str | None = setting(
-        Reference(), "Folder or .safetensors file of a VAE to use instead.", group="Model", scope="model", unset="none"
+        PartReference("vae"),
+        "VAE to use instead: folder, .safetensors file, name, or hub id.",
+        group="Model",
+        scope="model",
+        unset="none",
     )
     prediction_type: str | None = setting(
         Choice(PREDICTION_TYPES),
