@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 
 from . import backend
 from .adapters import Change, match, read_adapter
+from .checkpoint.inversion import Inversion
 from .checkpoint.quantize import quantize, quantized_layers
 from .families import Checkpoint, base
 from .loras import Adapters, Weighted
@@ -33,6 +34,15 @@ MOST_KNOWN = 256  # adapters of which it is kept what they change
 Reload = Callable[..., Survival]
 Key = tuple[tuple[str, float, int | None], ...]
 """(content, strength, rank) of the adapters that change a part: equal keys, equal weights."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is kept of a file that was read: the components that it changes, and its textual inversions. Its weights
+    are read when they are needed."""
+
+    components: frozenset[str]
+    inversions: tuple[Inversion, ...]
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,12 @@ class Adapting:
 
     def __init__(self, checkpoint: Checkpoint, bits: int | None) -> None:
         self._checkpoint, self._bits = checkpoint, bits
-        self._known: dict[str, frozenset[str]] = {}
+        self._known: dict[str, Known] = {}
 
     def check(self, adapters: Adapters) -> None:
         """Raises CheckpointError or UnsupportedError for a file that is damaged, or made for another model."""
         for adapter in adapters:
-            self._components(adapter)
+            self._about(adapter)
 
     def key(self, part: str, adapters: Adapters) -> Key:
         """What decides the weights of `backbone` or `encoder`."""
@@ -106,15 +116,19 @@ class Adapting:
         return [
             adapter
             for adapter in adapters
-            if adapter.strength(part) != 0 and self._components(adapter).intersection(PARTS[part])
+            if adapter.strength(part) != 0 and self._about(adapter).components.intersection(PARTS[part])
         ]
 
-    def _components(self, adapter: Weighted) -> frozenset[str]:
-        """The components that a file changes. Nothing else of it is kept: its weights are read when they are needed."""
+    def inversions(self, adapters: Adapters) -> tuple[Inversion, ...]:
+        """The textual inversions that the files bring along for prompts."""
+        return tuple(inversion for adapter in adapters for inversion in self._about(adapter).inversions)
+
+    def _about(self, adapter: Weighted) -> Known:
         if adapter.digest not in self._known:
             if len(self._known) == MOST_KNOWN:
                 del self._known[next(iter(self._known))]
-            self._known[adapter.digest] = frozenset(match(read_adapter(adapter.path), self._shapes))
+            read = read_adapter(adapter.path)
+            self._known[adapter.digest] = Known(frozenset(match(read, self._shapes)), read.inversions)
         return self._known[adapter.digest]
 
     @cached_property

@@ -127,7 +127,7 @@ class EncodedPrompts:
 
     def _encode(self, request: Resolved, parsed: ParsedTexts) -> EncodedRequest:
         encoder: PromptEncoder = self._networks.adapted("encoder", adapters_of(request)).network
-        inversions = inversions_of(request)
+        inversions = self._inversions(request)
         names = names_of(inversions, self._networks.tokenizers)
         if _is_simple(parsed, self._networks.tokenizers, names):
             size = {"height": request.height, "width": request.width}
@@ -136,18 +136,27 @@ class EncodedPrompts:
         vectors = {name: vectors_for(inversion, encoder.widths) for name, inversion in inversions.items()}
         return _Assembler(request, parsed, encoder, vectors).encoded()
 
+    def _bundled(self, request: Resolved) -> tuple[Inversion, ...]:
+        """Textual inversions that LoRA files bring along."""
+        return self._networks.adapting.inversions(adapters_of(request))
+
+    def _inversions(self, request: Resolved) -> dict[str, Inversion]:
+        return {inversion.name: inversion for inversion in self._bundled(request)} | inversions_of(request)
+
     def _warn(self, request: Resolved, parsed: ParsedTexts) -> None:
         """Says what of the prompts does nothing, each time they are used."""
         things = [thing for prompt in parsed.all_prompts for thing in parsing.unused(prompt)]
-        inversions, tokenizers = inversions_of(request), self._networks.tokenizers
+        inversions, tokenizers = self._inversions(request), self._networks.tokenizers
         names = names_of(inversions, tokenizers)[0]
         if parsed.reading.syntax == "comfyui":
             things += [thing for prompt in parsed.all_prompts for thing in parsing.unknown_embeddings(prompt, names)]
         parsing.warn_of(things)
-        if inversions:
+        given = {id(each) for each in inversions.values()} - {id(each) for each in self._bundled(request)}
+        if given:
             said = parsing.named_in(parsed.all_prompts, parsed.reading.syntax, tokenizers[0], names)
             used = {id(inversion) for name, inversion in inversions.items() if name in said}
-            for inversion in {id(each): each for each in inversions.values() if id(each) not in used}.values():
+            idle = {id(each): each for each in inversions.values() if id(each) in given - used}
+            for inversion in idle.values():
                 mark = "embedding:" if parsed.reading.syntax == "comfyui" else ""
                 called = next(name for name, each in inversions.items() if each is inversion)
                 text = f"No prompt names the embedding {called}. Write {mark}{called} where it is to be."
