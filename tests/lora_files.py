@@ -29,12 +29,14 @@ def weights(module: torch.nn.Module, config: LoraConfig, seed: int) -> dict[str,
     return get_peft_model_state_dict(module)
 
 
-def by_diffusers(pipe: Any, folder: Path, *, seed: int = 1, rank: int = 4, alpha: int = 2, components=COMPONENTS, **more):
+def by_diffusers(
+    pipe: Any, folder: Path, *, seed: int = 1, rank: int = 4, alpha: int = 2, components=COMPONENTS
+) -> Path:
     """pytorch_lora_weights.safetensors in a folder, as `save_lora_weights` writes it; returns the file."""
     layers, about = {}, {}
     for component, module in networks(pipe, components).items():
         targets = IN_UNET if component == "unet" else IN_TEXT
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, **more)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)
         layers[f"{component}_lora_layers"] = weights(module, config, seed)
         about[f"{component}_lora_adapter_metadata"] = config.to_dict()
     pipe.save_lora_weights(folder, **layers, **about)
