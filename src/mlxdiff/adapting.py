@@ -45,7 +45,7 @@ class Known:
     inversions: tuple[Inversion, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Term:
     """A change of one parameter at its strength, as far as `rank` directions of it are used."""
 
@@ -152,13 +152,13 @@ class Adapting:
 
     def _split(self, component: str, terms: Terms) -> Split:
         quantized = self._layout[1][component]
-        beside = {
-            path: low
-            for path, each in terms.items()
-            if path in quantized and (low := [term for term in each if term.change.low_rank() is not None])
-        }
-        left = {path: [term for term in each if term not in beside.get(path, ())] for path, each in terms.items()}
-        return Split({path: each for path, each in left.items() if each}, beside)
+        merged: dict[str, list[Term]] = {}
+        beside: dict[str, list[Term]] = {}
+        for path, each in terms.items():
+            for term in each:
+                runs_beside = path in quantized and term.low_rank() is not None
+                (beside if runs_beside else merged).setdefault(path, []).append(term)
+        return Split(merged, beside)
 
 
 @dataclass(frozen=True)
