@@ -153,7 +153,8 @@ def _layer(
     bad = next((part for part, value in own.items() if not math.isfinite(value)), None)
     if bad is not None:
         raise CheckpointError(f"{path} has {parts[bad]!r} = {own[bad]}.", _DAMAGED)
-    if own.get("alpha") == 0 or own.get("scale") == 0:
+    # OFT's alpha is a limit, and 0 is none.
+    if (own.get("alpha") == 0 and "oft_blocks" not in parts) or own.get("scale") == 0:
         raise CheckpointError(
             f"{path} has an alpha of 0 for {name!r}: it would change nothing.", "Use a file whose alpha is not 0."
         )

@@ -9,13 +9,17 @@ from ..read import Layer
 from .low_rank import BiasOfUp, low_rank
 from .misfit import Misfit, fit
 from .products import hadamard, kronecker
+from .rotated import general, orthogonal
 from .scaled import decomposed, multiplied
 from .whole import Added, Replaced
 
 __all__ = ["Misfit", "changes_of"]
 
 # The form that a part of its name belongs to.
-_BUILDERS = {"up": low_rank, "down": low_rank, "mid": low_rank, "hada": hadamard, "lokr": kronecker}
+_BUILDERS = {
+    **{"up": low_rank, "down": low_rank, "mid": low_rank},
+    **{"hada": hadamard, "lokr": kronecker, "glora": general, "oft": orthogonal},
+}
 
 
 def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
