@@ -33,7 +33,6 @@ FORMS = {
     "lokr whole": ({"algo": "lokr", "full_matrix": True}, "lokr_w2"),
     "lokr tucker": ({"algo": "lokr", "factor": 2, "use_tucker": True}, "lokr_t2"),
     "lokr dora": ({"algo": "lokr", "factor": 4, "dora_wd": True}, "dora_scale"),
-    "full": ({"algo": "full"}, "diff_b"),
     "norms": ({"train_norm": True}, "b_norm"),
     "ia3": ({"algo": "ia3"}, "on_input"),
     "glora": ({"algo": "glora", "linear_alpha": 2}, "a1.weight"),
@@ -93,3 +92,27 @@ def test_text_encoder_of_lycoris(pipe, tmp_path):
     assert error < LIMIT
     assert changed == 18
     assert LycorisNetwork.LORA_PREFIX == "lycoris"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_full_differences(pipe, tmp_path):
+    """Trained in the module's place: what LyCORIS saves is its weight less the one before."""
+    before = oracle.state_of(pipe)
+    network = create_lycoris(pipe.unet, 1.0, algo="full")
+    network.apply_to()
+    with torch.no_grad():
+        for value in network.parameters():
+            value += torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "style.safetensors"
+    network.save_weights(str(path), None, None)
+    after = {name: dict(values) for name, values in before.items()}
+    names = {f"lycoris_{name.replace('.', '_')}": name for name, _ in pipe.unet.named_modules()}
+    for layer in network.loras:
+        weight, bias = layer.get_merged_weight()
+        after["unet"][f"{names[layer.lora_name]}.weight"] = weight.detach().numpy()
+        if bias is not None:
+            after["unet"][f"{names[layer.lora_name]}.bias"] = bias.detach().numpy()
+    network.restore()
+    error, changed = oracle.worst(oracle.merged(path, before), after, before)
+    assert error < LIMIT
+    assert changed > 130

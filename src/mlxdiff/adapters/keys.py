@@ -5,36 +5,41 @@ Every program has its own endings for the same parts. Facts about names only: no
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
-# What follows the module's name, by the name that the part has here. PEFT may leave an adapter's name within.
-_ENDINGS = {
-    "up": r"(\.lora_up|\.lora_B|\.lora\.up|_lora\.up|\.lora_linear_layer\.up)(\.default)?(\.weight)?",
-    "down": r"(\.lora_down|\.lora_A|\.lora\.down|_lora\.down|\.lora_linear_layer\.down)(\.default)?(\.weight)?",
-    "mid": r"\.lora_mid\.weight",
-    "up_bias": r"\.lora_B(\.default)?\.bias",
-    "alpha": r"\.alpha",
-    "scale": r"\.scale",
-    "magnitude": r"\.dora_scale",
-    "row_magnitude": r"\.lora_magnitude_vector(\.default)?(\.weight)?",
-    **{name: rf"\.{name}(\.default)?" for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
-    **{name: rf"\.{name}(\.default)?" for name in ("hada_t1", "hada_t2")},
-    **{name: rf"\.{name}(\.default)?" for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b")},
-    **{name: rf"\.{name}(\.default)?" for name in ("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
-    **{f"glora_{name}": rf"\.{name}\.weight" for name in ("a1", "a2", "b1", "b2", "bm")},
-    "oft_blocks": r"\.oft_blocks",
-    "oft_rescale": r"\.rescale",
-    "diff": r"\.diff|\.w_norm",
-    "diff_bias": r"\.diff_b|\.b_norm",
-    "factor": r"\.ia3_l(\.default)?",
-    "on_input": r"\.on_input",
-    "weight": r"\.weight",
-    "bias": r"\.bias",
+# What follows the module's name, by the name that the part has here.
+_ENDINGS: dict[str, tuple[str, ...]] = {
+    "up": (".lora_up", ".lora_B", ".lora.up", "_lora.up", ".lora_linear_layer.up"),
+    "down": (".lora_down", ".lora_A", ".lora.down", "_lora.down", ".lora_linear_layer.down"),
+    "mid": (".lora_mid",),
+    "up_bias": (".lora_B.bias", ".lora_B.default.bias"),
+    "alpha": (".alpha",),
+    "scale": (".scale",),
+    "magnitude": (".dora_scale",),
+    "row_magnitude": (".lora_magnitude_vector",),
+    **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
+    **{name: (f".{name}",) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b")},
+    **{name: (f".{name}",) for name in ("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
+    **{f"glora_{name}": (f".{name}.weight",) for name in ("a1", "a2", "b1", "b2", "bm")},
+    "oft_blocks": (".oft_blocks",),
+    "oft_rescale": (".rescale",),
+    "diff": (".diff", ".w_norm"),
+    "diff_bias": (".diff_b", ".b_norm"),
+    "factor": (".ia3_l",),
+    "on_input": (".on_input",),
+    "weight": (".weight",),
+    "bias": (".bias",),
 }
-_KEY = re.compile(
-    r"(?P<module>.+?)(?:" + "|".join(f"(?P<{part}>{ending})" for part, ending in _ENDINGS.items()) + ")"
-)
+# PEFT may leave an adapter's name within, and what was a layer's weight is called so.
+_PARTS = {
+    f"{ending}{name}{kind}": part
+    for part, endings in _ENDINGS.items()
+    for ending in endings
+    for name in ("", ".default")
+    for kind in ("", ".weight")
+    if part not in ("weight", "bias") or (name, kind) == ("", "")
+}
+_LONGEST = max(map(len, _PARTS))
 
 PEFT = "base_model.model."
 """What PEFT writes before the name of every module."""
@@ -49,8 +54,7 @@ class Key(NamedTuple):
 
 def split(key: str) -> Key | None:
     """The module and the part of a key; None for one that no adapter has."""
-    found = _KEY.fullmatch(key)
-    if found is None:
-        return None
-    part = next(name for name in _ENDINGS if found.group(name) is not None)
-    return Key(found.group("module"), part)
+    for start in range(max(1, len(key) - _LONGEST), len(key)):
+        if key[start] in "._" and (part := _PARTS.get(key[start:])) is not None:
+            return Key(key[:start], part)
+    return None
