@@ -8,6 +8,7 @@ from pathlib import Path
 import adapter_oracle as oracle
 import pytest
 import tiny
+import tiny_unets
 import torch
 from safetensors import safe_open
 
@@ -41,10 +42,21 @@ FORMS = {
 }
 
 
+class Pipe:
+    """A UNet of one level and a text encoder."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        one = tiny_unets.CONFIGS["one-level"]
+        unet = tiny.unet(**one, norm_num_groups=4, cross_attention_dim=24)
+        text = tiny.CLIPTextModel(tiny.text_config(num_hidden_layers=1, hidden_size=16, intermediate_size=32))
+        self.components = {"unet": unet, "text_encoder": text}
+        self.unet, self.text_encoder = unet, text
+
+
 @pytest.fixture(scope="module")
 def pipe():
-    torch.manual_seed(0)
-    return tiny.sd15()
+    return Pipe()
 
 
 def written(module: torch.nn.Module, path: Path, **options) -> LycorisNetwork:
@@ -79,7 +91,7 @@ def test_lycoris(name, pipe, tmp_path):
     network.merge_to(1.0)
     error, changed = oracle.worst(oracle.merged(path, before), oracle.state_of(pipe), before)
     assert error < LIMIT
-    assert changed > 60
+    assert changed > 30
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -90,7 +102,7 @@ def test_text_encoder_of_lycoris(pipe, tmp_path):
     network.merge_to(1.0)
     error, changed = oracle.worst(oracle.merged(path, before), oracle.state_of(pipe), before)
     assert error < LIMIT
-    assert changed == 18
+    assert changed == 6
     assert LycorisNetwork.LORA_PREFIX == "lycoris"
 
 
@@ -115,4 +127,4 @@ def test_full_differences(pipe, tmp_path):
     network.restore()
     error, changed = oracle.worst(oracle.merged(path, before), after, before)
     assert error < LIMIT
-    assert changed > 130
+    assert changed > 50
