@@ -25,6 +25,7 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "oft_rescale": (".rescale",),
     "diff": (".diff", ".w_norm"),
     "diff_bias": (".diff_b", ".b_norm"),
+    "value": (".set_weight",),
     "factor": (".ia3_l",),
     "on_input": (".on_input",),
     "weight": (".weight",),

@@ -47,6 +47,8 @@ def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
     for part, name in (("diff", "weight"), ("diff_bias", "bias")):
         if part in parts:
             add(name, Added(fit(parts[part], shape_of(name))))
+    if "value" in parts:
+        add("weight", Replaced(fit(parts["value"], shape_of("weight"))))
     if "factor" in parts or "on_input" in layer.numbers:
         for name, form in multiplied(layer, shapes).items():
             add(name, form)
