@@ -64,7 +64,7 @@ def written(module: torch.nn.Module, path: Path, **options) -> LycorisNetwork:
     network = create_lycoris(module, 1.0, **{"linear_dim": 4, "linear_alpha": 4, "algo": "lora", **options})
     for layer in network.loras:  # which it does itself for training, with the layers in the module's place
         network.add_module(layer.lora_name, layer)
-    oracle.randomize(network.named_parameters(), lambda name: True)
+    oracle.randomize(network.named_parameters(), lambda _: True)
     network.save_weights(str(path), None, None)
     return network
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 
 # What PEFT and transformers warn of in what they do themselves.

@@ -61,26 +61,29 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
     "alpha of many": (lora(alpha=normal(3)), "where one number belongs"),
     "alpha of none": (lora(alpha=normal(0)), "it is empty"),
     "scale 0": (lora(scale=number(0)), "alpha of 0"),
-    "NaN": (with_nan(np.nan), "a number that is none in 'lora_unet_fc'"),
-    "infinity": (with_nan(-np.inf), "a number that is none in 'lora_unet_fc'"),
+    "NaN": (with_nan(np.nan), "NaN or infinity in 'lora_unet_fc'"),
+    "infinity": (with_nan(-np.inf), "NaN or infinity in 'lora_unet_fc'"),
     "integers": ({"lora_unet_fc.lora_up.weight": np.ones((6, 2), np.int32)} | lora("lora_unet_f"), "as integers"),
-    "half": ({"lora_unet_fc.lora_up.weight": normal(6, 2)}, "half a LoRA"),
+    "half": ({"lora_unet_fc.lora_up.weight": normal(6, 2)}, "is damaged: 'lora_unet_fc' has half a LoRA"),
     "ranks differ": (lora() | {"lora_unet_fc.lora_down.weight": normal(3, 4)}, "ranks differ"),
-    "too wide": (lora(width=5), r"of the shape \(6, 5\), where the model has \(6, 4\)"),
-    "too long": (lora(out=7), r"of the shape \(7, 4\), where the model has \(6, 4\)"),
+    "too wide": (lora(width=5), r"has the shape \(6, 5\), where the model has \(6, 4\)"),
+    "too long": (lora(out=7), r"has the shape \(7, 4\), where the model has \(6, 4\)"),
     "for a norm": (lora("lora_unet_norm"), r"where the model has \(6,\)"),
     "of one axis": ({f"lora_unet_fc.lora_{half}.weight": normal(4) for half in ("up", "down")}, "where the model has"),
     "of five axes": (lora() | {"lora_unet_fc.lora_up.weight": normal(6, 2, 1, 1, 1)}, "where the model has"),
     "another kernel": (
         {"lora_unet_conv.lora_up.weight": normal(6, 2, 1, 1), "lora_unet_conv.lora_down.weight": normal(2, 4, 5, 5)},
-        r"of the shape \(6, 4, 5, 5\), where the model has \(6, 4, 3, 3\)",
+        r"has the shape \(6, 4, 5, 5\), where the model has \(6, 4, 3, 3\)",
     ),
     "a large up": (
         {"lora_unet_conv.lora_up.weight": normal(6, 2, 3, 3), "lora_unet_conv.lora_down.weight": normal(2, 4, 1, 1)},
         "where the model has",
     ),
     "another core": (lora() | {"lora_unet_fc.lora_mid.weight": normal(3, 2, 3, 3)}, "lora_mid is"),
-    "half a LoHa": ({"lora_unet_fc.hada_w1_a": normal(6, 2), "lora_unet_fc.hada_w1_b": normal(2, 4)}, "hada_w2"),
+    "half a LoHa": (
+        {"lora_unet_fc.hada_w1_a": normal(6, 2), "lora_unet_fc.hada_w1_b": normal(2, 4)},
+        "has only a part of hada_w2",
+    ),
     "a LoHa of another size": (
         {f"lora_unet_fc.hada_w{n}_{half}": normal(*s) for n in "12" for half, s in (("a", (5, 2)), ("b", (2, 4)))},
         r"a LoHa of \(5, 4\)",
@@ -91,15 +94,18 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
         {f"lora_unet_fc.lokr_{n}": normal(2, 2) for n in ("w1", "w1_a", "w1_b", "w2")},
         "both lokr_w1 and its halves",
     ),
-    "a DoRA of nothing": ({"lora_unet_fc.dora_scale": normal(6, 1), **lora("lora_unet_conv")}, "does not fit"),
+    "a DoRA of a bias": (
+        {"lora_unet_conv.dora_scale": normal(6, 1), "lora_unet_conv.diff_b": normal(6)},
+        "has a DoRA of nothing",
+    ),
     "a DoRA of another size": (lora(dora_scale=normal(5, 1)), r"a DoRA of \(5, 1\)"),
     "an IA3 of another size": (
         {"lora_unet_fc.weight": normal(5), "lora_unet_fc.on_input": number(1)},
         "an IA3 of 5 factors",
     ),
-    "a difference of another size": ({"lora_unet_fc.diff": normal(6, 5)}, r"of the shape \(6, 5\)"),
-    "a bias where there is none": ({"lora_unet_fc.diff_b": normal(6)}, "about a bias, and the model has none"),
-    "a BOFT": ({"lora_unet_fc.oft_blocks": normal(2, 3, 2, 2)}, "a BOFT, which mlxdiff does not read"),
+    "a difference of another size": ({"lora_unet_fc.diff": normal(6, 5)}, r"has the shape \(6, 5\)"),
+    "a bias where there is none": ({"lora_unet_fc.diff_b": normal(6)}, "changes a bias, and the model has none"),
+    "a BOFT": ({"lora_unet_fc.oft_blocks": normal(2, 3, 2, 2)}, "is a BOFT, which mlxdiff does not read"),
     "an OFT of another size": ({"lora_unet_fc.oft_blocks": normal(2, 2, 2)}, "an OFT of 4 rows"),
     "an old GLoRA": (
         {f"lora_unet_fc.{n}.weight": normal(*s) for n, s in
@@ -309,8 +315,7 @@ def test_mutated_files_are_read_or_refused(tmp_path):
         path.write_bytes(mutations.mutate(path.name, sound, random.Random(seed)))
         try:
             read_all(path)
-        except MlxdiffError as error:
-            assert error.exit_code == 1
+        except MlxdiffError:
             refused += 1
     assert 200 < refused < 400
     path.unlink()

@@ -1,9 +1,9 @@
 """A strength for each block of the UNet, as A1111's users of LoRA Block Weight know them.
 
-    BASE                  the text encoders, and what is in no numbered block
-    IN00 to IN11          the blocks on the way down, numbered as in the original implementation (SDXL: to IN08)
-    MID                   the block in the middle, also M00
-    OUT00 to OUT11        the blocks on the way up
+BASE                  the text encoders, and what is in no numbered block
+IN00 to IN11          the blocks on the way down, numbered as in the original implementation (SDXL: to IN08)
+MID                   the block in the middle, also M00
+OUT00 to OUT11        the blocks on the way up
 """
 
 from __future__ import annotations

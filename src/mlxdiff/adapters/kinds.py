@@ -26,7 +26,7 @@ def form_of(parts: Mapping[str, _Shaped]) -> str:
         name = "OFT"
     elif "diff" in parts or "diff_bias" in parts:
         name = "difference"
-    elif "factor" in parts or "weight" in parts and len(parts) == 1 and len(parts["weight"].shape) == 1:
+    elif "factor" in parts or ("weight" in parts and len(parts) == 1 and len(parts["weight"].shape) == 1):
         name = "IA3"
     else:
         name = "whole weights"

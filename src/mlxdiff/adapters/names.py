@@ -13,7 +13,8 @@ from ..checkpoint.ldm_names import unet_modules
 
 UNET, TEXT, TEXT_2 = "unet", "text_encoder", "text_encoder_2"
 
-# What stands before the names of a component; the longest that fits decides. SDXL's refiner has the second encoder alone.
+# What stands before the names of a component; the longest that fits decides. SDXL's refiner has the second encoder
+# alone.
 _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("lora_unet_", (UNET,)),
     ("lycoris_unet_", (UNET,)),

@@ -91,7 +91,9 @@ def config_of(path: Path, header: Header) -> PeftConfig | None:
         found = PeftConfig(str(beside), {PEFT: read_json(beside)}) if beside.is_file() else None
     else:
         found = _in_header(path, header)
-    for values in () if found is None else found.sections.values():
+    if found is None:
+        return None
+    for values in found.sections.values():
         start = values.get("init_lora_weights")
         if isinstance(start, str) and start.startswith(_CHANGES_MODEL):
             raise UnsupportedError(

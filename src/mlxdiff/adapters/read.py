@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import mlx.core as mx
 from ..checkpoint.header import Header, read_header
 from ..checkpoint.inversion import Inversion
 from ..checkpoint.load import read_arrays
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnsupportedError
 from . import family
 from .bundled import BUNDLED, bundled_inversions
 from .folder import weights_in
@@ -73,7 +73,7 @@ class Adapter:
     def check_finite(self) -> None:
         """Reads every weight once, some at a time, and keeps none. Raises CheckpointError for NaN and infinity."""
         if self._bad is not None:
-            raise CheckpointError(f"{self.path} holds a number that is none in {self._bad!r}.", "Download it again.")
+            raise CheckpointError(f"{self.path} holds NaN or infinity in {self._bad[:120]!r}.", "Download it again.")
 
     @cached_property
     def _bad(self) -> str | None:
@@ -124,6 +124,8 @@ def _modules(path: Path, header: Header) -> dict[str, dict[str, str]]:
             continue
         if 0 in info.shape:
             raise CheckpointError(f"{path} has {key!r} in the shape {list(info.shape)}: it is empty.", _DAMAGED)
+        if found.part == "oft_blocks" and len(info.shape) == 4:
+            raise UnsupportedError(f"{path} is a BOFT, which mlxdiff does not read.", "Use a LoRA, a LoHa or a LoKr.")
         parts = modules.setdefault(found.module, {})
         if found.part in parts:
             raise CheckpointError(f"{path} holds the same as {key!r} under two names.", "Use a file with one of them.")
@@ -164,5 +166,3 @@ def _layer(
 
 
 _DAMAGED = "The file is damaged: download it again."
-
-

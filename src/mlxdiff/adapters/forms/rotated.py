@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from ..change import Shape
 from ..read import Layer
-from .misfit import Misfit, check_size
+from .misfit import Broken, Misfit, check_size
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,16 @@ def general(layer: Layer, shape: Shape) -> General:
     """GLoRA for a parameter of `shape` (torch's layout)."""
     names = ("a1", "a2", "b1", "b2")
     if "bm" in layer.parts or not all(f"glora_{name}" in layer.parts for name in names):
-        raise Misfit("a GLoRA of another kind than a1, a2, b1, b2")
+        raise Broken("has a GLoRA of another kind than a1, a2, b1 and b2")
     a1, a2, b1, b2 = (layer.parts[f"glora_{name}"] for name in names)
     if any(array.ndim < 2 for array in (a1, a2, b1, b2)) or len(shape) < 2:
-        raise Misfit("a GLoRA of no matrices")
+        raise Misfit("has a GLoRA of no matrices")
     rank = a2.shape[0]
     given = (b1.shape[0], *b2.shape[1:])
-    check_size(given, shape, "a GLoRA of")
+    check_size(given, shape, "has a GLoRA of")
     sizes = (a1.size, a2.size, b1.size)
     if (a1.shape[0], b2.shape[0]) != (shape[1], rank) or sizes != (shape[1] * rank, rank * shape[1], shape[0] * rank):
-        raise Misfit(f"a GLoRA of {tuple(a1.shape)} and {tuple(a2.shape)}, where the model has {shape}")
+        raise Misfit(f"has a GLoRA of {tuple(a1.shape)} and {tuple(a2.shape)}, where the model has {shape}")
     return General(a1, a2, b1, b2, layer.scale(rank))
 
 
@@ -89,16 +89,14 @@ def orthogonal(layer: Layer, shape: Shape) -> Orthogonal:
     """OFT for a parameter of `shape` (torch's layout), whose alpha is the constraint for one row."""
     blocks = layer.parts.get("oft_blocks")
     if blocks is None:
-        raise Misfit("half an OFT")
-    if blocks.ndim == 4:
-        raise Misfit("a BOFT, which mlxdiff does not read")
+        raise Broken("has half an OFT")
     if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2] or len(shape) < 2:
-        raise Misfit(f"an OFT of {tuple(blocks.shape)}")
+        raise Misfit(f"has an OFT of {tuple(blocks.shape)}")
     if blocks.shape[0] * blocks.shape[1] != shape[0]:
-        raise Misfit(f"an OFT of {blocks.shape[0] * blocks.shape[1]} rows, where the model has {shape}")
+        raise Misfit(f"has an OFT of {blocks.shape[0] * blocks.shape[1]} rows, where the model has {shape}")
     rescale = layer.parts.get("oft_rescale")
     if rescale is not None:
         if rescale.size != shape[0]:
-            raise Misfit(f"an OFT that rescales {rescale.size} rows, where the model has {shape}")
+            raise Misfit(f"has an OFT that rescales {rescale.size} rows, where the model has {shape}")
         rescale = rescale.reshape(-1, *(1,) * (len(shape) - 1))
     return Orthogonal(blocks, rescale, layer.numbers.get("alpha", 0.0) * shape[0])
