@@ -12,7 +12,7 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "up": (".lora_up", ".lora_B", ".lora.up", "_lora.up", ".lora_linear_layer.up"),
     "down": (".lora_down", ".lora_A", ".lora.down", "_lora.down", ".lora_linear_layer.down"),
     "mid": (".lora_mid",),
-    "up_bias": (".lora_B.bias", ".lora_B.default.bias"),
+    "up_bias": (".lora_B.bias",),
     "alpha": (".alpha",),
     "scale": (".scale",),
     "magnitude": (".dora_scale",),
@@ -31,15 +31,15 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "weight": (".weight",),
     "bias": (".bias",),
 }
-# PEFT may leave an adapter's name within, and what was a layer's weight is called so.
+# Some are weights of layers, and some are not.
 _PARTS = {
-    f"{ending}{name}{kind}": part
+    f"{ending}{kind}": part
     for part, endings in _ENDINGS.items()
     for ending in endings
-    for name in ("", ".default")
     for kind in ("", ".weight")
-    if part not in ("weight", "bias") or (name, kind) == ("", "")
+    if part not in ("weight", "bias") or kind == ""
 }
+_NAMED = ("up", "down", "up_bias", "row_magnitude")
 _LONGEST = max(map(len, _PARTS))
 
 PEFT = "base_model.model."
@@ -55,6 +55,16 @@ class Key(NamedTuple):
 
 def split(key: str) -> Key | None:
     """The module and the part of a key; None for one that no adapter has."""
+    found = _split(key)
+    if found is not None and found.part not in ("weight", "bias"):
+        return found
+    # PEFT puts its name for an adapter before the last word: `lora_A.NAME.weight`.
+    head, _, rest = key.rpartition(".")
+    inner = _split(f"{head.rpartition('.')[0]}.{rest}")
+    return inner if inner is not None and inner.part in _NAMED else found
+
+
+def _split(key: str) -> Key | None:
     for start in range(max(1, len(key) - _LONGEST), len(key)):
         if key[start] in "._" and (part := _PARTS.get(key[start:])) is not None:
             return Key(key[:start], part)
