@@ -114,12 +114,15 @@ def test_metadata_decide_where_shapes_do_not(said, base, tmp_path):
         assert read_adapter(path).base == base
 
 
+@pytest.mark.filterwarnings("ignore:.*without PEFT's")
 def test_one_lora_of_text_encoders_alone_is_told_by_its_widths(tmp_path):
     """PEFT's files do not say which text encoder they are for."""
     path = ldm_layout.write_sparse(
         tmp_path / "style.safetensors", lora_shapes("base_model.model.encoder.layers.0.mlp.fc1", 5120, 1280)
     )
-    assert list(match(read_adapter(path), shapes_of("sdxl"))) == ["text_encoder_2"]
+    adapter = read_adapter(path)
+    assert adapter.base == "sdxl"
+    assert list(match(adapter, shapes_of("sdxl"))) == ["text_encoder_2"]
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

@@ -39,9 +39,7 @@ def test_keys(key):
     assert split(key) == KEYS[key]
 
 
-@pytest.mark.parametrize(
-    "key", ["", ".", "alpha", ".alpha", "lora_up", "a.bias_values", "a.lora_A.b.c.weight.x"]
-)
+@pytest.mark.parametrize("key", ["", ".", "alpha", ".alpha", "lora_up", "a.bias_values", "a.lora_A.b.c.weight.x"])
 def test_keys_that_no_adapter_has(key):
     assert split(key) is None
 

@@ -12,6 +12,7 @@ import torch
 from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model
 
 from mlxdiff.adapters import read_adapter
+from mlxdiff.errors import MlxdiffWarning
 
 # What PEFT and transformers warn of in what they do themselves.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -37,7 +38,7 @@ def check(component: str, config: PeftConfig, folder: Path, at_least: int) -> No
     pipe = Pipe()
     before = oracle.state_of(pipe)
     model = get_peft_model(pipe.components[component], config)
-    ours = ("lora_A", "lora_B", "hada_", "lokr_", "ia3_")
+    ours = ("lora_A", "lora_B", "lora_embedding", "hada_", "lokr_", "ia3_")
     oracle.randomize(model.named_parameters(), lambda name: any(part in name for part in ours) or "to_save" in name)
     model.save_pretrained(folder)
     after = dict(before)
@@ -71,6 +72,18 @@ def test_lora(component, name, tmp_path):
 
 def test_lora_with_a_bias(tmp_path):
     check("text_encoder", LoraConfig(r=4, lora_alpha=3, target_modules=IN_TEXT, lora_bias=True), tmp_path, 24)
+
+
+def test_lora_of_embeddings(tmp_path):
+    targets = ["token_embedding", "q_proj"]
+    check("text_encoder", LoraConfig(r=4, lora_alpha=3, target_modules=targets), tmp_path, 3)
+
+
+def test_a_file_without_its_config_says_that_alpha_is_not_known(tmp_path):
+    check("text_encoder", LoraConfig(r=4, lora_alpha=4, target_modules=IN_TEXT), tmp_path, 12)
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.warns(MlxdiffWarning, match=r"is without PEFT's adapter_config.json, so its alpha is not known"):
+        assert read_adapter(tmp_path).layers[0].numbers == {}
 
 
 @pytest.mark.parametrize("effective", [False, True])

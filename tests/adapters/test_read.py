@@ -24,7 +24,8 @@ from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 
 Arrays = dict[str, np.ndarray]
 SHAPES = {
-    "unet": {"conv.weight": (6, 3, 3, 4), "conv.bias": (6,), "fc.weight": (6, 4), "norm.weight": (6,)},
+    "unet": {"conv.weight": (6, 3, 3, 4), "conv.bias": (6,), "fc.weight": (6, 4), "norm.weight": (6,)}
+    | {f"{name}.weight": (6, 4) for name in ("oft", "ia3", "glora")},
     "text_encoder": {"encoder.layers.0.mlp.fc1.weight": (8, 4)},
 }
 
@@ -61,8 +62,8 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
     "alpha of many": (lora(alpha=normal(3)), "where one number belongs"),
     "alpha of none": (lora(alpha=normal(0)), "it is empty"),
     "scale 0": (lora(scale=number(0)), "alpha of 0"),
-    "NaN": (with_nan(np.nan), "NaN or infinity in 'lora_unet_fc'"),
-    "infinity": (with_nan(-np.inf), "NaN or infinity in 'lora_unet_fc'"),
+    "NaN": (with_nan(np.nan), "NaN or infinity in 'lora_unet_fc.lora_up.weight'"),
+    "infinity": (with_nan(-np.inf), "NaN or infinity in 'lora_unet_fc.lora_up.weight'"),
     "integers": ({"lora_unet_fc.lora_up.weight": np.ones((6, 2), np.int32)} | lora("lora_unet_f"), "as integers"),
     "half": ({"lora_unet_fc.lora_up.weight": normal(6, 2)}, "is damaged: 'lora_unet_fc' has half a LoRA"),
     "ranks differ": (lora() | {"lora_unet_fc.lora_down.weight": normal(3, 4)}, "ranks differ"),
@@ -106,6 +107,7 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
     "a difference of another size": ({"lora_unet_fc.diff": normal(6, 5)}, r"has the shape \(6, 5\)"),
     "a bias where there is none": ({"lora_unet_fc.diff_b": normal(6)}, "changes a bias, and the model has none"),
     "a BOFT": ({"lora_unet_fc.oft_blocks": normal(2, 3, 2, 2)}, "is a BOFT, which mlxdiff does not read"),
+    "an OFT without an inverse": ({"lora_unet_fc.oft_blocks": 1e20 * normal(2, 3, 3)}, "an OFT of numbers above 1000"),
     "an OFT of another size": ({"lora_unet_fc.oft_blocks": normal(2, 2, 2)}, "an OFT of 4 rows"),
     "an old GLoRA": (
         {f"lora_unet_fc.{n}.weight": normal(*s) for n, s in
@@ -280,11 +282,18 @@ def test_configs_in_the_header(text, tmp_path):
         read_adapter(tmp_path / "a.safetensors")
 
 
+GLORA = {"a1": (4, 2), "a2": (2, 4), "b1": (6, 2), "b2": (2, 4)}
+
+
 def forms() -> Arrays:
     """A file with a layer of most forms."""
     arrays = lora("lora_unet_fc", alpha=number(1), dora_scale=normal(6, 1))
     arrays |= {"lora_unet_conv.hada_w1_a": normal(6, 2), "lora_unet_conv.hada_w1_b": normal(2, 36)}
     arrays |= {"lora_unet_conv.hada_w2_a": normal(6, 2), "lora_unet_conv.hada_w2_b": normal(2, 36)}
+    arrays |= {"lora_unet_oft.oft_blocks": normal(2, 3, 3), "lora_unet_ia3.weight": normal(4)}
+    arrays |= {f"lora_unet_glora.{n}.weight": normal(*s) for n, s in GLORA.items()} | {
+        "lora_unet_ia3.on_input": number(1)
+    }
     arrays |= {"lora_unet_conv.diff_b": normal(6), "lora_unet_norm.w_norm": normal(6)}
     te = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     arrays |= {f"{te}.lokr_w1": normal(2, 2), f"{te}.lokr_w2_a": normal(4, 2), f"{te}.lokr_w2_b": normal(2, 2)}
@@ -320,7 +329,7 @@ def test_mutated_files_are_read_or_refused(tmp_path):
     assert 200 < refused < 400
     path.unlink()
     path.write_bytes(sound)
-    assert read_all(path) == 4
+    assert read_all(path) == 7
 
 
 def test_mutated_configs_are_read_or_refused(tmp_path):

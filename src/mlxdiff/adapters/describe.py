@@ -27,6 +27,7 @@ _LONGEST = 300  # letters of one text out of a file
 _TEXTS = {
     "title": ("modelspec.title", "ss_output_name"),
     "trained_on": ("ss_sd_model_name", "ss_base_model_version"),
+    "clip_skip": ("ss_clip_skip",),
     "trigger": ("modelspec.trigger_phrase", "trained_words"),
     "author": ("modelspec.author",),
     "license": ("modelspec.license",),

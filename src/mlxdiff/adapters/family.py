@@ -13,6 +13,9 @@ WORDS = {SD1: "SD 1.x", SD2: "SD 2.x", SDXL: "SDXL"}
 
 # How wide the context of the UNet's attention is.
 _CONTEXT = {768: SD1, 1024: SD2, 2048: SDXL}
+# How wide text encoders are that only one family has.
+_TEXT = {1024: SD2, 1280: SDXL}
+_IN_TEXT = re.compile(r"encoder[._]layers[._]\d+[._](self_attn[._][qkv]_proj|mlp[._]fc1)$")
 _ATTENTION = re.compile(r"attn2[._](processor[._])?to_[kv]$")
 # SDXL alone has more than one block in a transformer, and a second text encoder.
 _IN_SDXL_ALONE = re.compile(
@@ -31,6 +34,8 @@ def of_layers(layers: Mapping[str, Mapping[str, _Shaped]], metadata: Mapping[str
     """The family of an adapter's layers (name -> part -> tensor): shapes decide before names, those before texts."""
     for name, parts in layers.items():
         if _ATTENTION.search(name) and (found := _CONTEXT.get(_width(parts))) is not None:
+            return found
+        if _IN_TEXT.search(name) and (found := _TEXT.get(_width(parts))) is not None:
             return found
     if any(map(_IN_SDXL_ALONE.search, layers)):
         return SDXL

@@ -11,6 +11,8 @@ from typing import NamedTuple
 _ENDINGS: dict[str, tuple[str, ...]] = {
     "up": (".lora_up", ".lora_B", ".lora.up", "_lora.up", ".lora_linear_layer.up"),
     "down": (".lora_down", ".lora_A", ".lora.down", "_lora.down", ".lora_linear_layer.down"),
+    "embedding_up": (".lora_embedding_B",),
+    "embedding_down": (".lora_embedding_A",),
     "mid": (".lora_mid",),
     "up_bias": (".lora_B.bias",),
     "alpha": (".alpha",),
@@ -39,7 +41,7 @@ _PARTS = {
     for kind in ("", ".weight")
     if part not in ("weight", "bias") or kind == ""
 }
-_NAMED = ("up", "down", "up_bias", "row_magnitude")
+_NAMED = ("up", "down", "up_bias", "row_magnitude", "embedding_up", "embedding_down")
 _LONGEST = max(map(len, _PARTS))
 
 PEFT = "base_model.model."

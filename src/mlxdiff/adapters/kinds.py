@@ -13,7 +13,9 @@ class _Shaped(Protocol):
 
 def form_of(parts: Mapping[str, _Shaped]) -> str:
     """What people call the form of a layer's change."""
-    if "up" in parts or "down" in parts:
+    if "embedding_up" in parts:
+        name = "LoRA"
+    elif "up" in parts or "down" in parts:
         kernel = parts["mid" if "mid" in parts else "down"].shape[2:] if "down" in parts else ()
         name = "LoRA" if tuple(kernel) in ((), (1, 1)) and "mid" not in parts else "LoCon"
     elif any(part.startswith("hada") for part in parts):
@@ -35,7 +37,7 @@ def form_of(parts: Mapping[str, _Shaped]) -> str:
 
 def rank_of(parts: Mapping[str, _Shaped]) -> int | None:
     """The rank of a layer's change; None for a form without."""
-    for part in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2"):
+    for part in ("down", "embedding_down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2"):
         if part in parts:
             return parts[part].shape[0]
     return None

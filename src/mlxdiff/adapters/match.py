@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import CheckpointError
 from . import family
 from .change import Change, Shape, torch_shape
+from .finite import check_finite
 from .forms import Broken, Misfit, changes_of
 from .names import Place, Places
 from .read import Adapter, Layer
@@ -56,7 +57,7 @@ def match(adapter: Adapter, shapes: Shapes) -> Changes:
     if misfits:
         more = f" (and {len(misfits) - 1} more such)" if len(misfits) > 1 else ""
         raise CheckpointError(f"{adapter.path} does not fit{_families(adapter, shapes)}: {misfits[0]}{more}.", _REMEDY)
-    adapter.check_finite()
+    check_finite(adapter.path)
     return changes
 
 

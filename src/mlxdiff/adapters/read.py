@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
@@ -26,7 +25,7 @@ from .scalars import read_scalars
 _SCALARS = ("alpha", "scale", "on_input")
 # Parts that only stand beside others.
 _BESIDE = {*_SCALARS, "magnitude", "row_magnitude"}
-_AT_ONCE = 2**28  # bytes that are checked together
+_DAMAGED = "The file is damaged: download it again."
 
 
 @dataclass(frozen=True)
@@ -69,28 +68,6 @@ class Adapter:
     @property
     def name(self) -> str:
         return self.path.stem
-
-    def check_finite(self) -> None:
-        """Reads every weight once, some at a time, and keeps none. Raises CheckpointError for NaN and infinity."""
-        if self._bad is not None:
-            raise CheckpointError(f"{self.path} holds NaN or infinity in {self._bad[:120]!r}.", "Download it again.")
-
-    @cached_property
-    def _bad(self) -> str | None:
-        """The first module with a number that is NaN or infinite. The arrays are mapped anew, or they would stay."""
-        again = read_adapter(self.path).layers
-        waiting: dict[str, mx.array] = {}
-        size = 0
-        for i, layer in enumerate(again):
-            waiting[layer.name] = mx.stack([mx.isfinite(array).all() for array in layer.parts.values()]).all()
-            size += sum(array.nbytes for array in layer.parts.values())
-            if size >= _AT_ONCE or i == len(again) - 1:
-                mx.eval(waiting)
-                for name, is_finite in waiting.items():
-                    if not is_finite.item():
-                        return name
-                waiting, size = {}, 0
-        return None
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -163,6 +140,3 @@ def _layer(
     if config is not None:
         own |= config.numbers(name)
     return Layer(name, {part: arrays[key] for part, key in parts.items() if part not in _SCALARS}, own)
-
-
-_DAMAGED = "The file is damaged: download it again."

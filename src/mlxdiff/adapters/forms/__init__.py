@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..change import Form, Shape
 from ..read import Layer
-from .low_rank import BiasOfUp, low_rank
+from .low_rank import BiasOfUp, low_rank, table
 from .misfit import Broken, Misfit, fit
 from .products import hadamard, kronecker
 from .rotated import general, orthogonal
@@ -20,6 +20,7 @@ _BUILDERS = {
     "up": low_rank,
     "down": low_rank,
     "mid": low_rank,
+    "embedding": table,
     "hada": hadamard,
     "lokr": kronecker,
     "glora": general,

@@ -110,8 +110,6 @@ def hadamard(layer: Layer, shape: Shape) -> Hadamard:
     """LoHa for a parameter of `shape` (torch's layout): w*_a (out, r), w*_b (r, in * kh * kw), or with cores."""
     first, second = (_factor(layer.parts, f"hada_w{n}", f"hada_t{n}") for n in (1, 2))
     for factor in (first, second):
-        if factor.whole is not None:
-            raise Broken("has half a LoHa")
         check_size(factor.shape, shape, "has a LoHa of")
     assert first.rank is not None
     return Hadamard(first, second, layer.scale(first.rank))

@@ -10,6 +10,8 @@ from ..change import Shape
 from ..read import Layer
 from .misfit import Broken, Misfit, check_size
 
+_LARGEST = 1e3  # of a skew matrix; a turn by 180 degrees in fp32 is there long before, and then no inverse is found
+
 
 @dataclass(frozen=True)
 class General:
@@ -94,6 +96,8 @@ def orthogonal(layer: Layer, shape: Shape) -> Orthogonal:
         raise Misfit(f"has an OFT of {tuple(blocks.shape)}")
     if blocks.shape[0] * blocks.shape[1] != shape[0]:
         raise Misfit(f"has an OFT of {blocks.shape[0] * blocks.shape[1]} rows, where the model has {shape}")
+    if mx.abs(blocks).max().item() > _LARGEST:
+        raise Broken(f"has an OFT of numbers above {_LARGEST:g}")
     rescale = layer.parts.get("oft_rescale")
     if rescale is not None:
         if rescale.size != shape[0]:
