@@ -38,7 +38,9 @@ def state_of(pipe: Any) -> State:
 
 def shapes_of(state: State) -> Shapes:
     """In MLX's layout."""
-    return {component: {name: mlx(value).shape for name, value in values.items()} for component, values in state.items()}
+    return {
+        component: {name: mlx(value).shape for name, value in values.items()} for component, values in state.items()
+    }
 
 
 def mlx(value: np.ndarray) -> np.ndarray:
@@ -77,7 +79,9 @@ def worst(ours: State, theirs: State, before: State) -> tuple[float, int]:
     return largest, changed
 
 
-def randomize(parameters: Iterator[tuple[str, torch.nn.Parameter]], wanted: Callable[[str], bool], seed: int = 0) -> None:
+def randomize(
+    parameters: Iterator[tuple[str, torch.nn.Parameter]], wanted: Callable[[str], bool], seed: int = 0
+) -> None:
     """Random values for the adapter's parameters, which begin as a change of nothing."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 
 # What PEFT and transformers warn of in what they do themselves.
@@ -128,30 +128,3 @@ def test_diffusers_old_names(tmp_path):
         error, changed = oracle.worst(oracle.merged(file, before), theirs, before)
         assert error < LIMIT
         assert changed == 32
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"lora_alpha": 8},
-        {"lora_alpha": 3, "use_rslora": True},
-        {"rank_pattern": {"to_q": 2, "0.fc1": 6}, "alpha_pattern": {"to_q": 7, r".*attn2\.to_v": 1, "1.mlp.fc2": 3}},
-        {"use_dora": True},
-    ],
-    ids=["alpha", "rslora", "patterns", "dora"],
-)
-@pytest.mark.parametrize("component", ["unet", "text_encoder"])
-def test_peft_lora(component, changes, tmp_path):
-    pipe = make("sd15")
-    before = oracle.state_of(pipe)
-    targets = IN_UNET if component == "unet" else IN_TEXT
-    model = get_peft_model(pipe.components[component], LoraConfig(r=4, target_modules=targets, **changes))
-    oracle.randomize(model.named_parameters(), lambda name: ".lora_A" in name or ".lora_B" in name)
-    model.save_pretrained(tmp_path)
-    after = dict(before)
-    after[component] = {
-        oracle.path_of(name): value.detach().numpy() for name, value in model.merge_and_unload().named_parameters()
-    }
-    error, changed = oracle.worst(oracle.merged(tmp_path, before), after, before)
-    assert error < LIMIT
-    assert changed >= 18

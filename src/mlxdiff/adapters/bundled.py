@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.core as mx
+
 from ..checkpoint.header import Header
 from ..checkpoint.inversion import CLIP_G, CLIP_L, ONE, Inversion
 from ..checkpoint.load import read_arrays
@@ -28,6 +30,8 @@ def bundled_inversions(path: Path, header: Header) -> tuple[Inversion, ...]:
                 f"{path} holds {key!r} in the shape {list(shape)}, which is no textual inversion.", "Download it again."
             )
         keys.setdefault(name, {})[_ENCODERS[ending]] = key
+    if not keys:
+        return ()
     arrays = read_arrays(path, header, [key for found in keys.values() for key in found.values()])
     inversions = []
     for name, found in keys.items():
@@ -38,5 +42,5 @@ def bundled_inversions(path: Path, header: Header) -> tuple[Inversion, ...]:
     return tuple(inversions)
 
 
-def _rows(vectors):
+def _rows(vectors: mx.array) -> mx.array:
     return vectors[None] if vectors.ndim == 1 else vectors

@@ -62,9 +62,8 @@ class Change:
         rank = down.shape[0]
         if len(self.shape) == 2:
             return down.reshape(rank, -1) * self.factor, up.reshape(-1, rank)
-        out, height, width, inner = self.shape
-        down = down.reshape(rank, inner, height, width)
-        return _to_mlx(down) * self.factor, up.reshape(out, 1, 1, rank)
+        down = down.reshape(rank, *torch_shape(self.shape)[1:])
+        return _to_mlx(down) * self.factor, up.reshape(-1, 1, 1, rank)
 
 
 def torch_shape(shape: Shape) -> Shape:

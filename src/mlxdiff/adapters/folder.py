@@ -11,7 +11,10 @@ _PICKLES = (".pt", ".bin", ".pth", ".ckpt")
 
 
 def weights_in(path: Path) -> Path:
-    """The .safetensors file of an adapter. Raises CheckpointError where it is not clear, UnsupportedError for a pickle."""
+    """The .safetensors file of an adapter.
+
+    Raises CheckpointError where it is not clear which, UnsupportedError for a pickle.
+    """
     if path.suffix.lower() in _PICKLES:
         raise _pickle(path)
     if not path.is_dir():

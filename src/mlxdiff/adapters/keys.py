@@ -5,33 +5,44 @@ Every program has its own endings for the same parts. Facts about names only: no
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
-# What follows the module's name, by the name that the part has here. PEFT may leave an adapter's name within.
-_ENDINGS = {
-    "up": r"(\.lora_up|\.lora_B|\.lora\.up|_lora\.up|\.lora_linear_layer\.up)(\.default)?(\.weight)?",
-    "down": r"(\.lora_down|\.lora_A|\.lora\.down|_lora\.down|\.lora_linear_layer\.down)(\.default)?(\.weight)?",
-    "mid": r"\.lora_mid\.weight",
-    "up_bias": r"\.lora_B(\.default)?\.bias",
-    "alpha": r"\.alpha",
-    "scale": r"\.scale",
-    "magnitude": r"\.dora_scale",
-    "row_magnitude": r"\.lora_magnitude_vector(\.default)?(\.weight)?",
-    **{name: rf"\.{name}(\.default)?" for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
-    **{name: rf"\.{name}(\.default)?" for name in ("hada_t1", "hada_t2")},
-    **{name: rf"\.{name}(\.default)?" for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b")},
-    **{name: rf"\.{name}(\.default)?" for name in ("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
-    "diff": r"\.diff|\.w_norm",
-    "diff_bias": r"\.diff_b|\.b_norm",
-    "factor": r"\.ia3_l(\.default)?",
-    "on_input": r"\.on_input",
-    "weight": r"\.weight",
-    "bias": r"\.bias",
+# What follows the module's name, by the name that the part has here.
+_ENDINGS: dict[str, tuple[str, ...]] = {
+    "up": (".lora_up", ".lora_B", ".lora.up", "_lora.up", ".lora_linear_layer.up"),
+    "down": (".lora_down", ".lora_A", ".lora.down", "_lora.down", ".lora_linear_layer.down"),
+    "embedding_up": (".lora_embedding_B",),
+    "embedding_down": (".lora_embedding_A",),
+    "mid": (".lora_mid",),
+    "up_bias": (".lora_B.bias",),
+    "alpha": (".alpha",),
+    "scale": (".scale",),
+    "magnitude": (".dora_scale",),
+    "row_magnitude": (".lora_magnitude_vector",),
+    **{name: (f".{name}",) for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
+    **{name: (f".{name}",) for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b")},
+    **{name: (f".{name}",) for name in ("lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
+    **{f"glora_{name}": (f".{name}.weight",) for name in ("a1", "a2", "b1", "b2", "bm")},
+    "oft_blocks": (".oft_blocks",),
+    "oft_rescale": (".rescale",),
+    "diff": (".diff", ".w_norm"),
+    "diff_bias": (".diff_b", ".b_norm"),
+    "value": (".set_weight",),
+    "factor": (".ia3_l",),
+    "on_input": (".on_input",),
+    "weight": (".weight",),
+    "bias": (".bias",),
 }
-_KEY = re.compile(
-    r"(?P<module>.+?)(?:" + "|".join(f"(?P<{part}>{ending})" for part, ending in _ENDINGS.items()) + ")"
-)
+# Some are weights of layers, and some are not.
+_PARTS = {
+    f"{ending}{kind}": part
+    for part, endings in _ENDINGS.items()
+    for ending in endings
+    for kind in ("", ".weight")
+    if part not in ("weight", "bias") or kind == ""
+}
+_NAMED = ("up", "down", "up_bias", "row_magnitude", "embedding_up", "embedding_down")
+_LONGEST = max(map(len, _PARTS))
 
 PEFT = "base_model.model."
 """What PEFT writes before the name of every module."""
@@ -46,8 +57,17 @@ class Key(NamedTuple):
 
 def split(key: str) -> Key | None:
     """The module and the part of a key; None for one that no adapter has."""
-    found = _KEY.fullmatch(key)
-    if found is None:
-        return None
-    part = next(name for name in _ENDINGS if found.group(name) is not None)
-    return Key(found.group("module"), part)
+    found = _split(key)
+    if found is not None and found.part not in ("weight", "bias"):
+        return found
+    # PEFT puts its name for an adapter before the last word: `lora_A.NAME.weight`.
+    head, _, rest = key.rpartition(".")
+    inner = _split(f"{head.rpartition('.')[0]}.{rest}")
+    return inner if inner is not None and inner.part in _NAMED else found
+
+
+def _split(key: str) -> Key | None:
+    for start in range(max(1, len(key) - _LONGEST), len(key)):
+        if key[start] in "._" and (part := _PARTS.get(key[start:])) is not None:
+            return Key(key[:start], part)
+    return None

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from ..errors import CheckpointError
 from . import family
 from .change import Change, Shape, torch_shape
-from .forms import Misfit, changes_of
+from .finite import check_finite
+from .forms import Broken, Misfit, changes_of
 from .names import Place, Places
 from .read import Adapter, Layer
 from .refusals import listed, other_family
@@ -39,20 +40,24 @@ def match(adapter: Adapter, shapes: Shapes) -> Changes:
     for layer, candidates in found:
         try:
             place, new = _fitting(layer, candidates, shapes)
+        except Broken as broken:
+            raise CheckpointError(
+                f"{adapter.path} is damaged: {layer.name[:120]!r} {broken}.", "Download it again."
+            ) from None
         except Misfit as misfit:
-            misfits.append(f"{layer.name[:120]!r} is {misfit}")
+            misfits.append(f"{layer.name[:120]!r} {misfit}")
             continue
         component = changes.setdefault(place.component, {})
         twice = component.keys() & new.keys()
         if twice:
-            raise CheckpointError(f"{adapter.path} changes {min(twice)!r} twice.", "Use a file with one of both changes.")
+            raise CheckpointError(
+                f"{adapter.path} changes {min(twice)!r} twice.", "Use a file with one of both changes."
+            )
         component |= new
     if misfits:
         more = f" (and {len(misfits) - 1} more such)" if len(misfits) > 1 else ""
-        raise CheckpointError(
-            f"{adapter.path} does not fit{_families(adapter, shapes)}: {misfits[0]}{more}.", _REMEDY
-        )
-    adapter.check_finite()
+        raise CheckpointError(f"{adapter.path} does not fit{_families(adapter, shapes)}: {misfits[0]}{more}.", _REMEDY)
+    check_finite(adapter.path)
     return changes
 
 

@@ -13,7 +13,8 @@ from ..checkpoint.ldm_names import unet_modules
 
 UNET, TEXT, TEXT_2 = "unet", "text_encoder", "text_encoder_2"
 
-# What stands before the names of a component; the longest that fits decides. SDXL's refiner has the second encoder alone.
+# What stands before the names of a component; the longest that fits decides. SDXL's refiner has the second encoder
+# alone.
 _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("lora_unet_", (UNET,)),
     ("lycoris_unet_", (UNET,)),
@@ -33,6 +34,9 @@ _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("text_encoders_clip_g_transformer_", (TEXT_2,)),
     ("lycoris_text_encoder_", (TEXT,)),
     ("lycoris_text_encoder_2_", (TEXT_2,)),
+    ("unet_base_model_model_", (UNET,)),
+    ("text_encoder_base_model_model_", (TEXT,)),
+    ("text_encoder_2_base_model_model_", (TEXT_2,)),
     ("base_model_model_", (UNET, TEXT, TEXT_2)),
     ("lycoris_", (UNET, TEXT, TEXT_2)),
     ("", (UNET, TEXT, TEXT_2)),
@@ -79,21 +83,36 @@ class Places:
         return found
 
 
+def component_of(name: str) -> str:
+    """The component that a name is about, for a file without a model: a text encoder's names tell what they are."""
+    flat = name.replace(".", "_")
+    _, components = max((row for row in _PREFIXES if flat.startswith(row[0])), key=lambda row: len(row[0]))
+    if len(components) == 1 or UNET not in components:
+        return components[0]
+    return TEXT if re.search(r"(^|_)(text_model|encoder_layers|text_projection)_", f"{flat}_") else UNET
+
+
+def original_names(paths: Iterable[str]) -> dict[str, str]:
+    """path -> the original implementation's name, for the modules of a UNet."""
+    paths = sorted(paths)
+    by_module = {module: original for original, module in unet_modules(_config(paths)).items()}
+    names = {}
+    for path in paths:
+        head = path
+        while head and head not in by_module:
+            head = head.rpartition(".")[0]
+        if head:
+            names[path] = f"{by_module[head]}{path[len(head) :]}"
+    return names
+
+
 def _names(component: str, paths: Iterable[str]) -> dict[str, str]:
     """name without dots -> path."""
     paths = sorted(paths)
     names = {path.replace(".", "_"): path for path in paths}
     if component != UNET:
         return names | {f"text_model_{name}": path for name, path in names.items()}
-    originals = sorted(unet_modules(_config(paths)).items(), key=lambda row: len(row[1]))
-    by_module = {module: original for original, module in originals}
-    for path in paths:
-        head = path
-        while head and head not in by_module:
-            head = head.rpartition(".")[0]
-        if head:
-            names[f"{by_module[head]}{path[len(head) :]}".replace(".", "_")] = path
-    return names
+    return names | {original.replace(".", "_"): path for path, original in original_names(paths).items()}
 
 
 def _config(paths: Iterable[str]) -> dict[str, object]:

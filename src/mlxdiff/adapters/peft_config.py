@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from ..checkpoint.detect import read_json
 from ..checkpoint.header import Header
-from ..errors import CheckpointError, UnsupportedError
+from ..errors import CheckpointError, MlxdiffWarning, UnsupportedError
 from .keys import PEFT
 
 _FILE = "adapter_config.json"
@@ -89,9 +90,14 @@ def config_of(path: Path, header: Header) -> PeftConfig | None:
     if any(key.startswith(PEFT) for key in header.tensors):
         beside = path.parent / _FILE
         found = PeftConfig(str(beside), {PEFT: read_json(beside)}) if beside.is_file() else None
+        if found is None and any(re.search(r"\.(lora_|hada_|lokr_)", key) for key in header.tensors):
+            text = f"{path} is without PEFT's {_FILE}, so its alpha is not known: its rank is taken for it."
+            warnings.warn(MlxdiffWarning(text), stacklevel=2)
     else:
         found = _in_header(path, header)
-    for values in () if found is None else found.sections.values():
+    if found is None:
+        return None
+    for values in found.sections.values():
         start = values.get("init_lora_weights")
         if isinstance(start, str) and start.startswith(_CHANGES_MODEL):
             raise UnsupportedError(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,7 +12,7 @@ import mlx.core as mx
 from ..checkpoint.header import Header, read_header
 from ..checkpoint.inversion import Inversion
 from ..checkpoint.load import read_arrays
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnsupportedError
 from . import family
 from .bundled import BUNDLED, bundled_inversions
 from .folder import weights_in
@@ -26,7 +25,7 @@ from .scalars import read_scalars
 _SCALARS = ("alpha", "scale", "on_input")
 # Parts that only stand beside others.
 _BESIDE = {*_SCALARS, "magnitude", "row_magnitude"}
-_AT_ONCE = 2**28  # bytes that are checked together
+_DAMAGED = "The file is damaged: download it again."
 
 
 @dataclass(frozen=True)
@@ -70,28 +69,6 @@ class Adapter:
     def name(self) -> str:
         return self.path.stem
 
-    def check_finite(self) -> None:
-        """Reads every weight once, some at a time, and keeps none. Raises CheckpointError for NaN and infinity."""
-        if self._bad is not None:
-            raise CheckpointError(f"{self.path} holds a number that is none in {self._bad!r}.", "Download it again.")
-
-    @cached_property
-    def _bad(self) -> str | None:
-        """The first module with a number that is NaN or infinite. The arrays are mapped anew, or they would stay."""
-        again = read_adapter(self.path).layers
-        waiting: dict[str, mx.array] = {}
-        size = 0
-        for i, layer in enumerate(again):
-            waiting[layer.name] = mx.stack([mx.isfinite(array).all() for array in layer.parts.values()]).all()
-            size += sum(array.nbytes for array in layer.parts.values())
-            if size >= _AT_ONCE or i == len(again) - 1:
-                mx.eval(waiting)
-                for name, is_finite in waiting.items():
-                    if not is_finite.item():
-                        return name
-                waiting, size = {}, 0
-        return None
-
 
 def read_adapter(path: Path) -> Adapter:
     """Reads the header of an adapter's .safetensors file, or of the one in its folder, and maps its arrays.
@@ -124,6 +101,8 @@ def _modules(path: Path, header: Header) -> dict[str, dict[str, str]]:
             continue
         if 0 in info.shape:
             raise CheckpointError(f"{path} has {key!r} in the shape {list(info.shape)}: it is empty.", _DAMAGED)
+        if found.part == "oft_blocks" and len(info.shape) == 4:
+            raise UnsupportedError(f"{path} is a BOFT, which mlxdiff does not read.", "Use a LoRA, a LoHa or a LoKr.")
         parts = modules.setdefault(found.module, {})
         if found.part in parts:
             raise CheckpointError(f"{path} holds the same as {key!r} under two names.", "Use a file with one of them.")
@@ -153,15 +132,11 @@ def _layer(
     bad = next((part for part, value in own.items() if not math.isfinite(value)), None)
     if bad is not None:
         raise CheckpointError(f"{path} has {parts[bad]!r} = {own[bad]}.", _DAMAGED)
-    if own.get("alpha") == 0 or own.get("scale") == 0:
+    # OFT's alpha is a limit, and 0 is none.
+    if (own.get("alpha") == 0 and "oft_blocks" not in parts) or own.get("scale") == 0:
         raise CheckpointError(
             f"{path} has an alpha of 0 for {name!r}: it would change nothing.", "Use a file whose alpha is not 0."
         )
     if config is not None:
         own |= config.numbers(name)
     return Layer(name, {part: arrays[key] for part, key in parts.items() if part not in _SCALARS}, own)
-
-
-_DAMAGED = "The file is damaged: download it again."
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint.header import Header
@@ -18,7 +18,10 @@ _OTHERS = (
     (r"double_blocks|single_blocks|single_transformer_blocks", "FLUX or a model built like it"),
     (r"joint_blocks|context_embedder|^lora_te3_|text_encoder_3", "Stable Diffusion 3"),
     (r"^lora_prior_|effnet|clip_txt_pooled_mapper", "Stable Cascade"),
-    (r"^(lora_)?transformer[._]|^blocks\.\d|diffusion_model[._](blocks|layers|transformer_blocks)[._]", "a transformer, not for a UNet"),
+    (
+        r"^(lora_)?transformer[._]|^blocks\.\d|diffusion_model[._](blocks|layers|transformer_blocks)[._]",
+        "a transformer, not for a UNet",
+    ),
     (r"motion_modules?[._]|temporal_transformer", "AnimateDiff (video)"),
     (r"^(lora_)?controlnet|control_model", "a ControlNet"),
 )
@@ -52,7 +55,9 @@ def not_an_adapter(path: Path, header: Header) -> MlxdiffError:
     else:
         return UnsupportedError(f"{path} is a textual inversion, not a LoRA.", "Give it as --embedding.")
     found = not_a_model(path, names)
-    kind = re.fullmatch(rf"{re.escape(str(path))} is (only )?(an? [^(,]+?)( \(.*\))?, not a whole checkpoint\.", found.problem)
+    kind = re.fullmatch(
+        rf"{re.escape(str(path))} is (only )?(an? [^(,]+?)( \(.*\))?, not a whole checkpoint\.", found.problem
+    )
     if kind is not None and kind[2] != "a LoRA":
         return UnsupportedError(f"{path} is {kind[2]}, not a LoRA.", _WANTED)
     return UnsupportedError(f"{path} is no LoRA: it holds {listed(list(header.tensors))}.", _WANTED)

@@ -6,16 +6,26 @@ from collections.abc import Mapping
 
 from ..change import Form, Shape
 from ..read import Layer
-from .low_rank import BiasOfUp, low_rank
-from .misfit import Misfit, fit
+from .low_rank import BiasOfUp, low_rank, table
+from .misfit import Broken, Misfit, fit
 from .products import hadamard, kronecker
+from .rotated import general, orthogonal
 from .scaled import decomposed, multiplied
 from .whole import Added, Replaced
 
-__all__ = ["Misfit", "changes_of"]
+__all__ = ["Broken", "Misfit", "changes_of"]
 
 # The form that a part of its name belongs to.
-_BUILDERS = {"up": low_rank, "down": low_rank, "mid": low_rank, "hada": hadamard, "lokr": kronecker}
+_BUILDERS = {
+    "up": low_rank,
+    "down": low_rank,
+    "mid": low_rank,
+    "embedding": table,
+    "hada": hadamard,
+    "lokr": kronecker,
+    "glora": general,
+    "oft": orthogonal,
+}
 
 
 def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
@@ -28,12 +38,12 @@ def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
 
     def shape_of(name: str) -> Shape:
         if name not in shapes:
-            raise Misfit(f"about a {name}, and the model has none there")
+            raise Misfit(f"changes a {name}, and the model has none there")
         return shapes[name]
 
     def add(name: str, form: Form) -> None:
         if name in forms:
-            raise Misfit("more than one form of change at once")
+            raise Broken("has more than one form of change at once")
         forms[name] = form
 
     for build in dict.fromkeys(_BUILDERS[kind] for part in parts if (kind := part.split("_")[0]) in _BUILDERS):
@@ -43,6 +53,8 @@ def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
     for part, name in (("diff", "weight"), ("diff_bias", "bias")):
         if part in parts:
             add(name, Added(fit(parts[part], shape_of(name))))
+    if "value" in parts:
+        add("weight", Replaced(fit(parts["value"], shape_of("weight"))))
     if "factor" in parts or "on_input" in layer.numbers:
         for name, form in multiplied(layer, shapes).items():
             add(name, form)
@@ -52,8 +64,8 @@ def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
                 add(name, Replaced(fit(parts[name], shape_of(name))))
     if "magnitude" in parts or "row_magnitude" in parts:
         if "weight" not in forms:
-            raise Misfit("a DoRA of nothing")
+            raise Broken("has a DoRA of nothing")
         forms["weight"] = decomposed(layer, forms["weight"], shape_of("weight"))
     if not forms:
-        raise Misfit(f"of no known form ({', '.join(sorted(parts))})")
+        raise Broken(f"is of no known form ({', '.join(sorted(parts))})")
     return forms

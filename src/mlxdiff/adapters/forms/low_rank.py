@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from ..change import Shape
 from ..read import Layer
-from .misfit import Misfit, check_size
+from .misfit import Broken, Misfit, check_size
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,38 @@ class BiasOfUp:
         return None
 
 
+@dataclass(frozen=True)
+class LowRankTable:
+    """(scale * up @ down) transposed, for a table of embeddings (n, D): down (r, n), up (D, r)."""
+
+    down: mx.array
+    up: mx.array
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def delta(self, weight: mx.array) -> mx.array:
+        del weight
+        return self.scale * (self.down.astype(mx.float32).T @ self.up.astype(mx.float32).T)
+
+    def low_rank(self) -> None:  # a table is looked up: nothing runs beside it
+        return None
+
+
+def table(layer: Layer, shape: Shape) -> LowRankTable:
+    """PEFT's LoRA for a table of embeddings of `shape` (n, D)."""
+    up, down = layer.parts.get("embedding_up"), layer.parts.get("embedding_down")
+    if up is None or down is None:
+        raise Broken("has half a LoRA, and not lora_embedding_A and lora_embedding_B")
+    if up.ndim != 2 or down.ndim != 2 or (down.shape[1], up.shape[0]) != shape:
+        raise Misfit(f"has a LoRA of {tuple(down.shape)} and {tuple(up.shape)}, where the model has {shape}")
+    if up.shape[1] != down.shape[0]:
+        raise Broken(f"has a LoRA whose ranks differ: {tuple(down.shape)} and {tuple(up.shape)}")
+    return LowRankTable(down, up, layer.scale(down.shape[0]))
+
+
 def low_rank(layer: Layer, shape: Shape) -> LowRankForm:
     """LoRA for a linear layer or a convolution of `shape` (torch's layout); `mid` is LoCon's Tucker core.
 
@@ -55,17 +87,17 @@ def low_rank(layer: Layer, shape: Shape) -> LowRankForm:
     """
     parts = layer.parts
     if "up" not in parts or "down" not in parts:
-        raise Misfit("half a LoRA: it needs lora_up and lora_down")
+        raise Broken("has half a LoRA, and not lora_up and lora_down")
     up, down, mid = parts["up"], parts["down"], parts.get("mid")
     if up.ndim not in (2, 4) or down.ndim not in (2, 4) or tuple(up.shape[2:]) not in ((), (1, 1)):
-        raise Misfit(f"a LoRA of {tuple(down.shape)} and {tuple(up.shape)}, where the model has {shape}")
+        raise Misfit(f"has a LoRA of {tuple(down.shape)} and {tuple(up.shape)}, where the model has {shape}")
     rank = down.shape[0]
     if up.shape[1] != rank:
-        raise Misfit(f"a LoRA whose ranks differ: {tuple(down.shape)} and {tuple(up.shape)}")
+        raise Broken(f"has a LoRA whose ranks differ: {tuple(down.shape)} and {tuple(up.shape)}")
     whole: Shape = (up.shape[0], *down.shape[1:])
     if mid is not None:
         if mid.ndim != 4 or tuple(mid.shape[:2]) != (rank, rank) or tuple(down.shape[2:]) not in ((), (1, 1)):
-            raise Misfit(f"a LoRA whose lora_mid is {tuple(mid.shape)} at rank {rank}")
+            raise Broken(f"has a LoRA whose lora_mid is {tuple(mid.shape)} at rank {rank}")
         whole = (up.shape[0], down.shape[1], *mid.shape[2:])
         down = mx.einsum("nmkl,mj->njkl", mid.astype(mx.float32), down.reshape(rank, -1).astype(mx.float32))
     check_size(whole, shape)

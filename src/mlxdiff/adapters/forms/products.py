@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ..change import Shape
 from ..read import Layer
-from .misfit import Misfit, check_size
+from .misfit import Broken, Misfit, check_size
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class Hadamard:
         if self.first.core is not None or self.second.core is not None:
             return None
         a1, b1, a2, b2 = (
-            x.astype(mx.float32)
-            for x in (self.first.a, self.first.b, self.second.a, self.second.b)
-            if x is not None
+            x.astype(mx.float32) for x in (self.first.a, self.first.b, self.second.a, self.second.b) if x is not None
         )
         out, rank = a1.shape[0], a1.shape[1] * a2.shape[1]
         up = (a1[:, :, None] * a2[:, None, :]).reshape(out, rank)
@@ -112,9 +110,7 @@ def hadamard(layer: Layer, shape: Shape) -> Hadamard:
     """LoHa for a parameter of `shape` (torch's layout): w*_a (out, r), w*_b (r, in * kh * kw), or with cores."""
     first, second = (_factor(layer.parts, f"hada_w{n}", f"hada_t{n}") for n in (1, 2))
     for factor in (first, second):
-        if factor.whole is not None:
-            raise Misfit("half a LoHa")
-        check_size(factor.shape, shape, "a LoHa of")
+        check_size(factor.shape, shape, "has a LoHa of")
     assert first.rank is not None
     return Hadamard(first, second, layer.scale(first.rank))
 
@@ -124,9 +120,9 @@ def kronecker(layer: Layer, shape: Shape) -> Kronecker:
     first, second = _factor(layer.parts, "lokr_w1"), _factor(layer.parts, "lokr_w2", "lokr_t2")
     kernel = shape[2:]
     if len(first.shape) != 2 or len(second.shape) < 2 or len(shape) < 2:
-        raise Misfit(f"a LoKr of {first.shape} and {second.shape}, where the model has {shape}")
+        raise Misfit(f"has a LoKr of {first.shape} and {second.shape}, where the model has {shape}")
     whole: Shape = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1], *second.shape[2:])
-    check_size(whole, shape, "a LoKr of")
+    check_size(whole, shape, "has a LoKr of")
     ranks = [factor.rank for factor in (second, first) if factor.rank is not None]
     # With nothing decomposed there is no rank, and alpha means nothing; PEFT has its own rule, in `scale`.
     scale = layer.scale(ranks[0]) if ranks else layer.numbers.get("scale", 1.0)
@@ -138,13 +134,13 @@ def _factor(parts: Mapping[str, mx.array], name: str, core_name: str = "") -> Fa
     whole, a, b, core = (parts.get(key) for key in (name, f"{name}_a", f"{name}_b", core_name))
     if whole is not None:
         if a is not None or b is not None or core is not None:
-            raise Misfit(f"both {name} and its halves")
+            raise Broken(f"has both {name} and its halves")
         return Factor(whole)
     if a is None or b is None:
-        raise Misfit(f"without the whole of {name}")
+        raise Broken(f"has only a part of {name}")
     if core is None:
         if a.ndim != 2 or b.ndim < 2 or a.shape[1] != b.shape[0]:
-            raise Misfit(f"a {name} of {tuple(a.shape)} and {tuple(b.shape)}")
+            raise Broken(f"has {name} of {tuple(a.shape)} and {tuple(b.shape)}")
     elif a.ndim != 2 or b.ndim != 2 or core.ndim != 4 or tuple(core.shape[:2]) != (a.shape[0], b.shape[0]):
-        raise Misfit(f"a {name} of {tuple(a.shape)}, {tuple(core.shape)} and {tuple(b.shape)}")
+        raise Broken(f"has {name} of {tuple(a.shape)}, {tuple(core.shape)} and {tuple(b.shape)}")
     return Factor(None, a, b, core)

@@ -64,12 +64,12 @@ class Multiplied:
 def decomposed(layer: Layer, inner: Form, shape: Shape) -> Decomposed:
     """The DoRA of a change `inner` of a parameter of `shape` (torch's layout)."""
     if len(shape) < 2:
-        raise Misfit("a DoRA of no matrix")
+        raise Misfit(f"has a DoRA, where the model has {shape}")
     rest = (1,) * (len(shape) - 2)
     if "row_magnitude" in layer.parts:  # PEFT's: as long as there are rows, in any shape
         magnitude = layer.parts["row_magnitude"]
         if magnitude.size != shape[0]:
-            raise Misfit(f"a DoRA of {magnitude.size} rows, where the model has {shape}")
+            raise Misfit(f"has a DoRA of {magnitude.size} rows, where the model has {shape}")
         return Decomposed(inner, magnitude.reshape(-1, 1, *rest), 0, 0.0)
     magnitude = layer.parts["magnitude"]
     given = tuple(magnitude.shape)
@@ -79,7 +79,7 @@ def decomposed(layer: Layer, inner: Form, shape: Shape) -> Decomposed:
         return Decomposed(inner, magnitude.reshape(-1, 1, *rest), 0, 2.0**-23)
     if bare == (1, shape[1]):
         return Decomposed(inner, magnitude.reshape(1, -1, *rest), 1, 2.0**-23)
-    raise Misfit(f"a DoRA of {given}, where the model has {shape}")
+    raise Misfit(f"has a DoRA of {given}, where the model has {shape}")
 
 
 def multiplied(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Multiplied]:
@@ -89,7 +89,7 @@ def multiplied(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Multiplie
     a layer's output, and so its bias too.
     """
     if "weight" not in shapes or len(shapes["weight"]) < 2:
-        raise Misfit("an IA3 of no matrix")
+        raise Misfit("has an IA3, where the model has no matrix")
     shape = shapes["weight"]
     ones = (1,) * (len(shape) - 2)
     is_peft = "factor" in layer.parts
@@ -99,7 +99,7 @@ def multiplied(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Multiplie
     else:  # PEFT's linear layers say it by their shape, its convolutions need the config
         on_input = tuple(given.shape) == (1, shape[1]) or (given.ndim == 4 and given.size != shape[0])
     if given.size != (shape[1] if on_input else shape[0]):
-        raise Misfit(f"an IA3 of {given.size} factors, where the model has {shape}")
+        raise Misfit(f"has an IA3 of {given.size} factors, where the model has {shape}")
     offset = -1.0 if is_peft else 0.0
     by_axis = (1, -1) if on_input else (-1, 1)
     found = {"weight": Multiplied(given.reshape(*by_axis, *ones), offset)}
