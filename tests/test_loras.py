@@ -410,6 +410,22 @@ def test_the_rank_limits_the_directions(sd15, tmp_path):
     assert psnr(last(sd15.sd, lora=f"{sd15.a},rank=2"), expected) > 100
 
 
+def test_blocks_have_strengths_of_their_own(sd15, tmp_path):
+    file = load_file(sd15.b)
+    out = [key for key in file if key.startswith("lora_unet_up_blocks_0_") and key.endswith("lora_up.weight")]
+    numbers = {key.split("_")[6] for key in out if "_resnets_" in key}
+    assert numbers == {"0", "1"}  # OUT00 and OUT01
+    mid = [key for key in file if key.startswith("lora_unet_mid_block") and key.endswith("lora_up.weight")]
+    scaled = {key: value * (0.5 if key in out else 0.0 if key in mid else 1.0) for key, value in file.items()}
+    save_file({key: np.asarray(value, np.float32) for key, value in scaled.items()}, tmp_path / "scaled.safetensors")
+    expected = last(sd15.sd, lora=str(tmp_path / "scaled.safetensors"))
+    assert psnr(last(sd15.sd, lora=f"{sd15.b},blocks=OUT00:0.5;OUT01:0.5;mid:0"), expected) > 100
+    as_object = {"ref": sd15.b, "blocks": {"OUT00": 0.5, "OUT01": 0.5, "MID": 0}}
+    assert psnr(last(sd15.sd, lora=[as_object]), expected) > 100
+    with pytest.raises(RequestError, match="has no block 'OUT11'"):
+        sd15.sd.resolve(Request(PROMPT, lora=f"{sd15.b},blocks=OUT11:0.5"))
+
+
 # -- what does not fit ----------------------------------------------------------------------------------------------
 
 

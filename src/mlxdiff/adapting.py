@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,7 +18,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from . import backend
-from .adapters import Change, match, read_adapter
+from .adapters import Change, match, read_adapter, scaled
 from .checkpoint.inversion import Inversion
 from .checkpoint.quantize import quantize, quantized_layers
 from .families import Checkpoint, base
@@ -32,8 +33,8 @@ PARTS = {"backbone": (BACKBONE,), "encoder": ("text_encoder", "text_encoder_2")}
 MOST_KNOWN = 256  # adapters of which it is kept what they change
 
 Reload = Callable[..., Survival]
-Key = tuple[tuple[str, float, int | None], ...]
-"""(content, strength, rank) of the adapters that change a part: equal keys, equal weights."""
+Key = tuple[tuple[Any, ...], ...]
+"""(content, strength, rank, blocks) of the adapters that change a part: equal keys, equal weights."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,16 @@ class Adapting:
         self._known: dict[str, Known] = {}
 
     def check(self, adapters: Adapters) -> None:
-        """Raises CheckpointError or UnsupportedError for a file that is damaged, or made for another model."""
+        """Raises CheckpointError or UnsupportedError for a file that is damaged, or made for another model, and
+        RequestError for a block that the model does not have."""
         for adapter in adapters:
             self._about(adapter)
+            scaled({}, self._shapes, dict(adapter.blocks))
 
     def key(self, part: str, adapters: Adapters) -> Key:
         """What decides the weights of `backbone` or `encoder`."""
-        return tuple((each.digest, each.strength(part), each.rank) for each in self._relevant(part, adapters))
+        found = self._relevant(part, adapters)
+        return tuple((each.digest, each.strength(part), each.rank, each.blocks) for each in found)
 
     def put_on(self, part: str, adapters: Adapters, reloads: Mapping[str, Reload]) -> Survival:
         """Changes the networks of a part, by their `reload`, to have these adapters and no others. Nothing is
@@ -97,6 +101,8 @@ class Adapting:
         terms: dict[str, dict[str, list[Term]]] = {component: {} for component in reloads}
         for adapter in self._relevant(part, adapters):
             found = match(read_adapter(adapter.path), self._shapes)
+            if adapter.blocks:
+                found = scaled(found, self._shapes, dict(adapter.blocks))
             for component, changes in found.items():
                 for path, change in changes.items() if component in terms else ():
                     term = Term(change, adapter.strength(part), adapter.rank)

@@ -28,13 +28,15 @@ _TITLES = ("ss_output_name", "modelspec.title")  # names in a file's metadata
 
 @dataclass(frozen=True)
 class Weighted:
-    """A file at its scales. `digest` is its content's; `rank` limits how many of its directions are used."""
+    """A file at its scales. `digest` is its content's; `rank` limits how many of its directions are used; `blocks` are
+    further strengths by block of the UNet."""
 
     path: Path
     digest: str
     scale: float
     text: float
     rank: int | None = None
+    blocks: tuple[tuple[str, float], ...] = ()
 
     def strength(self, part: str) -> float:
         """What it is worth in the `backbone` or the `encoder`."""
@@ -49,7 +51,8 @@ def adapters_of(request: Resolved) -> Adapters:
     found = []
     for lora in request.lora or ():
         path = hub.find_part(lora.ref, "lora")
-        found.append(Weighted(path, content_hash(path), lora.scale, lora.text_scale, lora.rank))
+        digest, blocks = content_hash(path), lora.blocks or ()
+        found.append(Weighted(path, digest, lora.scale, lora.text_scale, lora.rank, blocks))
     return tuple(found)
 
 

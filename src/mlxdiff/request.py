@@ -92,6 +92,31 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Blocks(Text):
+    """Block -> a strength, as text between semicolons: `IN04:0.5;OUT03:0`."""
+
+    def check(self, name: str, value: Any) -> tuple[tuple[str, float], ...]:
+        if isinstance(value, str):
+            return self.parse(name, value)
+        pairs = list(value.items()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else None
+        if pairs is None or not all(isinstance(pair, tuple) and isinstance(pair[0], str) for pair in pairs):
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as IN04:0.5;OUT03:0.")
+        one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
+        return tuple((block.strip().upper(), one.check(f"{name}'s {block[:20]}", scale)) for block, scale in pairs)
+
+    def parse(self, name: str, text: str) -> tuple[tuple[str, float], ...]:
+        pairs = [part.partition(":") for part in text.split(";") if part.strip()]
+        one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
+        return self.check(name, tuple((block, one.parse(f"{name}'s {block[:20]}", scale)) for block, _, scale in pairs))
+
+    def to_json(self, value: Any) -> dict[str, float]:
+        return dict(value)
+
+    def show(self, value: Any) -> str:
+        return ";".join(f"{block}:{scale:g}" for block, scale in value)
+
+
+@dataclass(frozen=True)
 class Lora:
     """A LoRA, or an adapter of another form: a file, and how strongly it works."""
 
@@ -105,6 +130,7 @@ class Lora:
     rank: int | None = setting(
         Whole(1, MAX_LORA_RANK), "How many of its directions are used, the first ones.", unset="all"
     )
+    blocks: Any = setting(Blocks(), "A further strength of blocks of the UNet: IN04:0.5;OUT03:0.", unset="1 each")
 
     @property
     def text_scale(self) -> float:
