@@ -258,3 +258,10 @@ def test_the_store_and_the_cache_are_searched_by_hash(online, tmp_path):
     path = hub.pull(hub.plan("owner/name")).path
     assert hub.find_by_hash("lora", hub.hashes_of(path).autov3) == path
     assert hub.file_hash(path) == hashlib.sha256(content).hexdigest() == path.resolve().name
+
+
+def test_the_built_in_parts_have_names_and_one_s_own_go_before_them(loras):
+    assert hub.find_part("pixel-art", "lora").is_file()
+    assert (hub.find_part("emoji-edges", "control") / "config.json").is_file()
+    own = part_files.write(loras[0] / "pixel-art.safetensors", STYLE)
+    assert hub.find_part("pixel-art", "lora") == own
