@@ -116,7 +116,10 @@ class UNetDown(nn.Module):
         `pooled` (N, P), `time_ids` (N, n) and `timestep_cond` (N, time_cond_proj_dim) are those of `__call__`. Raises
         CheckpointError where they do not fit.
         """
-        temb = self._embed(timesteps, pooled, time_ids, timestep_cond)
+        return self._shifts_of(self._embed(timesteps, pooled, time_ids, timestep_cond))
+
+    def _shifts_of(self, embedding: mx.array) -> list[list[mx.array]]:
+        temb = silu(embedding)
         return [level.time_shifts(temb) for level in self._levels()]
 
     def _levels(self) -> list[DownBlock | MidBlock | UpBlock]:
@@ -129,7 +132,7 @@ class UNetDown(nn.Module):
         time_ids: mx.array | None,
         timestep_cond: mx.array | None,
     ) -> mx.array:
-        """The time embedding (N, time_embed_dim) with SiLU applied; sinusoids in fp32, then cast."""
+        """The time embedding (N, time_embed_dim); sinusoids in fp32, then cast."""
         config, dtype = self.config, self.dtype
         embedding = timestep_embedding(
             timesteps,
@@ -153,7 +156,7 @@ class UNetDown(nn.Module):
             )
             ids = ids.reshape(time_ids.shape[0], -1)
             temb = temb + self.add_embedding(mx.concatenate([pooled.astype(dtype), ids.astype(dtype)], axis=-1))
-        return silu(temb)
+        return temb
 
 
 def _item(maps: Sequence[mx.array], index: int) -> mx.array | None:
