@@ -31,7 +31,7 @@ def controlnet(unet: UNet2DConditionModel, seed: int = 0, kind=ControlNetModel, 
     """A random ControlNet for a UNet; `kind` is the class."""
     torch.manual_seed(seed)
     values = {name: unet.config[name] for name in _SHARED}
-    return randomized(kind(**values, conditioning_embedding_out_channels=EMBEDDING, **changes))
+    return randomized(kind(**values | {"conditioning_embedding_out_channels": EMBEDDING} | changes))
 
 
 def union(unet: UNet2DConditionModel, seed: int = 0):

@@ -113,7 +113,8 @@ def adapter_values(shapes: Shapes, name: str) -> dict[str, Any]:
 def _picture_channels(shapes: Shapes, name: str) -> list[int]:
     """Channels of the picture, and of its embedding wherever that changes them."""
     stem = "controlnet_cond_embedding."
-    n = sum(key.startswith(f"{stem}blocks.") and key.endswith(".weight") for key in shapes)
+    blocks = (re.match(rf"{re.escape(stem)}blocks\.(\d{{1,2}})\.", key) for key in shapes)
+    n = 1 + max((int(found[1]) for found in blocks if found is not None), default=-1)
     keys = [f"{stem}conv_in.weight", *(f"{stem}blocks.{i}.weight" for i in range(1, n, 2))]
     found = [shapes.get(key, ()) for key in keys]
     if any(len(shape) != 4 for shape in found):
