@@ -46,7 +46,8 @@ class T2IAdapterConfig:
                 f"Use one that is a {FULL}, a {FULL_XL} or a {LIGHT}.",
             )
         channels = read.wholes(values, "channels", (320, 640, 1280, 1280))
-        if len(channels) > 16 or (kind == LIGHT and any(width % 4 for width in channels)):
+        unequal = kind == FULL_XL and len(set(channels[2:])) > 1  # no layer changes them there
+        if len(channels) > 16 or unequal or (kind == LIGHT and any(width % 4 for width in channels)):
             raise CheckpointError(
                 f"The T2I-Adapter's config has the channels {list(channels)[:20]}.", "Download it again."
             )
