@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+import cv2
+import numpy as np
 import pytest
 import tiny
 import tiny_controls
@@ -22,9 +24,17 @@ from diffusers import (
     StableDiffusionXLControlNetUnionPipeline,
     StableDiffusionXLPipeline,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 from test_pipeline import generators, ours, psnr, quiet
+
+from mlxdiff import Request, StableDiffusion, memory
+from mlxdiff.controlling import Control
+from mlxdiff.controls import control_picture
+from mlxdiff.declarations import declared
+from mlxdiff.errors import InputError, MlxdiffWarning, ModelNotFoundError, RequestError
+from mlxdiff.hashing import content_hash
+from mlxdiff.models.controlnet import ControlNetModel
 
 torch.set_num_threads(1)
 
@@ -258,3 +268,118 @@ def test_two_t2i_adapters_one_of_them_gray(stage):
     )
     found = mine(stage, "sd15", [f"{paths[0]}={stage.picture('coffee')},scale=0.8", f"{paths[1]}={gray},scale=0.6"])
     same(found, expected, mine(stage, "sd15", None))
+
+
+def test_feature_maps_have_factors_of_their_own(stage):
+    """Of which diffusers has one set: a guess, without guidance."""
+    (network,), (path,) = networks(stage, "sd15")
+    pipe = as_kind(KINDS["sd15"], stage.pipe("sd15"), controlnet=network)
+    picture, n = stage.picture("coffee"), 5
+    expected = theirs(pipe, image=opened(picture), guess_mode=True, guidance_scale=0.0)
+    factors = "/".join(f"{10 ** (i / (n - 1) - 1):.9f}" for i in range(n))
+    found = mine(stage, "sd15", [f"{path}={picture},blocks={factors}"], guidance_scale=0.0)
+    same(found, expected, mine(stage, "sd15", [f"{path}={picture}"], guidance_scale=0.0))
+    ramp = Control(path, picture, scale=2, blocks=(0, 1))
+    assert ramp.factors(5) == [0, 0.5, 1, 1.5, 2]
+    assert Control(path, picture).factors(3) == [1, 1, 1]
+
+
+def test_approximations_of_the_unet_leave_a_silent_control_silent(stage):
+    _, (path,) = networks(stage, "sd15")
+    silent = [f"{path}={stage.picture('coffee')},scale=0"]
+    for settings in ({"cache_interval": 2}, {"token_merging": 0.5}):
+        assert psnr(mine(stage, "sd15", silent, **settings), mine(stage, "sd15", None, **settings)) > 100
+
+
+def test_jobs_with_the_same_picture_see_it_once(stage, monkeypatch):
+    _, (path,) = networks(stage, "sd15")
+    sd = StableDiffusion(str(stage.model("sd15")), dtype="fp32")
+    seen = []
+    embed = ControlNetModel.embed
+    monkeypatch.setattr(ControlNetModel, "embed", lambda self, picture: seen.append(1) or embed(self, picture))
+    copy = stage.folder / "copy.png"
+    copy.write_bytes(stage.picture("coffee").read_bytes())
+    for i, picture in enumerate((stage.picture("coffee"), copy, stage.picture("chelsea"), stage.picture("coffee"))):
+        list(sd.generate_latents(f"a {i}", control=[f"{path}={picture},scale=0.{i + 1}"], steps=1, seed=i))
+    assert len(seen) == 2, "one a content, whatever its name and the scale"
+    list(sd.generate_latents("a", control=[f"{path}={copy},preprocess=canny"], steps=1, seed=1))
+    list(sd.generate_latents("a", control=[f"{path}={copy}"], steps=1, seed=1, height=64))
+    assert len(seen) == 4
+
+
+def test_networks_of_earlier_requests_stay_where_there_is_room(stage, monkeypatch):
+    _, paths = networks(stage, "sd15", 2)
+    sd = StableDiffusion(str(stage.model("sd15")), dtype="fp32")
+
+    def draw(path):
+        list(sd.generate_latents("a", control=[f"{path}={stage.picture('coffee')}"], steps=1, seed=1))
+        return sum(name.startswith("control ") for name in sd.networks._held)
+
+    assert [draw(path) for path in paths] == [1, 2]
+    monkeypatch.setattr(memory, "keeps_encoders", lambda *_: False)
+    assert draw(paths[0]) == 1
+    monkeypatch.setattr(memory, "keeps_backbone", lambda *_: False)
+    sd.networks.make_room(1)
+    assert not any(name.startswith("control ") for name in sd.networks._held)
+    assert draw(paths[0]) == 1, "loaded again"
+
+
+def test_a_record_names_the_control_and_its_picture_by_content(stage):
+    _, (path,) = networks(stage, "sd15")
+    sd = StableDiffusion(str(stage.model("sd15")), dtype="fp32")
+    picture = str(stage.picture("coffee"))
+    resolved = sd.resolve(Request("a", control=[f"{path}={picture},preprocess=canny:50:90,blocks=0.5/1"], seed=1))
+    assert dict(resolved.hashes) == {str(path): content_hash(path), picture: content_hash(stage.picture("coffee"))}
+    again = Request.from_json(resolved.to_json())
+    assert again.control == resolved.control
+    (kind,) = [item.kind for item in declared(Request) if item.name == "control"]
+    assert kind.parse("control", kind.show(resolved.control)) == resolved.control
+
+
+def test_control_pictures_are_cropped_to_the_picture_and_then_preprocessed(tmp_path):
+    Image.fromarray(data.coffee()).save(tmp_path / "coffee.png")
+    control = Control("any", str(tmp_path / "coffee.png"), preprocess="canny:80:160")
+    found = control_picture(control, (64, 64))
+    fitted = ImageOps.fit(Image.fromarray(data.coffee()), (64, 64), Image.Resampling.LANCZOS)
+    edges = cv2.Canny(np.asarray(fitted), 80, 160)
+    assert (found == edges[..., None] / 255).all()
+    assert 0 < edges.mean() < 255
+
+
+def refused(stage, match, control, name="sd15", kind=RequestError, **settings):
+    sd = StableDiffusion(str(stage.model(name)), dtype="fp32")
+    with pytest.raises(kind, match=match):
+        sd.resolve(Request("a", control=control, **settings))
+
+
+def test_bad_controls_are_refused_before_anything_is_drawn(stage, tmp_path):
+    _, (path,) = networks(stage, "sd15")
+    picture = stage.picture("coffee")
+    refused(stage, "has a context 32 numbers wide", [f"{path}={picture}"], name="sdxl")
+    refused(stage, "There is no picture", [f"{path}={tmp_path / 'none.png'}"], kind=InputError)
+    refused(stage, "There is no file", [f"nothing={picture}"], kind=ModelNotFoundError)
+    refused(stage, r"starts at 0\.6 and ends at 0\.6", [f"{path}={picture},start=0.6,end=0.6"])
+    refused(stage, "control's scale is 11", [f"{path}={picture},scale=11"])
+    refused(stage, "control's end is nan", [f"{path}={picture},end=nan"])
+    refused(stage, "has no image. Write it as REF=IMAGE", [str(path)])
+    refused(
+        stage, r"There is no control's preprocess 'cany'.*Did you mean canny", [f"{path}={picture},preprocess=cany"]
+    )
+    refused(stage, "canny takes 2, at most", [f"{path}={picture},preprocess=canny:1:2:3"])
+    refused(stage, "canny is 'x'", [f"{path}={picture},preprocess=canny:x"])
+    refused(stage, "is no ControlNet-Union", [f"{path}={picture},type=depth"])
+    refused(stage, "There is no type 'dept'.*Did you mean depth", [f"{path}={picture},type=dept"])
+    refused(stage, "blocks", [f"{path}={picture},blocks=1/x"])
+
+
+def test_a_union_is_told_what_it_sees(stage):
+    path = stage.control("union", tiny_controls.union(stage.pipe("sdxl").unet))
+    picture = stage.picture("coffee")
+    refused(stage, r"is a ControlNet-Union, and nothing says.*,type=NAME", [f"{path}={picture}"], name="sdxl")
+    refused(stage, "knows 6 types, and tile is none", [f"{path}={picture},type=tile"], name="sdxl")
+
+
+def test_a_control_that_acts_in_no_step_is_said(stage):
+    _, (path,) = networks(stage, "sd15")
+    with pytest.warns(MlxdiffWarning, match=r"acts in none of 4 steps, from 0 to 0\.1"):
+        mine(stage, "sd15", [f"{path}={stage.picture('coffee')},end=0.1"])

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
 LEAVES = {
     "catalogue",
     "conditioning",
+    "controlling",
     "declarations",
     "errors",
     "files",
@@ -31,6 +32,7 @@ PIPELINE = {
     "pipeline",
     "autoencoding",
     "branches",
+    "controls",
     "encoding",
     "guiding",
     "networks",
@@ -61,6 +63,7 @@ ALLOWED = {
     "parsing": {"text"},
     "prompt_report": {"parsing", "text"},
     "branches": {"models", "diffusion", "steering"},
+    "controls": {"families", "models", "diffusion", "networks", "steering", "hub", "images", "preprocess"},
     "steering": {"models", "diffusion", "networks", "images"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},

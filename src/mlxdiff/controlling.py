@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from .declarations import Choice, Flag, Number, PartReference, Text, nearest, setting, shown
+from .declarations import Choice, Flag, Number, Numbers, PartReference, Text, nearest, setting, shown
 from .errors import RequestError
 from .pictures import PictureSource
 
 MAX_SCALE = 10.0
+MAX_BLOCKS = 100
 
 # How a control picture is made from what is given, and the numbers that may follow: (lowest, highest).
 PREPROCESSING: dict[str, tuple[tuple[float, float], ...]] = {
@@ -54,6 +56,17 @@ class Preprocessing(Text):
         return {"type": "preprocessing", "choices": list(PREPROCESSING)}
 
 
+@dataclass(frozen=True)
+class Factors(Numbers):
+    """Several numbers, as text between slashes: 0.2/0.6/1."""
+
+    def parse(self, name: str, text: str) -> tuple[float, ...]:
+        return super().parse(name, text.replace("/", ","))
+
+    def show(self, value: Sequence[float]) -> str:
+        return super().show(value).replace(",", "/")
+
+
 def parse_preprocessing(name: str, text: str) -> tuple[str, tuple[float, ...]]:
     """The method and its numbers; raises RequestError."""
     method, *numbers = text.split(":")
@@ -80,6 +93,7 @@ class Control:
     """A ControlNet or T2I-Adapter with its picture.
 
     What a network adds is multiplied by `scale`, in the steps i of n for which start <= i / n and (i + 1) / n <= end.
+    `blocks` are spread over its feature maps: two numbers are a ramp from the finest to the last.
     """
 
     ref: str = setting(PartReference("control"), "A hub id, a folder or a .safetensors file.", default=MISSING)
@@ -97,6 +111,10 @@ class Control:
         Flag(), "Steer the prompt's branch alone, and deep feature maps more.", default=False, unset="false"
     )
 
+    blocks: tuple[float, ...] | None = setting(
+        Factors(0, MAX_SCALE, MAX_BLOCKS), "How much each feature map counts, the finest first.", unset="1"
+    )
+
     def __post_init__(self) -> None:
         if self.start >= self.end:
             raise RequestError(
@@ -108,6 +126,17 @@ class Control:
     def preprocessing(self) -> tuple[str, tuple[float, ...]]:
         """The method and its numbers."""
         return parse_preprocessing("preprocess", self.preprocess or "none")
+
+    def factors(self, n: int) -> list[float]:
+        """By which n feature maps are multiplied, the finest first."""
+        given = (1.0,) if self.blocks is None else self.blocks
+        found = []
+        for i in range(n):
+            place = i * (len(given) - 1) / max(n - 1, 1)
+            low = min(int(place), len(given) - 1)
+            high = min(low + 1, len(given) - 1)
+            found.append(self.scale * (given[low] + (given[high] - given[low]) * (place - low)))
+        return found
 
     @property
     def type_number(self) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,7 +113,7 @@ class Controls:
             return network(_channels(control_picture(control, size), config.picture_channels, control.ref))
 
         maps = self._once((key, *_look(control, size)), see)
-        return _Adapter([x * control.scale for x in maps], interval)
+        return _Adapter([x * factor for x, factor in zip(maps, control.factors(len(maps)), strict=True)], interval)
 
     def _controlnet(
         self,
@@ -135,7 +135,8 @@ class Controls:
 
         hint = self._once((key, fused, *types, *(_look(control, size) for control in controls)), see)
         guess = controls[0].guess or network.config.pools
-        scaled = network.scales(scales[0] if len(controls) == 1 else 1.0, guess=guess)
+        alone = controls[0] if len(controls) == 1 else replace(controls[0], scale=1.0)
+        scaled = network.scales(alone.factors(network.n_maps), guess=guess)
         return _Beside(network, hint, scaled, interval, guess, tuple(types), levels.timesteps)
 
     def _once(self, key: tuple, see: Callable[[], T]) -> T:
@@ -245,7 +246,7 @@ def control_picture(control: Control, size: tuple[int, int]) -> np.ndarray:
 
 
 def _together(control: Control) -> tuple:
-    return control.start, control.end, control.guess
+    return control.start, control.end, control.guess, control.blocks
 
 
 def _interval(control: Control, levels: Schedule) -> tuple[float, float]:

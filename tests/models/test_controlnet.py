@@ -127,7 +127,7 @@ def test_a_controlnet_gives_what_diffusers_gives(name, compiles):
         301,
         control.prepare(conditioning, [301], []),
         hint,
-        control.scales(0.7, guess=True),
+        control.scales([0.7] * control.n_maps, guess=True),
     )
     for ours, wanted in zip((*found.down, found.mid), expected, strict=True):
         assert np.abs(np.array(ours) - wanted).max() <= 2e-5 * np.abs(wanted).max()

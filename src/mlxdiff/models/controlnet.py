@@ -317,11 +317,18 @@ class ControlNet:
         rows = mx.array([given] * conditioning.context.shape[0])
         return Prepared(self.network, conditioning, timesteps, types=rows)
 
-    def scales(self, scale: float, *, guess: bool) -> mx.array:
-        """(n + 1,) by which feature maps are multiplied; a guess trusts the deep ones more (Zhang et al., "guess")."""
-        n = len(self.config.map_channels) + 1
-        ramp = [10 ** (i / (n - 1) - 1) for i in range(n)] if guess and not self.config.pools else [1.0] * n
-        return mx.array([scale * each for each in ramp]).astype(self.network.dtype)
+    @property
+    def n_maps(self) -> int:
+        """Feature maps that it gives, the bottom's too."""
+        return len(self.config.map_channels) + 1
+
+    def scales(self, factors: Sequence[float], *, guess: bool) -> mx.array:
+        """(n_maps,) by which feature maps are multiplied; a guess trusts the deep ones more (Zhang et al., "guess")."""
+        ramps = guess and not self.config.pools
+        last = self.n_maps - 1
+        return mx.array([factor * (10 ** (i / last - 1) if ramps else 1) for i, factor in enumerate(factors)]).astype(
+            self.network.dtype
+        )
 
     def __call__(
         self, latents: mx.array, timestep: float, prepared: Prepared, hint: mx.array, scales: mx.array
