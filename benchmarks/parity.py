@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "diffusion")]
 PAGE = ROOT / "docs" / "parity.md"
 START, END = "<!-- parity -->\n", "<!-- /parity -->"
 
@@ -127,6 +127,23 @@ def schedules() -> str:
     return table(header, [row for row in rows if any(row[2:])])
 
 
+def k_diffusion() -> str:
+    """k-diffusion's samplers, against the numbers that it gave on the same analytic network, start and noise."""
+    from test_recipes import INDICES, KDIFFUSION, SEQUENCE, levels, walk
+
+    def error(case: str, steps: int) -> float:
+        name, options = SEQUENCE[case]
+        latents = np.array(list(walk(name, levels(steps), **options))[-1].latents).transpose(0, 3, 1, 2).reshape(-1)
+        return relative(latents[INDICES], np.array(KDIFFUSION[case][str(steps)]["values"]))
+
+    rows = []
+    for case, (name, options) in SEQUENCE.items():
+        counts = [int(key) for key in KDIFFUSION[case] if key.isdigit()]
+        shown = ", ".join(f"{key}={value:g}" for key, value in options.items())
+        rows.append([name, shown, ", ".join(map(str, counts)), f"{max(error(case, n) for n in counts):.1e}"])
+    return table(["sampler", "options", "steps", "error"], rows)
+
+
 def prompts() -> str:
     """Encoded prompts in each syntax, against that program's arithmetic on transformers' encoder, and compel itself."""
     import prompt_oracle
@@ -212,6 +229,8 @@ def report() -> str:
                 samplers(),
                 "### Schedules and prediction types: largest relative error in any of 20 steps",
                 schedules(),
+                "### k-diffusion's samplers, Karras schedule: largest relative error of the result",
+                k_diffusion(),
                 "### Prompts: largest relative error of the encoded prompt",
                 prompts(),
                 "### Whole pictures, two prompts each: peak signal-to-noise ratio",
