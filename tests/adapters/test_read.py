@@ -345,3 +345,47 @@ def test_mutated_configs_are_read_or_refused(tmp_path):
         except MlxdiffError:
             refused += 1
     assert 50 < refused < 290
+
+
+# Sound layers for a weight (6, 4), by the shapes of their parts.
+LAYERS: list[dict[str, tuple[int, ...]]] = [
+    {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4), "alpha": ()},
+    {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4), "dora_scale": (1, 4)},
+    {"lora_A.weight": (2, 4), "lora_B.weight": (6, 2), "lora_magnitude_vector": (6,), "scale": ()},
+    {"hada_w1_a": (6, 2), "hada_w1_b": (2, 4), "hada_w2_a": (6, 2), "hada_w2_b": (2, 4), "dora_scale": (6, 1)},
+    {"lokr_w1": (2, 2), "lokr_w2_a": (3, 1), "lokr_w2_b": (1, 2), "alpha": ()},
+    {"lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2": (3, 2)},
+    {"diff": (6, 4)},
+    {"weight": (4,), "on_input": ()},
+    {"ia3_l": (6, 1)},
+    {"oft_blocks": (2, 3, 3), "rescale": (6, 1), "alpha": ()},
+    {"a1.weight": (4, 2), "a2.weight": (2, 4), "b1.weight": (6, 2), "b2.weight": (2, 4)},
+    {"lora_embedding_A": (2, 6), "lora_embedding_B": (4, 2)},
+    {"set_weight": (6, 4)},
+]
+
+
+def test_layers_of_random_parts_and_shapes_are_read_or_refused(tmp_path):
+    rng = random.Random(0)
+    parts = sorted({part for layer in LAYERS for part in layer} | {"lora_mid.weight", "hada_t1", "lokr_t2", "diff_b"})
+    path = tmp_path / "style.safetensors"
+    read = 0
+    for _ in range(800):
+        layer = dict(rng.choice(LAYERS))
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            shape = tuple(rng.choice((1, 2, 3, 4, 6, 9)) for _ in range(rng.randrange(6)))
+            match rng.randrange(3):
+                case 0:
+                    layer[rng.choice(list(layer))] = shape
+                case 1:
+                    layer[rng.choice(parts)] = shape
+                case _ if len(layer) > 1:
+                    del layer[rng.choice(list(layer))]
+        name = rng.choice(("unet.fc", "unet.fc", "unet.fc", "unet.conv", "unet.norm", "text_encoder.x"))
+        path.unlink(missing_ok=True)
+        save_file({f"{name}.{part}": np.asarray(0.1 + normal(*shape)) for part, shape in layer.items()}, path)
+        try:
+            read += read_all(path)
+        except MlxdiffError:
+            continue
+    assert 100 < read < 500
