@@ -20,6 +20,7 @@ from safetensors.torch import save_file as save_torch
 
 from mlxdiff.adapters import match, read_adapter
 from mlxdiff.checkpoint import single_file
+from mlxdiff.checkpoint.inversion import vectors_for
 from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 
 Arrays = dict[str, np.ndarray]
@@ -124,7 +125,11 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
     ),
     "keys of no form": (lora() | {"lora_unet_fc.reshape_weight": normal(2)}, "reshape_weight', which no form"),
     "a key of control characters": ({"\x1b[2J.lora_up.weight": normal(6, 2)}, "the model has no"),
-    "an embedding that is none": (lora() | {"bundle_emb.x.other": normal(2, 8)}, "no textual inversion"),
+    "an embedding that is none": (lora() | {"bundle_emb.x.other": normal(2, 8, 2)}, "no textual inversion"),
+    "an embedding twice": (
+        lora() | {"bundle_emb.x.emb_params": normal(2, 8), "bundle_emb.x.string_to_param.*": normal(2, 8)},
+        "no textual inversion",
+    ),
     "an uneven embedding": (
         lora() | {"bundle_emb.x.clip_l": normal(2, 8), "bundle_emb.x.clip_g": normal(3, 8)},
         "uneven textual inversion 'x'",
@@ -152,6 +157,19 @@ def test_the_files_of_the_table_are_sound_but_for_one_thing(tmp_path):
         "unet": ["fc.weight"],
         "text_encoder": ["encoder.layers.0.mlp.fc1.weight"],
     }
+
+
+def test_embeddings_that_a_file_brings_along(tmp_path):
+    path = tmp_path / "style.safetensors"
+    one, left, right = normal(2, 768), normal(3, 768), normal(3, 1280)
+    bundled = {"bundle_emb.cat.string_to_param.*": one, "bundle_emb.dog.emb_params": one[0]}
+    bundled |= {"bundle_emb.both.clip_l": left, "bundle_emb.both.clip_g": right}
+    save_file(lora() | bundled, path)
+    found = {inversion.name: inversion for inversion in read_adapter(path).inversions}
+    assert {name: inversion.count for name, inversion in found.items()} == {"cat": 2, "dog": 1, "both": 3}
+    (vectors,) = vectors_for(found["cat"], [768])
+    assert np.array_equal(np.array(vectors), one)
+    assert [np.array(rows).shape for rows in vectors_for(found["both"], [768, 1280])] == [left.shape, right.shape]
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64])
