@@ -116,7 +116,12 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
         "GLoRA",
     ),
     "two changes of one weight": (lora() | {"lora_unet_fc.diff": normal(6, 4)}, "more than one form"),
-    "the same layer twice": (lora() | lora("unet.fc"), "changes 'fc.weight' twice"),
+    "a layer twice": (
+        lora() | {key: 2 * array for key, array in lora("unet.fc").items()},
+        "changes 'fc.weight' twice",
+    ),
+    "a layer twice in two forms": (lora() | {"unet.fc.diff": normal(6, 4)}, "changes 'fc.weight' twice"),
+    "another alpha": (lora() | lora("unet.fc", alpha=number(1)), "changes 'fc.weight' twice"),
     "the same key twice": (lora() | {"lora_unet_fc.lora_B.weight": normal(6, 2)}, "under two names"),
     "a module that is not there": (lora("lora_unet_other"), "the model has no 'lora_unet_other'"),
     "many that are not there": (
@@ -157,6 +162,15 @@ def test_the_files_of_the_table_are_sound_but_for_one_thing(tmp_path):
         "unet": ["fc.weight"],
         "text_encoder": ["encoder.layers.0.mlp.fc1.weight"],
     }
+
+
+def test_a_layer_under_two_names_counts_once(tmp_path):
+    save_file(lora(), tmp_path / "one.safetensors")
+    save_file(lora() | lora("unet.fc"), tmp_path / "two.safetensors")
+    one, two = (
+        match(read_adapter(tmp_path / f"{name}.safetensors"), SHAPES)["unet"]["fc.weight"] for name in ("one", "two")
+    )
+    assert mx.array_equal(one.delta(mx.zeros((6, 4)), 1), two.delta(mx.zeros((6, 4)), 1))
 
 
 def test_embeddings_that_a_file_brings_along(tmp_path):
