@@ -213,9 +213,13 @@ def is_folder_of_adapter(path: Path) -> bool:
 
 
 def about_adapter(path: Path) -> dict[str, Any]:
+    """What a LoRA is, and the hashes by which other programs know it."""
+    from .. import hub
     from ..adapters import describe
 
-    return describe(path)
+    values = describe(path)
+    hashes = hub.hashes_of(Path(values["file"]))
+    return {**values, "sha256": hashes.file, "autov2": hashes.autov2, "autov3": hashes.autov3}
 
 
 def about_text(path: Path) -> dict[str, Any]:
