@@ -101,6 +101,16 @@ def test_info(file, capsys):
     assert json.loads(out) == {**describe(file), **hashes}
 
 
+def test_info_finds_a_lora_by_its_name(file, capsys, monkeypatch):
+    monkeypatch.setenv("MLXDIFF_LORAS", str(file.parent))
+    code, out, err = run(["info", "style", "--json"], capsys)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["file"] == str(file)
+    code, out, err = run(["info", "stile"], capsys)
+    assert (code, out) == (1, "")
+    assert "There is no model 'stile'" in err
+
+
 def test_info_of_folders_and_damaged_files(tmp_path, capsys):
     save_file(
         {"base_model.model.fc.lora_A.weight": np.ones((2, 4), np.float32),
