@@ -22,6 +22,7 @@ from . import autoencoding, hub, images, memory, quantized, resolve  # noqa: E40
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
+from .controls import Controls  # noqa: E402
 from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
@@ -35,6 +36,7 @@ from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .randomness import Randomness  # noqa: E402
 from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
+from .steering import Steering  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ class StableDiffusion:
         self._turn = Turn()
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
+        self._controls = Controls(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -122,6 +125,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
+        self._controls = Controls(self.networks)
 
     @property
     def keeps_encoders(self) -> bool:
@@ -135,6 +139,7 @@ class StableDiffusion:
         """
         resolved = resolve.resolve(request, self._loaded)
         self.networks.adapting.check(adapters_of(resolved))
+        self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
         memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
@@ -191,6 +196,7 @@ class StableDiffusion:
             memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
             levels = resolved.noise_levels
             adapters = adapters_of(resolved)
+            self._controls.map(resolved)
             encoded = self._prompts.of([resolved])[0]
             randomness = Randomness(resolved, self._shape(resolved))
             start = self._start(resolved, randomness, latents)
@@ -202,6 +208,7 @@ class StableDiffusion:
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
+                steering=Steering(controls=self._controls.of(resolved, levels, (resolved.height, resolved.width))),
             )
             row = find_sampler(resolved.sampler)
             always = (guidance.NEGATIVE,) if row.unconditional else ()
@@ -276,6 +283,8 @@ class StableDiffusion:
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory."""
+        with self._turn:
+            self._controls.map(request)
         row = self._row_bytes(request, fused_attention=backend.is_gpu())
         return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
 

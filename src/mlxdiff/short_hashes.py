@@ -18,6 +18,7 @@ from pathlib import Path
 from . import hub
 from .errors import MlxdiffError
 from .named_files import NamedFile, named_files
+from .part_kinds import KINDS
 from .request import Request
 
 LONG, SHORT = 12, 10  # digits
@@ -50,7 +51,7 @@ def short_hashes(request: Request) -> ShortHashes:
             elif file.kind in _LISTS:
                 listed, prefix = _LISTS[file.kind]
                 hashes = hub.hashes_of(path)
-                name = _name(path)
+                name = _name(file, path)
                 digest = hashes.data if file.kind == "lora" else hashes.file
                 lists.setdefault(listed, []).append(f"{name}: {digest[:LONG]}")
                 short[f"{prefix}:{name}"] = hashes.file[:SHORT]
@@ -77,6 +78,9 @@ def _single_files(request: Request) -> Iterator[tuple[NamedFile, Path]]:
                     yield file, path
 
 
-def _name(path: Path) -> str:
-    """As A1111 writes it: what would end the entry is taken out."""
-    return path.stem.replace(":", "").replace(",", "")
+def _name(file: NamedFile, path: Path) -> str:
+    """The file's, or its repository's where all are called alike; without the marks that would end it in the text."""
+    name, parsed = path.stem, hub.parse_reference(file.name)
+    if parsed is not None and file.kind in KINDS and path.name == KINDS[file.kind].file:
+        name = parsed.name.partition("/")[2]
+    return name.replace(":", "").replace(",", "")

@@ -76,7 +76,7 @@ def _is_embedding(header: Header) -> bool:
     """A few rows as wide as a text encoder: under a name that says so, or a single tensor."""
     tensors = {name: info for name, info in header.tensors.items() if info.dtype in FLOATS}
     known = any(map(_EMBEDDING.match, tensors))
-    if not known and len(tensors) != 1:
+    if not known and (len(tensors) != 1 or next(iter(tensors)).endswith((".weight", ".bias"))):
         return False
     return all(_is_rows(info.shape) for name, info in tensors.items() if len(tensors) == 1 or _EMBEDDING.match(name))
 

@@ -40,7 +40,9 @@ def pull(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Download existing files again.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Download existing files again; overwrite in the store.")
+    ] = False,
     token: Annotated[
         str | None, typer.Option(help="Access token of the hub, instead of HF_TOKEN.", show_default=False)
     ] = None,
@@ -53,9 +55,7 @@ def pull(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(
-            metavar="|".join(KINDS), help="What that file is, where its header does not say; or what to remove."
-        ),
+        typer.Option(metavar="KIND", help=f"What that file is, where its header does not say: {', '.join(KINDS)}."),
     ] = None,
     quantize: Annotated[
         int | None,

@@ -45,10 +45,8 @@ def parts_of(revision: Revision, verified: Verified) -> tuple[CachedPart, ...]:
     """The parts in a snapshot, by path; none of a snapshot that belongs to something else."""
     entries = {entry.path: entry for entry in revision.entries}
     found = [part for path in entries if posixpath.basename(path) == CONFIG for part in _component(entries, path)]
-    folders = {part.path for part in found}
     for path in part_files(entries):
-        if not (posixpath.dirname(path) in folders and is_component_file(posixpath.basename(path))):
-            found += _file(entries, path, verified)
+        found += _file(entries, path, verified)
     return tuple(sorted(found, key=lambda part: part.path))
 
 

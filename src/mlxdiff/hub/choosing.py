@@ -91,13 +91,16 @@ def is_single_file(path: str) -> bool:
 
 
 def part_files(names: Collection[str]) -> list[str]:
-    """The .safetensors files that may each be a part: those that can be kept, and belong to no component."""
+    """The .safetensors files that may each be a part: those that can be kept, and are not weights beside a config."""
     return sorted(
-        name
-        for name in names
-        if is_single_file(name)
-        and can_name_a_file(name)
-        and posixpath.basename(posixpath.dirname(name)) != IMAGE_ENCODER
+        name for name in names if is_single_file(name) and can_name_a_file(name) and not _is_of_component(name, names)
+    )
+
+
+def _is_of_component(name: str, names: Collection[str]) -> bool:
+    folder, file = posixpath.split(name)
+    return posixpath.basename(folder) == IMAGE_ENCODER or (
+        is_component_file(file) and posixpath.join(folder, CONFIG) in names
     )
 
 

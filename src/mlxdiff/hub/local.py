@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.detect import MODEL_INDEX, PICKLES, read_json
+from ..checkpoint.kinds import kind_if_sound
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, UnsupportedError
 from ..files import open_regular
-from .choosing import is_single_file
+from ..part_kinds import KINDS
+from .choosing import SeveralError, choose, is_single_file
 from .mirrors import MIRRORS, how_to_mirror, nearest
 from .reference import (
     BUILT_IN,
@@ -89,10 +91,32 @@ def _cached(reference: str, parsed: HubReference) -> Snapshot:
         if not (folder / parsed.file).is_file():
             raise ModelNotFoundError(f"{reference} is not in the cache.", how_to_pull(reference))
         return Snapshot(str(HubReference(name, commit, parsed.file)), folder / parsed.file)
+    if not (folder / MODEL_INDEX).is_file() and (file := _only_file(reference, folder)) is not None:
+        return Snapshot(str(HubReference(name, commit, file)), folder / file)
     missing = what_is_missing(folder, name)
     if missing is not None:
         raise ModelNotFoundError(f"{reference} is in the cache, but not complete: {missing}.", how_to_pull(reference))
     return Snapshot(name, folder, commit)
+
+
+def _only_file(reference: str, folder: Path) -> str | None:
+    """The checkpoint that a snapshot consists of; None where it may be a model that is not complete.
+
+    Raises UnsupportedError for a part, such as a LoRA, and where one of several files has to be named.
+    """
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    try:
+        choice = choose(names, None, None, reference, lambda path: read_json(folder / path))
+    except SeveralError as error:
+        raise UnsupportedError(error.problem, f"Name the one you want: {reference}/{error.files[0]}") from None
+    except MlxdiffError:
+        return None
+    kind = None if choice.file is None else kind_if_sound(folder / choice.file)
+    kind = choice.kind if kind is None else kind
+    if kind in KINDS:
+        row = KINDS[kind]
+        raise UnsupportedError(f"{reference} is {row.article}, not a model.", f"Use it as {row.usage(reference)}")
+    return choice.file
 
 
 def refuse_pickle(reference: HubReference) -> None:

@@ -1,4 +1,4 @@
-"""Parts in folders, found by name: those that an environment variable lists, and mlxdiff's own store.
+"""Parts in folders, found by name: those that an environment variable lists, mlxdiff's own store, and built-in ones.
 
 A file's name is its stem, a component's is its folder's; LoRAs also have the name that their trainer wrote into them.
 """
@@ -22,6 +22,7 @@ from .reference import SINGLE_FILE, shown
 from .state import home
 
 ALIAS = "ss_output_name"
+BUILT_IN = Path(__file__).parents[1] / "assets" / "parts"
 DEEPEST = 16  # folders below one another
 MOST = 100_000  # files of one folder
 
@@ -40,8 +41,8 @@ def store_folder(kind: str) -> Path:
 
 
 def folders_of(kind: str) -> list[Path]:
-    """The folders in which parts of a kind are found by name, the user's own first."""
-    return [*folders_in_environment(kind), store_folder(kind)]
+    """The folders in which parts of a kind are found by name: the user's own, mlxdiff's store, what comes with it."""
+    return [*folders_in_environment(kind), store_folder(kind), BUILT_IN / kind]
 
 
 def shelved(kind: str) -> Iterator[Shelved]:
