@@ -95,6 +95,25 @@ def test_lycoris(name, pipe, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algo": "loha", "linear_dim": 2},
+        {"algo": "loha", "linear_dim": 2, "use_tucker": True},
+        {"algo": "lokr", "linear_dim": 1, "factor": 4},
+        {"algo": "lokr", "linear_dim": 1, "factor": 4, "use_tucker": True},
+        {"algo": "lokr", "linear_dim": 1, "factor": 2, "decompose_both": True},
+        {"algo": "lokr", "linear_dim": 1},
+    ],
+    ids=["loha", "loha tucker", "lokr", "lokr tucker", "lokr both", "lokr tall and wide"],
+)
+def test_products_are_of_low_rank_too(options, pipe, tmp_path):
+    """So that they can run beside quantized layers."""
+    written(pipe.unet, tmp_path / "style.safetensors", **options)
+    assert oracle.check_low_ranks(tmp_path / "style.safetensors", oracle.state_of(pipe)) > 25
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_text_encoder_of_lycoris(pipe, tmp_path):
     before = oracle.state_of(pipe)
     path = tmp_path / "style.safetensors"
