@@ -29,7 +29,9 @@ LARGEST_BATCH_ON_CPU = 4  # on a CPU it does not fall at all, and a group is wha
 MAPS, MAPS_ON_CPU = 8, 38
 
 UPSCALING = 0.25  # of the memory that an upscaler may take for a tile: the model stays beside it
-HEAD_MAPS, HEAD_MAPS_ON_CPU = 4, 14
+# Maps of an upscaler's widest layer that are alive at once in its body, and of its largest in its head.
+BODY_MAPS, BODY_MAPS_ON_CPU = 8, 40
+HEAD_MAPS, HEAD_MAPS_ON_CPU = 7, 40
 
 
 def size_of(*networks: nn.Module) -> int:
@@ -100,7 +102,8 @@ def check_decoding(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> 
 
 def upscaling_cells(config: UpscalerConfig, itemsize: int) -> int:
     """How many cells an upscaler's body may take at once; `itemsize` is of one number."""
-    return int(UPSCALING * backend.memory_size()) // (config.widest * itemsize * _body_maps(config))
+    maps = BODY_MAPS if backend.is_gpu() else BODY_MAPS_ON_CPU
+    return int(UPSCALING * backend.memory_size()) // (config.widest * itemsize * maps)
 
 
 def upscaling_head_cells(config: UpscalerConfig, itemsize: int) -> int:
@@ -112,10 +115,6 @@ def upscaling_head_cells(config: UpscalerConfig, itemsize: int) -> int:
 def upscaled(height: int, width: int) -> int:
     """What a picture of that size takes while it is put together: as floats, and as bytes."""
     return height * width * 3 * (4 + 1)
-
-
-def _body_maps(config: UpscalerConfig) -> int:
-    return 8 if backend.is_gpu() else 38
 
 
 def _largest_map(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:

@@ -18,7 +18,7 @@ backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 
-from . import autoencoding, hub, images, memory, quantized, resolve  # noqa: E402
+from . import autoencoding, hub, images, memory, quantized, resolve, upscaling  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
@@ -37,6 +37,7 @@ from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E40
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Unpack
 
     from .request import Settings
@@ -162,7 +163,7 @@ class StableDiffusion:
                         on_step(step)
                 for i, single in enumerate(part.singles()):
                     picture = images.to_uint8(self.decode(latents[i : i + 1]), part.rounding)[0]
-                    pictures.append(images.with_texts(picture, picture_text(single)))
+                    pictures.append(images.with_texts(self.finish(picture, single), picture_text(single)))
         return pictures
 
     def generate_latents(
@@ -236,6 +237,13 @@ class StableDiffusion:
         latents = autoencoding.checked(latents, "latents", f"(images, height, width, {channels})", channels)
         with self._turn:
             return autoencoding.decode(self.networks, latents, tile)
+
+    def finish(self, picture: np.ndarray, request: Request) -> np.ndarray:
+        """A decoded picture (H, W, 3) uint8 as the request wants it: enlarged (k H, k W, 3) where it has an upscaler."""
+        if request.upscaler is None:
+            return picture
+        with self._turn:
+            return upscaling.upscale(hub.find_part(request.upscaler, "upscaler"), picture, dtype=self.dtype)
 
     def encode(self, pictures: mx.array) -> mx.array:
         """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""

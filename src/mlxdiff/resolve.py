@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import backend, hub, images, presets
+from . import backend, hub, images, presets, upscaling
 from .catalogue import SCHEDULES
 from .declarations import PartReference, Structured
 from .diffusion import guidance
@@ -84,7 +84,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    return Resolved(**values, noise_levels=levels)
+    return Resolved(**values, noise_levels=levels, enlarged=_enlarged(request))
 
 
 def _schedule_name(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> str | None:
@@ -172,6 +172,17 @@ def _named_files(values: Any) -> Iterator[tuple[str, str]]:
             yield value, content_hash(Path(in_file(value)))
         elif isinstance(kind, PartReference):
             yield value, content_hash(hub.find_part(value, kind.part))
+
+
+def _enlarged(request: Request) -> int:
+    """How many times the request's upscaler enlarges a picture. Raises what `upscaling.check` raises."""
+    if request.upscaler is None:
+        return 1
+    path = hub.find_part(request.upscaler, "upscaler")
+    assert request.height is not None
+    assert request.width is not None
+    upscaling.check(path, request.height, request.width)
+    return upscaling.factor_of(path)
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

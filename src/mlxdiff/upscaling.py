@@ -37,7 +37,7 @@ Span = tuple[int, int]
 
 
 def factor_of(path: Path) -> int:
-    """How many times as wide and as high the upscaler in a file makes a picture; reads its header alone.
+    """How many times as wide and as high an upscaler makes a picture: a file, or a folder with one; reads its header.
 
     Raises UnsupportedError for a file that is none, CheckpointError for a damaged one.
     """
@@ -45,7 +45,7 @@ def factor_of(path: Path) -> int:
 
 
 def config_of(path: Path) -> UpscalerConfig:
-    """What the upscaler in a file is, from its header alone; raises as `factor_of`."""
+    """What an upscaler is, from its header alone; raises as `factor_of`."""
     return _opened(path)[0]
 
 
@@ -59,7 +59,7 @@ def is_upscaler(path: Path) -> bool:
 
 
 def check(path: Path, height: int, width: int) -> None:
-    """Raises RequestError where a picture of that size, enlarged, does not fit; else as `factor_of`."""
+    """Raises RequestError where a picture of that size, enlarged, would not fit; else as `factor_of`."""
     factor = factor_of(path)
     height, width = height * factor, width * factor
     needed = memory.upscaled(height, width)
@@ -74,7 +74,7 @@ def check(path: Path, height: int, width: int) -> None:
 def upscale(
     path: Path, pixels: np.ndarray, *, dtype: mx.Dtype | str | None = None, tile: int | None = None
 ) -> np.ndarray:
-    """A picture (H, W, 3) uint8 to one of (k H, k W, 3), by the network in a file.
+    """A picture (H, W, 3) uint8 to one of (k H, k W, 3), by the network in a file, or in a folder with one.
 
     dtype  of the weights; None is fp16 on a GPU and fp32 on a CPU. bf16 counts as fp32: it has too few digits
     tile   pixels a side of a tile; None is as large as memory allows, and that is mostly the whole picture
@@ -104,6 +104,7 @@ def upscale(
 def load(path: Path, dtype: mx.Dtype | str | None = None) -> Upscaler:
     """The network in a file, its weights in memory; the last one is kept for as long as its file stays the same."""
     wanted = backend.default_dtype() if dtype is None else backend.parse_dtype(dtype)
+    path = _file(path)
     about = os.stat(path)
     return _loaded(path, wanted == mx.float16, about.st_size, about.st_mtime_ns, about.st_ino)
 
@@ -128,10 +129,24 @@ def _loaded(path: Path, half: bool, *_: int) -> Upscaler:
 
 def _opened(path: Path) -> tuple[UpscalerConfig, dict[str, str]]:
     """What the network is, and its weights' names with the keys that are stored."""
+    path = _file(path)
     header = read_header(path)
     names = upscaler_names(header.tensors)
     shapes = {name: header.tensors[key].shape for name, key in names.items()}
     return UpscalerConfig.of(shapes, str(path)), names
+
+
+def _file(path: Path) -> Path:
+    """The file itself, or the only one of a folder."""
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UnsupportedError(
+            f"{path} is a folder with {len(files)} .safetensors files, of which one could be an upscaler.",
+            "Name the file in it.",
+        )
+    return files[0]
 
 
 @dataclass(frozen=True)

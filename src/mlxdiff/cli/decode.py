@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,9 +26,10 @@ mlxdiff decode *.safetensors -o decoded/
 mlxdiff decode dog.trajectory.safetensors -o dog.gif --fps 5
 """
 OF_THE_MODEL = ("model", "revision", "vae", "dtype")
+WANTED = (*OF_THE_MODEL, "upscaler")
 
 
-@with_settings(only=OF_THE_MODEL)
+@with_settings(only=WANTED)
 def decode(
     settings: Given,
     saved: Annotated[
@@ -82,7 +83,7 @@ def decode(
 
         model = _place(settings)
         vae, dtype = settings.get("vae"), settings.get("dtype")
-        jobs = [read_any(path, model, wanted, fps) for path in saved]
+        jobs = [enlarged(read_any(path, model, wanted, fps), settings.get("upscaler")) for path in saved]
         check_targets(jobs)
         for job in jobs:
             for target in job.targets:
@@ -125,6 +126,24 @@ def read_any(path: Path, model: str | None, wanted: Destination | None, fps: flo
     """The film in a file that holds a trajectory, the job in any other; raises as both of them do."""
     found = film.read_film(path, model, wanted, fps)
     return read_job(path, model, wanted) if found is None else found
+
+
+def enlarged(job: Job | film.Film, upscaler: str | None) -> Job | film.Film:
+    """The job with the upscaler that is asked for; its own is checked as well, before anything is decoded."""
+    from .. import hub, upscaling
+    from ..hashing import content_hash
+
+    if isinstance(job, film.Film):
+        if upscaler is not None:
+            raise RequestError(f"{job.path} holds a trajectory.", "Leave --upscaler out: its steps stay as they are.")
+        return job
+    wanted = job.request.upscaler if upscaler is None else upscaler
+    if wanted is None:
+        return job
+    found = hub.find_part(wanted, "upscaler")
+    upscaling.factor_of(found)
+    hashes = dict(job.request.hashes or ()) | {wanted: content_hash(found)}
+    return replace(job, request=replace(job.request, upscaler=wanted, hashes=tuple(hashes.items())))
 
 
 def read_job(path: Path, model: str | None, wanted: Destination | None) -> Job:

@@ -143,11 +143,14 @@ class RRDBNet(_Network):
         self.conv_last = _conv3(width, COLOURS)
 
     def body_steps(self, cells: mx.array) -> Iterator[mx.array]:
-        """Features (B, h, w, C) of cells (B, h, w, 3 p p) after each block, unevaluated; the last are the body's."""
+        """Maps (B, h, w, C) of cells (B, h, w, 3 p p) after each dense block, unevaluated; the last are the features."""
         first = x = self.conv_first(cells)
         for block in self.body:
-            x = block(x)
-            yield x
+            inner = x
+            for dense in (block.rdb1, block.rdb2, block.rdb3):
+                inner = dense(inner)
+                yield inner
+            x = inner * RESIDUAL + x
         yield first + self.conv_body(x)
 
     def head(self, features: mx.array, cells: mx.array) -> mx.array:
@@ -160,16 +163,13 @@ class RRDBNet(_Network):
 
 
 class ResidualInResidual(nn.Module):
-    """Three dense blocks beside a shortcut (RRDB)."""
+    """The three dense blocks that have a shortcut beside them (RRDB)."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
         self.rdb1 = DenseBlock(width, growth)
         self.rdb2 = DenseBlock(width, growth)
         self.rdb3 = DenseBlock(width, growth)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.rdb3(self.rdb2(self.rdb1(x))) * RESIDUAL + x
 
 
 class DenseBlock(nn.Module):
@@ -199,10 +199,10 @@ class SRVGGNetCompact(_Network):
             self.body += [PReLU(width) if config.prelu else ReLU(), _conv3(width, width)]
         self.body += [PReLU(width) if config.prelu else ReLU(), _conv3(width, COLOURS * config.cell**2)]
 
-    EVALUATED: ClassVar[int] = 8  # layers at once
+    EVALUATED: ClassVar[int] = 4  # layers at once
 
     def body_steps(self, cells: mx.array) -> Iterator[mx.array]:
-        """Features (B, h, w, C) of pixels (B, h, w, 3), some layers at a time, unevaluated; the last are the body's."""
+        """Maps (B, h, w, C) of pixels (B, h, w, 3), some layers at a time, unevaluated; the last are the features."""
         x = cells
         for i, layer in enumerate(self.body[:-1], start=1):
             x = layer(x)  # pyright: ignore[reportCallIssue]
