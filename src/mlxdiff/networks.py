@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 from . import backend, memory
 from .families import Checkpoint, Family, base
 from .models.backbone import Backbone
-from .models.vae import AutoencoderKL
+from .models.autoencoders import Autoencoder
 from .text import Tokenizer
 from .threads import Turn
 
@@ -73,7 +73,7 @@ class Networks:
         return self._use("backbone")
 
     @property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> Autoencoder:
         """The VAE, ready for use."""
         return self._use("vae")
 

@@ -273,7 +273,8 @@ class StableDiffusion:
             pixels = images.read_source(request.image, size=(request.height, request.width))
             vae = self.networks.vae
             mean, logvar = autoencoding.posterior(vae, mx.array(pixels)[None])
-            spread = randomness.posterior()  # drawn before the noise of the start: diffusers' order
+            # Drawn before the noise of the start: diffusers' order.
+            spread = None if logvar is None else randomness.posterior()
             picture = vae.normalize(mean if spread is None else mean + mx.exp(0.5 * logvar) * spread)
         noise = randomness.start() if latents is None else latents.astype(mx.float32)
         return request.noise_levels.start(noise, picture)

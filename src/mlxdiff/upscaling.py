@@ -28,9 +28,9 @@ from .errors import CheckpointError, InputError, RequestError, UnsupportedError
 from .images import to_uint8
 from .models.upscaler import HEAD_REACH, Upscaler, UpscalerConfig, build, pack
 from .networks import evaluate, keep_randomness
+from .request import MAX_SIDE
 
 OVERLAP = 64  # cells around a tile where what it depends on reaches farther; half of them are blended
-MOST_SIDE = 65_536
 ROWS = 256  # of floats that become bytes at once
 
 Span = tuple[int, int]
@@ -63,10 +63,10 @@ def check(path: Path, height: int, width: int) -> None:
     factor = factor_of(path)
     height, width = height * factor, width * factor
     needed = memory.upscaled(height, width)
-    if max(height, width) > MOST_SIDE or needed > backend.memory_size():
+    if max(height, width) > MAX_SIDE or needed > backend.memory_size():
         raise RequestError(
             f"Enlarged {factor} times the picture has {width}x{height} pixels, for which about {needed / 1e9:.3g} GB are"
-            f" needed; {backend.memory_size() / 1e9:.3g} GB are there, and {MOST_SIDE} pixels a side are possible.",
+            f" needed; {backend.memory_size() / 1e9:.3g} GB are there, and {MAX_SIDE} pixels a side are possible.",
             "Enlarge a smaller one.",
         )
 

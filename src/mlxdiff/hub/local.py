@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint.detect import MODEL_INDEX, PICKLES, read_json
+from ..checkpoint.detect import MODEL_INDEX, PICKLES, read_json, tiny_vae_halves
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, UnsupportedError
 from ..files import open_regular
 from .mirrors import MIRRORS, how_to_mirror, nearest
@@ -114,8 +114,9 @@ def resolve_vae(reference: str) -> Path:
     Raises ModelNotFoundError and UnsupportedError, as `resolve` does; no network.
     """
     path = as_path(reference)
-    if path is not None and (path / "config.json").is_file() and not (path / MODEL_INDEX).is_file():
-        return path
+    if path is not None and not (path / MODEL_INDEX).is_file():
+        if (path / "config.json").is_file() or tiny_vae_halves(path):
+            return path
     return resolve(reference).path
 
 

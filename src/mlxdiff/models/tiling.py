@@ -112,12 +112,13 @@ def _attention(block: Attention, x: FeatureMap, groups: int) -> FeatureMap:
 
 
 def convolve(
-    conv: Callable[[mx.array], mx.array], strips: list[mx.array], prepare: Callable[[mx.array], mx.array]
+    conv: Callable[[mx.array], mx.array], strips: Iterable[mx.array], prepare: Callable[[mx.array], mx.array]
 ) -> Iterator[mx.array]:
-    """Strips of conv(prepare(x)), conv a 3x3 convolution with padding, prepare one cell's concern; uses up the list."""
-    above, strip = None, prepare(strips.pop(0))
+    """Strips of conv(prepare(x)), conv a 3x3 convolution with padding, prepare one cell's concern; uses up a list."""
+    coming = map(prepare, _taken(strips) if isinstance(strips, list) else strips)
+    above, strip = None, next(coming)
     while strip is not None:
-        following = prepare(strips.pop(0)) if strips else None
+        following = next(coming, None)
         below = None if following is None else following[:, :1]
         window = [rows for rows in (above, strip, below) if rows is not None]
         y = conv(window[0] if len(window) == 1 else mx.concatenate(window, axis=1))
@@ -125,6 +126,11 @@ def convolve(
         first, last = int(above is not None), y.shape[1] - int(below is not None)
         yield mx.contiguous(y[:, first:last])
         above, strip = strip[:, -1:], following
+
+
+def _taken(strips: list[mx.array]) -> Iterator[mx.array]:
+    while strips:
+        yield strips.pop(0)
 
 
 def gather(strips: Iterable[mx.array], groups: int) -> FeatureMap:
