@@ -102,20 +102,18 @@ def test_tiles_that_see_all_they_depend_on_change_nothing(name, size, made, monk
     assert (tiled != whole).mean() < 1e-3
 
 
-def test_the_reach_is_no_longer_than_needed(made, monkeypatch):
+def test_the_reach_is_no_longer_than_needed(made):
     """With one cell less around them, tiles are other than the whole."""
     network, path = made("compact_x4")
     pixels = photo(60, 60)
     expected = by_torch(network, pixels)
     config = load(path, "fp32").config
     assert config.reach == 4  # convolutions before the last
-    rows, columns = upscaling._pieces(60, 20, 0, 5), upscaling._pieces(60, 20, 0, 5)
     large = np.zeros((240, 240, 3), np.float32)
-    for row in rows:
+    for row in upscaling._pieces(60, 20, 0, 5):
         for column in upscaling._pieces(60, 20, 0, 5):
             upscaling._add(large, load(path, "fp32"), pixels, row, column, 0)
     assert np.abs(large - expected).max() < 1e-5
-    del columns
     large[:] = 0
     for row in upscaling._pieces(60, 20, 0, 3):
         for column in upscaling._pieces(60, 20, 0, 3):

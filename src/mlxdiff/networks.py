@@ -18,8 +18,8 @@ from mlx.utils import tree_flatten
 
 from . import backend, memory
 from .families import Checkpoint, Family, base
-from .models.backbone import Backbone
 from .models.autoencoders import Autoencoder
+from .models.backbone import Backbone
 from .text import Tokenizer
 from .threads import Turn
 

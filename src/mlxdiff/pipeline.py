@@ -239,7 +239,7 @@ class StableDiffusion:
             return autoencoding.decode(self.networks, latents, tile)
 
     def finish(self, picture: np.ndarray, request: Request) -> np.ndarray:
-        """A decoded picture (H, W, 3) uint8 as the request wants it: enlarged (k H, k W, 3) where it has an upscaler."""
+        """A decoded picture (H, W, 3) uint8 as the request wants it: (k H, k W, 3) where it has an upscaler."""
         if request.upscaler is None:
             return picture
         with self._turn:
@@ -275,7 +275,9 @@ class StableDiffusion:
             mean, logvar = autoencoding.posterior(vae, mx.array(pixels)[None])
             # Drawn before the noise of the start: diffusers' order.
             spread = None if logvar is None else randomness.posterior()
-            picture = vae.normalize(mean if spread is None else mean + mx.exp(0.5 * logvar) * spread)
+            if logvar is not None and spread is not None:
+                mean = mean + mx.exp(0.5 * logvar) * spread
+            picture = vae.normalize(mean)
         noise = randomness.start() if latents is None else latents.astype(mx.float32)
         return request.noise_levels.start(noise, picture)
 

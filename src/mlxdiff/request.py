@@ -462,8 +462,9 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its run, `enlarged` how many times its upscaler enlarges the picture. Fields that only apply with others stay None: `image`, `strength`
-    without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
+    `noise_levels` is the schedule of its run, `enlarged` how many times its upscaler enlarges the picture. Fields that
+    only apply with others stay None: `image`, `strength` without an image, `negative_prompt`, `schedule` and `sigmas`
+    where the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def check(path: Path, height: int, width: int) -> None:
     needed = memory.upscaled(height, width)
     if max(height, width) > MAX_SIDE or needed > backend.memory_size():
         raise RequestError(
-            f"Enlarged {factor} times the picture has {width}x{height} pixels, for which about {needed / 1e9:.3g} GB are"
-            f" needed; {backend.memory_size() / 1e9:.3g} GB are there, and {MAX_SIDE} pixels a side are possible.",
+            f"Enlarged {factor} times the picture has {width}x{height} pixels, which take about {needed / 1e9:.3g} GB;"
+            f" {backend.memory_size() / 1e9:.3g} GB are there, and {MAX_SIDE} pixels a side are possible.",
             "Enlarge a smaller one.",
         )
 
@@ -160,11 +161,11 @@ class _Piece:
 def _enlarged(network: Upscaler, padded: np.ndarray, tile: int | None) -> np.ndarray:
     """(h c, w c, 3) uint8 of pixels (h p, w p, 3)."""
     config, itemsize = network.config, network.dtype.size
-    height, width = (side // config.packed for side in padded.shape[:2])
+    height, width = padded.shape[0] // config.packed, padded.shape[1] // config.packed
     if tile is None:
         room = memory.upscaling_cells(config, itemsize)
-        side = max(1, int(room**0.5) - 2 * min(config.reach, OVERLAP))
-        tile = max(height, width) if height * width <= room else side
+        around = min(config.reach + HEAD_REACH, OVERLAP)
+        tile = max(height, width) if height * width <= room else max(1, int(room**0.5) - 2 * around)
     # Half of what is around a tile is blended, half of it keeps away what the cut has changed.
     is_exact = config.reach <= OVERLAP or tile >= max(height, width)
     blend = 0 if is_exact else OVERLAP // 2
@@ -184,7 +185,7 @@ def _pieces(length: int, tile: int, blend: int, around: int) -> Iterator[_Piece]
     """An axis in stretches about equally long, each with as many cells around it as there are."""
     count = max(1, length // tile if blend else -(-length // tile))
     bounds = [length * i // count for i in range(count + 1)]
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in pairwise(bounds):
         inner = max(0, first - blend), min(length, last + blend)
         yield _Piece(inner, (max(0, first - around), min(length, last + around)))
 

@@ -108,7 +108,8 @@ def test_sheets_are_of_the_large_pictures(run):
     assert pixels("sheet.png").shape == (96, 240, 3)
     run("grid", "--prompt", "a cat", *SMALL, "--vary", "upscaler=x3.safetensors", "-o", "sweep.png")
     assert pixels("sweep.png").shape[1] >= 120
-    _, err = run("generate", "a cat", *SMALL, "--n-images", "200", "--n-rows", "1", "-o", "sheet.webp", "--upscaler", "x3.safetensors", code=2)  # fmt: skip
+    webp = ("--n-images", "200", "--n-rows", "1", "-o", "sheet.webp", "--upscaler", "x3.safetensors")
+    _, err = run("generate", "a cat", *SMALL, *webp, code=2)
     assert "24000x96" in err
 
 

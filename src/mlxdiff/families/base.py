@@ -23,11 +23,11 @@ from ..checkpoint.single_file import read_single_file
 from ..conditioning import Conditioning
 from ..errors import CheckpointError, MlxdiffWarning, RequestError, UnsupportedError
 from ..models import autoencoders
+from ..models.autoencoders import Autoencoder, AutoencoderConfig
 from ..models.backbone import Backbone, BackboneConfig
 from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
 from ..models.unet import UNet2DConditionModel, UNetConfig
 from ..models.unet_backbone import UNetBackbone
-from ..models.autoencoders import Autoencoder, AutoencoderConfig
 from ..parts import BACKBONE, BY_NAME
 from ..text import emphasis
 from ..text.chunking.chunk import Chunk, Names

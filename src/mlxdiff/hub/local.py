@@ -114,9 +114,9 @@ def resolve_vae(reference: str) -> Path:
     Raises ModelNotFoundError and UnsupportedError, as `resolve` does; no network.
     """
     path = as_path(reference)
-    if path is not None and not (path / MODEL_INDEX).is_file():
-        if (path / "config.json").is_file() or tiny_vae_halves(path):
-            return path
+    is_component = path is not None and ((path / "config.json").is_file() or tiny_vae_halves(path) != [])
+    if path is not None and is_component and not (path / MODEL_INDEX).is_file():
+        return path
     return resolve(reference).path
 
 

@@ -1,4 +1,4 @@
-"""Networks that enlarge pictures: RRDBNet (Wang et al. 2018, ESRGAN) and SRVGGNetCompact (Wang et al. 2021, Real-ESRGAN).
+"""Networks that enlarge pictures: RRDBNet (ESRGAN, Wang et al. 2018) and SRVGGNetCompact (Real-ESRGAN, 2021).
 
 Both are convolutions alone, so that what a pixel depends on has an edge: `reach`. Each has two halves. `body` works on
 cells, which are the picture's pixels or, where a network begins by packing them, squares of pixels; `head` makes a
@@ -143,7 +143,7 @@ class RRDBNet(_Network):
         self.conv_last = _conv3(width, COLOURS)
 
     def body_steps(self, cells: mx.array) -> Iterator[mx.array]:
-        """Maps (B, h, w, C) of cells (B, h, w, 3 p p) after each dense block, unevaluated; the last are the features."""
+        """Maps (B, h, w, C) of cells (B, h, w, 3 p p) after each dense block, unevaluated; the last: features."""
         first = x = self.conv_first(cells)
         for block in self.body:
             inner = x
@@ -212,7 +212,7 @@ class SRVGGNetCompact(_Network):
     def head(self, features: mx.array, cells: mx.array) -> mx.array:
         """Features (B, h, w, C) and pixels (B, h, w, 3) to pictures (B, h c, w c, 3)."""
         detail = self.body[-1](features)  # pyright: ignore[reportCallIssue]
-        batch, height, width, _ = cells.shape
+        _, height, width, _ = cells.shape
         size = height * self.config.cell, width * self.config.cell
         return unpack(detail, self.config.cell) + enlarge(cells, size)
 
