@@ -31,6 +31,7 @@ from .models.upscaler import HEAD_REACH, Upscaler, UpscalerConfig, build, pack
 from .networks import evaluate, keep_randomness
 from .request import MAX_SIDE
 
+SMALLEST = 32  # cells a side of a tile, however little memory there is
 OVERLAP = 64  # cells around a tile where what it depends on reaches farther; half of them are blended
 ROWS = 256  # of floats that become bytes at once
 
@@ -162,18 +163,17 @@ def _enlarged(network: Upscaler, padded: np.ndarray, tile: int | None) -> np.nda
     """(h c, w c, 3) uint8 of pixels (h p, w p, 3)."""
     config, itemsize = network.config, network.dtype.size
     height, width = padded.shape[0] // config.packed, padded.shape[1] // config.packed
-    if tile is None:
-        room = memory.upscaling_cells(config, itemsize)
-        around = min(config.reach + HEAD_REACH, OVERLAP)
-        tile = max(height, width) if height * width <= room else max(1, int(room**0.5) - 2 * around)
+    room = memory.upscaling_cells(config, itemsize)
+    margin = min(config.reach + HEAD_REACH, OVERLAP)
+    largest = max(height, width) if height * width <= room else max(SMALLEST, int(room**0.5) - 2 * margin)
+    size = largest if tile is None else tile
     # Half of what is around a tile is blended, half of it keeps away what the cut has changed.
-    is_exact = config.reach <= OVERLAP or tile >= max(height, width)
+    is_exact = config.reach <= OVERLAP or size >= max(height, width)
     blend = 0 if is_exact else OVERLAP // 2
     around = config.reach + HEAD_REACH if is_exact else OVERLAP
-    tile = max(tile, 2 * blend)
     large = np.zeros((height * config.cell, width * config.cell, 3), np.float32)
-    for rows in _pieces(height, tile, blend, around):
-        for columns in _pieces(width, tile, blend, around):
+    for rows in _pieces(height, size, blend, around):
+        for columns in _pieces(width, size, blend, around):
             _add(large, network, padded, rows, columns, blend)
     out = np.empty(large.shape, np.uint8)
     for top in range(0, len(large), ROWS):
@@ -183,7 +183,9 @@ def _enlarged(network: Upscaler, padded: np.ndarray, tile: int | None) -> np.nda
 
 def _pieces(length: int, tile: int, blend: int, around: int) -> Iterator[_Piece]:
     """An axis in stretches about equally long, each with as many cells around it as there are."""
-    count = max(1, length // tile if blend else -(-length // tile))
+    count = -(-length // tile)
+    if blend:
+        count = max(1, min(count, length // (2 * blend)))  # no two overlaps of a tile may meet
     bounds = [length * i // count for i in range(count + 1)]
     for first, last in pairwise(bounds):
         inner = max(0, first - blend), min(length, last + blend)

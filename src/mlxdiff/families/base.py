@@ -111,6 +111,11 @@ class Checkpoint:
         """Pixels a latent cell spans in each direction."""
         return self.vae.scale_factor
 
+    @property
+    def has_tiny_vae(self) -> bool:
+        """Whether the VAE is a tiny one, which decodes in a fraction of a step's time."""
+        return isinstance(self.vae, autoencoders.TinyVAEConfig)
+
 
 @dataclass(frozen=True)
 class Family:
