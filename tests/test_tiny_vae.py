@@ -246,3 +246,9 @@ def test_damaged_files(name, published, made, tmp_path):
 def test_an_encoder_alone_is_refused(published, made):
     with pytest.raises(UnsupportedError, match="encoder"):
         StableDiffusion(str(made("sd15")), vae=published / "alone/only_encoder.safetensors")
+
+
+@pytest.mark.parametrize("place", ["folder/taesd_decoder.safetensors", "both.safetensors", "diffusers.safetensors"])
+def test_a_tiny_vae_is_no_model(place, published):
+    with pytest.raises(UnsupportedError, match="tiny VAE, which the option --vae takes"):
+        StableDiffusion(published / place)

@@ -124,4 +124,4 @@ def _kept(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> i
 
 def _largest_map(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int:
     """Bytes of a map as large as the picture, with as many channels as come in there from the level below."""
-    return shape[1] * shape[2] * config.scale_factor**2 * max(config.block_out_channels[:2]) * itemsize
+    return shape[1] * shape[2] * config.scale_factor**2 * config.largest_channels * itemsize

@@ -14,8 +14,11 @@ from torch_upscalers import RRDBNet, SRVGGNetCompact, seeded
 
 from mlxdiff import StableDiffusion, upscaling
 from mlxdiff.cli.app import main
+from mlxdiff.errors import MlxdiffWarning
 from mlxdiff.hashing import content_hash
 from mlxdiff.metadata import read_picture
+from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.request import Request
 from mlxdiff.upscaling import upscale
 
 SMALL = ("-m", "emoji", "--height", "32", "--width", "40", "--steps", "2", "--seed", "4")
@@ -146,3 +149,19 @@ def test_a_folder_with_one_file(run, tmp_path):
     (folder / "other.safetensors").write_bytes(b"")
     _, err = run("generate", "a cat", *SMALL, "-o", "two.png", "--upscaler", "up", code=1)
     assert "2 .safetensors files" in err
+
+
+def test_an_upscaler_is_no_model_and_no_vae(run):
+    _, err = run("generate", "a cat", "-m", "x3.safetensors", code=1)
+    assert "is an upscaler, which the option --upscaler takes" in err
+    _, err = run("generate", "a cat", *SMALL, "--vae", "x3.safetensors", "-o", "cat.png", code=1)
+    assert "holds no VAE" in err
+
+
+def test_names_of_other_programs_are_said_and_not_used():
+    """A1111 names its upscalers, and no file."""
+    text = "a cat\nSteps: 2, Sampler: Euler, Seed: 1, Size: 64x64, Postprocess upscale by: 4, Postprocess upscaler: 4x_X"
+    with pytest.warns(MlxdiffWarning, match="Postprocess upscaler"):
+        assert parse_parameters(text).upscaler is None
+    own = parameters_text(Request("a cat", seed=1, upscaler="up/4x.safetensors"))
+    assert parse_parameters(own).upscaler == "up/4x.safetensors"

@@ -49,6 +49,11 @@ class TinyVAEConfig:
     keeps_maps = False
 
     @property
+    def largest_channels(self) -> int:
+        """Channels of the largest map, by which decoding's memory is counted: twice, since nothing is freed earlier."""
+        return 2 * self.channels
+
+    @property
     def scale_factor(self) -> int:
         """Pixels a latent cell spans in each direction."""
         return 2 ** (len(self.decoder_blocks) - 1)

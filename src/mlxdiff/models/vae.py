@@ -56,6 +56,11 @@ class VAEConfig:
     keeps_maps = True
 
     @property
+    def largest_channels(self) -> int:
+        """Channels of the largest map, by which decoding's memory is counted."""
+        return max(self.block_out_channels[:2])
+
+    @property
     def scale_factor(self) -> int:
         """Pixels a latent cell spans in each direction."""
         return 2 ** (len(self.block_out_channels) - 1)
