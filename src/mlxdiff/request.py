@@ -316,7 +316,7 @@ class Request:
     )
     upscaler: str | None = setting(
         PartReference("upscaler"),
-        "File (ESRGAN, Real-ESRGAN) that enlarges the finished picture.",
+        "Network (ESRGAN, Real-ESRGAN) that enlarges the finished picture: .safetensors file, name, or hub id.",
         group="Stages",
         unset="none",
         a1111="Postprocess upscaler",
@@ -349,7 +349,7 @@ class Request:
     )
     vae: str | None = setting(
         PartReference("vae"),
-        "VAE to use instead: folder, .safetensors file, name, or hub id.",
+        "VAE to use instead, also a tiny one (TAESD): folder, .safetensors file, name, or hub id.",
         group="Model",
         scope="model",
         unset="none",

@@ -2,8 +2,8 @@
 
 A tile is computed with what lies around it. Where that is all that its pixels depend on, the picture is the one that
 the network makes of the whole, up to floating-point rounding. It always is for compact networks, whose pixels depend on
-a few others. An ESRGAN of 23 blocks looks 347 pixels far: a picture that is too large for the memory is cut into tiles
-that overlap by 64 and are blended there, and then differs by what lies farther off.
+a few others. An ESRGAN of 23 blocks looks 349 pixels far: a picture that is too large for the memory is cut into tiles
+that overlap and are blended there, and then differs by what lies farther off.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .checkpoint.load import StoredWeights, read_arrays, steps
 from .checkpoint.upscaler_names import upscaler_names
 from .errors import CheckpointError, InputError, RequestError, UnsupportedError
 from .images import to_uint8
-from .models.upscaler import HEAD_REACH, Upscaler, UpscalerConfig, build, pack
+from .models.upscaler import Upscaler, UpscalerConfig, build, pack
 from .networks import evaluate, keep_randomness
 from .request import MAX_SIDE
 
 SMALLEST = 32  # cells a side of a tile, however little memory there is
-OVERLAP = 64  # cells around a tile where what it depends on reaches farther; half of them are blended
+OVERLAP = 64  # cells around a tile where what it depends on reaches farther; the inner half of them is blended
 ROWS = 256  # of floats that become bytes at once
 
 Span = tuple[int, int]
@@ -164,13 +164,13 @@ def _enlarged(network: Upscaler, padded: np.ndarray, tile: int | None) -> np.nda
     config, itemsize = network.config, network.dtype.size
     height, width = padded.shape[0] // config.packed, padded.shape[1] // config.packed
     room = memory.upscaling_cells(config, itemsize)
-    margin = min(config.reach + HEAD_REACH, OVERLAP)
+    margin = min(config.reach + config.head_reach, OVERLAP)
     largest = max(height, width) if height * width <= room else max(SMALLEST, int(room**0.5) - 2 * margin)
     size = largest if tile is None else tile
     # Half of what is around a tile is blended, half of it keeps away what the cut has changed.
     is_exact = config.reach <= OVERLAP or size >= max(height, width)
     blend = 0 if is_exact else OVERLAP // 2
-    around = config.reach + HEAD_REACH if is_exact else OVERLAP
+    around = config.reach + config.head_reach if is_exact else OVERLAP
     large = np.zeros((height * config.cell, width * config.cell, 3), np.float32)
     for rows in _pieces(height, size, blend, around):
         for columns in _pieces(width, size, blend, around):
@@ -219,10 +219,10 @@ def _head(
     network: Upscaler, features: mx.array, cells: mx.array, rows: Span, columns: Span, outer: tuple[Span, Span]
 ) -> np.ndarray:
     """Pixels (h c, w c, 3) of the cells in these rows and columns."""
-    cell = network.config.cell
+    cell, reach = network.config.cell, network.config.head_reach
     cut, keep = [], []
     for (first, last), (begin, end) in zip((rows, columns), outer, strict=True):
-        low, high = max(begin, first - HEAD_REACH), min(end, last + HEAD_REACH)
+        low, high = max(begin, first - reach), min(end, last + reach)
         cut.append(slice(low - begin, high - begin))
         keep.append(slice((first - low) * cell, (last - low) * cell))
     window = np.s_[:, cut[0], cut[1]]
@@ -255,4 +255,4 @@ def described(path: Path) -> dict[str, Any]:
     }
     if config.packed > 1:
         said["packs"] = f"{config.packed}x{config.packed} pixels"
-    return {**said, "reach": f"{config.reach * config.packed} pixels"}
+    return {**said, "reach": f"{(config.reach + config.head_reach) * config.packed} pixels"}

@@ -160,7 +160,9 @@ def test_an_upscaler_is_no_model_and_no_vae(run):
 
 def test_names_of_other_programs_are_said_and_not_used():
     """A1111 names its upscalers, and no file."""
-    text = "a cat\nSteps: 2, Sampler: Euler, Seed: 1, Size: 64x64, Postprocess upscale by: 4, Postprocess upscaler: 4x_X"
+    text = (
+        "a cat\nSteps: 2, Sampler: Euler, Seed: 1, Size: 64x64, Postprocess upscale by: 4, Postprocess upscaler: 4x_X"
+    )
     with pytest.warns(MlxdiffWarning, match="Postprocess upscaler"):
         assert parse_parameters(text).upscaler is None
     own = parameters_text(Request("a cat", seed=1, upscaler="up/4x.safetensors"))

@@ -103,7 +103,9 @@ def _refuse_files(reference: str, path: Path | None, kind: str) -> None:
     suffix = Path(reference).suffix.lower()
     if suffix in PICKLES:
         # Trainers of upscalers keep the network among other things.
-        inside, hint = ("[KEY]", ", where KEY is params_ema or params, if there is one") if kind == "upscaler" else ("", "")
+        inside, hint = (
+            ("[KEY]", ", where KEY is params_ema or params, if there is one") if kind == "upscaler" else ("", "")
+        )
         raise UnsupportedError(
             f"{reference} is a pickle, which could run any code when it is opened.",
             f"Look for the {noun_of(kind)} as {SINGLE_FILE}. One that you trust can be converted with PyTorch:"

@@ -25,7 +25,6 @@ Shape = tuple[int, ...]
 RRDB, COMPACT = "ESRGAN (RRDB)", "Real-ESRGAN compact"
 COLOURS = 3
 MOST_CHANNELS, MOST_BLOCKS, MOST_FACTOR = 1024, 200, 8
-HEAD_REACH = 2  # cells: a pixel's half-pixels and quarters add up to less than two, whatever the factor
 DENSE = 5  # convolutions of a dense block
 SLOPE, RESIDUAL = 0.2, 0.2
 
@@ -62,6 +61,11 @@ class UpscalerConfig:
     def reach(self) -> int:
         """Cells on each side that a cell of the body depends on."""
         return 3 * DENSE * self.blocks + 2 if self.kind == RRDB else self.blocks + 1
+
+    @property
+    def head_reach(self) -> int:
+        """Cells on each side that a pixel of the head depends on: an ESRGAN's shares of cells add up to less than 2."""
+        return 2 if self.kind == RRDB else 1
 
     @property
     def widest(self) -> int:
