@@ -68,6 +68,29 @@ def test_the_picture_is_enlarged_and_says_so(run, tmp_path):
     assert read_picture(Path("later.png")).request == found.request
 
 
+def test_latents_are_decoded_where_their_upscaler_is_not(run):
+    run("generate", "a cat", *SMALL, "-o", "large.png", "--save-latents", "--upscaler", "x3.safetensors")
+    Path("x3.safetensors").unlink()
+    _, err = run("decode", "large.safetensors", "-o", "plain.png")
+    assert "The picture is not enlarged" in err
+    assert pixels("plain.png").shape == (32, 40, 3)
+    request = read_picture(Path("plain.png")).request
+    assert request is not None
+    assert (request.upscaler, request.hashes) == (None, None)
+    _, err = run("decode", "large.safetensors", "-o", "other.png", "--upscaler", "x3.safetensors", code=1)
+    assert "x3.safetensors" in err
+
+
+def test_trajectories_stay_as_they_are(run):
+    run("generate", "a cat", *SMALL, "-o", "large.png", "--save-trajectory", "--upscaler", "x3.safetensors")
+    run("decode", "large.trajectory.safetensors", "-o", "film.webp")
+    assert pixels("film.webp").shape == (32, 40, 3)
+    found = read_picture(Path("film.webp")).request
+    assert found is not None
+    assert found.upscaler is None
+    run("decode", "large.trajectory.safetensors", "-o", "f.webp", "--upscaler", "x3.safetensors", code=2)
+
+
 def test_python_gives_the_same(run, tmp_path):
     run("generate", "a cat", *SMALL, "-o", "large.png", "--upscaler", "x3.safetensors")
     (picture,) = StableDiffusion("emoji").generate(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError, RequestError
+from ..errors import InputError, ModelNotFoundError, RequestError
 from ..request import Request
 from . import film, options, output, usage
 from .bars import Bars
@@ -129,21 +129,32 @@ def read_any(path: Path, model: str | None, wanted: Destination | None, fps: flo
 
 
 def enlarged(job: Job | film.Film, upscaler: str | None) -> Job | film.Film:
-    """The job with the upscaler that is asked for; its own is checked as well, before anything is decoded."""
+    """The job with the upscaler that is asked for, else with its own if that is here.
+
+    Both are checked before anything is decoded. The steps of a trajectory are not enlarged.
+    """
     from .. import hub, upscaling
     from ..hashing import content_hash
 
-    if isinstance(job, film.Film):
-        if upscaler is not None:
-            raise RequestError(f"{job.path} holds a trajectory.", "Leave --upscaler out: its steps stay as they are.")
+    own = job.request.upscaler
+    if isinstance(job, film.Film) and upscaler is not None:
+        raise RequestError(f"{job.path} holds a trajectory.", "Leave --upscaler out: its steps stay as they are.")
+    if own is None and upscaler is None:
         return job
-    wanted = job.request.upscaler if upscaler is None else upscaler
-    if wanted is None:
-        return job
-    found = hub.find_part(wanted, "upscaler")
-    upscaling.factor_of(found)
-    hashes = dict(job.request.hashes or ()) | {wanted: content_hash(found)}
-    return replace(job, request=replace(job.request, upscaler=wanted, hashes=tuple(hashes.items())))
+    hashes = {name: digest for name, digest in job.request.hashes or () if name != own}
+    wanted = None if isinstance(job, film.Film) else own if upscaler is None else upscaler
+    if wanted is not None:
+        try:
+            found = hub.find_part(wanted, "upscaler")
+        except ModelNotFoundError as error:
+            if upscaler is not None:
+                raise
+            output.note(f"{job.path}: {error.problem} The picture is not enlarged.", style="yellow")
+            wanted = None
+        else:
+            upscaling.factor_of(found)
+            hashes[wanted] = content_hash(found)
+    return replace(job, request=replace(job.request, upscaler=wanted, hashes=tuple(hashes.items()) or None))
 
 
 def read_job(path: Path, model: str | None, wanted: Destination | None) -> Job:

@@ -133,6 +133,7 @@ def about_model(reference: str) -> dict[str, Any]:
         "scheduler": checkpoint.scheduler.get("_class_name"),
         "prediction_type": checkpoint.scheduler.get("prediction_type", "epsilon"),
         "latents": f"{checkpoint.vae.latent_channels} channels, {checkpoint.scale_factor} pixels a cell",
+        "vae": checkpoint.index.components["vae"].class_name,
         "components": sorted(checkpoint.index.components),
     }
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..errors import RequestError
 from . import tiling
 from .tiny_vae import AutoencoderTiny, TinyVAEConfig, decode_streamed
 from .vae import AutoencoderKL, VAEConfig
@@ -34,8 +33,6 @@ def decode_tiled(vae: Autoencoder, z: mx.array, tile: int) -> mx.array:
     z (B, h, w, C) -> (B, h*f, w*f, 3), one by one. Not lazy. Raises RequestError for a tile that is not a positive
     multiple of f.
     """
-    factor = vae.scale_factor
-    if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % factor != 0:
-        raise RequestError(f"The tile is {tile!r} pixels.", f"It is a positive multiple of {factor}.")
-    tiled = decode_streamed if isinstance(vae, AutoencoderTiny) else tiling.decode_tiled
-    return tiled(vae, z, tile)  # pyright: ignore[reportArgumentType]
+    if isinstance(vae, AutoencoderTiny):
+        return decode_streamed(vae, z, tile)
+    return tiling.decode_tiled(vae, z, tile)

@@ -46,12 +46,16 @@ def decode_tiled(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
     z (B, h, w, C) -> (B, h*f, w*f, 3), one by one. Not lazy: each strip of each layer is evaluated before the
     next is begun. Raises RequestError for a tile that is not a positive multiple of f.
     """
-    factor = vae.scale_factor
-    if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % factor != 0:
-        raise RequestError(f"The tile is {tile!r} pixels.", f"It is a positive multiple of {factor}.")
+    check_tile(tile, vae.scale_factor)
     if "post_quant_conv" in vae:
         z = vae.post_quant_conv(z)
     return mx.concatenate([_decode(vae, z[i : i + 1], tile) for i in range(z.shape[0])])
+
+
+def check_tile(tile: object, factor: int) -> None:
+    """Raises RequestError for a tile that is not a positive multiple of the VAE's factor."""
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % factor != 0:
+        raise RequestError(f"The tile is {tile!r} pixels.", f"It is a positive multiple of {factor}.")
 
 
 def _decode(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:

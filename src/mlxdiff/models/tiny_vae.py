@@ -16,8 +16,8 @@ import mlx.nn as nn
 
 from ..errors import CheckpointError, UnsupportedError
 from . import config as read
-from .layers import Conv2d, enlarge
-from .tiling import convolve, strip_bytes
+from .layers import Conv2d, ReLU, enlarge
+from .tiling import check_tile, convolve, strip_bytes
 from .vae import MOST_CHANNELS, MOST_LEVELS
 
 CLAMP = 3.0  # latents beyond it are pressed together, as in training
@@ -178,13 +178,6 @@ class Block(nn.Module):
         return mx.maximum(h + x, 0)
 
 
-class ReLU(nn.Module):
-    """Nothing for negative numbers."""
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return mx.maximum(x, 0)
-
-
 class Upsample(nn.Module):
     """Nearest-neighbour enlargement to twice the size."""
 
@@ -227,8 +220,10 @@ def decode_streamed(vae: AutoencoderTiny, z: mx.array, tile: int) -> mx.array:
     """`vae.decode(z)` up to floating-point rounding, in strips of rows of at most `tile` x `tile` pixels each.
 
     A strip goes through all layers before the next one is begun; each layer keeps the rows that its neighbour still
-    needs, so that no map is ever whole. Not lazy, one picture at a time.
+    needs, so that no map is ever whole. Not lazy, one picture at a time. Raises RequestError for a tile that is not a
+    positive multiple of f.
     """
+    check_tile(tile, vae.scale_factor)
 
     def cut(x: mx.array, scale: int = 1) -> Iterator[mx.array]:
         """Strips that are small enough when they are enlarged to `scale` times the size."""

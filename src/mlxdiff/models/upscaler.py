@@ -18,7 +18,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import CheckpointError, UnsupportedError
-from .layers import Conv2d, enlarge
+from .layers import Conv2d, ReLU, enlarge
 
 Shape = tuple[int, ...]
 
@@ -230,13 +230,6 @@ class PReLU(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return mx.maximum(x, 0) + self.weight * mx.minimum(x, 0)
-
-
-class ReLU(nn.Module):
-    """Nothing for negative numbers."""
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return mx.maximum(x, 0)
 
 
 Upscaler = RRDBNet | SRVGGNetCompact
