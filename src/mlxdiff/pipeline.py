@@ -22,6 +22,7 @@ from . import autoencoding, hub, images, memory, quantized, resolve, upscaling  
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
+from .controls import Controls  # noqa: E402
 from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
@@ -30,10 +31,12 @@ from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .guiding import guidance_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
+from .loras import adapters_of, alike  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .randomness import Randomness  # noqa: E402
 from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
+from .steering import Steering  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -101,6 +104,7 @@ class StableDiffusion:
         self._turn = Turn()
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
+        self._controls = Controls(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -122,6 +126,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
+        self._controls = Controls(self.networks)
 
     @property
     def keeps_encoders(self) -> bool:
@@ -134,6 +139,8 @@ class StableDiffusion:
         Raises RequestError where the request does not fit the checkpoint.
         """
         resolved = resolve.resolve(request, self._loaded)
+        self.networks.adapting.check(adapters_of(resolved))
+        self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
         memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
@@ -151,10 +158,10 @@ class StableDiffusion:
         on_step   called with each Step once it is evaluated
         settings  Request's, such as steps=20 or seed=7 (docs/settings.md)
         """
-        request = self.resolve(_request(prompt, settings))
+        requests = [self.resolve(part) for part in alike(_request(prompt, settings))]
         pictures = []
         with self._turn:
-            for part in request.parts(self.batch_size(request)):
+            for part in (part for request in requests for part in request.parts(self.batch_size(request))):
                 latents = mx.array([])
                 for step in self.denoise(part):
                     mx.eval(step.latents)
@@ -189,16 +196,20 @@ class StableDiffusion:
             row = self._row_bytes(resolved, fused_attention=True)
             memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
             levels = resolved.noise_levels
+            adapters = adapters_of(resolved)
+            self._controls.map(resolved)
             encoded = self._prompts.of([resolved])[0]
             randomness = Randomness(resolved, self._shape(resolved))
             start = self._start(resolved, randomness, latents)
+            backbone = self.networks.adapted("backbone", adapters)
             predict = Branches(
-                self.networks.backbone,
+                backbone.network,
                 encoded.branches,
                 levels,
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
+                steering=Steering(controls=self._controls.of(resolved, levels, (resolved.height, resolved.width))),
             )
             row = find_sampler(resolved.sampler)
             always = (guidance.NEGATIVE,) if row.unconditional else ()
@@ -206,7 +217,7 @@ class StableDiffusion:
         options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
         options |= {name: getattr(resolved, name) for name in OPTIONS}
         steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
-        for step in steps:
+        for step in self.networks.stepping(steps, backbone, adapters):
             last = step.sigma == levels.sigmas[-1]
             yield replace(step, latents=levels.end(step.latents)) if last else step
             owner.check()
@@ -283,6 +294,8 @@ class StableDiffusion:
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory."""
+        with self._turn:
+            self._controls.map(request)
         row = self._row_bytes(request, fused_attention=backend.is_gpu())
         return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
 

@@ -28,7 +28,6 @@ from .checkpoint.upscaler_names import upscaler_names
 from .errors import CheckpointError, InputError, RequestError, UnsupportedError
 from .images import to_uint8
 from .models.upscaler import Upscaler, UpscalerConfig, build, pack
-from .networks import evaluate, keep_randomness
 from .request import MAX_SIDE
 
 SMALLEST = 32  # cells a side of a tile, however little memory there is
@@ -116,13 +115,13 @@ def _loaded(path: Path, half: bool, *_: int) -> Upscaler:
     config, names = _opened(path)
     header = read_header(path)
     arrays = read_arrays(path, header, names.values())
-    with keep_randomness():
+    with backend.callers_randomness():
         network = build(config)
     stored = StoredWeights({name: arrays[key] for name, key in names.items()}, str(path))
     chosen = steps(stored, dtype=mx.float16 if half else mx.float32)
     transform.apply(chosen, network, dict(stored.arrays))
     weights: dict[str, mx.array] = dict(tree_flatten(network.parameters()))
-    evaluate(weights.values())
+    mx.eval(weights)
     for name, array in weights.items():
         if not mx.isfinite(array).all().item():
             raise CheckpointError(f"{path} has {name!r} with NaN or infinity.", "Get the file again.")
