@@ -391,6 +391,13 @@ class Request:
         neutral=0.0,
         a1111="Guidance rescale",
     )
+    upscaler: str | None = setting(
+        PartReference("upscaler"),
+        "Network (ESRGAN, Real-ESRGAN) that enlarges the finished picture: .safetensors file, name, or hub id.",
+        group="Stages",
+        unset="none",
+        a1111="Postprocess upscaler",
+    )
     cache_interval: int | None = setting(
         Whole(1, MAX_STEPS),
         "Compute the network's deep part in one call of this many, and reuse it in between (DeepCache); 1 is exact.",
@@ -419,7 +426,7 @@ class Request:
     )
     vae: str | None = setting(
         PartReference("vae"),
-        "VAE to use instead: folder, .safetensors file, name, or hub id.",
+        "VAE to use instead, also a tiny one (TAESD): folder, .safetensors file, name, or hub id.",
         group="Model",
         scope="model",
         unset="none",
@@ -536,11 +543,13 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its run. Fields that only apply with others stay None: `image`, `strength`
-    without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
+    `noise_levels` is the schedule of its run, `enlarged` how many times its upscaler enlarges the picture. Fields that
+    only apply with others stay None: `image`, `strength` without an image, `negative_prompt`, `schedule` and `sigmas`
+    where the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    enlarged: int = field(default=1, compare=False, repr=False)
 
     if TYPE_CHECKING:  # what resolve has filled in, for whoever reads the fields
         seed: int | tuple[int, ...] = _FILLED
@@ -568,6 +577,11 @@ class Resolved(Request):
         """As of any request, but what changes nothing is left out, so that a picture's text stays short."""
         neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
         return {name: value for name, value in super().values().items() if neutral.get(name, ...) != value}
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the finished picture, in pixels."""
+        return self.height * self.enlarged, self.width * self.enlarged
 
     def parts(self, size: int) -> Iterator[Resolved]:
         """The request cut into ones of at most `size` images."""
@@ -650,5 +664,6 @@ if TYPE_CHECKING:
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None
+        upscaler: Any
         cache_interval: int | None
         token_merging: float | None
