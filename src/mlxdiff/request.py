@@ -31,7 +31,7 @@ from .declarations import (
     shown,
 )
 from .errors import RequestError
-from .pictures import PictureSource
+from .pictures import MaskSource, PictureSource
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -42,6 +42,8 @@ SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
 PROMPT_SYNTAXES = ("a1111", "comfyui", "compel", "plain")
 RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a choice
+FITS = ("crop", "pad", "stretch")
+FILLS = ("original", "fill", "noise", "blank")
 NOISE_SOURCES = ("torch", "mlx", "philox")
 COMPAT = ("diffusers", "a1111", "comfyui")
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
@@ -146,6 +148,45 @@ class Sizes(Text):
 
 
 @dataclass(frozen=True)
+class Margins:
+    """Pixels at each side of a picture."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def __str__(self) -> str:
+        return f"{self.left},{self.top},{self.right},{self.bottom}"
+
+
+@dataclass(frozen=True)
+class Sides(Text):
+    """LEFT,TOP,RIGHT,BOTTOM in pixels, such as 64,0,64,0; one number is all four."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, Margins):
+            return value
+        if isinstance(value, list | tuple):
+            value = ",".join(str(side) for side in value)
+        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        pattern = r"\s*([0-9]{1,5})\s*(?:,\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*)?"
+        found = re.fullmatch(pattern, value) if isinstance(value, str) else None
+        if found is None:
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as LEFT,TOP,RIGHT,BOTTOM in pixels: 64,0,64,0.")
+        sides = [int(side or found[1]) for side in found.groups()]
+        if not any(sides) or max(sides) > MAX_SIDE:
+            raise RequestError(f"{name} is {shown(value)}.", f"Give 1 to {MAX_SIDE} pixels to one side at least.")
+        return Margins(*sides)
+
+    def to_json(self, value: Any) -> str:
+        return str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "LEFT,TOP,RIGHT,BOTTOM"}
+
+
+@dataclass(frozen=True)
 class Hashes(Text):
     """File -> SHA-256 of its content, in hexadecimal digits."""
 
@@ -237,8 +278,68 @@ class Request:
         Number(0, 1),
         "How far to go from --image: 0 keeps it, 1 redraws it.",
         group="From a picture",
-        unset="0.8 with --image",
+        unset="0.8 with --image, and 1 where a part of it is repainted",
         a1111="Denoising strength",
+    )
+    mask: Any = setting(
+        MaskSource(),
+        "Picture of what to repaint of --image: white is repainted, black stays. `alpha` is its transparent part.",
+        group="From a picture",
+        unset="alpha where --image has a transparent part, else none",
+    )
+    mask_blur: float | None = setting(
+        Number(0, 256),
+        "Pixels over which the mask's edge is blurred, so that it fades into the rest.",
+        group="From a picture",
+        unset="0, and 4 with --compat a1111",
+        a1111="Mask blur",
+    )
+    fit: str | None = setting(
+        Choice(FITS),
+        "How pictures of another shape are brought to the size: cut off, continued at the edges, or distorted.",
+        group="From a picture",
+        unset="crop",
+        neutral="crop",
+    )
+    inpaint_fill: str | None = setting(
+        Choice(FILLS),
+        "What the repainted part starts from: what is there, noise, nothing, or the colors around it (fill).",
+        group="From a picture",
+        unset="original, and fill with --expand",
+        a1111="Masked content",
+    )
+    inpaint_area: str | None = setting(
+        Choice(("whole", "masked")),
+        "What is rendered at the size asked for: the whole picture, or the masked part with some pixels around it.",
+        group="From a picture",
+        unset="whole",
+        a1111="Inpaint area",
+    )
+    inpaint_padding: int | None = setting(
+        Whole(0, 4096),
+        "Pixels around the masked part that are rendered with it (--inpaint-area masked).",
+        group="From a picture",
+        unset="32",
+        a1111="Masked area padding",
+    )
+    expand: Margins | None = setting(
+        Sides(),
+        "LEFT,TOP,RIGHT,BOTTOM: pixels to add to --image at each side, and to paint (outpainting).",
+        group="From a picture",
+        unset="none",
+    )
+    image_guidance_scale: float | None = setting(
+        Number(0, MAX_GUIDANCE_SCALE),
+        "How closely a model that edits by instructions keeps to --image.",
+        group="Guidance",
+        unset="1.5 with such a model",
+        a1111="Image CFG scale",
+    )
+    depth: Any = setting(
+        PictureSource(),
+        "Depth map for a model that takes one: near is white, far is black.",
+        group="From a picture",
+        unset="none",
     )
     compat: str | None = setting(
         Choice(COMPAT),
@@ -482,6 +583,7 @@ class Resolved(Request):
         guidance_rescale: float = _FILLED
         cache_interval: int = _FILLED
         token_merging: float = _FILLED
+        fit: str = _FILLED
 
     def values(self) -> dict[str, Any]:
         """As of any request, but what changes nothing is left out, so that a picture's text stays short."""
@@ -551,6 +653,15 @@ if TYPE_CHECKING:
         width: int | None
         image: Any
         strength: float | None
+        mask: Any
+        mask_blur: float | None
+        fit: str | None
+        inpaint_fill: str | None
+        inpaint_area: str | None
+        inpaint_padding: int | None
+        expand: Any
+        image_guidance_scale: float | None
+        depth: Any
         compat: str | None
         rng: str | None
         variation_seed: int | None

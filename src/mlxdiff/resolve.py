@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import backend, hub, images, presets
+from . import backend, canvas, hub, presets, repainting
 from .catalogue import SCHEDULES
 from .declarations import PartReference, Structured
 from .diffusion import guidance
@@ -24,11 +24,10 @@ from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
 from .hashing import content_hash
-from .pictures import PictureSource, Pixels, in_file
+from .pictures import ALPHA, MaskSource, PictureSource, Pixels, in_file
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
 
 SEEDS = 2**32
-STRENGTH = 0.8
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = presets.applied(request)
-    if request.strength is not None and request.image is None:
-        raise RequestError("There is a strength but no image.", "Give the image to start from.")
+    hashes = _hashes(request)
+    pictures = repainting.settled(request, checkpoint, hashes)
+    request = replace(request, **pictures)
     config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
     schedule = _schedule_name(request, config, checkpoint)
     options = _options(request, config)
@@ -54,15 +54,12 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     steps = defaults.steps if request.steps is None else request.steps
     if request.sigmas is not None and request.steps is None:
         steps = len(request.sigmas) - 1
-    strength = request.strength
-    if request.image is not None:
-        strength = STRENGTH if strength is None else strength
-        steps = _enough(steps, strength)
+    if request.strength is not None:
+        steps = _enough(steps, request.strength)
     guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     request = replace(
         request.for_model(loaded.model),
         steps=steps,
-        strength=strength,
         guidance_scale=guidance_scale,
         height=height,
         width=width,
@@ -70,7 +67,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-        hashes=(*loaded.hashes, *_hashes(request)) or None,
+        hashes=(*loaded.hashes, *hashes) or None,
         **options,
         **{
             item.name: item.neutral
@@ -122,7 +119,11 @@ def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple
     factor = checkpoint.scale_factor
     height, width = defaults.height, defaults.width
     if request.image is not None and request.height is None and request.width is None:
-        own = images.source_size(request.image)
+        own = canvas.base_size(request.image, request.expand)
+        if request.inpaint_area == "masked":
+            return height, width
+        if request.mask is not None or request.expand is not None:
+            return canvas.rounded_up(own, factor)
         height, width = (max(factor, side // factor * factor) for side in own)
         if (height, width) != own:
             text = f"The picture is {own[1]}x{own[0]} pixels; {width}x{height} are drawn, multiples of {factor}."
@@ -169,6 +170,8 @@ def _named_files(values: Any) -> Iterator[tuple[str, str]]:
         elif isinstance(value, Pixels):
             yield str(value), value.sha256
         elif isinstance(kind, PictureSource):
+            if value == ALPHA and isinstance(kind, MaskSource):
+                continue
             yield value, content_hash(Path(in_file(value)))
         elif isinstance(kind, PartReference):
             yield value, content_hash(hub.find_part(value, kind.part))
