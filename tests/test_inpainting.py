@@ -140,3 +140,25 @@ def test_a_depth_map_guides_as_diffusers_does_it(models, side):
     depth = Image.fromarray(levels.astype(np.uint8))
     found = raw(sd, image=photo(), depth=depth, steps=6, **settings, **SIZE)
     assert psnr(found, expected) > 60
+
+
+def test_only_the_masked_part_is_rendered_and_put_back_as_diffusers_does_it(models):
+    pipe, sd = models("sd15")
+    whole, mask = photo(80), box_mask(80, (21, 30, 47, 44))
+    settings = {"strength": 0.8, "guidance_scale": 4.0, **SIZE}
+    expected = pipe(
+        PROMPT,
+        image=whole,
+        mask_image=mask,
+        num_inference_steps=5,
+        padding_mask_crop=6,
+        generator=torch.Generator().manual_seed(SEED),
+        **settings,
+    ).images[0]
+    area = {"inpaint_area": "masked", "inpaint_padding": 6}
+    found = sd.generate(PROMPT, image=whole, mask=mask, steps=5, seed=SEED, **area, **settings)[0]
+    assert found.size == (80, 80)
+    assert psnr(np.asarray(found) / 255, np.asarray(expected) / 255) > 60
+    kept = np.asarray(mask) == 0
+    assert (np.asarray(found)[kept] == np.asarray(whole)[kept]).all()
+    assert (np.asarray(found)[~kept] != np.asarray(whole)[~kept]).mean() > 0.9

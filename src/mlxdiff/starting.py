@@ -112,7 +112,7 @@ def start(
     keeping = None
     if keeps and picture is not None:
         mask = mx.array(_cells(request, canvas, factor))[None, :, :, None]
-        keeping = Keeping(_rule(request), mask, picture, noise, levels.sigmas[0])
+        keeping = Keeping(_rule(request), mask, picture, noise, levels.sigmas[0] if from_noise else None)
     latents = levels.start(noise, None if from_noise else picture)
     return Start(latents, Steering(channels=channels), keeping)
 

@@ -32,22 +32,20 @@ class Rule:
 
     sees      of the cells that stay the network sees the picture `noised` to the level by the noise of the start, the
               `clean` picture in latents of unit variance, or what the sampler `made`
-    at_start  whether that is so at the level of the start too, and not from the first step on
     predicts  whether the prediction there becomes the picture
     ends      whether the last latents become the picture there
     """
 
     sees: Sight
-    at_start: bool
     predicts: bool
     ends: bool
 
 
-DIFFUSERS = Rule("noised", at_start=False, predicts=True, ends=True)
+DIFFUSERS = Rule("noised", predicts=True, ends=True)
 """StableDiffusionInpaintPipeline's replaces the latents after each step by the picture, noised to the next level."""
-COMFYUI = Rule("noised", at_start=True, predicts=True, ends=False)
-A1111 = Rule("made", at_start=True, predicts=True, ends=True)
-A1111_TIMESTEPS = Rule("clean", at_start=True, predicts=False, ends=True)
+COMFYUI = Rule("noised", predicts=True, ends=False)
+A1111 = Rule("made", predicts=True, ends=True)
+A1111_TIMESTEPS = Rule("clean", predicts=False, ends=True)
 """A1111's for DDIM, PLMS and UniPC."""
 
 
@@ -59,18 +57,19 @@ class Keeping:
     mask     (B or 1, h, w, 1): 1 where it is repainted, 0 where it stays
     picture  (B, h, w, C), its latents
     noise    (B, h, w, C), the unit noise that the run starts from
-    start    the noise level that it starts at
+    from_noise  the level of a run that starts from noise alone, as the network then sees it; None for other runs
     """
 
     rule: Rule
     mask: mx.array
     picture: mx.array
     noise: mx.array
-    start: float
+    from_noise: float | None = None
 
     def seen(self, latents: mx.array, sigma: float) -> mx.array:
         """What the network is asked about at sigma."""
-        if self.rule.sees == "made" or (sigma >= self.start and not self.rule.at_start):
+        at_start = self.from_noise is not None and sigma >= self.from_noise
+        if self.rule.sees == "made" or at_start:
             return latents
         if self.rule.sees == "clean":
             return self._joined(latents, self.picture * math.hypot(sigma, 1.0))
