@@ -114,6 +114,8 @@ def start(
         mask = mx.array(_cells(request, canvas, factor))[None, :, :, None]
         keeping = Keeping(_rule(request), mask, picture, noise, levels.sigmas[0] if from_noise else None)
     latents = levels.start(noise, None if from_noise else picture)
+    if request.compat == "comfyui" and picture is not None:
+        latents = picture + noise * levels.init_noise_sigma  # from the highest level on more than sigma
     return Start(latents, Steering(channels=channels), keeping)
 
 

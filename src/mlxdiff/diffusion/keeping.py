@@ -32,20 +32,22 @@ class Rule:
 
     sees      of the cells that stay the network sees the picture `noised` to the level by the noise of the start, the
               `clean` picture in latents of unit variance, or what the sampler `made`
+    replaces  whether a step's latents are what the network will see, and not what the sampler made
     predicts  whether the prediction there becomes the picture
     ends      whether the last latents become the picture there
     """
 
     sees: Sight
+    replaces: bool
     predicts: bool
     ends: bool
 
 
-DIFFUSERS = Rule("noised", predicts=True, ends=True)
+DIFFUSERS = Rule("noised", replaces=True, predicts=True, ends=True)
 """StableDiffusionInpaintPipeline's replaces the latents after each step by the picture, noised to the next level."""
-COMFYUI = Rule("noised", predicts=True, ends=False)
-A1111 = Rule("made", predicts=True, ends=True)
-A1111_TIMESTEPS = Rule("clean", predicts=False, ends=True)
+COMFYUI = Rule("noised", replaces=False, predicts=True, ends=False)
+A1111 = Rule("made", replaces=False, predicts=True, ends=True)
+A1111_TIMESTEPS = Rule("clean", replaces=False, predicts=False, ends=True)
 """A1111's for DDIM, PLMS and UniPC."""
 
 
@@ -108,6 +110,7 @@ def keeper(denoise: Denoiser | BranchedDenoiser, keeping: Keeping | None) -> Den
 
 
 def kept(steps: Iterator[Step], keeping: Keeping | None) -> Iterator[Step]:
-    """The steps of such a run, with the latents as the network will see them."""
+    """The steps of such a run, with the latents that its program has after each."""
     for step in steps:
-        yield step if keeping is None else replace(step, latents=keeping.seen(step.latents, step.sigma))
+        replaces = keeping is not None and keeping.rule.replaces
+        yield replace(step, latents=keeping.seen(step.latents, step.sigma)) if replaces else step
