@@ -20,7 +20,7 @@ from . import images, masks
 from .errors import MlxdiffWarning, RequestError
 from .fitting import fitted, padded, same_ratio
 from .pictures import ALPHA, Pixels
-from .request import Margins, Resolved
+from .request import Margins, Request, Resolved
 
 KEPT = 8  # canvases
 
@@ -97,12 +97,23 @@ def pasted(canvas: Canvas, rendered: np.ndarray) -> np.ndarray:
     """What was rendered, (H, W, 3) uint8, in the picture that it is a part of: (H0, W0, 3) uint8."""
     if canvas.base is None or canvas.alpha is None:
         return rendered
-    left, top, right, bottom = canvas.box
-    part = fitted(Image.fromarray(rendered), (bottom - top, right - left), "crop")
-    base = Image.fromarray(canvas.base)
+    base, alpha = Image.fromarray(canvas.base), Image.fromarray(canvas.alpha)
+    grown = rendered.shape[0] / canvas.picture.shape[0]
+    if grown != 1:  # what was rendered has been enlarged since
+        size = round(base.height * grown), round(base.width * grown)
+        base, alpha = (fitted(layer, size, "stretch") for layer in (base, alpha))
+    left, top, right, bottom = (round(side * grown) for side in canvas.box)
     laid = base.copy()
-    laid.paste(part, (left, top))
-    return np.asarray(Image.composite(laid, base, Image.fromarray(canvas.alpha)))
+    laid.paste(fitted(Image.fromarray(rendered), (bottom - top, right - left), "crop"), (left, top))
+    return np.asarray(Image.composite(laid, base, alpha))
+
+
+def finished_size(request: Request, size: tuple[int, int], factor: int) -> tuple[int, int]:
+    """(height, width) of the finished picture, of which `size` are rendered. Raises InputError."""
+    if request.image is None or (request.mask is None and request.expand is None):
+        return size
+    own = base_size(request.image, request.expand)
+    return own if request.inpaint_area == "masked" or size == rounded_up(own, factor) else size
 
 
 def rounded_up(size: tuple[int, int], factor: int) -> tuple[int, int]:

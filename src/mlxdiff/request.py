@@ -556,11 +556,13 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its run. Fields that only apply with others stay None: `image`, `strength`
+    `noise_levels` is the schedule of its run, `finished_size` the (height, width) in pixels of the pictures that are
+    kept, which differs from what is rendered where a part of a picture is. Fields that only apply with others stay None: `image`, `strength`
     without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    finished_size: tuple[int, int] = field(default=(0, 0), compare=False, repr=False)
 
     if TYPE_CHECKING:  # what resolve has filled in, for whoever reads the fields
         seed: int | tuple[int, ...] = _FILLED

@@ -81,7 +81,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    return Resolved(**values, noise_levels=levels)
+    finished = canvas.finished_size(request, (height, width), checkpoint.scale_factor)
+    return Resolved(**values, noise_levels=levels, finished_size=finished)
 
 
 def _schedule_name(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> str | None:
