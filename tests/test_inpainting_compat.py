@@ -150,7 +150,7 @@ def test_comfyui_blends_before_and_after_the_call_with_a_soft_mask(sd, pipe, str
     sigmas = [*np.exp(ramp).tolist(), 0.0][-(STEPS + 1) :]
     whole = torch.from_numpy(np.asarray(box_mask(), np.float32) / 255)[None, None]
     cells = torch.nn.functional.interpolate(whole, (CELLS, CELLS), mode="bilinear")
-    assert 0 < float(((cells > 0) & (cells < 1)).sum()), "a hard mask would not show the difference"
+    assert float(((cells > 0) & (cells < 1)).sum()) > 0, "a hard mask would not show the difference"
     init, noise = encoded(pipe, photo()), drawn(NoiseStream(SEED, "torch"))
     x = init + noise * (math.hypot(sigmas[0], 1) if strength == 1 else sigmas[0])
     for a, b in pairwise(sigmas):

@@ -81,7 +81,7 @@ def _canvas(
         base, shape = fitted(base, size, fit), fitted(shape, size, fit, around=0)
         drawn, drawn_mask, alpha, box = base, shape, shape, (0, 0, size[1], size[0])
     if compat == "a1111" and area != "masked":  # the blur is outside the mask alone
-        alpha = alpha.point(lambda level: min(2 * level, 255))
+        alpha = alpha.point([min(2 * level, 255) for level in range(256)])
     filled = drawn if fill in (None, "original") else masks.colour_filled(drawn, drawn_mask)
     return Canvas(
         picture=_floats(drawn),
@@ -133,7 +133,7 @@ def base_size(image: str | Pixels, expand: Margins | None) -> tuple[int, int]:
 def check_mask(image: str | Pixels, mask: str | Pixels | None, expand: Margins | None, _hashes: Any) -> None:
     """Raises RequestError for a mask that masks nothing, InputError for one that cannot be read."""
     _, shape = _base(image, mask, expand)
-    if shape is not None and shape.getextrema()[1] < masks.HALF:
+    if shape is not None and np.asarray(shape).max() < masks.HALF:
         what = "The picture has no transparent part" if mask == ALPHA else "The mask is black all over"
         raise RequestError(f"{what}: nothing would be repainted.", "Paint white what is to be repainted.")
 
@@ -142,7 +142,7 @@ def check_mask(image: str | Pixels, mask: str | Pixels | None, expand: Margins |
 def is_transparent(image: str | Pixels, _hashes: Any) -> bool:
     """Whether a part of the picture is transparent."""
     alpha = images.read_layers(image)[1] if images.may_be_transparent(image) else None
-    return alpha is not None and alpha.getextrema()[0] < masks.HALF
+    return alpha is not None and bool(np.asarray(alpha).min() < masks.HALF)
 
 
 def _base(

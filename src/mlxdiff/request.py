@@ -570,8 +570,9 @@ class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
     `noise_levels` is the schedule of its run, `finished_size` the (height, width) in pixels of the pictures that are
-    kept, which differs from what is rendered where a part of a picture is. Fields that only apply with others stay None: `image`, `strength`
-    without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
+    kept, which differs from what is rendered where a part of a picture is. Fields that only apply with others stay
+    None: `image`, `strength` without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own
+    are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]

@@ -87,36 +87,40 @@ def start(
     checkpoint, levels = networks.checkpoint, request.noise_levels
     takes, factor = checkpoint.takes, checkpoint.scale_factor
     canvas = None if request.image is None else canvas_of(request, factor)
-    masked = canvas is not None and canvas.mask is not None
+    masked = None if canvas is None or canvas.mask is None else canvas
     program = request.compat in PROGRAMS
-    from_noise = canvas is None or takes == PICTURE or (masked and request.strength == 1 and not program)
-    keeps = masked and (takes != MASKED or program)
+    from_noise = canvas is None or takes == PICTURE or (masked is not None and request.strength == 1 and not program)
+    keeps = masked is not None and (takes != MASKED or program)
     picture = None
     if canvas is not None and (keeps or not from_noise):
         picture = pictures.latents(canvas.filled, randomness.posterior())
     noise = randomness.start() if given is None else given.astype(mx.float32)
-    if picture is not None and masked:
-        picture = _refilled(picture, noise, request, canvas, factor)
+    spread = None if masked is None else randomness.posterior()  # diffusers draws it even where it is not used
     behind: mx.array | None = None
-    if canvas is not None and masked:
-        spread = randomness.posterior()  # drawn by diffusers whether it is used or not
-        if takes == MASKED:
-            behind = _masked_picture(canvas, pictures, spread, noise.shape, factor)
-    if canvas is not None and takes == PICTURE:
+    if takes == MASKED and masked is not None:
+        behind = _masked_picture(masked, pictures, spread, noise.shape, factor)
+    elif takes == PICTURE and canvas is not None:
         behind = _edited(canvas, pictures, noise.shape, scaled=bool(checkpoint.index.options.get("is_cosxl_edit")))
-    if takes == DEPTH:
+    elif takes == DEPTH:
         behind = _depth(request, noise.shape)
-    channels = {} if behind is None else dict.fromkeys(branches, behind)
-    if behind is not None and takes == PICTURE and NEGATIVE in channels:
-        channels[NEGATIVE] = mx.zeros_like(behind)
     keeping = None
-    if keeps and picture is not None:
-        mask = mx.array(_cells(request, canvas, factor))[None, :, :, None]
-        keeping = Keeping(_rule(request), mask, picture, noise, levels.sigmas[0] if from_noise else None)
+    if masked is not None and picture is not None:
+        cells = mx.array(_cells(request, masked, factor))[None, :, :, None]
+        picture = _refilled(picture, noise, cells, request.inpaint_fill)
+        if keeps:
+            keeping = Keeping(_rule(request), cells, picture, noise, levels.sigmas[0] if from_noise else None)
     latents = levels.start(noise, None if from_noise else picture)
     if request.compat == "comfyui" and picture is not None:
         latents = picture + noise * levels.init_noise_sigma  # from the highest level on more than sigma
-    return Start(latents, Steering(channels=channels), keeping)
+    return Start(latents, Steering(channels=_channels(behind, branches, takes)), keeping)
+
+
+def _channels(behind: mx.array | None, branches: Iterable[str], takes: str) -> dict[str, mx.array]:
+    """What goes behind the latents in each branch; the negative one of an editing model does not see the picture."""
+    if behind is None:
+        return {}
+    unseen = mx.zeros_like(behind)
+    return {name: unseen if takes == PICTURE and name == NEGATIVE else behind for name in branches}
 
 
 def _rule(request: Resolved) -> Rule:
@@ -134,13 +138,11 @@ def _cells(request: Resolved, canvas: Canvas, factor: int) -> np.ndarray:
     return read(canvas.mask, factor)
 
 
-def _refilled(picture: mx.array, noise: mx.array, request: Resolved, canvas: Canvas, factor: int) -> mx.array:
-    """The picture's latents with what is asked for in the masked part."""
-    if request.inpaint_fill not in ("noise", "blank"):
-        return picture
-    mask = mx.array(_cells(request, canvas, factor))[None, :, :, None]
-    kept = picture * (1 - mask)
-    return kept + noise * mask if request.inpaint_fill == "noise" else kept
+def _refilled(picture: mx.array, noise: mx.array, cells: mx.array, fill: str | None) -> mx.array:
+    """The picture's latents with what is asked for in the masked part; colours were filled before it was encoded."""
+    if fill == "noise":
+        return picture * (1 - cells) + noise * cells
+    return picture * (1 - cells) if fill == "blank" else picture
 
 
 def _masked_picture(

@@ -112,5 +112,7 @@ def keeper(denoise: Denoiser | BranchedDenoiser, keeping: Keeping | None) -> Den
 def kept(steps: Iterator[Step], keeping: Keeping | None) -> Iterator[Step]:
     """The steps of such a run, with the latents that its program has after each."""
     for step in steps:
-        replaces = keeping is not None and keeping.rule.replaces
-        yield replace(step, latents=keeping.seen(step.latents, step.sigma)) if replaces else step
+        if keeping is not None and keeping.rule.replaces:
+            yield replace(step, latents=keeping.seen(step.latents, step.sigma))
+        else:
+            yield step
