@@ -23,6 +23,7 @@ from . import autoencoding, canvas, hub, images, memory, quantized, resolve, sta
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
+from .controls import Controls  # noqa: E402
 from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
@@ -31,6 +32,7 @@ from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .guiding import guidance_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
+from .loras import adapters_of, alike  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .randomness import Randomness  # noqa: E402
@@ -102,6 +104,7 @@ class StableDiffusion:
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
         self._pictures = starting.EncodedPictures(self.networks)
+        self._controls = Controls(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -124,6 +127,7 @@ class StableDiffusion:
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
         self._pictures = starting.EncodedPictures(self.networks)
+        self._controls = Controls(self.networks)
 
     @property
     def keeps_encoders(self) -> bool:
@@ -136,6 +140,8 @@ class StableDiffusion:
         Raises RequestError where the request does not fit the checkpoint.
         """
         resolved = resolve.resolve(request, self._loaded)
+        self.networks.adapting.check(adapters_of(resolved))
+        self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
         memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
@@ -153,10 +159,10 @@ class StableDiffusion:
         on_step   called with each Step once it is evaluated
         settings  Request's, such as steps=20 or seed=7 (docs/settings.md)
         """
-        request = self.resolve(_request(prompt, settings))
+        requests = [self.resolve(part) for part in alike(_request(prompt, settings))]
         pictures = []
         with self._turn:
-            for part in request.parts(self.batch_size(request)):
+            for part in (part for request in requests for part in request.parts(self.batch_size(request))):
                 latents = mx.array([])
                 for step in self.denoise(part):
                     mx.eval(step.latents)
@@ -191,20 +197,24 @@ class StableDiffusion:
             row = self._row_bytes(resolved, fused_attention=True)
             memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
             levels = resolved.noise_levels
+            adapters = adapters_of(resolved)
+            self._controls.map(resolved)
             encoded = self._prompts.of([resolved])[0]
             randomness = Randomness(resolved, self._shape(resolved))
             branches = encoded.branches
             if self.checkpoint.takes == base.PICTURE and guidance.NEGATIVE in branches:
                 branches = {**branches, guidance.IMAGE: branches[guidance.NEGATIVE]}
             start = self._start(resolved, randomness, branches, latents)
+            controls = self._controls.of(resolved, levels, (resolved.height, resolved.width))
+            backbone = self.networks.adapted("backbone", adapters)
             predict = Branches(
-                self.networks.backbone,
+                backbone.network,
                 branches,
                 levels,
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
-                steering=start.steering,
+                steering=replace(start.steering, controls=controls),
             )
             row = find_sampler(resolved.sampler)
             always = (guidance.NEGATIVE,) if row.unconditional else ()
@@ -214,7 +224,7 @@ class StableDiffusion:
         keeping = start.keeping
         steps = samplers.sample(row, denoise, start.latents, levels, randomness.steps(), options, keeping)
         end = levels.ends[0] if row.own_levels else levels.sigmas[-1]
-        for step in steps:
+        for step in self.networks.stepping(steps, backbone, adapters):
             if step.sigma <= end * (1 + 1e-9):
                 last = levels.end(step.latents)
                 step = replace(step, latents=last if keeping is None else keeping.ended(last))
@@ -288,6 +298,8 @@ class StableDiffusion:
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory."""
+        with self._turn:
+            self._controls.map(request)
         row = self._row_bytes(request, fused_attention=backend.is_gpu())
         return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
 

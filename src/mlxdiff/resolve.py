@@ -8,14 +8,11 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
-from . import backend, canvas, hub, presets, repainting
+from . import backend, canvas, loras, presets, repainting
 from .catalogue import SCHEDULES
-from .declarations import PartReference, Structured
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
 from .diffusion.schedule import Schedule, make_schedule
@@ -23,11 +20,8 @@ from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
-from .hashing import content_hash
-from .pictures import ALPHA, MaskSource, PictureSource, Pixels, in_file
-from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
-
-SEEDS = 2**32
+from .named_files import named_files
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
 
 
 @dataclass(frozen=True)
@@ -43,10 +37,9 @@ class Loaded:
 def resolve(request: Request, loaded: Loaded) -> Resolved:
     """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
-    request = presets.applied(request)
+    request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
     hashes = _hashes(request)
-    pictures = repainting.settled(request, checkpoint, hashes)
-    request = replace(request, **pictures)
+    request = replace(request, **repainting.settled(request, checkpoint, hashes))
     config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
     schedule = _schedule_name(request, config, checkpoint)
     options = _options(request, config)
@@ -156,26 +149,7 @@ def _enough(steps: int, strength: float) -> int:
 
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
-    return tuple(dict.fromkeys(_named_files(request)))
-
-
-def _named_files(values: Any) -> Iterator[tuple[str, str]]:
-    """Of the pictures and parts among the settings of a request, or of a structured setting's value."""
-    for item in declared(type(values)):
-        value, kind = getattr(values, item.name), item.kind
-        if value is None or item.scope == "model":
-            continue
-        if isinstance(kind, Structured):
-            for one in value:
-                yield from _named_files(one)
-        elif isinstance(value, Pixels):
-            yield str(value), value.sha256
-        elif isinstance(kind, PictureSource):
-            if value == ALPHA and isinstance(kind, MaskSource):
-                continue
-            yield value, content_hash(Path(in_file(value)))
-        elif isinstance(kind, PartReference):
-            yield value, content_hash(hub.find_part(value, kind.part))
+    return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

@@ -16,7 +16,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..conditioning import Conditioning
-from ..weight_changes import Delta, Live
+from ..errors import RequestError
+from ..weight_changes import Delta, Live, Survival
 from .step_cache import StepCache
 
 
@@ -37,6 +38,27 @@ class Residuals(NamedTuple):
 
 
 NO_RESIDUALS = Residuals()
+
+
+def total(given: Sequence[Residuals]) -> Residuals:
+    """The sum of what several networks add. Raises RequestError where they have different numbers of feature maps."""
+    found = NO_RESIDUALS
+    for each in given:
+        mids = [mid for mid in (found.mid, each.mid) if mid is not None]
+        found = Residuals(
+            _sum(found.down, each.down), sum(mids[1:], mids[0]) if mids else None, _sum(found.adapter, each.adapter)
+        )
+    return found
+
+
+def _sum(ours: Sequence[mx.array], theirs: Sequence[mx.array]) -> Sequence[mx.array]:
+    if not ours or not theirs:
+        return ours or theirs
+    if len(ours) != len(theirs):
+        raise RequestError(
+            f"Two controls give {len(ours)} and {len(theirs)} feature maps.", "Use controls for one family of models."
+        )
+    return [a + b for a, b in zip(ours, theirs, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -118,10 +140,11 @@ class Backbone(Protocol):
         """
         ...
 
-    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> None:
+    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> Survival:
         """Changes the adapters: the checkpoint's weights with these changes, in place of those before.
 
         `delta` is added to the weights in fp32; `live` puts layers in others' place. With neither the weights have the
-        checkpoint's bits again. What was prepared before must be prepared again.
+        checkpoint's bits again. What was prepared before must be prepared again. Returns what is left of changes that
+        are merged into quantized layers.
         """
         ...

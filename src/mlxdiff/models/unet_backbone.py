@@ -13,12 +13,13 @@ from mlx.utils import tree_flatten
 
 from ..conditioning import Conditioning
 from ..errors import UnsupportedError
-from ..weight_changes import Delta, Live
+from ..weight_changes import Delta, Live, Survival
 from .backbone import Extra, Residuals
 from .layers import timestep_embedding
 from .unet import UNet2DConditionModel
 from .unet_blocks import LevelKeysValues
 from .unet_config import UNetConfig
+from .unet_down import UNetDown
 
 NOTHING = Extra()
 
@@ -64,29 +65,23 @@ class Calls:
         return mx.compile(function) if self._compiles else function
 
 
-class PreparedUNet:
-    """What a run's conditioning and timesteps decide, for UNetBackbone alone.
+class Prepared:
+    """What a run's conditioning and timesteps decide, for a network with a UNet's way down.
 
-    calls        the functions of the weights that this was prepared with
     keys_values  of the context, for each level
+    inputs       what else `time_shifts` of this network takes, (B, n) each
     """
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
-        calls: Calls,
+        network: UNetDown,
         conditioning: Conditioning,
         timesteps: Sequence[float],
-        embedded_guidance: mx.array | None,
+        **inputs: mx.array | None,
     ) -> None:
-        added = {
-            "pooled": conditioning.pooled,
-            "time_ids": conditioning.time_ids,
-            "timestep_cond": embedded_guidance,
-        }
-        self.calls = calls
-        self.keys_values: list[LevelKeysValues] = unet.keys_values(conditioning.context)
-        self._network = unet
+        added = {"pooled": conditioning.pooled, "time_ids": conditioning.time_ids, **inputs}
+        self.keys_values: list[LevelKeysValues] = network.keys_values(conditioning.context)
+        self._network = network
         self._added = {name: array for name, array in added.items() if array is not None}
         # Rows of what a timestep adds: one serves all images, unless each image has something of its own to add.
         self._rows = conditioning.context.shape[0] if self._added else 1
@@ -111,6 +106,14 @@ class PreparedUNet:
             self._by_timestep.setdefault(_in_fp32(timestep), of_this)
 
 
+class PreparedUNet(Prepared):
+    """Of a UNet, with its functions that have the weights of which this was prepared, for UNetBackbone alone."""
+
+    def __init__(self, calls: Calls, network: UNetDown, *arguments: Any, **inputs: mx.array | None) -> None:
+        super().__init__(network, *arguments, **inputs)
+        self.calls = calls
+
+
 class UNetBackbone:
     """A UNet behind the Backbone protocol (models/backbone.py).
 
@@ -123,7 +126,7 @@ class UNetBackbone:
         unet: UNet2DConditionModel,
         *,
         compiles: bool | None = None,
-        reload: Callable[..., None] | None = None,
+        reload: Callable[..., Survival] | None = None,
     ) -> None:
         self.network = unet
         self._compiles = mx.default_device().type == mx.gpu if compiles is None else compiles
@@ -149,7 +152,7 @@ class UNetBackbone:
         if self._calls is None or not self._calls.are_current():
             self._calls = Calls(self.network, self._compiles)
         embedded = self._embed_guidance(guidance_scale, conditioning.context.shape[0])
-        return PreparedUNet(self.network, self._calls, conditioning, timesteps, embedded)
+        return PreparedUNet(self._calls, self.network, conditioning, timesteps, timestep_cond=embedded)
 
     def __call__(self, latents: mx.array, timestep: float, prepared: PreparedUNet, extra: Extra = NOTHING) -> mx.array:
         """See Backbone.__call__. Raises RequestError where the residuals do not fit."""
@@ -164,13 +167,13 @@ class UNetBackbone:
         )
         return calls.finest_up(x, maps, shifts, keys_values, merging, residuals)
 
-    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> None:
+    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> Survival:
         """See Backbone.reload."""
         if self._reload is None:
             raise UnsupportedError(
                 "This UNet was not loaded from a checkpoint.", "Load it with families.base.load_backbone."
             )
-        self._reload(delta=delta, live=live)
+        return self._reload(delta=delta, live=live)
 
     def _embed_guidance(self, guidance_scale: float, batch: int) -> mx.array | None:
         """The guidance scale as an input (Meng et al. 2023), embedded like a timestep of 1000 w: (B, width)."""

@@ -1,0 +1,86 @@
+"""The files that a request names: pictures, and parts such as LoRAs, each found by its setting's own rule.
+
+From here come the hashes that a request is recorded with, what has changed since, and the short hashes in A1111's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import hub
+from .declarations import PartReference, Structured, declared
+from .errors import MlxdiffError, ModelNotFoundError
+from .hashing import content_hash
+from .pictures import ALPHA, IN_MEMORY, MaskSource, PictureSource, Pixels, in_file
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file as a setting names it.
+
+    name     what the request says: a path, a name, a hub id
+    setting  the setting's name
+    kind     the kind of part, or None for a picture
+    find     where it is now; raises MlxdiffError where it is not there
+    """
+
+    name: str
+    setting: str
+    kind: str | None
+    find: Callable[[], Path]
+
+    def digest(self) -> str:
+        """The SHA-256 of its content. Raises MlxdiffError."""
+        if self.name.startswith(IN_MEMORY):
+            return self.name[len(IN_MEMORY) :]
+        return content_hash(self.find())
+
+
+def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> Iterator[NamedFile]:
+    """The files that a request names, or a structured setting's value; `scope` leaves out settings of another one."""
+    for item in declared(type(values)):
+        value, kind = getattr(values, item.name), item.kind
+        if value is None or scope not in (None, item.scope):
+            continue
+        name = setting or item.name
+        if isinstance(kind, Structured):
+            for one in value:
+                yield from named_files(one, setting=name)
+        elif isinstance(kind, MaskSource) and value == ALPHA:
+            continue  # the image's own
+        elif isinstance(kind, PictureSource):
+            yield _picture(value, name)
+        elif isinstance(kind, PartReference):
+            yield _part(value, name, kind.part)
+
+
+def _picture(value: str | Pixels, setting: str) -> NamedFile:
+    return NamedFile(str(value), setting, None, lambda: Path(in_file(str(value))))
+
+
+def _part(reference: str, setting: str, kind: str) -> NamedFile:
+    find = hub.resolve_vae if kind == "vae" else lambda named: hub.find_part(named, kind)
+    return NamedFile(reference, setting, kind, lambda: find(reference))
+
+
+def known_part(name: str, kind: str, short_hash: str = "") -> str | None:
+    """What calls a part of another program's name or hash on this machine; None where it is not there."""
+    try:
+        hub.find_part(name, kind)
+    except ModelNotFoundError:
+        found = hub.find_by_hash(kind, short_hash) if short_hash else None
+        return None if found is None else _callable(found, kind)
+    except MlxdiffError:
+        return None
+    return name
+
+
+def _callable(path: Path, kind: str) -> str:
+    """Its bare name where that finds it, else its path."""
+    try:
+        return path.stem if hub.find_part(path.stem, kind).samefile(path) else str(path)
+    except (MlxdiffError, OSError):
+        return str(path)
