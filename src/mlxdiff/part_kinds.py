@@ -41,7 +41,12 @@ KINDS = {
     "lora": Kind("LoRA", "--lora {}", "MLXDIFF_LORAS", file="pytorch_lora_weights.safetensors"),
     "embedding": Kind("embedding", "--embedding {}", "MLXDIFF_EMBEDDINGS", file="learned_embeds.safetensors"),
     "vae": Kind("VAE", "--vae {}", "MLXDIFF_VAES", ("AutoencoderKL", "AutoencoderTiny")),
-    "control": Kind("ControlNet", "--control {}=IMAGE", "MLXDIFF_CONTROLS", ("ControlNetModel", "T2IAdapter")),
+    "control": Kind(
+        "ControlNet",
+        "--control {}=IMAGE",
+        "MLXDIFF_CONTROLS",
+        ("ControlNetModel", "ControlNetUnionModel", "ControlNetModel_Union", "T2IAdapter"),
+    ),
     "ip_adapter": Kind("IP-Adapter", "--ip-adapter {}=IMAGE", "MLXDIFF_IP_ADAPTERS"),
     "upscaler": Kind("upscaler", "--upscaler {}", "MLXDIFF_UPSCALERS"),
 }

@@ -161,8 +161,11 @@ def test_what_is_no_control_says_what_it_is(sd, tmp_path):
     refused(file(lora_unet_down__lora_down__weight=(2, 2)), sd, UnsupportedError, "given is a LoRA, no ControlNet")
     whole = file(model__diffusion_model__input_blocks__0__0__weight=(2, 2))
     refused(whole, sd, UnsupportedError, "given is a whole checkpoint, no")
-    refused(file(emb_params=(1, 2)), sd, UnsupportedError, "given is a textual inversion, no")
+    refused(file(emb_params=(1, 768)), sd, UnsupportedError, "given is an embedding, no")
     refused(file(encoder__conv_in__weight=(1, 2)), sd, UnsupportedError, "given is a VAE, no")
+    refused(
+        file(image_proj__proj__weight=(1,), ip_adapter__1__to_k_ip__weight=(1,)), sd, UnsupportedError, "an IP-Adapter"
+    )
     refused(file(lora_controlnet=(1,)), sd, UnsupportedError, "ControlNet-LoRA, which mlxdiff does not")
     refused(file(lllite_unet__depth__weight=(1,)), sd, UnsupportedError, "ControlNet-LLLite, which")
     refused(file(difference=(1,)), sd, UnsupportedError, "stored as differences")
