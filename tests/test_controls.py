@@ -357,7 +357,7 @@ def test_bad_controls_are_refused_before_anything_is_drawn(stage, tmp_path):
     picture = stage.picture("coffee")
     refused(stage, "has a context 32 numbers wide", [f"{path}={picture}"], name="sdxl")
     refused(stage, "There is no picture", [f"{path}={tmp_path / 'none.png'}"], kind=InputError)
-    refused(stage, "There is no ControlNet 'nothing'", [f"nothing={picture}"], kind=ModelNotFoundError)
+    refused(stage, "There is no ControlNet", [f"nothing={picture}"], kind=ModelNotFoundError)
     refused(stage, r"starts at 0\.6 and ends at 0\.6", [f"{path}={picture},start=0.6,end=0.6"])
     refused(stage, "control's scale is 11", [f"{path}={picture},scale=11"])
     refused(stage, "control's end is nan", [f"{path}={picture},end=nan"])
