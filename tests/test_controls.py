@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import cv2
+import lora_files
 import numpy as np
 import pytest
 import tiny
@@ -383,3 +384,14 @@ def test_a_control_that_acts_in_no_step_is_said(stage):
     _, (path,) = networks(stage, "sd15")
     with pytest.warns(MlxdiffWarning, match=r"acts in none of 4 steps, from 0 to 0\.1"):
         mine(stage, "sd15", [f"{path}={stage.picture('coffee')},end=0.1"])
+
+
+def test_a_lora_and_a_controlnet_together(stage):
+    (network,), (path,) = networks(stage, "sd15")
+    lora = lora_files.by_diffusers(stage.pipe("sd15"), stage.folder / "lora")
+    pipe = as_kind(KINDS["sd15"], stage.pipe("sd15"), controlnet=network)
+    pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    picture = stage.picture("coffee")
+    expected = theirs(pipe, image=opened(picture))
+    control = [f"{path}={picture}"]
+    same(mine(stage, "sd15", control, lora=[str(lora)]), expected, mine(stage, "sd15", control))
