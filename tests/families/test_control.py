@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from pathlib import Path
 
 import ldm_layout
@@ -193,3 +195,28 @@ def test_damaged_files_say_so(sd, tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
         save_file(sd.tensors, folder / "diffusion_pytorch_model.safetensors")
         refused(folder, sd, CheckpointError, "config")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_mutilated_files_load_or_are_refused_in_words(sd, tmp_path, seed):
+    chance = random.Random(seed)
+    tensors = sd.tensors if seed % 4 else dict(tiny_controls.adapter().state_dict())
+    written = {0: ldm_layout.t2i_adapter, 1: lambda held: ldm_layout.controlnet(held, layers=1)}.get(seed % 4, dict)
+    shapes = {key: tuple(value.shape) for key, value in written(tensors).items()}
+    for key in chance.sample(list(shapes), 2):
+        shape = shapes.pop(key)
+        kept = {
+            0: {},
+            1: {key: tuple(chance.choice((0, 1, 3, 64, 2**20)) for _ in range(chance.randint(0, 3)))},
+            2: {key.replace(chance.choice("012"), chance.choice(("9", "12345", ""))): shape},
+            3: {key: shape, key[: chance.randint(1, len(key))]: shape},
+        }[chance.randint(0, 3)]
+        shapes |= {name: each for name, each in kept.items() if math.prod(each) < 2**30}
+    path = ldm_layout.write_sparse(tmp_path / "mutilated.safetensors", shapes)
+    refusal = ""
+    try:
+        load_control(read_control("given", path, sd.checkpoint), mx.float32, None)
+    except MlxdiffError as error:
+        refusal = str(error)
+    assert refusal or len(shapes) >= len(tensors) or any(key.startswith("control_model.") for key in shapes)
+    assert len(refusal) < 2000
