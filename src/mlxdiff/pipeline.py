@@ -312,7 +312,8 @@ class StableDiffusion:
         """What a row of a batch needs in a call of the backbone, in bytes."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
-        return config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        return row + len(request.control or ()) * row // 4  # what a control adds waits for the way up
 
 
 def _request(prompt: Any, settings: Any) -> Request:
