@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
@@ -93,28 +93,37 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class Blocks(Text):
+class Blocks:
     """Block -> a strength, as text between semicolons: `IN04:0.5;OUT03:0`."""
+
+    type = str
+    many = False
 
     def check(self, name: str, value: Any) -> tuple[tuple[str, float], ...]:
         if isinstance(value, str):
             return self.parse(name, value)
-        pairs = list(value.items()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else None
-        if pairs is None or not all(isinstance(pair, tuple) and isinstance(pair[0], str) for pair in pairs):
-            raise RequestError(f"{name} is {shown(value)}.", "Write it as IN04:0.5;OUT03:0.")
+        pairs = value.items() if isinstance(value, Mapping) else value
         one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
-        return tuple((block.strip().upper(), one.check(f"{name}'s {block[:20]}", scale)) for block, scale in pairs)
+        try:
+            return tuple((block.strip().upper(), one.check(f"{name}: {block[:20]}", scale)) for block, scale in pairs)
+        except (TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as IN04:0.5;OUT03:0.") from None
 
     def parse(self, name: str, text: str) -> tuple[tuple[str, float], ...]:
         pairs = [part.partition(":") for part in text.split(";") if part.strip()]
         one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
-        return self.check(name, tuple((block, one.parse(f"{name}'s {block[:20]}", scale)) for block, _, scale in pairs))
+        return self.check(name, [(block, one.parse(f"{name}: {block[:20]}", scale)) for block, _, scale in pairs])
 
-    def to_json(self, value: Any) -> dict[str, float]:
+    def to_json(self, value: Sequence[tuple[str, float]]) -> dict[str, float]:
         return dict(value)
 
-    def show(self, value: Any) -> str:
+    def show(self, value: Sequence[tuple[str, float]]) -> str:
         return ";".join(f"{block}:{scale:g}" for block, scale in value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "BLOCK:STRENGTH;..."}
 
 
 @dataclass(frozen=True)
