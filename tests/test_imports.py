@@ -18,8 +18,10 @@ LEAVES = {
     "errors",
     "few_steps",
     "files",
+    "fitting",
     "hashing",
     "inputs",
+    "masks",
     "part_kinds",
     "parts",
     "pictures",
@@ -32,9 +34,10 @@ LEAVES = {
 }
 PIPELINE = {
     "pipeline",
+    "adapting",
     "autoencoding",
     "branches",
-    "adapting",
+    "canvas",
     "controls",
     "encoding",
     "guiding",
@@ -43,6 +46,7 @@ PIPELINE = {
     "parsing",
     "randomness",
     "resolve",
+    "starting",
     "steering",
 }
 ALLOWED = {
@@ -58,8 +62,14 @@ ALLOWED = {
         *("adapters", "families", "checkpoint", "diffusion", "text"),
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
+    "repainting": {"canvas", "diffusion", "families"},
+    "canvas": {"images"},
+    "starting": {
+        *("autoencoding", "canvas", "images", "networks", "randomness", "steering"),
+        *("diffusion", "families"),
+    },
     "resolve": {
-        *("families", "named_files", "hub", "diffusion", "images", "backend", "loras", "memory"),
+        *("families", "named_files", "hub", "diffusion", "canvas", "repainting", "backend", "loras", "memory"),
         "upscaling",
     },
     "named_files": {"hub"},
