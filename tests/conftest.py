@@ -23,6 +23,7 @@ settings.load_profile("mlxdiff")
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path_factory, monkeypatch):
-    """No test reads or writes the default model or the cache of whoever runs it."""
+    """No test reads or writes the default model, the config or the cache of whoever runs it."""
     monkeypatch.setenv("MLXDIFF_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("MLXDIFF_CONFIG", os.devnull)
     monkeypatch.delenv("MLXDIFF_MODEL", raising=False)

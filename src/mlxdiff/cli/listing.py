@@ -7,18 +7,30 @@ from typing import Any
 from ..declarations import GROUPS, Setting
 from ..request import SAMPLERS
 from . import output
+from .config import Layers
 from .declared import default_of, settings_of, values_of
 
 
-def show_settings(*, json: bool) -> None:
-    """One JSON object a setting, or a table."""
+def show_settings(layers: Layers, *, json: bool) -> None:
+    """One JSON object a setting, or a table; with the value that holds without an option, and who says so."""
+    items = ordered(settings_of())
+    held = {item.name: layers.origin(item.name) for item in items}
     if json:
-        for item in ordered(settings_of()):
-            output.say_json(item.describe())
+        for item in items:
+            value, source = held[item.name]
+            value = item.describe()["default"] if value is None else item.kind.to_json(value)
+            output.say_json(item.describe() | {"value": value, "source": source})
         return
-    header = ("option", "values", "default", "help")
-    rows = [(names(item), values_of(item), default_of(item), item.help) for item in ordered(settings_of())]
+    rows = []
+    for item in items:
+        value, source = held[item.name]
+        default = default_of(item)
+        said = (default, source) if value is None else (item.kind.show(value), f"{source}; default: {default}")
+        rows.append((names(item), *said, values_of(item), item.help))
+    header = ("option", "value", "from", "values", "help")
     output.table(rows, header)
+    if layers.config.path is not None:
+        output.note(f"Defaults are read from {layers.config.path}.", style="dim")
 
 
 def show_samplers(*, json: bool) -> None:

@@ -38,6 +38,15 @@ OutputPattern = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Take the settings of [profile.NAME] in config.toml. Other options override them.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.", rich_help_panel=OUTPUT)]
 SkipExisting = Annotated[
     bool,
