@@ -18,8 +18,10 @@ LEAVES = {
     "errors",
     "few_steps",
     "files",
+    "fitting",
     "hashing",
     "inputs",
+    "masks",
     "part_kinds",
     "parts",
     "pictures",
@@ -32,9 +34,10 @@ LEAVES = {
 }
 PIPELINE = {
     "pipeline",
+    "adapting",
     "autoencoding",
     "branches",
-    "adapting",
+    "canvas",
     "controls",
     "encoding",
     "guiding",
@@ -43,6 +46,7 @@ PIPELINE = {
     "parsing",
     "randomness",
     "resolve",
+    "starting",
     "steering",
 }
 ALLOWED = {
@@ -50,19 +54,29 @@ ALLOWED = {
     "__main__": {"cli"},
     "cli": {
         *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
-        *("animate", "labels", "latents", "prompt_report", "recipes", "sheets", "trajectory"),
+        *("animate", "labels", "latents", "prompt_report", "recipes", "sheets", "trajectory", "upscaling"),
     },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
         *("adapters", "families", "checkpoint", "diffusion", "text"),
-        *("hub", "images", "metadata", "backend", "memory", "quantized"),
+        *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
-    "resolve": {"families", "named_files", "diffusion", "images", "backend", "loras", "memory"},
+    "repainting": {"canvas", "diffusion", "families"},
+    "canvas": {"images"},
+    "starting": {
+        *("autoencoding", "canvas", "images", "networks", "randomness", "steering"),
+        *("diffusion", "families"),
+    },
+    "resolve": {
+        *("families", "named_files", "hub", "diffusion", "canvas", "repainting", "backend", "loras", "memory"),
+        "upscaling",
+    },
     "named_files": {"hub"},
     "loras": {"adapters", "checkpoint", "hub", "text"},
     "adapting": {"adapters", "backend", "checkpoint", "families", "loras", "models"},
     "autoencoding": {"models", "memory", "backend"},
+    "upscaling": {"checkpoint", "models", "images", "memory", "backend"},
     "guiding": {"diffusion", "encoding"},
     "randomness": {"diffusion"},
     "networks": {"adapting", "families", "loras", "models", "text", "memory", "backend"},

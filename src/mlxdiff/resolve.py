@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, images, loras, presets
+from . import backend, canvas, hub, loras, presets, repainting, upscaling
 from .catalogue import SCHEDULES
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
@@ -22,8 +22,6 @@ from .families import Checkpoint
 from .families.base import Defaults
 from .named_files import named_files
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
-
-STRENGTH = 0.8
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
-    if request.strength is not None and request.image is None:
-        raise RequestError("There is a strength but no image.", "Give the image to start from.")
+    hashes = _hashes(request)
+    request = replace(request, **repainting.settled(request, checkpoint, hashes))
     config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
     schedule = _schedule_name(request, config, checkpoint)
     options = _options(request, config)
@@ -49,15 +47,12 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     steps = defaults.steps if request.steps is None else request.steps
     if request.sigmas is not None and request.steps is None:
         steps = len(request.sigmas) - 1
-    strength = request.strength
-    if request.image is not None:
-        strength = STRENGTH if strength is None else strength
-        steps = _enough(steps, strength)
+    if request.strength is not None:
+        steps = _enough(steps, request.strength)
     guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     request = replace(
         request.for_model(loaded.model),
         steps=steps,
-        strength=strength,
         guidance_scale=guidance_scale,
         height=height,
         width=width,
@@ -65,7 +60,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-        hashes=(*loaded.hashes, *_hashes(request)) or None,
+        hashes=(*loaded.hashes, *hashes) or None,
         **options,
         **{
             item.name: item.neutral
@@ -79,7 +74,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    return Resolved(**values, noise_levels=levels)
+    finished = _enlarged(request, canvas.finished_size(request, (height, width), checkpoint.scale_factor))
+    return Resolved(**values, noise_levels=levels, finished_size=finished)
 
 
 def _schedule_name(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> str | None:
@@ -117,7 +113,11 @@ def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple
     factor = checkpoint.scale_factor
     height, width = defaults.height, defaults.width
     if request.image is not None and request.height is None and request.width is None:
-        own = images.source_size(request.image)
+        own = canvas.base_size(request.image, request.expand)
+        if request.inpaint_area == "masked":
+            return height, width
+        if request.mask is not None or request.expand is not None:
+            return canvas.rounded_up(own, factor)
         height, width = (max(factor, side // factor * factor) for side in own)
         if (height, width) != own:
             text = f"The picture is {own[1]}x{own[0]} pixels; {width}x{height} are drawn, multiples of {factor}."
@@ -150,6 +150,16 @@ def _enough(steps: int, strength: float) -> int:
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
     return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
+
+
+def _enlarged(request: Request, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture behind the request's upscaler. Raises what `upscaling.check` raises."""
+    if request.upscaler is None:
+        return size
+    path = hub.find_part(request.upscaler, "upscaler")
+    upscaling.check(path, *size)
+    factor = upscaling.factor_of(path)
+    return size[0] * factor, size[1] * factor
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

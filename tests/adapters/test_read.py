@@ -26,6 +26,7 @@ from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 Arrays = dict[str, np.ndarray]
 SHAPES = {
     "unet": {"conv.weight": (6, 3, 3, 4), "conv.bias": (6,), "fc.weight": (6, 4), "norm.weight": (6,)}
+    | {"square.weight": (6, 1, 1, 6)}
     | {f"{name}.weight": (6, 4) for name in ("oft", "ia3", "glora")},
     "text_encoder": {"encoder.layers.0.mlp.fc1.weight": (8, 4)},
 }
@@ -66,7 +67,7 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
     "NaN": (with_nan(np.nan), "NaN or infinity in 'lora_unet_fc.lora_up.weight'"),
     "infinity": (with_nan(-np.inf), "NaN or infinity in 'lora_unet_fc.lora_up.weight'"),
     "integers": ({"lora_unet_fc.lora_up.weight": np.ones((6, 2), np.int32)} | lora("lora_unet_f"), "as integers"),
-    "half": ({"lora_unet_fc.lora_up.weight": normal(6, 2)}, "is damaged: 'lora_unet_fc' has half a LoRA"),
+    "half": ({"lora_unet_fc.lora_up.weight": normal(6, 2)}, "not complete: 'lora_unet_fc' has half a LoRA"),
     "ranks differ": (lora() | {"lora_unet_fc.lora_down.weight": normal(3, 4)}, "ranks differ"),
     "too wide": (lora(width=5), r"has the shape \(6, 5\), where the model has \(6, 4\)"),
     "too long": (lora(out=7), r"has the shape \(7, 4\), where the model has \(6, 4\)"),
@@ -105,6 +106,12 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
         {"lora_unet_fc.weight": normal(5), "lora_unet_fc.on_input": number(1)},
         "an IA3 of 5 factors",
     ),
+    "an IA3 of a square kernel": (
+        {"base_model.model.square.ia3_l": normal(1, 6, 1, 1)},
+        "adapter_config.json beside the file says which",
+    ),
+    "an IA3 without factors": ({"lora_unet_fc.on_input": number(1), **lora("lora_unet_oft")}, "an IA3 without factors"),
+    "an alpha alone": (lora() | {"lora_unet_norm.alpha": number(1)}, "'lora_unet_norm' has an alpha, and no change"),
     "a difference of another size": ({"lora_unet_fc.diff": normal(6, 5)}, r"has the shape \(6, 5\)"),
     "a bias where there is none": ({"lora_unet_fc.diff_b": normal(6)}, "changes a bias, and the model has none"),
     "a BOFT": ({"lora_unet_fc.oft_blocks": normal(2, 3, 2, 2)}, "is a BOFT, which mlxdiff does not read"),

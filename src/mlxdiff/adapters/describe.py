@@ -52,7 +52,7 @@ def describe(path: Path) -> dict[str, Any]:
     found["embeddings"] = [_clean(inversion.name) for inversion in adapter.inversions]
     return {
         "file": str(adapter.path),
-        "adapter": sorted({form_of(layer.parts) for layer in adapter.layers}),
+        "adapter": sorted({form_of(layer.parts, layer.numbers) for layer in adapter.layers}),
         "base": _base(adapter),
         "rank": _numbers(rank_of(layer.parts) for layer in adapter.layers),
         "alpha": _numbers(layer.numbers.get("alpha") for layer in adapter.layers),

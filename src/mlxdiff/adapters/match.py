@@ -45,7 +45,7 @@ def match(adapter: Adapter, shapes: Shapes) -> Changes:
             place, new = _fitting(layer, candidates, shapes)
         except Broken as broken:
             raise CheckpointError(
-                f"{adapter.path} is damaged: {layer.name[:120]!r} {broken}.", "Download it again."
+                f"{adapter.path} is damaged or not complete: {layer.name[:120]!r} {broken}.", "Download it again."
             ) from None
         except Misfit as misfit:
             misfits.append(f"{layer.name[:120]!r} {misfit}")

@@ -28,7 +28,9 @@ _LORA = re.compile(
 )
 # What trainers of upscalers put around their network.
 _UPSCALER = re.compile(r"(params(_ema)?\.)?(conv_first\.weight$|body\.0\.(weight|bias)$|(.*\.)?rdb\d\.conv\d\.)", re.I)
-_VAE = re.compile(r"(first_stage_model\.|vae\.)?(encoder|decoder)\.(conv_in|layers\.\d+)\.|first_stage_model\.")
+_VAE = re.compile(
+    r"(first_stage_model\.|vae\.|taesd_)?(encoder|decoder)\.(conv_in|(layers\.)?\d+)\.|first_stage_model\."
+)
 _TINY_VAE = re.compile(r"\d+\.((conv|skip)\.(\d+\.)?)?(weight|bias)")
 _EMBEDDING = re.compile(r"emb_params$|string_to_param\b|clip_[lg]$")
 _MOST_EMBEDDED = 1000  # vectors

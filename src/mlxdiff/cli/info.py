@@ -142,6 +142,7 @@ def about_model(reference: str) -> dict[str, Any]:
         "scheduler": checkpoint.scheduler.get("_class_name"),
         "prediction_type": checkpoint.scheduler.get("prediction_type", "epsilon"),
         "latents": f"{checkpoint.vae.latent_channels} channels, {checkpoint.scale_factor} pixels a cell",
+        "vae": checkpoint.index.components["vae"].class_name,
         "components": sorted(checkpoint.index.components),
     }
 
@@ -203,7 +204,11 @@ def about_file(path: Path) -> dict[str, Any]:
         return about_latents(path)
     from ..adapters import is_adapter
 
-    return about_adapter(path) if is_adapter(path) else about_model(str(path))
+    if is_adapter(path):
+        return about_adapter(path)
+    from .. import upscaling
+
+    return upscaling.described(path) if upscaling.is_upscaler(path) else about_model(str(path))
 
 
 def is_folder_of_adapter(path: Path) -> bool:

@@ -22,11 +22,12 @@ from ..checkpoint.rename import TABLES
 from ..checkpoint.single_file import read_single_file
 from ..conditioning import Conditioning
 from ..errors import CheckpointError, MlxdiffWarning, RequestError, UnsupportedError
+from ..models import autoencoders
+from ..models.autoencoders import Autoencoder, AutoencoderConfig
 from ..models.backbone import Backbone, BackboneConfig
 from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
 from ..models.unet import UNet2DConditionModel, UNetConfig
 from ..models.unet_backbone import UNetBackbone
-from ..models.vae import AutoencoderKL, VAEConfig
 from ..parts import BACKBONE, BY_NAME
 from ..text import emphasis
 from ..text.chunking.chunk import Chunk, Names
@@ -96,7 +97,7 @@ class Checkpoint:
     source: Source
     index: ModelIndex
     backbone: BackboneConfig
-    vae: VAEConfig
+    vae: AutoencoderConfig
     scheduler: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,6 +115,23 @@ class Checkpoint:
     def scale_factor(self) -> int:
         """Pixels a latent cell spans in each direction."""
         return self.vae.scale_factor
+
+    @property
+    def has_tiny_vae(self) -> bool:
+        """Whether the VAE is a tiny one, which decodes in a fraction of a step's time."""
+        return isinstance(self.vae, autoencoders.TinyVAEConfig)
+
+    @property
+    def takes(self) -> str:
+        """What the backbone takes behind the latents, as the number of its channels says; see TAKES."""
+        extra = self.backbone.in_channels - self.vae.latent_channels
+        known = {0: NOTHING, 1: DEPTH, self.vae.latent_channels: PICTURE, self.vae.latent_channels + 1: MASKED}
+        return known.get(extra, UNKNOWN)
+
+
+NOTHING, DEPTH, PICTURE, MASKED, UNKNOWN = TAKES = ("nothing", "depth", "picture", "masked picture", "unknown")
+"""nothing: it draws from text; depth: a depth map; picture: one to edit by an instruction; masked picture: one to
+repaint and its mask."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +183,7 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
     if isinstance(source, Path):
         source = open_source(source)
     index = source.index()
+    _refuse_variations(index, source.path)
     check_parts(index, source.path)
     # diffusers makes the class that model_index.json names, from a config that another class may have written.
     scheduler = {**source.config("scheduler"), "_class_name": index.components["scheduler"].class_name}
@@ -172,10 +191,29 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
         source=source,
         index=index,
         backbone=UNetConfig.from_dict(source.config(BACKBONE)),
-        vae=VAEConfig.from_dict(source.config("vae")),
+        vae=autoencoders.read_config(source.config("vae")),
         scheduler=scheduler if prediction_type is None else {**scheduler, "prediction_type": prediction_type},
         settings=source.settings(),
     )
+
+
+def _refuse_variations(index: ModelIndex, path: Path) -> None:
+    """Raises UnsupportedError for what draws from a picture's CLIP embedding; its UNet is refused in other words."""
+    if index.class_name in _VARIATIONS:
+        raise UnsupportedError(
+            f"{path} makes variations of a picture ({index.class_name}): its network takes a picture's CLIP embedding,"
+            " which mlxdiff does not give it.",
+            "Use a text-to-image checkpoint with --image instead.",
+        )
+
+
+_VARIATIONS = (
+    "StableDiffusionImageVariationPipeline",
+    "StableUnCLIPPipeline",
+    "StableUnCLIPImg2ImgPipeline",
+    "UnCLIPPipeline",
+    "UnCLIPImageVariationPipeline",
+)
 
 
 def defaults(family: Family, checkpoint: Checkpoint) -> Defaults:
@@ -213,18 +251,18 @@ def is_distilled(checkpoint: Checkpoint) -> bool:
 
 
 def load_backbone(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> Backbone:
-    """The denoiser. Raises UnsupportedError for an inpainting or editing checkpoint."""
-    if checkpoint.backbone.in_channels != checkpoint.vae.latent_channels:
+    """The denoiser. Raises UnsupportedError for one that takes what no kind of checkpoint does."""
+    if checkpoint.takes == UNKNOWN:
         raise UnsupportedError(
             f"The UNet of {checkpoint.folder} takes {checkpoint.backbone.in_channels} channels, the VAE has"
-            f" {checkpoint.vae.latent_channels}: an inpainting or editing checkpoint.",
-            "Use a text-to-image checkpoint.",
+            f" {checkpoint.vae.latent_channels}: it expects something beside the latents that mlxdiff does not know.",
+            "Use a checkpoint that draws from text, inpaints, edits by instructions, or takes a depth map.",
         )
     loaded = load_network(checkpoint, BACKBONE, dtype, bits, finish=(transform.fuse(),))
     return UNetBackbone(loaded.module, reload=loaded.reload)
 
 
-def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> AutoencoderKL:
+def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> Autoencoder:
     """The VAE in `dtype`, or in fp32 where fp16 would overflow (SDXL's)."""
     if family.upcasts_vae and checkpoint.vae.force_upcast:
         dtype = mx.float32
@@ -295,8 +333,10 @@ def load_text_encoder(
 
 def build_network(checkpoint: Checkpoint, component: str) -> nn.Module:
     """The network of a component, with its initial, unevaluated values."""
-    (class_name,) = BY_NAME[component].classes
-    return _NETWORKS[class_name](checkpoint.source.config(component))
+    config = checkpoint.source.config(component)
+    classes = BY_NAME[component].classes
+    named = config.get("_class_name")
+    return _NETWORKS[named if named in classes else classes[0]](config)
 
 
 def load_network(
@@ -323,7 +363,8 @@ def load_network(
 
 _NETWORKS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "UNet2DConditionModel": lambda config: UNet2DConditionModel(UNetConfig.from_dict(config)),
-    "AutoencoderKL": lambda config: AutoencoderKL(VAEConfig.from_dict(config)),
+    "AutoencoderKL": lambda config: autoencoders.build(autoencoders.read_config(config)),
+    "AutoencoderTiny": lambda config: autoencoders.build(autoencoders.read_config(config)),
     "CLIPTextModel": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
     "CLIPTextModelWithProjection": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config), with_projection=True),
 }

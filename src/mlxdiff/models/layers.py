@@ -191,6 +191,13 @@ class Upsample2D(nn.Module):
         return self.conv(enlarge(x, size))
 
 
+class ReLU(nn.Module):
+    """Nothing for negative numbers."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.maximum(x, 0)
+
+
 def enlarge(x: mx.array, size: tuple[int, int] | None = None) -> mx.array:
     """Nearest-neighbour enlargement of x (B, h, w, C) to twice its size, or to `size` (height, width)."""
     batch, height, width, channels = x.shape
