@@ -12,7 +12,7 @@ from typing import Any
 
 from .request import Request
 
-# What A1111 and ComfyUI have for diffusers' trailing timesteps, and for DDIM on a schedule: without noise it is Euler's.
+# What A1111 and ComfyUI have for diffusers' trailing timesteps, and for DDIM on them: without noise it is Euler.
 _IN_PROGRAMS = {"trailing": "sgm_uniform", "ddim": "euler"}
 _COUNT = re.compile(r"(\d{1,2})[-_ ]?steps?(?![a-z])")
 
