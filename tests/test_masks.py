@@ -156,7 +156,7 @@ def test_a_mask_that_its_blur_wipes_out_is_said(sd):
 
 def test_margins_that_do_not_fit_into_memory_are_refused_before_they_are_made(sd, monkeypatch):
     monkeypatch.setenv("MLXDIFF_MEMORY", "1")
-    with pytest.raises(MlxdiffError, match="picture with its margins, 60096x60064 pixels, .*Add fewer pixels"):
+    with pytest.raises(MlxdiffError, match=r"picture with its margins, 60096x60064 pixels, .*Add fewer pixels"):
         resolved(sd, image=photo(), expand="60000,60000,0,0")
 
 
