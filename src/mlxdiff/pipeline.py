@@ -19,7 +19,7 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import autoencoding, canvas, hub, images, memory, quantized, resolve, starting  # noqa: E402
+from . import autoencoding, canvas, hub, images, memory, quantized, resolve, starting, upscaling  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
@@ -40,6 +40,7 @@ from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E40
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Unpack
 
     from .request import Settings
@@ -140,7 +141,9 @@ class StableDiffusion:
         Raises RequestError where the request does not fit the checkpoint.
         """
         resolved = resolve.resolve(request, self._loaded)
-        self.networks.adapting.check(adapters_of(resolved))
+        if resolved.lora:
+            with self._turn:
+                self.networks.adapting.check(adapters_of(resolved))
         self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
@@ -259,15 +262,19 @@ class StableDiffusion:
             return autoencoding.decode(self.networks, latents, tile)
 
     def finish(self, request: Resolved, decoded: mx.array) -> np.ndarray:
-        """One decoded picture (H, W, 3) in [0, 1] as it is kept: (H, W, 3) uint8.
+        """One decoded picture (H, W, 3) in [0, 1] as it is kept: uint8, of `request.finished_size`.
 
         Where a part of a picture was repainted, it is put back into that picture through the mask, and what is not
-        masked has the bytes that it had. Raises NonFiniteError, and InputError where that picture is gone.
+        masked has the bytes that it had. An upscaler enlarges the whole. Raises NonFiniteError, and InputError where
+        a file that the request names is gone.
         """
         picture = images.to_uint8(decoded, request.rounding)
-        if request.image is None or (request.mask is None and request.expand is None):
+        if request.image is not None and (request.mask is not None or request.expand is not None):
+            picture = canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
+        if request.upscaler is None:
             return picture
-        return canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
+        with self._turn:
+            return upscaling.upscale(hub.find_part(request.upscaler, "upscaler"), picture, dtype=self.dtype)
 
     def encode(self, pictures: mx.array) -> mx.array:
         """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
@@ -307,7 +314,8 @@ class StableDiffusion:
         """What a row of a batch needs in a call of the backbone, in bytes."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
-        return config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        return row + len(request.control or ()) * row // 4  # what a control adds waits for the way up
 
 
 def _request(prompt: Any, settings: Any) -> Request:

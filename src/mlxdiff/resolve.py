@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, canvas, loras, presets, repainting
+from . import backend, canvas, hub, loras, presets, repainting, upscaling
 from .catalogue import SCHEDULES
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
@@ -74,7 +74,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    finished = canvas.finished_size(request, (height, width), checkpoint.scale_factor)
+    finished = _enlarged(request, canvas.finished_size(request, (height, width), checkpoint.scale_factor))
     return Resolved(**values, noise_levels=levels, finished_size=finished)
 
 
@@ -150,6 +150,16 @@ def _enough(steps: int, strength: float) -> int:
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
     return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
+
+
+def _enlarged(request: Request, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture behind the request's upscaler. Raises what `upscaling.check` raises."""
+    if request.upscaler is None:
+        return size
+    path = hub.find_part(request.upscaler, "upscaler")
+    upscaling.check(path, *size)
+    factor = upscaling.factor_of(path)
+    return size[0] * factor, size[1] * factor
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

@@ -50,10 +50,10 @@ class EncodedPictures:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._kept: dict[str, tuple[mx.array, mx.array]] = {}
+        self._kept: dict[str, tuple[mx.array, mx.array | None]] = {}
 
-    def posterior(self, pixels: np.ndarray) -> tuple[mx.array, mx.array]:
-        """Mean and log variance (1, h, w, C) of a picture (H, W, 3) in [0, 1], evaluated."""
+    def posterior(self, pixels: np.ndarray) -> tuple[mx.array, mx.array | None]:
+        """Mean and log variance (1, h, w, C) of a picture (H, W, 3) in [0, 1], evaluated; None of a tiny VAE."""
         key = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
         if key in self._kept:  # what was used last goes last
             self._kept[key] = self._kept.pop(key)
@@ -69,7 +69,7 @@ class EncodedPictures:
         """Latents (B, h, w, C) of a picture: a draw from its posterior for each image, or its mean without a spread."""
         mean, logvar = self.posterior(pixels)
         vae = self._networks.vae
-        return vae.normalize(mean if spread is None else mean + mx.exp(0.5 * logvar) * spread)
+        return vae.normalize(mean if spread is None or logvar is None else mean + mx.exp(0.5 * logvar) * spread)
 
 
 def start(
@@ -91,11 +91,12 @@ def start(
     program = request.compat in PROGRAMS
     from_noise = canvas is None or takes == PICTURE or (masked is not None and request.strength == 1 and not program)
     keeps = masked is not None and (takes != MASKED or program)
+    drawn = _nothing if checkpoint.has_tiny_vae else randomness.posterior
     picture = None
     if canvas is not None and (keeps or not from_noise):
-        picture = pictures.latents(canvas.filled, randomness.posterior())
+        picture = pictures.latents(canvas.filled, drawn())
     noise = randomness.start() if given is None else given.astype(mx.float32)
-    spread = None if masked is None else randomness.posterior()  # diffusers draws it even where it is not used
+    spread = None if masked is None else drawn()  # diffusers draws it even where it is not used
     behind: mx.array | None = None
     if takes == MASKED and masked is not None:
         behind = _masked_picture(masked, pictures, spread, noise.shape, factor)
@@ -113,6 +114,10 @@ def start(
     if request.compat == "comfyui" and picture is not None:
         latents = picture + noise * levels.init_noise_sigma  # from the highest level on more than sigma
     return Start(latents, Steering(channels=_channels(behind, branches, takes)), keeping)
+
+
+def _nothing() -> None:
+    """What a tiny VAE, which gives one encoding and no posterior, leaves to draw."""
 
 
 def _channels(behind: mx.array | None, branches: Iterable[str], takes: str) -> dict[str, mx.array]:
