@@ -63,7 +63,7 @@ ALLOWED = {
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
     "repainting": {"canvas", "diffusion", "families"},
-    "canvas": {"images"},
+    "canvas": {"budget", "images"},
     "starting": {
         *("autoencoding", "canvas", "images", "networks", "randomness", "steering"),
         *("diffusion", "families"),
