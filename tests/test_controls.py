@@ -18,10 +18,13 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLControlNetUnionPipeline,
     StableDiffusionXLPipeline,
@@ -67,7 +70,7 @@ def light():
     return pipe
 
 
-MODELS = tiny.PIPELINES | {"light": light}
+MODELS = tiny.PIPELINES | {"light": light, "sd15_inpainting": tiny.sd15_inpainting}
 
 
 class Stage:
@@ -82,6 +85,7 @@ class Stage:
 
     def pipe(self, name):
         kind = StableDiffusionXLPipeline if name.startswith("sdxl") else StableDiffusionPipeline
+        kind = StableDiffusionInpaintPipeline if name == "sd15_inpainting" else kind
         pipe = quiet(kind.from_pretrained(self.model(name)))
         if isinstance(pipe.scheduler, PNDMScheduler):  # its steps are not its calls, which diffusers counts
             pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
@@ -122,7 +126,7 @@ def theirs(pipe, **arguments):
 
 
 def mine(stage, name, control, **settings):
-    if name in ("sd15", "light"):
+    if name in ("sd15", "light", "sd15_inpainting"):
         settings["sampler"] = "euler"
     return ours(stage.model(name), prompt=PROMPT, steps=STEPS, seed=3, control=control, **COMMON | settings)
 
@@ -463,3 +467,23 @@ def test_the_built_in_controlnet_draws_what_diffusers_draws_and_follows_edges(tm
 
     assert followed(found) > 0.9
     assert followed(ours("emoji", **asked)) < 0.5
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15_inpainting", "sdxl"])
+def test_a_part_is_repainted_under_a_controlnet(stage, name):
+    (network,), (path,) = networks(stage, name)
+    kind = StableDiffusionXLControlNetInpaintPipeline if name == "sdxl" else StableDiffusionControlNetInpaintPipeline
+    mask = Image.new("L", SIZE[::-1], 0)
+    mask.paste(255, (12, 8, 40, 24))
+    start, picture = stage.picture("astronaut"), stage.picture("coffee")
+    expected = theirs(
+        as_kind(kind, stage.pipe(name), controlnet=network),
+        image=opened(start),
+        mask_image=mask,
+        control_image=opened(picture),
+        strength=0.75,
+        controlnet_conditioning_scale=0.9,
+    )
+    settings = {"image": str(start), "mask": mask, "strength": 0.75}
+    found = mine(stage, name, [f"{path}={picture},scale=0.9"], **settings)
+    same(found, expected, mine(stage, name, None, **settings))
