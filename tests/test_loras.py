@@ -386,8 +386,15 @@ def test_a_tag_without_a_file_is_said_and_left_out(sd15):
     with pytest.warns(MlxdiffWarning, match=r"There is no LoRA for <lora:inc:0\.5>: it is left out.*ink"):
         found = last(sd15.sd, f"{PROMPT}<lora:inc:0.5>")
     assert np.array_equal(found, sd15.base)
-    with pytest.raises(RequestError, match="'much' where a number belongs"):
-        last(sd15.sd, "a<lora:ink:much>")
+    for value, words in (
+        ("much", "'much' where a number belongs"),
+        ("nan", "scale is nan"),
+        ("1e9", "scale is 1000000000"),
+        ("1:dyn=2.5", "rank is 2.5"),
+        ("1:dyn=inf", "rank is inf"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            last(sd15.sd, f"a<lora:ink:{value}>")
 
 
 @pytest.mark.usefixtures("shelf")
@@ -449,7 +456,7 @@ def test_what_is_no_lora_or_damaged_is_refused_in_words(sd15, tmp_path):
     key = next(key for key in bad if key.endswith("lora_up.weight"))
     bad[key] = np.full_like(bad[key], np.nan)
     save_file(bad, tmp_path / "nan.safetensors")
-    with pytest.raises(CheckpointError, match="holds a number that is none"):
+    with pytest.raises(CheckpointError, match="holds NaN or infinity"):
         sd15.sd.resolve(Request(PROMPT, lora=str(tmp_path / "nan.safetensors")))
     (tmp_path / "cut.safetensors").write_bytes(Path(sd15.b).read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cut"):
