@@ -271,10 +271,14 @@ class StableDiffusion:
         picture = images.to_uint8(decoded, request.rounding)
         if request.image is not None and (request.mask is not None or request.expand is not None):
             picture = canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
-        if request.upscaler is None:
+        return self.enlarge(picture, request.upscaler)
+
+    def enlarge(self, picture: np.ndarray, upscaler: str | None) -> np.ndarray:
+        """A picture (H, W, 3) uint8 as the upscaler of that name makes it: (k H, k W, 3); without one as it is."""
+        if upscaler is None:
             return picture
         with self._turn:
-            return upscaling.upscale(hub.find_part(request.upscaler, "upscaler"), picture, dtype=self.dtype)
+            return upscaling.upscale(hub.find_part(upscaler, "upscaler"), picture, dtype=self.dtype)
 
     def encode(self, pictures: mx.array) -> mx.array:
         """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
