@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypedDict
 
     from .diffusion.schedule import Schedule
+    from .stages import Pass
 
 SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
@@ -56,6 +57,8 @@ MAX_GUIDANCE_SCALE = 1e6
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
 MAX_CLIP_SKIP = 12
+MAX_HIRES = 16
+RANDOM_SEED = -1  # as A1111 and ComfyUI write "another one each time"
 _FILLED: Any = None
 
 
@@ -104,9 +107,11 @@ class Prompts(Text):
 
 @dataclass(frozen=True)
 class Seeds(Whole):
-    """A seed, of which image i takes seed + i; or one for each image."""
+    """A seed, of which image i takes seed + i; or one for each image. -1 is none: one is drawn."""
 
     def check(self, name: str, value: Any) -> Any:
+        if value == RANDOM_SEED and not isinstance(value, bool):
+            return None
         if isinstance(value, list | tuple):
             return tuple(super(Seeds, self).check(name, seed) for seed in value)
         return super().check(name, value)
@@ -143,6 +148,22 @@ class Sizes(Text):
 
     def describe(self) -> dict[str, Any]:
         return {"type": "WIDTHxHEIGHT"}
+
+
+@dataclass(frozen=True)
+class Upscalers(PartReference):
+    """A way to enlarge by its name or A1111's, or the reference of a network that does."""
+
+    def check(self, name: str, value: Any) -> str:
+        value = super().check(name, value)
+        known = catalogue.find_upscaler(value)
+        return value if known is None else known.name
+
+    def is_file(self, value: str) -> bool:
+        return value not in catalogue.UPSCALERS
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "reference"}
 
 
 @dataclass(frozen=True)
@@ -214,7 +235,10 @@ class Request:
         a1111="CFG scale",
     )
     seed: int | tuple[int, ...] | None = setting(
-        Seeds(0, MAX_SEED), "Same seed, same picture; image i takes seed + i.", unset="random", a1111="Seed"
+        Seeds(0, MAX_SEED),
+        "Same seed, same picture; image i takes seed + i. -1 is random.",
+        unset="random",
+        a1111="Seed",
     )
     n_images: int = setting(Whole(1, MAX_IMAGES), "Number of pictures.", default=1, unset="1", vary=False)
     height: int | None = setting(Whole(8, MAX_SIDE), "Pixels.", unset="the checkpoint's")
@@ -314,6 +338,87 @@ class Request:
         neutral=0.0,
         a1111="Guidance rescale",
     )
+    hires: float | None = setting(
+        Number(1, MAX_HIRES),
+        "Enlarge the picture by this factor and go over it again (hires fix).",
+        group="Stages",
+        unset="off",
+        a1111="Hires upscale",
+    )
+    hires_size: Size | None = setting(
+        Sizes(),
+        "WIDTHxHEIGHT to enlarge to, in place of a factor.",
+        group="Stages",
+        unset="off",
+        a1111="Hires resize",
+    )
+    hires_strength: float | None = setting(
+        Number(0, 1),
+        "How far the second pass may go from the enlarged picture: 0 keeps it, 1 redraws it.",
+        group="Stages",
+        unset="0.7 with --hires",
+        a1111="Hires strength",
+    )
+    hires_steps: int | None = setting(
+        Whole(1, MAX_STEPS),
+        "Steps that the second pass runs.",
+        group="Stages",
+        unset="those of the first",
+        a1111="Hires steps",
+    )
+    hires_upscaler: str | None = setting(
+        Upscalers("upscaler"),
+        f"How to enlarge: {', '.join(catalogue.UPSCALERS)}, or the reference of an upscaler network.",
+        group="Stages",
+        unset="latent with --hires",
+        a1111="Hires upscaler",
+    )
+    hires_sampler: str | None = setting(
+        Choice(SAMPLERS, lambda text: catalogue.find_sampler(text).name),
+        "Sampler of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        a1111="Hires sampler",
+    )
+    hires_schedule: str | None = setting(
+        Choice(SCHEDULES, lambda text: catalogue.find_schedule(text).name),
+        "Schedule of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        a1111="Hires schedule type",
+    )
+    hires_guidance_scale: float | None = setting(
+        Number(0, MAX_GUIDANCE_SCALE),
+        "Guidance scale of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        flags=("--hires-cfg",),
+        a1111="Hires CFG Scale",
+    )
+    hires_prompt: str | None = setting(
+        Text(), "Prompt of the second pass.", group="Stages", unset="that of the first", a1111="Hires prompt"
+    )
+    hires_negative_prompt: str | None = setting(
+        Text(),
+        "Negative prompt of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        a1111="Hires negative prompt",
+    )
+    refiner: str | None = setting(
+        Reference(),
+        "Another checkpoint of the same latents, such as SDXL's refiner, which takes the last steps.",
+        group="Stages",
+        unset="none",
+        a1111="Refiner",
+    )
+    refiner_switch: float | None = setting(
+        Number(0, 1),
+        "Where the refiner takes over: 0.8 leaves it the last fifth of the timesteps.",
+        group="Stages",
+        unset="0.8 with --refiner",
+        a1111="Refiner switch at",
+    )
     cache_interval: int | None = setting(
         Whole(1, MAX_STEPS),
         "Compute the network's deep part in one call of this many, and reuse it in between (DeepCache); 1 is exact.",
@@ -375,11 +480,13 @@ class Request:
 
     def _split_sampler(self) -> None:
         """Older names say both at once: "DPM++ 2M Karras"."""
-        if isinstance(self.sampler, str) and self.sampler not in SAMPLERS and self.schedule is None:
-            row, schedule = catalogue.split_sampler(self.sampler)
-            object.__setattr__(self, "sampler", row.name)
-            if schedule is not None:
-                object.__setattr__(self, "schedule", schedule.name)
+        for sampler, kind in (("sampler", "schedule"), ("hires_sampler", "hires_schedule")):
+            name = getattr(self, sampler)
+            if isinstance(name, str) and name not in SAMPLERS and getattr(self, kind) is None:
+                row, schedule = catalogue.split_sampler(name)
+                object.__setattr__(self, sampler, row.name)
+                if schedule is not None:
+                    object.__setattr__(self, kind, schedule.name)
 
     @property
     def guidance_interval(self) -> tuple[float, float]:
@@ -455,11 +562,14 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its run. Fields that only apply with others stay None: `image`, `strength`
+    `noise_levels` is the schedule of its first pass; `passes` are all of them (stages.py). `first_calls` is of a second
+    pass alone: the calls of the network in the first, which its prompts count (A1111's prompt editing). Fields that only apply with others stay None: `image`, `strength`
     without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    passes: tuple[Pass, ...] = field(default=(), compare=False, repr=False)
+    first_calls: int | None = field(default=None, compare=False, repr=False)
 
     if TYPE_CHECKING:  # what resolve has filled in, for whoever reads the fields
         seed: int | tuple[int, ...] = _FILLED
@@ -496,8 +606,14 @@ class Resolved(Request):
 
     @property
     def n_steps(self) -> int:
-        """Steps that the loop yields: fewer than `steps` where an image starts it."""
-        return len(self.noise_levels.sigmas) - 1
+        """Steps that the loop yields, of all passes: fewer than `steps` where an image starts it."""
+        return sum(each.n_steps for each in self.passes) if self.passes else len(self.noise_levels.sigmas) - 1
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Height and width of the picture in pixels, which a second pass may have enlarged."""
+        last = dict(self.passes[-1].settings) if self.passes else {}
+        return last.get("height", self.height), last.get("width", self.width)
 
 
 def check_names(values: Mapping[str, Any]) -> None:
@@ -567,5 +683,17 @@ if TYPE_CHECKING:
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None
+        hires: float | None
+        hires_size: Any
+        hires_strength: float | None
+        hires_steps: int | None
+        hires_upscaler: Any
+        hires_sampler: str | None
+        hires_schedule: str | None
+        hires_guidance_scale: float | None
+        hires_prompt: str | None
+        hires_negative_prompt: str | None
+        refiner: Any
+        refiner_switch: float | None
         cache_interval: int | None
         token_merging: float | None

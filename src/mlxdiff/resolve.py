@@ -13,12 +13,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import backend, hub, images, presets
-from .catalogue import SCHEDULES
+from . import backend, hub, images, presets, scheduling, stages
 from .declarations import PartReference, Structured
 from .diffusion import guidance
-from .diffusion.programs import PROGRAMS, program_schedule
-from .diffusion.schedule import Schedule, make_schedule
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
@@ -41,14 +38,18 @@ class Loaded:
     hashes: tuple[tuple[str, str], ...] = ()
 
 
-def resolve(request: Request, loaded: Loaded) -> Resolved:
-    """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
+def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> Resolved:
+    """The request as `loaded` will draw it, and `refiner` what it refines.
+
+    Raises RequestError where it does not fit, InputError for its files.
+    """
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = presets.applied(request)
     if request.strength is not None and request.image is None:
         raise RequestError("There is a strength but no image.", "Give the image to start from.")
-    config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
-    schedule = _schedule_name(request, config, checkpoint)
+    asked = request
+    config = scheduling.config_of(checkpoint, request.sampler)
+    schedule = scheduling.schedule_name(request, config, checkpoint)
     options = _options(request, config)
     height, width = _size(request, checkpoint, defaults)
     steps = defaults.steps if request.steps is None else request.steps
@@ -70,32 +71,39 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-        hashes=(*loaded.hashes, *_hashes(request)) or None,
+        hashes=(*loaded.hashes, *_hashes(request), *(() if refiner is None else refiner.hashes)) or None,
         **options,
+        **stages.settled(request),
         **{
             item.name: item.neutral
             for item in declared(Request)
             if item.neutral is not None and getattr(request, item.name) is None
         },
     )
-    levels = _levels(request, config, checkpoint)
-    guidance.interval_of(levels.sigmas, *request.guidance_interval)
+    levels = scheduling.levels_of(request, config, checkpoint)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
-    _check_memory(request, checkpoint)
+    if refiner is not None:
+        _check_latents(checkpoint, refiner)
+        request = replace(request, refiner=refiner.model.place)
+    passes = stages.plan(request, levels, asked, checkpoint, None if refiner is None else refiner.checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    return Resolved(**values, noise_levels=levels)
+    resolved = Resolved(**values, noise_levels=levels, passes=passes)
+    for each, held in stages.views(resolved):
+        _check_memory(held, (refiner if each.refines and refiner is not None else loaded).checkpoint)
+        guidance.interval_of(held.noise_levels.sigmas, *held.guidance_interval)
+    return resolved
 
 
-def _schedule_name(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> str | None:
-    """The schedule by its name; None is the checkpoint's own, or where noise levels are given."""
-    name = request.schedule
-    if name is None and request.sigmas is None and request.compat in PROGRAMS:
-        name = config.row.automatic if request.compat == "a1111" else "uniform"
-    if name is not None and checkpoint.index.class_name.startswith("StableDiffusionXL"):
-        own = SCHEDULES[name].sdxl
-        return name if own is None else own
-    return name
+def _check_latents(base: Checkpoint, refiner: Loaded) -> None:
+    """Raises RequestError where the refiner cannot read what the base leaves."""
+    ours, theirs = base.vae, refiner.checkpoint.vae
+    kept = ("latent_channels", "scale_factor", "scaling_factor", "shift_factor")
+    if any(getattr(ours, name, None) != getattr(theirs, name, None) for name in kept):
+        raise RequestError(
+            f"The refiner {refiner.model.place} has latents of another kind than the model.",
+            "Take one of the same family, such as SDXL's refiner for SDXL.",
+        )
 
 
 def _options(request: Request, config: SchedulerConfig) -> dict[str, Any]:
@@ -104,17 +112,6 @@ def _options(request: Request, config: SchedulerConfig) -> dict[str, Any]:
     given = {name: getattr(request, name) for name in OPTIONS}
     config.row.settle(given)
     return {name: defaults.get(name) if value is None else value for name, value in given.items()}
-
-
-def _levels(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> Schedule:
-    """The schedule of the run, made as the program makes it whose picture is asked for."""
-    wanted = {"steps": request.steps, "schedule": request.schedule, "sigmas": request.sigmas}
-    if request.compat in PROGRAMS:
-        return program_schedule(request.compat, config, strength=request.strength, **wanted)
-    # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
-    if checkpoint.index.class_name.startswith("LatentConsistencyModel") and config.row.placement.distilled:
-        return make_schedule(config, span=request.strength, **wanted)
-    return make_schedule(config, strength=request.strength, **wanted)
 
 
 def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple[int, int]:
@@ -170,7 +167,7 @@ def _named_files(values: Any) -> Iterator[tuple[str, str]]:
             yield str(value), value.sha256
         elif isinstance(kind, PictureSource):
             yield value, content_hash(Path(in_file(value)))
-        elif isinstance(kind, PartReference):
+        elif isinstance(kind, PartReference) and kind.is_file(value):
             yield value, content_hash(hub.find_part(value, kind.part))
 
 
