@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from . import backend
 from .errors import InputError, RequestError
 from .models.tiling import strip_bytes
+from .models.upscaler import UpscalerConfig
 from .models.vae import VAEConfig
 
 NETWORKS = 0.5  # of the memory that text encoders and backbone may take together and still both stay
@@ -26,6 +27,9 @@ LARGEST_BATCH_ON_CPU = 4  # on a CPU it does not fall at all, and a group is wha
 # Maps of a decoder's largest size that are alive at once when MLX decodes as a whole. A CPU's convolution makes nine
 # copies of its input; and MLX hands out memory faster than a CPU computes.
 MAPS, MAPS_ON_CPU = 8, 38
+
+UPSCALING = 0.25  # of the memory that an upscaler may take for a tile: the model stays beside it
+HEAD_MAPS, HEAD_MAPS_ON_CPU = 4, 14
 
 
 def size_of(*networks: nn.Module) -> int:
@@ -97,6 +101,26 @@ def check_decoding(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> 
             f" {backend.memory_size() / 1e9:.3g} GB are there.",
             "Decode fewer at once, or where there is more memory.",
         )
+
+
+def upscaling_cells(config: UpscalerConfig, itemsize: int) -> int:
+    """How many cells an upscaler's body may take at once; `itemsize` is of one number."""
+    return int(UPSCALING * backend.memory_size()) // (config.widest * itemsize * _body_maps(config))
+
+
+def upscaling_head_cells(config: UpscalerConfig, itemsize: int) -> int:
+    """How many cells an upscaler's head may make pixels of at once."""
+    maps = HEAD_MAPS if backend.is_gpu() else HEAD_MAPS_ON_CPU
+    return int(UPSCALING * backend.memory_size()) // (config.features * config.cell**2 * itemsize * maps)
+
+
+def upscaled(height: int, width: int) -> int:
+    """What a picture of that size takes while it is put together: as floats, and as bytes."""
+    return height * width * 3 * (4 + 1)
+
+
+def _body_maps(config: UpscalerConfig) -> int:
+    return 8 if backend.is_gpu() else 38
 
 
 def _largest_map(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:

@@ -141,7 +141,7 @@ class Networks:
         with self._turn:
             held = self._held.get(name)
             if held is None or not (held.evaluated or held.thread == threading.get_ident()):
-                with _callers_randomness():
+                with keep_randomness():
                     network, modules = _PARTS[name](self)
                 held = self._held[name] = Held(network, _weights(modules), threading.get_ident())
             return held
@@ -168,7 +168,7 @@ _PARTS: dict[str, Callable[[Networks], tuple[Any, Iterable[nn.Module]]]] = {
 
 
 @contextmanager
-def _callers_randomness() -> Iterator[None]:
+def keep_randomness() -> Iterator[None]:
     """Leaves `mx.random` as it was: layers draw weights that are never used as they are made.
 
     The draws would also stay in memory, since each key depends on the one before and nothing evaluates them.
