@@ -206,21 +206,21 @@ def _refined(request: Request, last: Pass, refiner: SchedulerConfig) -> list[Pas
     switch = request.refiner_switch
     assert switch is not None
     levels = last.levels
-    if request.compat == "a1111":
+    row = find_sampler(dict(last.settings).get("sampler", request.sampler))
+    if request.compat == "a1111" or row.own_levels:  # a sampler with levels of its own cannot be run in two parts
         return [replace(last, refined=_as_refiner(levels, refiner))]
     if request.compat == "comfyui":
         base = round(switch * last.n_steps)
     else:
         cutoff = round(refiner.num_train_timesteps * (1 - switch))
         base = sum(timestep >= cutoff for timestep in levels.timesteps)
-    sampler = dict(last.settings).get("sampler", request.sampler)
     rest = replace(
         last,
         levels=_as_refiner(levels, refiner),
         n_steps=last.n_steps - base,
         first=base,
         start="left" if base else last.start,
-        calls_before=base * evaluations(sampler),
+        calls_before=base * evaluations(row.name),
         refines=True,
     )
     before = [replace(last, n_steps=base)] if base else []
