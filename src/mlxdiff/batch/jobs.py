@@ -17,6 +17,7 @@ when it was rendered first, its seed and its name, is what it keeps (`recall`).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -248,8 +249,8 @@ def by_model(batches: Iterable[Batch | None]) -> Iterator[Batch]:
 
 
 def largest(jobs: Sequence[Job]) -> Job:
-    """The job of most pixels."""
-    return max(jobs, key=lambda job: job.request.height * job.request.width)
+    """The job of most pixels, in its largest pass."""
+    return max(jobs, key=lambda job: math.prod(job.request.final_size))
 
 
 def _alike(request: Request) -> Request:
