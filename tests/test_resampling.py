@@ -10,7 +10,14 @@ import torch
 from mlxdiff.catalogue import UPSCALERS, find_upscaler
 from mlxdiff.resampling import resample
 
-SIZES = [((8, 12), (16, 24)), ((5, 7), (8, 11)), ((16, 16), (24, 20)), ((9, 8), (4, 6)), ((3, 3), (3, 3)), ((1, 2), (7, 2))]
+SIZES = [
+    ((8, 12), (16, 24)),
+    ((5, 7), (8, 11)),
+    ((16, 16), (24, 20)),
+    ((9, 8), (4, 6)),
+    ((3, 3), (3, 3)),
+    ((1, 2), (7, 2)),
+]
 IN_LATENTS = [row for row in UPSCALERS.values() if row.in_latents]
 
 
@@ -21,7 +28,9 @@ def test_every_way_is_torchs(row, old, new):
     options = {"antialias": row.antialias} if row.kernel in ("bilinear", "bicubic") else {}
     expected = torch.nn.functional.interpolate(latents, size=new, mode=row.kernel, **options)
     found = resample(mx.array(latents.permute(0, 2, 3, 1).numpy()), *new, row.kernel, antialias=row.antialias)
-    assert np.abs(np.array(found).transpose(0, 3, 1, 2) - expected.numpy()).max() < 1e-5  # torch counts coordinates in fp32
+    assert (
+        np.abs(np.array(found).transpose(0, 3, 1, 2) - expected.numpy()).max() < 1e-5
+    )  # torch counts coordinates in fp32
 
 
 @pytest.mark.parametrize("factor", [1.1, 1.25, 1.5, 1.7, 2, 3.3])

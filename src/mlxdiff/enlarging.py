@@ -37,7 +37,9 @@ def enlarged(networks: Networks, latents: mx.array, request: Resolved, size: tup
         large = resample(latents, *size, row.kernel, antialias=row.antialias)
     else:
         path = None if row is not None else hub.find_part(name, "upscaler")
-        large = mx.concatenate([_redrawn(networks, one, request, size, path) for one in mx.split(latents, len(latents))])
+        large = mx.concatenate(
+            [_redrawn(networks, one, request, size, path) for one in mx.split(latents, len(latents))]
+        )
     return _cut(large, request.height // factor, request.width // factor)
 
 

@@ -25,7 +25,9 @@ def resample(latents: mx.array, height: int, width: int, kernel: str, *, antiali
     rows = mx.array(weights(latents.shape[1], height, kernel, antialias))
     columns = mx.array(weights(latents.shape[2], width, kernel, antialias))
     batch, h, w, channels = latents.shape
-    wide = mx.matmul(rows, latents.astype(mx.float32).reshape(batch, h, w * channels)).reshape(batch, height, w, channels)
+    wide = mx.matmul(rows, latents.astype(mx.float32).reshape(batch, h, w * channels)).reshape(
+        batch, height, w, channels
+    )
     return mx.matmul(columns, wide)
 
 

@@ -182,7 +182,14 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
     levels = scheduling.levels_of(wanted, config, checkpoint)
     settings = {name: value for name, value in settings.items() if value != getattr(request, name)}
     first_calls = calls(request)
-    return Pass(levels, levels.steps, settings=tuple(settings.items()), start="enlarged", enlarged_to=enlarged, first_calls=first_calls)
+    return Pass(
+        levels,
+        levels.steps,
+        settings=tuple(settings.items()),
+        start="enlarged",
+        enlarged_to=enlarged,
+        first_calls=first_calls,
+    )
 
 
 def _own(request: Request, name: str) -> Any:
