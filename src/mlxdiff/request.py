@@ -46,6 +46,10 @@ RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a c
 NOISE_SOURCES = ("torch", "mlx", "philox")
 COMPAT = ("diffusers", "a1111", "comfyui")
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
+ONLY_WITH_HIRES = (
+    *("hires_strength", "hires_steps", "hires_upscaler", "hires_sampler", "hires_schedule"),
+    *("hires_guidance_scale", "hires_prompt", "hires_negative_prompt"),
+)
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 DTYPES = ("fp16", "bf16", "fp32")

@@ -26,17 +26,12 @@ from .diffusion.scheduler_config import SchedulerConfig
 from .diffusion.space import VariancePreserving, training_sigmas
 from .errors import RequestError
 from .families import Checkpoint
-from .request import OPTIONS, Request, Resolved, Size
+from .request import ONLY_WITH_HIRES, OPTIONS, Request, Resolved, Size
 
 STRENGTH = 0.7
 UPSCALER = "latent"
 SWITCH = 0.8
 _WHOLE = 0.999  # a strength above counts as this one
-ONLY_WITH_HIRES = (
-    *("hires_strength", "hires_steps", "hires_upscaler", "hires_sampler", "hires_schedule"),
-    *("hires_guidance_scale", "hires_prompt", "hires_negative_prompt"),
-)
-
 Start = Literal["request", "enlarged", "left"]
 
 
@@ -142,8 +137,11 @@ def sizes(request: Request, factor: int) -> tuple[tuple[int, int], tuple[int, in
     assert height is not None
     assert width is not None
     if request.hires is not None:
-        target = tuple(int(side * request.hires) // factor for side in (height, width))
-        return target, target  # type: ignore[return-value]
+        if request.compat == "comfyui":  # which counts in cells
+            target = round(height // factor * request.hires), round(width // factor * request.hires)
+        else:
+            target = int(height * request.hires) // factor, int(width * request.hires) // factor
+        return target, target
     asked = request.hires_size
     assert isinstance(asked, Size)
     if width / height < asked.width / asked.height:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..declarations import Setting, Text, declared, nearest, setting_called
 from ..errors import RequestError
-from ..request import Request
+from ..request import RANDOM_SEED, Request
 
 MAX_VALUES = 100
 MAX_CELLS = 1000
@@ -127,6 +127,8 @@ def cells(request: Request, axes: Sequence[Axis]) -> list[Cell]:
 def _varied(request: Request, axes: Sequence[Axis], values: Sequence[Any]) -> Request:
     changed = list(zip(axes, values, strict=True))
     changes: dict[str, Any] = {axis.name: value for axis, value in changed if axis.name != "prompt"}
+    if changes.get("seed", ...) in (None, RANDOM_SEED):
+        del changes["seed"]  # the request's own, which was drawn and recorded
     words = {str(axis.values[0]): str(value) for axis, value in changed if axis.name == "prompt"}
     if "model" in changes:
         changes["revision"] = None  # the request's is of its own model
