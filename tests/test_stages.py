@@ -1,4 +1,4 @@
-"""Pictures of several passes beside the same passes put together from diffusers' pipelines, or written down in torch."""
+"""Pictures of several passes beside the same passes put together from diffusers' pipelines, or written in torch."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_refiner_takes_the_end_of_the_second_pass(sdxl, folder):
 def test_where_memory_is_scarce_base_and_refiner_take_turns(folder, sdxl, monkeypatch):
     settings = {"refiner": str(folder("refiner")), "refiner_switch": 0.5, "seed": 3, "steps": 4, "prompt": "a cat"}
     expected = ours(sdxl, **settings, **SIZE)
-    monkeypatch.setattr(memory, "keeps_both", lambda base, refiner: False)
+    monkeypatch.setattr(memory, "keeps_both", lambda *_: False)
     sd, held = StableDiffusion(folder("sdxl"), dtype="fp32"), []
     for latents in sd.generate_latents(**settings, **SIZE):
         mx.eval(latents)

@@ -44,7 +44,7 @@ def enlarged(networks: Networks, latents: mx.array, request: Resolved, size: tup
 
 
 def enlarged_picture(pixels: np.ndarray, height: int, width: int, network: Path | None = None) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as (height, width, 3): by the network in a file, and what remains by Lanczos' filter."""
+    """A picture (H, W, 3) uint8 as (height, width, 3): by the network in a file, what remains by Lanczos' filter."""
     for _ in range(0 if network is None else _TIMES):
         if pixels.shape[0] >= height and pixels.shape[1] >= width:
             break

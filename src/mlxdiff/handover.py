@@ -1,4 +1,4 @@
-"""A denoiser that another model's takes over from within a run, as A1111's refiner does: the sampler goes on with it."""
+"""A denoiser from which another model's takes over within a run, as A1111's refiner does: the sampler goes on."""
 
 from __future__ import annotations
 

@@ -566,9 +566,10 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its first pass; `passes` are all of them (stages.py). `first_calls` is of a second
-    pass alone: the calls of the network in the first, which its prompts count (A1111's prompt editing). Fields that only apply with others stay None: `image`, `strength`
-    without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
+    `noise_levels` is the schedule of its first pass; `passes` are all of them (stages.py). `first_calls` is of the view
+    of a second pass: the calls of the network in the first, which its prompts count (A1111's prompt editing).
+    Fields that only apply with others stay None: `image`, `strength` without an image, `negative_prompt`, `schedule`
+    and `sigmas` where the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Which schedule a run takes, and its noise levels: the checkpoint's own, or as the program makes it that is asked for."""
+"""Which schedule a run takes, and its noise levels: the checkpoint's own, or those of the program that is asked for."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@
 A pass is a value: which of the request's settings hold otherwise in it, its noise levels, how many of them it runs, and
 what it starts from. `plan` makes them of a request; `view` is the request as a pass sees it. Nothing here computes.
 
-                    steps of the second pass, of n asked for and a strength s    the refiner takes over
-    A1111           the last n of int(n / s)                                     at a call below the switch's timestep,
-                                                                                 and the sampler goes on with its history
-    ComfyUI         the last n of int(n / s), as ComfyUI cuts a schedule         at step round(switch * steps)
-    otherwise       the last n of int(n / s)                                     at a step below the switch's timestep,
-                                                                                 as a run of its own (diffusers')
+                    steps of the second pass (n, strength s)    the refiner takes over
+    A1111           the last n of int(n / s)                    at a call below the switch's timestep,
+                                                                and the sampler goes on with its history
+    ComfyUI         the last n of int(n / s)                    at step round(switch * steps)
+    otherwise       the last n of int(n / s)                    at a step below the switch's timestep,
+                                                                as a run of its own (diffusers')
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from test_parameters import parsed
 from mlxdiff.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request, Size
 
-
 HIRES = (
     "a fox\nSteps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Seed: 7, Size: 512x768, "
     "Denoising strength: 0.5, {}, RNG: CPU, Version: v1.10.1"

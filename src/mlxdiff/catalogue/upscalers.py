@@ -14,7 +14,7 @@ class Upscaler:
     """A way to enlarge.
 
     name       what mlxdiff calls and records it
-    kernel     what a new cell or pixel is made of: nearest, nearest-exact, bilinear, bicubic (latents), lanczos (pixels)
+    kernel     what a new cell is made of: nearest, nearest-exact, bilinear, bicubic; lanczos is of pixels
     antialias  whether cells at the edge lean on their neighbours alone, as torch's `antialias` does
     a1111, comfyui  what those programs call it, the first as it is written
     """
