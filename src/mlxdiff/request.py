@@ -155,6 +155,45 @@ class Sizes(Text):
 
 
 @dataclass(frozen=True)
+class BatchPlace:
+    """A place in a batch of ComfyUI, counted from 0; without a count, an image that was taken out of its batch."""
+
+    index: int
+    count: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.index}" if self.count is None else f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True)
+class BatchPlaces(Text):
+    """INDEX/COUNT, or INDEX alone; of several images one for each, None for one that has no others."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(None if place is None else self._one(name, place) for place in value)
+        return self._one(name, value)
+
+    def _one(self, name: str, value: Any) -> BatchPlace:
+        if isinstance(value, BatchPlace):
+            return value
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        found = re.fullmatch(r"\s*([0-9]{1,6})(?:/([0-9]{1,6}))?\s*", text) if isinstance(text, str) else None
+        index, count = (None, None) if found is None else (int(found[1]), None if found[2] is None else int(found[2]))
+        if index is None or not index < (MAX_IMAGES if count is None else min(count, MAX_IMAGES + 1)):
+            raise RequestError(
+                f"{name} is {shown(value)}.", "Write it as 2/4: the third of four images, which are counted from 0."
+            )
+        return BatchPlace(index, count)
+
+    def to_json(self, value: Any) -> Any:
+        return [None if place is None else str(place) for place in value] if isinstance(value, tuple) else str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "INDEX/COUNT"}
+
+
+@dataclass(frozen=True)
 class Upscalers(PartReference):
     """A way to enlarge by its name or A1111's, or the reference of a network that does."""
 
@@ -245,6 +284,12 @@ class Request:
         a1111="Seed",
     )
     n_images: int = setting(Whole(1, MAX_IMAGES), "Number of pictures.", default=1, unset="1", vary=False)
+    batch_index: BatchPlace | tuple[BatchPlace | None, ...] | None = setting(
+        BatchPlaces(),
+        "Place in a batch of ComfyUI's, such as 2/4: the third of four images of one seed.",
+        unset="counted with --compat comfyui",
+        vary=False,
+    )
     height: int | None = setting(Whole(8, MAX_SIDE), "Pixels.", unset="the checkpoint's")
     width: int | None = setting(Whole(8, MAX_SIDE), "Pixels.", unset="the checkpoint's")
     model: str | None = setting(
@@ -481,6 +526,11 @@ class Request:
                 f"There are {len(self.seed)} seeds for {self.batch_size} images.",
                 "Give one seed, or one for each image.",
             )
+        places = len(self.batch_index) if isinstance(self.batch_index, tuple) else 1
+        if self.batch_index is not None and places != self.batch_size:
+            raise RequestError(
+                f"There are {self.batch_size} images and {places} places in a batch.", "Give one for each image."
+            )
 
     def _split_sampler(self) -> None:
         """Older names say both at once: "DPM++ 2M Karras"."""
@@ -515,7 +565,25 @@ class Request:
             raise RequestError("The request has no seed yet.", "Set one, or let StableDiffusion.resolve draw one.")
         if isinstance(self.seed, tuple):
             return self.seed
-        return tuple((self.seed + i) % (MAX_SEED + 1) for i in range(self.batch_size))
+        shared = self.n_images if self.compat == "comfyui" else 1  # images that ComfyUI draws from one seed
+        return tuple((self.seed + i // shared) % (MAX_SEED + 1) for i in range(self.batch_size))
+
+    @cached_property
+    def batch_places(self) -> tuple[BatchPlace | None, ...]:
+        """Each image's place in a batch that one seed is drawn for, which ComfyUI's have; None for an image alone."""
+        if isinstance(self.batch_index, tuple):
+            return self.batch_index
+        if self.batch_index is not None:
+            return (self.batch_index,)
+        if self.compat != "comfyui" or self.n_images == 1 or isinstance(self.seed, tuple):
+            return (None,) * self.batch_size
+        return tuple(BatchPlace(i % self.n_images, self.n_images) for i in range(self.batch_size))
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """What tells the images apart: their seeds, and their places where they share one."""
+        pairs = zip(self.seeds, self.batch_places, strict=True)
+        return tuple(f"{seed}" if place is None else f"{seed}-{place.index}" for seed, place in pairs)
 
     @property
     def wanted_model(self) -> Model:
@@ -530,7 +598,8 @@ class Request:
 
     def single(self, index: int) -> Any:
         """The request that renders image `index` of this one alone."""
-        return replace(self, prompt=self.prompts[index], seed=self.seeds[index], n_images=1)
+        place = self.batch_places[index]
+        return replace(self, prompt=self.prompts[index], seed=self.seeds[index], n_images=1, batch_index=place)
 
     def singles(self) -> Iterator[Any]:
         """The requests that render each image alone."""
@@ -607,7 +676,14 @@ class Resolved(Request):
         """The request cut into ones of at most `size` images."""
         for first in range(0, self.batch_size, size):
             part = slice(first, first + size)
-            yield replace(self, prompt=self.prompts[part], seed=self.seeds[part], n_images=1)
+            places = self.batch_places[part]
+            yield replace(
+                self,
+                prompt=self.prompts[part],
+                seed=self.seeds[part],
+                n_images=1,
+                batch_index=places if any(places) else None,
+            )
 
     @property
     def n_steps(self) -> int:
@@ -668,6 +744,7 @@ if TYPE_CHECKING:
         guidance_scale: float | None
         seed: int | list[int] | tuple[int, ...] | None
         n_images: int
+        batch_index: Any
         height: int | None
         width: int | None
         image: Any

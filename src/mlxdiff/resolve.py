@@ -47,6 +47,8 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     request = presets.applied(request)
     if request.strength is not None and request.image is None:
         raise RequestError("There is a strength but no image.", "Give the image to start from.")
+    if request.batch_index is not None and request.compat != "comfyui":
+        raise RequestError("There is a batch_index, which only ComfyUI's noise has.", "Add compat comfyui.")
     asked = request
     config = scheduling.config_of(checkpoint, request.sampler)
     schedule = scheduling.schedule_name(request, config, checkpoint)

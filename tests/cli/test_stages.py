@@ -82,3 +82,13 @@ def test_a_random_seed_as_people_type_it_is_drawn_and_recorded(tmp_path):
     one, two = (read_picture(tmp_path / name).request.seed for name in ("one.png", "two.png"))
     assert one != two
     assert min(one, two) >= 0
+
+
+def test_comfyuis_batch_has_one_seed_and_names_of_its_places(tmp_path):
+    command = ("generate", "a cat", *SMALL, "--n-images", "3", "--compat", "comfyui")
+    done = mlxdiff(*command, "--batch-size", "2", cwd=tmp_path)
+    assert done.stdout.split() == ["a-cat-1-0.png", "a-cat-1-1.png", "a-cat-1-2.png"], done.stderr
+    alone = mlxdiff("generate", "--from", "a-cat-1-2.png", "-o", "alone.png", cwd=tmp_path)
+    assert alone.stdout.split() == ["alone.png"], alone.stderr
+    assert np.abs(pixels(tmp_path / "alone.png") - pixels(tmp_path / "a-cat-1-2.png")).max() <= 1
+    assert np.abs(pixels(tmp_path / "alone.png") - pixels(tmp_path / "a-cat-1-1.png")).max() > 20

@@ -127,3 +127,10 @@ def test_halves_that_do_not_fit_are_named():
     assert "refiner" not in settings
     assert "end_at_step: 16" in said
     assert "KSamplerAdvanced" in said
+
+
+def test_an_image_that_was_taken_out_of_a_batch():
+    graph = comfyui(_3={"latent_image": ["30", 0]}, _5={"batch_size": 4})
+    graph["30"] = {"class_type": "LatentFromBatch", "inputs": {"samples": ["5", 0], "batch_index": 2, "length": 1}}
+    settings, said = of_graph(graph)
+    assert (str(settings["batch_index"]), settings["width"], said) == ("2", 512, [])

@@ -77,7 +77,8 @@ class Batch:
         """One request for all its images."""
         prompts = tuple(job.request.prompts[0] for job in self.jobs)
         seeds = tuple(job.request.seeds[0] for job in self.jobs)
-        return replace(self.jobs[0].request, prompt=prompts, seed=seeds)
+        places = tuple(job.request.batch_places[0] for job in self.jobs)
+        return replace(self.jobs[0].request, prompt=prompts, seed=seeds, batch_index=places if any(places) else None)
 
     @property
     def model(self) -> Model:
@@ -254,5 +255,5 @@ def largest(jobs: Sequence[Job]) -> Job:
 
 
 def _alike(request: Request) -> Request:
-    """Equal for requests that can share a batch: everything but the prompt and the seed."""
-    return replace(request, prompt="", seed=0)
+    """Equal for requests that can share a batch: everything but the prompt, the seed and its place in a batch."""
+    return replace(request, prompt="", seed=0, batch_index=None)

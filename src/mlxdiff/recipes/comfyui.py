@@ -225,9 +225,12 @@ class Way:
                 self.used.add(name)
                 for side in ("width", "height"):
                     self.made.take(side, self.value(inputs[side], side), side)
-                if inputs.get("batch_size", 1) != 1:
+                if inputs.get("batch_size", 1) != 1 and "batch_index" not in self.made.settings:
                     self.made.leave("batch_size", inputs["batch_size"])
                 return
+            if self.nodes[name]["class_type"] == "LatentFromBatch" and inputs.get("length") == 1:
+                self.used.add(name)
+                self.made.take("batch_index", inputs.get("batch_index"), "batch_index")
             name = next((link for key in keys if (link := link_of(self.nodes, inputs.get(key))) is not None), None)
 
     def _rest(self) -> None:
