@@ -8,20 +8,18 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from . import backend, hub, images, presets, scheduling, stages
-from .declarations import PartReference, Structured
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
 from .hashing import content_hash
-from .pictures import PictureSource, Pixels, in_file
+from .named_files import named_files
+from .parts import BACKBONE
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
 
 SEEDS = 2**32
@@ -73,7 +71,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-        hashes=(*loaded.hashes, *_hashes(request), *(() if refiner is None else refiner.hashes)) or None,
+        hashes=(*loaded.hashes, *_hashes(request), *(() if refiner is None else _hashes_of_model(refiner))) or None,
         **options,
         **stages.settled(request),
         **{
@@ -153,24 +151,16 @@ def _enough(steps: int, strength: float) -> int:
 
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
-    return tuple(dict.fromkeys(_named_files(request)))
+    return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
 
 
-def _named_files(values: Any) -> Iterator[tuple[str, str]]:
-    """Of the pictures and parts among the settings of a request, or of a structured setting's value."""
-    for item in declared(type(values)):
-        value, kind = getattr(values, item.name), item.kind
-        if value is None or item.scope == "model":
-            continue
-        if isinstance(kind, Structured):
-            for one in value:
-                yield from _named_files(one)
-        elif isinstance(value, Pixels):
-            yield str(value), value.sha256
-        elif isinstance(kind, PictureSource):
-            yield value, content_hash(Path(in_file(value)))
-        elif isinstance(kind, PartReference) and kind.is_file(value):
-            yield value, content_hash(hub.find_part(value, kind.part))
+def _hashes_of_model(refiner: Loaded) -> tuple[tuple[str, str], ...]:
+    """Of a refiner on this disk, its file or the folder of its UNet: a revision says what one of the hub is."""
+    path, name = refiner.checkpoint.folder, refiner.model.reference
+    if refiner.model.revision is not None or name is None or name == hub.BUILT_IN:
+        return refiner.hashes
+    own = (name, content_hash(path)) if path.is_file() else (f"{name}/{BACKBONE}", content_hash(path / BACKBONE))
+    return (*refiner.hashes, own)
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:
