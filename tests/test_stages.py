@@ -24,7 +24,7 @@ from diffusers import (
 from PIL import Image
 from test_pipeline import generators, psnr, quiet
 
-from mlxdiff import Request, StableDiffusion, memory
+from mlxdiff import Request, StableDiffusion, memory, stages
 from mlxdiff.diffusion.noise import NoiseStream
 from mlxdiff.errors import ModelNotFoundError, RequestError
 
@@ -362,8 +362,26 @@ def test_an_upscaler_that_is_not_there_is_said_at_once(sd21):
 
 def test_nothing_of_the_second_pass_is_computed_before_it_is_asked_for(sd21, monkeypatch):
     steps = sd21.denoise(Request("a cat", seed=1, steps=2, hires=1.5, hires_upscaler="lanczos", **SIZE))
-    monkeypatch.setattr("mlxdiff.pipeline.enlarged", lambda *_: pytest.fail("enlarged too early"))
+    monkeypatch.setattr("mlxdiff.relay.enlarged", lambda *_: pytest.fail("enlarged too early"))
     for _ in range(2):
         mx.eval(next(steps).latents)
     with pytest.raises(pytest.fail.Exception):
         next(steps)
+
+
+def test_a_lora_that_the_second_passs_prompt_names_at_another_scale_holds_in_it():
+    sd = StableDiffusion("emoji", dtype="fp32")
+    told = {"seed": 1, "steps": 2, "hires": 1.5, **SIZE}
+    resolved = sd.resolve(Request("a cat", lora="pixel-art", hires_prompt="a cat <lora:pixel-art:0.3>", **told))
+    first, second = (view for _, view in stages.views(resolved))
+    assert [[(lora.ref, lora.scale) for lora in view.lora] for view in (first, second)] == [
+        [("pixel-art", 1.0)],
+        [("pixel-art", 0.3)],
+    ]
+    assert second.prompt == "a cat"
+    with_it = ours(sd, prompt="a cat", lora="pixel-art", hires_prompt="a cat <lora:pixel-art:0.3>", **told)
+    without = ours(sd, prompt="a cat", lora="pixel-art", **told)
+    assert psnr(with_it, without) < 60
+    named = sd.resolve(Request("a cat", hires_prompt="a cat <lora:pixel-art:0.3>", **told))
+    assert named.lora is None
+    assert "pixel-art" in dict(named.hashes)

@@ -110,7 +110,9 @@ class OldRRDBNet(nn.Module):
         super().__init__()
         trunk = nn.Sequential(*(OldBlock(width, growth) for _ in range(blocks)), conv(width, width))
         ups = [
-            layer for _ in range(doublings) for layer in (nn.Upsample(scale_factor=2), conv(width, width), nn.LeakyReLU(0.2))
+            layer
+            for _ in range(doublings)
+            for layer in (nn.Upsample(scale_factor=2), conv(width, width), nn.LeakyReLU(0.2))
         ]
         end = [conv(width, width), nn.LeakyReLU(0.2), conv(width, 3)]
         self.model = nn.Sequential(conv(3, width), Shortcut(trunk), *ups, *end)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +19,18 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 
 from . import autoencoding, hub, images, memory, quantized, relay, resolve, stages  # noqa: E402
-from .branches import Branches  # noqa: E402
-from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
-from .diffusion import guidance, samplers  # noqa: E402
-from .diffusion.schedule import Schedule  # noqa: E402
-from .diffusion.step import BranchedDenoiser, Step  # noqa: E402
+from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
-from .enlarging import enlarged  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
-from .guiding import guidance_of  # noqa: E402
-from .handover import Handover  # noqa: E402
 from .hashing import content_hash  # noqa: E402
+from .loras import adapters_of, alike  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .randomness import Randomness  # noqa: E402
-from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
+from .request import Model, Request, Resolved, check_names  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -141,6 +134,8 @@ class StableDiffusion:
         """
         refiner = self._refiner_of(request)
         resolved = resolve.resolve(request, self._loaded, None if refiner is None else refiner._loaded)
+        for view in relay.own_views(resolved):
+            self.networks.adapting.check(adapters_of(view))
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         height, width = resolved.final_size
         shape = (1, height // factor, width // factor, vae.latent_channels)
@@ -159,10 +154,10 @@ class StableDiffusion:
         on_step   called with each Step once it is evaluated
         settings  Request's, such as steps=20 or seed=7 (docs/settings.md)
         """
-        request = self.resolve(_request(prompt, settings))
+        requests = [self.resolve(part) for part in alike(_request(prompt, settings))]
         pictures = []
         with self._turn:
-            for part in request.parts(self.batch_size(request)):
+            for part in (part for request in requests for part in request.parts(self.batch_size(request))):
                 latents = mx.array([])
                 for step in self.denoise(part):
                     mx.eval(step.latents)
@@ -193,82 +188,22 @@ class StableDiffusion:
         """
         owner = Owner()
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
+        refiner = self._refiner_of(resolved)
         with self._turn:
-            legs = self._begun(resolved)
-        index, randomness = 0, None
-        for leg in legs:
-            if randomness is None or leg.stage.start != "left":
-                randomness = Randomness(leg.request, self._shape(leg.request))
-            for step in self._run(leg, randomness, latents):
-                latents = step.latents
-                yield replace(step, index=index)
-                index += 1
-                owner.check()
+            run = relay.Relay(self._runner, None if refiner is None else refiner._runner, resolved)
+        steps = run.steps(latents)
+        while True:
+            with self._turn:  # also while a pass is prepared
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+            owner.check()
 
-    def _begun(self, request: Resolved) -> list[relay.Leg]:
-        """The passes of a request with its prompts encoded; checks that they fit into memory."""
-        refiner = self._refiner_of(request)
-        for stage, view in stages.views(request):
-            model = refiner if refiner is not None and stage.refines else self
-            row = model._row_bytes(view, fused_attention=True)
-            memory.check_denoising(row, branch_count(view) * view.batch_size)
-        if refiner is not None and not self._keeps(refiner):
-            refiner.networks.let_go("backbone")  # of an earlier run
-        return relay.legs(request, self._prompts, None if refiner is None else refiner._prompts)
-
-    def _run(self, leg: relay.Leg, randomness: Randomness, latents: mx.array | None) -> Iterator[Step]:
-        """The steps of one pass. `latents` are those of the pass before it; of the first, the noise that is given."""
-        stage, view = leg.stage, leg.request
-        levels, row = stage.run_levels, find_sampler(view.sampler)
-        with self._turn:
-            if stage.start == "request":
-                latents = self._start(view, randomness, latents)
-            assert latents is not None
-            if stage.enlarged_to is not None and stage.start == "enlarged":
-                large = enlarged(self.networks, latents, view, stage.enlarged_to)
-                latents = levels.start(randomness.start(), large)
-            if stage.refines:
-                denoise: BranchedDenoiser = self._taken_over(leg, levels, latents, stage.calls_before)
-            else:
-                denoise = self._denoiser(view, levels, leg.encoded)
-            refined = stage.refined
-            if refined is not None and view.refiner_switch is not None:
-                due = stages.takes_over(view.refiner_switch, levels)
-                denoise = Handover(denoise, due, lambda held, calls: self._taken_over(leg, refined, held, calls))
-            options = dict(row.a1111_defaults) if view.compat == "a1111" else {}
-            options |= {name: getattr(view, name) for name in OPTIONS}
-            steps = samplers.sample(row, denoise, latents, levels, randomness.steps(), options)
-            del denoise, latents
-        for step in islice(steps, stage.n_steps) if stage.n_steps < levels.steps else steps:
-            last = step.sigma == levels.sigmas[-1]
-            yield replace(step, latents=levels.end(step.latents)) if last else step
-
-    def _denoiser(
-        self, view: Resolved, levels: Schedule, told: EncodedRequest | None, calls_before: int = 0
-    ) -> guidance.Guided:
-        """What the sampler of a pass calls: the backbone, with what the prompts say and guidance."""
-        assert told is not None
-        predict = Branches(
-            self.networks.backbone,
-            told.branches,
-            levels,
-            view.guidance_scale,
-            token_merging=view.token_merging,
-            cache_interval=view.cache_interval,
-            calls_before=calls_before,
-        )
-        always = (guidance.NEGATIVE,) if find_sampler(view.sampler).unconditional else ()
-        return guidance.guided(predict, guidance_of(view, self.checkpoint, told.weights), always)
-
-    def _taken_over(self, leg: relay.Leg, levels: Schedule, latents: mx.array, calls_before: int) -> guidance.Guided:
-        """The refiner's denoiser. Where memory is scarce `latents` are evaluated, and the backbone is let go."""
-        refiner = self._refiner_of(leg.request)
-        assert refiner is not None
-        if not self._keeps(refiner):
-            mx.eval(latents)
-            self.networks.let_go("backbone")
-        view = leg.request if leg.stage.refines else replace(leg.request, noise_levels=levels)
-        return refiner._denoiser(view, levels, leg.refined, calls_before)
+    @property
+    def _runner(self) -> relay.Runner:
+        row_bytes = partial(self._row_bytes, fused_attention=True)
+        return relay.Runner(self.networks, self.checkpoint, self._prompts, self._start, row_bytes)
 
     def _refiner_of(self, request: Request) -> StableDiffusion | None:
         """The model that refines, of which only configs are read now; the last one is kept."""
@@ -280,10 +215,6 @@ class StableDiffusion:
             held = name, StableDiffusion(name, dtype=self.dtype, quantize=self.model.quantize)
             self._refiner = held
         return held[1]
-
-    def _keeps(self, refiner: StableDiffusion) -> bool:
-        """Whether this model's networks stay in memory while the refiner works."""
-        return memory.keeps_both(self.networks.working_bytes, refiner.networks.working_bytes)
 
     def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then.
@@ -357,7 +288,7 @@ class StableDiffusion:
         refiner, weights = self._refiner_of(request), self.networks.working_bytes
         if refiner is not None:
             theirs = refiner.networks.working_bytes
-            weights = weights + theirs if self._keeps(refiner) else max(weights, theirs)
+            weights = weights + theirs if relay.keeps_both(self.networks, refiner.networks) else max(weights, theirs)
         rows = [
             (refiner if refiner is not None and stage.refines else self)._row_bytes(
                 view, fused_attention=backend.is_gpu()

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, hub, images, presets, scheduling, stages
+from . import backend, hub, images, loras, presets, scheduling, stages
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
@@ -20,9 +20,8 @@ from .families.base import Defaults
 from .hashing import content_hash
 from .named_files import named_files
 from .parts import BACKBONE
-from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
 
-SEEDS = 2**32
 STRENGTH = 0.8
 
 
@@ -42,7 +41,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     Raises RequestError where it does not fit, InputError for its files.
     """
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
-    request = presets.applied(request)
+    request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
     if request.strength is not None and request.image is None:
         raise RequestError("There is a strength but no image.", "Give the image to start from.")
     if request.batch_index is not None and request.compat != "comfyui":
@@ -89,6 +88,9 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     passes = stages.plan(request, levels, asked, checkpoint, None if refiner is None else refiner.checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     resolved = Resolved(**values, noise_levels=levels, passes=passes)
+    own = [pair for _, held in stages.views(resolved) for pair in _hashes(held)]
+    if set(own) - set(resolved.hashes or ()):  # of LoRAs that the prompt of a second pass names
+        resolved = replace(resolved, hashes=tuple(dict.fromkeys([*(resolved.hashes or ()), *own])))
     for each, held in stages.views(resolved):
         _check_memory(held, (refiner if each.refines and refiner is not None else loaded).checkpoint)
         guidance.interval_of(held.noise_levels.sigmas, *held.guidance_interval)

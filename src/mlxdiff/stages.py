@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import scheduling
+from . import loras, scheduling
 from .catalogue import find_sampler
 from .diffusion.schedule import Schedule
 from .diffusion.scheduler_config import SchedulerConfig
@@ -171,8 +171,10 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
         "image": None,
         "strength": None,
         **{name: None for name in OPTIONS if name not in options},
-        **{name: _own(request, name) for name in ("guidance_scale", "prompt", "negative_prompt")},
+        **{name: _own(request, name) for name in ("guidance_scale", "negative_prompt")},
     }
+    if request.hires_prompt is not None:
+        settings |= _prompted(request, request.hires_prompt)
     schedule = asked.schedule if request.hires_schedule is None else request.hires_schedule
     wanted = replace(request, schedule=schedule, **{name: settings[name] for name in ("sampler", "sigmas", "image")})
     settings["schedule"] = scheduling.schedule_name(wanted, config, checkpoint)
@@ -188,6 +190,14 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
         enlarged_to=enlarged,
         first_calls=first_calls,
     )
+
+
+def _prompted(request: Request, prompt: str) -> dict[str, Any]:
+    """The second pass's own prompt, and its LoRAs: those of the first, but for what its tags name at another scale."""
+    told = loras.with_tags(replace(request, prompt=prompt, lora=None, seed=None, batch_index=None, n_images=1))
+    named = {lora.ref for lora in told.lora or ()}
+    kept = [lora for lora in request.lora or () if lora.ref not in named]
+    return {"prompt": told.prompt, "lora": (*kept, *(told.lora or ())) or None}
 
 
 def _own(request: Request, name: str) -> Any:

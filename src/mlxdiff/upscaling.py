@@ -27,7 +27,7 @@ from .checkpoint.upscaler_names import upscaler_names
 from .errors import CheckpointError, InputError, RequestError, UnsupportedError
 from .images import to_uint8
 from .models.upscaler import HEAD_REACH, Upscaler, UpscalerConfig, build, pack
-from .networks import evaluate, keep_randomness
+from .networks import evaluate
 
 OVERLAP = 64  # cells around a tile where what it depends on reaches farther; half of them are blended
 MOST_SIDE = 65_536
@@ -113,7 +113,7 @@ def _loaded(path: Path, half: bool, *_: int) -> Upscaler:
     config, names = _opened(path)
     header = read_header(path)
     arrays = read_arrays(path, header, names.values())
-    with keep_randomness():
+    with backend.callers_randomness():
         network = build(config)
     stored = StoredWeights({name: arrays[key] for name, key in names.items()}, str(path))
     chosen = steps(stored, dtype=mx.float16 if half else mx.float32)

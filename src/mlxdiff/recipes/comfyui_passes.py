@@ -42,7 +42,7 @@ def enlarged(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
     strength = way.value(inputs.get("denoise", 1.0), "denoise")
     way.made.take("hires_strength", strength if isinstance(strength, int | float) else 1.0, "denoise")
     _differences(way, other)
-    for name in ("model", "clip_skip"):
+    for name in ("model", "clip_skip", "lora"):
         if other.settings.get(name) != way.made.settings.get(name):
             way.made.leave(f"{name} of the second sampler", other.settings.get(name))
     for name, neutral in (("add_noise", "enable"), ("start_at_step", 0), ("return_with_leftover_noise", "disable")):
