@@ -93,7 +93,7 @@ class BatchNoise:
         """The next draw for `count` images, of which these are kept."""
         height, width, channels = self._shape
         if self._source != "torch" or math.prod(self._shape) % _BLOCK:
-            return shared_batch(stream, count, *self._shape)[mx.array(indices)]
+            return shared_batch(stream, count, *self._shape)[mx.array(list(indices))]
         kept: dict[int, mx.array] = {}
         for index in range(count):  # all are drawn, so that the stream goes on where it does for the whole batch
             draw = stream.standard_normal((channels, height, width))
@@ -105,7 +105,7 @@ class BatchNoise:
         """The groups' images in the order of the rows."""
         rows = [row for group in self._groups for row in group.rows]
         order = sorted(range(len(rows)), key=rows.__getitem__)
-        return mx.concatenate(parts)[mx.array(order)]
+        return mx.concatenate(list(parts))[mx.array(order)]
 
 
 def _own(group: _Group) -> tuple[int, tuple[int, ...]]:
