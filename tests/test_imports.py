@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
 LEAVES = {
     "catalogue",
     "conditioning",
+    "controlling",
     "declarations",
     "errors",
     "few_steps",
@@ -34,6 +35,7 @@ PIPELINE = {
     "autoencoding",
     "branches",
     "adapting",
+    "controls",
     "encoding",
     "enlarging",
     "guiding",
@@ -68,7 +70,7 @@ ALLOWED = {
     "stages": {"scheduling", "families", "diffusion", "loras"},
     "relay": {
         *("adapting", "branches", "encoding", "enlarging", "guiding", "handover", "loras", "networks", "randomness"),
-        *("diffusion", "families", "memory", "stages"),
+        *("controls", "diffusion", "families", "memory", "stages", "steering"),
     },
     "handover": {"diffusion"},
     "enlarging": {"autoencoding", "hub", "images", "networks", "resampling", "upscaling"},
@@ -84,6 +86,7 @@ ALLOWED = {
     "parsing": {"text"},
     "prompt_report": {"parsing", "text"},
     "branches": {"models", "diffusion", "steering"},
+    "controls": {"families", "models", "diffusion", "networks", "steering", "hub", "images", "preprocess"},
     "steering": {"models", "diffusion", "networks", "images"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},

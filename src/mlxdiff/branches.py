@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from .conditioning import Conditioning, Strand, concatenate
 from .diffusion.schedule import Schedule
-from .models.backbone import Backbone, Extra
+from .models.backbone import Backbone, Extra, total
 from .models.step_cache import StepCache
 from .steering import NOTHING, Steering
 
@@ -63,7 +63,8 @@ class Branches:
         self._steering = steering
         self._n_calls = calls_before
         # By identity: the strands hold the conditionings for as long as this lives.
-        self._prepared: dict[tuple[int, ...], Any] = {}
+        self._prepared: dict[tuple[tuple[str, int], ...], tuple[Any, list[Any]]] = {}
+        self._active: list[int] = []
         # A call for fewer rows goes on with the features of its last ones, so that is what caches are kept by.
         self._caches: dict[tuple[str, range], tuple[list[tuple[str, range]], StepCache]] = {}
 
@@ -82,7 +83,9 @@ class Branches:
 
     def _call(self, group: list[_Row], latents: mx.array, sigma: float) -> mx.array:
         scaled, timestep = self._levels.scale_input(latents, sigma), self._levels.timestep(sigma)
-        output = self._backbone(self._with_channels(group, scaled), timestep, self._prepare(group), self._extra(group))
+        prepared, steers = self._prepare(group)
+        extra = self._extra(group, scaled, sigma, timestep, steers)
+        output = self._backbone(self._with_channels(group, scaled), timestep, prepared, extra)
         return self._levels.to_denoised(output, latents, sigma)
 
     def _with_channels(self, group: list[_Row], scaled: mx.array) -> mx.array:
@@ -92,25 +95,33 @@ class Branches:
         rows = mx.concatenate([_of(channels[row.branch], row.images) for row in group])
         return mx.concatenate([scaled, rows.astype(scaled.dtype)], axis=-1)
 
-    def _prepare(self, group: list[_Row]) -> Any:
-        key = tuple(id(row.conditioning) for row in group)
+    def _prepare(self, group: list[_Row]) -> tuple[Any, list[Any]]:
+        """What the backbone prepared, and what each control did."""
+        key = tuple((row.branch, id(row.conditioning)) for row in group)
         if key in self._prepared:  # what was used last goes last
             self._prepared[key] = self._prepared.pop(key)
         else:
             if len(self._prepared) == MAX_PREPARED:
                 del self._prepared[next(iter(self._prepared))]
-            self._prepared[key] = self._backbone.prepare(
-                concatenate([row.conditioning for row in group]),
-                self._levels.timesteps,
-                guidance_scale=self._guidance_scale,
+            joined = concatenate([row.conditioning for row in group])
+            branches = [(row.branch, len(row.images)) for row in group]
+            self._prepared[key] = (
+                self._backbone.prepare(joined, self._levels.timesteps, guidance_scale=self._guidance_scale),
+                [control.prepare(branches, joined) for control in self._steering.controls],
             )
         return self._prepared[key]
 
-    def _extra(self, group: list[_Row]) -> Extra:
+    def _extra(
+        self, group: list[_Row], scaled: mx.array, sigma: float, timestep: float, steers: Sequence[Any]
+    ) -> Extra:
+        active = [i for i, control in enumerate(self._steering.controls) if control.is_active(sigma)]
+        given = [self._steering.controls[i](scaled, timestep, steers[i]) for i in active]
+        if active != self._active:  # deep features of other controls are another thing
+            self._caches, self._active = {}, active
         cache = None
         if self._interval > 1:
             cache = self._cache([row.place for row in group])
-        return Extra(token_merging=self._token_merging, step_cache=cache)
+        return Extra(total(given), token_merging=self._token_merging, step_cache=cache)
 
     def _cache(self, places: list[tuple[str, range]]) -> StepCache:
         """The cache of these rows, or of more rows that end with them."""

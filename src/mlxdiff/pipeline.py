@@ -20,6 +20,7 @@ import mlx.core as mx  # noqa: E402  (after the check, which says what to instal
 
 from . import autoencoding, hub, images, memory, quantized, relay, resolve, stages  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
+from .controls import Controls  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
@@ -98,6 +99,7 @@ class StableDiffusion:
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
         self._refiner: tuple[str, StableDiffusion] | None = None  # by the name that it was asked for with
+        self._controls = Controls(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -119,6 +121,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
+        self._controls = Controls(self.networks)
         if self._refiner is not None:
             self._refiner[1].unload()
 
@@ -136,6 +139,7 @@ class StableDiffusion:
         resolved = resolve.resolve(request, self._loaded, None if refiner is None else refiner._loaded)
         for view in relay.own_views(resolved):
             self.networks.adapting.check(adapters_of(view))
+        self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         height, width = resolved.final_size
         shape = (1, height // factor, width // factor, vae.latent_channels)
@@ -203,7 +207,7 @@ class StableDiffusion:
     @property
     def _runner(self) -> relay.Runner:
         row_bytes = partial(self._row_bytes, fused_attention=True)
-        return relay.Runner(self.networks, self.checkpoint, self._prompts, self._start, row_bytes)
+        return relay.Runner(self.networks, self.checkpoint, self._prompts, self._controls, self._start, row_bytes)
 
     def _refiner_of(self, request: Request) -> StableDiffusion | None:
         """The model that refines, of which only configs are read now; the last one is kept."""
@@ -285,6 +289,8 @@ class StableDiffusion:
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory in each of its passes."""
+        with self._turn:
+            self._controls.map(request)
         refiner, weights = self._refiner_of(request), self.networks.working_bytes
         if refiner is not None:
             theirs = refiner.networks.working_bytes

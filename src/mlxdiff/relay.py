@@ -14,6 +14,7 @@ import mlx.core as mx
 from . import memory, stages
 from .branches import Branches
 from .catalogue import find_sampler
+from .controls import Controls
 from .diffusion import guidance, samplers
 from .diffusion.schedule import Schedule
 from .diffusion.step import BranchedDenoiser, Step
@@ -26,6 +27,7 @@ from .loras import Adapters, adapters_of
 from .networks import Networks
 from .randomness import Randomness
 from .request import OPTIONS, Resolved
+from .steering import NOTHING, Steering
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,7 @@ class Runner:
     networks: Networks
     checkpoint: Checkpoint
     prompts: EncodedPrompts
+    controls: Controls
     start: Callable[[Resolved, Randomness, mx.array | None], mx.array]
     row_bytes: Callable[[Resolved], int]
 
@@ -59,7 +62,7 @@ def own_views(request: Resolved) -> list[Resolved]:
 
 
 def refined_views(request: Resolved) -> list[Resolved]:
-    """The request as the refiner sees it in each pass that it has a part in: LoRAs are the model's own."""
+    """The request as the refiner sees it in each pass that it has a part in: LoRAs and controls are the model's own."""
     views = stages.views(request)
     return [replace(view, lora=None) for stage, view in views if stage.refines or stage.refined is not None]
 
@@ -82,6 +85,7 @@ class Relay:
             memory.check_denoising(runner.row_bytes(view), branch_count(view) * view.batch_size)
         if refiner is not None and not keeps_both(base.networks, refiner.networks):
             refiner.networks.let_go("backbone")  # of an earlier run
+        base.controls.map(request)
         # All now, so that no text encoder is needed between two passes.
         told = iter(base.prompts.of(own_views(request)))
         refined = iter(() if refiner is None else refiner.prompts.of(refined_views(request)))
@@ -121,7 +125,9 @@ class Relay:
             runner, adapters = self._refiner, ()
             denoise: BranchedDenoiser = self._taken_over(leg, levels, latents, stage.calls_before)
         else:
-            denoise = _denoiser(self._base, view, levels, leg.told, adapters)
+            size = view.height, view.width
+            steering = Steering(controls=self._base.controls.of(view, view.noise_levels, size))
+            denoise = _denoiser(self._base, view, levels, leg.told, adapters, steering)
         refined, switch = stage.refined, view.refiner_switch
         if refined is not None and switch is not None:
             due = stages.takes_over(switch, levels)
@@ -146,7 +152,7 @@ class Relay:
             mx.eval(latents)
             base.networks.let_go("backbone")
         view = leg.request if leg.stage.refines else replace(leg.request, noise_levels=levels)
-        return _denoiser(refiner, view, levels, leg.refined, (), calls_before)
+        return _denoiser(refiner, view, levels, leg.refined, (), NOTHING, calls_before)
 
     def _shape(self, request: Resolved) -> tuple[int, int, int]:
         """(h, w, C) of one image's latents."""
@@ -160,6 +166,7 @@ def _denoiser(
     levels: Schedule,
     told: EncodedRequest | None,
     adapters: Adapters,
+    steering: Steering,
     calls_before: int = 0,
 ) -> guidance.Guided:
     """What the sampler of a pass calls: the backbone, with what the prompts say and guidance."""
@@ -171,6 +178,7 @@ def _denoiser(
         view.guidance_scale,
         token_merging=view.token_merging,
         cache_interval=view.cache_interval,
+        steering=steering,
         calls_before=calls_before,
     )
     always = (guidance.NEGATIVE,) if find_sampler(view.sampler).unconditional else ()
