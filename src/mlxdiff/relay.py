@@ -62,9 +62,12 @@ def own_views(request: Resolved) -> list[Resolved]:
 
 
 def refined_views(request: Resolved) -> list[Resolved]:
-    """The request as the refiner sees it in each pass that it has a part in: LoRAs and controls are the model's own."""
+    """The request as the refiner sees it in each pass that it has a part in.
+
+    LoRAs, controls and textual inversions are made for the model itself: the refiner reads their names as words.
+    """
     views = stages.views(request)
-    return [replace(view, lora=None) for stage, view in views if stage.refines or stage.refined is not None]
+    return [replace(view, lora=None, embedding=None) for stage, view in views if stage.refines or stage.refined is not None]
 
 
 def keeps_both(base: Networks, refiner: Networks) -> bool:
