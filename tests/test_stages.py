@@ -23,6 +23,7 @@ from diffusers import (
 )
 from PIL import Image
 from test_pipeline import generators, psnr, quiet
+from torch_upscalers import SRVGGNetCompact, seeded, write
 
 from mlxdiff import Request, StableDiffusion, memory, stages
 from mlxdiff.diffusion.noise import NoiseStream
@@ -115,6 +116,28 @@ def test_a_decoded_picture_is_enlarged_by_lanczos(folder, sd21):
     settings = {"hires": 1.5, "hires_upscaler": "Lanczos", "sampler": "ddim"}
     found = ours(sd21, prompt=PROMPTS, seed=3, steps=3, guidance_scale=4.0, **SIZE, **settings)
     assert psnr(found, expected) > 60
+
+
+def test_a_decoded_picture_is_enlarged_by_a_network(folder, sd21, tmp_path):
+    """A network of factor 4 on a picture that is to be 1.5 times as large: Pillow makes it smaller again."""
+    network = seeded(SRVGGNetCompact)
+    path = write(network, tmp_path / "x4.safetensors")
+
+    def enlarge(pipe, latents):
+        small = (pixels_of(pipe, latents) * 255).round()
+        with torch.no_grad():
+            large = network(torch.from_numpy(small / 255).permute(0, 3, 1, 2)).clamp(0, 1)
+        rounded = (large * 255).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+        sized = [np.asarray(Image.fromarray(one).resize((48, 48), Image.Resampling.LANCZOS)) for one in rounded]
+        tensor = torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2) / 127.5 - 1
+        with torch.no_grad():
+            return pipe.vae.encode(tensor).latent_dist.mean * pipe.vae.config.scaling_factor
+
+    expected = hires_of(folder("sd21"), DDIMScheduler, enlarge, steps=3, hires_steps=3, strength=0.7)
+    settings = {"hires": 1.5, "hires_upscaler": str(path), "sampler": "ddim", "guidance_scale": 4.0}
+    found = ours(sd21, prompt=PROMPTS, seed=3, steps=3, **SIZE, **settings)
+    assert psnr(found, expected) > 60
+    assert str(path) in dict(sd21.resolve(Request("a cat", **settings)).hashes)
 
 
 # -- a refiner --------------------------------------------------------------------------------------------------------

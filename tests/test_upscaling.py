@@ -86,6 +86,15 @@ def test_networks_equal_the_papers(name, made):
     assert (large != as_bytes(expected)).mean() < 1e-3
 
 
+def test_a_network_that_adds_nothing_repeats_pixels(tmp_path):
+    network = seeded(SRVGGNetCompact, factor=3)
+    for parameter in network.body[-1].parameters():
+        parameter.data[:] = 0
+    path = papers.write(network, tmp_path / "nothing.safetensors")
+    pixels = np.ascontiguousarray(data.astronaut()[:50, :70])
+    np.testing.assert_array_equal(upscale(path, pixels, dtype="fp32"), np.kron(pixels, np.ones((3, 3, 1), np.uint8)))
+
+
 @pytest.mark.parametrize("name", ["rrdb_x4", "rrdb_x2_packed", "rrdb_x1_packed", "rrdb_x8", "compact_x4", "compact_x3"])
 @pytest.mark.parametrize("size", [(60, 76), (100, 18)], ids=str)
 def test_tiles_that_see_all_they_depend_on_change_nothing(name, size, made, monkeypatch):
@@ -102,20 +111,18 @@ def test_tiles_that_see_all_they_depend_on_change_nothing(name, size, made, monk
     assert (tiled != whole).mean() < 1e-3
 
 
-def test_the_reach_is_no_longer_than_needed(made, monkeypatch):
+def test_the_reach_is_no_longer_than_needed(made):
     """With one cell less around them, tiles are other than the whole."""
     network, path = made("compact_x4")
     pixels = photo(60, 60)
     expected = by_torch(network, pixels)
     config = load(path, "fp32").config
     assert config.reach == 4  # convolutions before the last
-    rows, columns = upscaling._pieces(60, 20, 0, 5), upscaling._pieces(60, 20, 0, 5)
     large = np.zeros((240, 240, 3), np.float32)
-    for row in rows:
+    for row in upscaling._pieces(60, 20, 0, 5):
         for column in upscaling._pieces(60, 20, 0, 5):
             upscaling._add(large, load(path, "fp32"), pixels, row, column, 0)
     assert np.abs(large - expected).max() < 1e-5
-    del columns
     large[:] = 0
     for row in upscaling._pieces(60, 20, 0, 3):
         for column in upscaling._pieces(60, 20, 0, 3):

@@ -66,8 +66,8 @@ def refined_views(request: Resolved) -> list[Resolved]:
 
     LoRAs, controls and textual inversions are made for the model itself: the refiner reads their names as words.
     """
-    views = stages.views(request)
-    return [replace(view, lora=None, embedding=None) for stage, view in views if stage.refines or stage.refined is not None]
+    taken = [view for stage, view in stages.views(request) if stage.refines or stage.refined is not None]
+    return [replace(view, lora=None, embedding=None) for view in taken]
 
 
 def keeps_both(base: Networks, refiner: Networks) -> bool:

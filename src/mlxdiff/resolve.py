@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, hub, images, loras, presets, scheduling, stages
+from . import backend, hub, images, loras, presets, scheduling, stages, upscaling
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
@@ -88,6 +88,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     passes = stages.plan(request, levels, asked, checkpoint, None if refiner is None else refiner.checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     resolved = Resolved(**values, noise_levels=levels, passes=passes)
+    resolved = replace(resolved, enlarged=_enlarged(resolved))
     own = [pair for _, held in stages.views(resolved) for pair in _hashes(held)]
     if set(own) - set(resolved.hashes or ()):  # of LoRAs that the prompt of a second pass names
         resolved = replace(resolved, hashes=tuple(dict.fromkeys([*(resolved.hashes or ()), *own])))
@@ -163,6 +164,15 @@ def _hashes_of_model(refiner: Loaded) -> tuple[tuple[str, str], ...]:
         return refiner.hashes
     own = (name, content_hash(path)) if path.is_file() else (f"{name}/{BACKBONE}", content_hash(path / BACKBONE))
     return (*refiner.hashes, own)
+
+
+def _enlarged(request: Resolved) -> int:
+    """How many times the request's upscaler enlarges a picture. Raises what `upscaling.check` raises."""
+    if request.upscaler is None:
+        return 1
+    path = hub.find_part(request.upscaler, "upscaler")
+    upscaling.check(path, *request.final_size)
+    return upscaling.factor_of(path)
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

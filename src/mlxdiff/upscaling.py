@@ -2,8 +2,8 @@
 
 A tile is computed with what lies around it. Where that is all that its pixels depend on, the picture is the one that
 the network makes of the whole, up to floating-point rounding. It always is for compact networks, whose pixels depend on
-a few others. An ESRGAN of 23 blocks looks 347 pixels far: a picture that is too large for the memory is cut into tiles
-that overlap by 64 and are blended there, and then differs by what lies farther off.
+a few others. An ESRGAN of 23 blocks looks 349 pixels far: a picture that is too large for the memory is cut into tiles
+that overlap and are blended there, and then differs by what lies farther off.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,18 @@ from .checkpoint.load import StoredWeights, read_arrays, steps
 from .checkpoint.upscaler_names import upscaler_names
 from .errors import CheckpointError, InputError, RequestError, UnsupportedError
 from .images import to_uint8
-from .models.upscaler import HEAD_REACH, Upscaler, UpscalerConfig, build, pack
-from .networks import evaluate
+from .models.upscaler import Upscaler, UpscalerConfig, build, pack
+from .request import MAX_SIDE
 
-OVERLAP = 64  # cells around a tile where what it depends on reaches farther; half of them are blended
-MOST_SIDE = 65_536
+SMALLEST = 32  # cells a side of a tile, however little memory there is
+OVERLAP = 64  # cells around a tile where what it depends on reaches farther; the inner half of them is blended
 ROWS = 256  # of floats that become bytes at once
 
 Span = tuple[int, int]
 
 
 def factor_of(path: Path) -> int:
-    """How many times as wide and as high the upscaler in a file makes a picture; reads its header alone.
+    """How many times as wide and as high an upscaler makes a picture: a file, or a folder with one; reads its header.
 
     Raises UnsupportedError for a file that is none, CheckpointError for a damaged one.
     """
@@ -45,7 +46,7 @@ def factor_of(path: Path) -> int:
 
 
 def config_of(path: Path) -> UpscalerConfig:
-    """What the upscaler in a file is, from its header alone; raises as `factor_of`."""
+    """What an upscaler is, from its header alone; raises as `factor_of`."""
     return _opened(path)[0]
 
 
@@ -59,14 +60,14 @@ def is_upscaler(path: Path) -> bool:
 
 
 def check(path: Path, height: int, width: int) -> None:
-    """Raises RequestError where a picture of that size, enlarged, does not fit; else as `factor_of`."""
+    """Raises RequestError where a picture of that size, enlarged, would not fit; else as `factor_of`."""
     factor = factor_of(path)
     height, width = height * factor, width * factor
     needed = memory.upscaled(height, width)
-    if max(height, width) > MOST_SIDE or needed > backend.memory_size():
+    if max(height, width) > MAX_SIDE or needed > backend.memory_size():
         raise RequestError(
-            f"Enlarged {factor} times the picture has {width}x{height} pixels, for which about {needed / 1e9:.3g} GB are"
-            f" needed; {backend.memory_size() / 1e9:.3g} GB are there, and {MOST_SIDE} pixels a side are possible.",
+            f"Enlarged {factor} times the picture has {width}x{height} pixels, which take about {needed / 1e9:.3g} GB;"
+            f" {backend.memory_size() / 1e9:.3g} GB are there, and {MAX_SIDE} pixels a side are possible.",
             "Enlarge a smaller one.",
         )
 
@@ -74,7 +75,7 @@ def check(path: Path, height: int, width: int) -> None:
 def upscale(
     path: Path, pixels: np.ndarray, *, dtype: mx.Dtype | str | None = None, tile: int | None = None
 ) -> np.ndarray:
-    """A picture (H, W, 3) uint8 to one of (k H, k W, 3), by the network in a file.
+    """A picture (H, W, 3) uint8 to one of (k H, k W, 3), by the network in a file, or in a folder with one.
 
     dtype  of the weights; None is fp16 on a GPU and fp32 on a CPU. bf16 counts as fp32: it has too few digits
     tile   pixels a side of a tile; None is as large as memory allows, and that is mostly the whole picture
@@ -104,6 +105,7 @@ def upscale(
 def load(path: Path, dtype: mx.Dtype | str | None = None) -> Upscaler:
     """The network in a file, its weights in memory; the last one is kept for as long as its file stays the same."""
     wanted = backend.default_dtype() if dtype is None else backend.parse_dtype(dtype)
+    path = _file(path)
     about = os.stat(path)
     return _loaded(path, wanted == mx.float16, about.st_size, about.st_mtime_ns, about.st_ino)
 
@@ -119,7 +121,7 @@ def _loaded(path: Path, half: bool, *_: int) -> Upscaler:
     chosen = steps(stored, dtype=mx.float16 if half else mx.float32)
     transform.apply(chosen, network, dict(stored.arrays))
     weights: dict[str, mx.array] = dict(tree_flatten(network.parameters()))
-    evaluate(weights.values())
+    mx.eval(weights)
     for name, array in weights.items():
         if not mx.isfinite(array).all().item():
             raise CheckpointError(f"{path} has {name!r} with NaN or infinity.", "Get the file again.")
@@ -128,10 +130,24 @@ def _loaded(path: Path, half: bool, *_: int) -> Upscaler:
 
 def _opened(path: Path) -> tuple[UpscalerConfig, dict[str, str]]:
     """What the network is, and its weights' names with the keys that are stored."""
+    path = _file(path)
     header = read_header(path)
     names = upscaler_names(header.tensors)
     shapes = {name: header.tensors[key].shape for name, key in names.items()}
     return UpscalerConfig.of(shapes, str(path)), names
+
+
+def _file(path: Path) -> Path:
+    """The file itself, or the only one of a folder."""
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UnsupportedError(
+            f"{path} is a folder with {len(files)} .safetensors files, of which one could be an upscaler.",
+            "Name the file in it.",
+        )
+    return files[0]
 
 
 @dataclass(frozen=True)
@@ -145,19 +161,18 @@ class _Piece:
 def _enlarged(network: Upscaler, padded: np.ndarray, tile: int | None) -> np.ndarray:
     """(h c, w c, 3) uint8 of pixels (h p, w p, 3)."""
     config, itemsize = network.config, network.dtype.size
-    height, width = (side // config.packed for side in padded.shape[:2])
-    if tile is None:
-        room = memory.upscaling_cells(config, itemsize)
-        side = max(1, int(room**0.5) - 2 * min(config.reach, OVERLAP))
-        tile = max(height, width) if height * width <= room else side
+    height, width = padded.shape[0] // config.packed, padded.shape[1] // config.packed
+    room = memory.upscaling_cells(config, itemsize)
+    margin = min(config.reach + config.head_reach, OVERLAP)
+    largest = max(height, width) if height * width <= room else max(SMALLEST, int(room**0.5) - 2 * margin)
+    size = largest if tile is None else tile
     # Half of what is around a tile is blended, half of it keeps away what the cut has changed.
-    is_exact = config.reach <= OVERLAP or tile >= max(height, width)
+    is_exact = config.reach <= OVERLAP or size >= max(height, width)
     blend = 0 if is_exact else OVERLAP // 2
-    around = config.reach + HEAD_REACH if is_exact else OVERLAP
-    tile = max(tile, 2 * blend)
+    around = config.reach + config.head_reach if is_exact else OVERLAP
     large = np.zeros((height * config.cell, width * config.cell, 3), np.float32)
-    for rows in _pieces(height, tile, blend, around):
-        for columns in _pieces(width, tile, blend, around):
+    for rows in _pieces(height, size, blend, around):
+        for columns in _pieces(width, size, blend, around):
             _add(large, network, padded, rows, columns, blend)
     out = np.empty(large.shape, np.uint8)
     for top in range(0, len(large), ROWS):
@@ -167,9 +182,11 @@ def _enlarged(network: Upscaler, padded: np.ndarray, tile: int | None) -> np.nda
 
 def _pieces(length: int, tile: int, blend: int, around: int) -> Iterator[_Piece]:
     """An axis in stretches about equally long, each with as many cells around it as there are."""
-    count = max(1, length // tile if blend else -(-length // tile))
+    count = -(-length // tile)
+    if blend:
+        count = max(1, min(count, length // (2 * blend)))  # no two overlaps of a tile may meet
     bounds = [length * i // count for i in range(count + 1)]
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in pairwise(bounds):
         inner = max(0, first - blend), min(length, last + blend)
         yield _Piece(inner, (max(0, first - around), min(length, last + around)))
 
@@ -201,10 +218,10 @@ def _head(
     network: Upscaler, features: mx.array, cells: mx.array, rows: Span, columns: Span, outer: tuple[Span, Span]
 ) -> np.ndarray:
     """Pixels (h c, w c, 3) of the cells in these rows and columns."""
-    cell = network.config.cell
+    cell, reach = network.config.cell, network.config.head_reach
     cut, keep = [], []
     for (first, last), (begin, end) in zip((rows, columns), outer, strict=True):
-        low, high = max(begin, first - HEAD_REACH), min(end, last + HEAD_REACH)
+        low, high = max(begin, first - reach), min(end, last + reach)
         cut.append(slice(low - begin, high - begin))
         keep.append(slice((first - low) * cell, (last - low) * cell))
     window = np.s_[:, cut[0], cut[1]]
@@ -237,4 +254,4 @@ def described(path: Path) -> dict[str, Any]:
     }
     if config.packed > 1:
         said["packs"] = f"{config.packed}x{config.packed} pixels"
-    return {**said, "reach": f"{config.reach * config.packed} pixels"}
+    return {**said, "reach": f"{(config.reach + config.head_reach) * config.packed} pixels"}

@@ -1,4 +1,4 @@
-"""Networks that enlarge pictures: RRDBNet (Wang et al. 2018, ESRGAN) and SRVGGNetCompact (Wang et al. 2021, Real-ESRGAN).
+"""Networks that enlarge pictures: RRDBNet (ESRGAN, Wang et al. 2018) and SRVGGNetCompact (Real-ESRGAN, 2021).
 
 Both are convolutions alone, so that what a pixel depends on has an edge: `reach`. Each has two halves. `body` works on
 cells, which are the picture's pixels or, where a network begins by packing them, squares of pixels; `head` makes a
@@ -18,14 +18,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import CheckpointError, UnsupportedError
-from .layers import Conv2d, enlarge
+from .layers import Conv2d, ReLU, enlarge
 
 Shape = tuple[int, ...]
 
 RRDB, COMPACT = "ESRGAN (RRDB)", "Real-ESRGAN compact"
 COLOURS = 3
 MOST_CHANNELS, MOST_BLOCKS, MOST_FACTOR = 1024, 200, 8
-HEAD_REACH = 2  # cells: a pixel's half-pixels and quarters add up to less than two, whatever the factor
 DENSE = 5  # convolutions of a dense block
 SLOPE, RESIDUAL = 0.2, 0.2
 
@@ -62,6 +61,11 @@ class UpscalerConfig:
     def reach(self) -> int:
         """Cells on each side that a cell of the body depends on."""
         return 3 * DENSE * self.blocks + 2 if self.kind == RRDB else self.blocks + 1
+
+    @property
+    def head_reach(self) -> int:
+        """Cells on each side that a pixel of the head depends on: an ESRGAN's shares of cells add up to less than 2."""
+        return 2 if self.kind == RRDB else 1
 
     @property
     def widest(self) -> int:
@@ -143,11 +147,14 @@ class RRDBNet(_Network):
         self.conv_last = _conv3(width, COLOURS)
 
     def body_steps(self, cells: mx.array) -> Iterator[mx.array]:
-        """Features (B, h, w, C) of cells (B, h, w, 3 p p) after each block, unevaluated; the last are the body's."""
+        """Maps (B, h, w, C) of cells (B, h, w, 3 p p) after each dense block, unevaluated; the last: features."""
         first = x = self.conv_first(cells)
         for block in self.body:
-            x = block(x)
-            yield x
+            inner = x
+            for dense in (block.rdb1, block.rdb2, block.rdb3):
+                inner = dense(inner)
+                yield inner
+            x = inner * RESIDUAL + x
         yield first + self.conv_body(x)
 
     def head(self, features: mx.array, cells: mx.array) -> mx.array:
@@ -160,16 +167,13 @@ class RRDBNet(_Network):
 
 
 class ResidualInResidual(nn.Module):
-    """Three dense blocks beside a shortcut (RRDB)."""
+    """The three dense blocks that have a shortcut beside them (RRDB)."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
         self.rdb1 = DenseBlock(width, growth)
         self.rdb2 = DenseBlock(width, growth)
         self.rdb3 = DenseBlock(width, growth)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.rdb3(self.rdb2(self.rdb1(x))) * RESIDUAL + x
 
 
 class DenseBlock(nn.Module):
@@ -199,10 +203,10 @@ class SRVGGNetCompact(_Network):
             self.body += [PReLU(width) if config.prelu else ReLU(), _conv3(width, width)]
         self.body += [PReLU(width) if config.prelu else ReLU(), _conv3(width, COLOURS * config.cell**2)]
 
-    EVALUATED: ClassVar[int] = 8  # layers at once
+    EVALUATED: ClassVar[int] = 4  # layers at once
 
     def body_steps(self, cells: mx.array) -> Iterator[mx.array]:
-        """Features (B, h, w, C) of pixels (B, h, w, 3), some layers at a time, unevaluated; the last are the body's."""
+        """Maps (B, h, w, C) of pixels (B, h, w, 3), some layers at a time, unevaluated; the last are the features."""
         x = cells
         for i, layer in enumerate(self.body[:-1], start=1):
             x = layer(x)  # pyright: ignore[reportCallIssue]
@@ -212,7 +216,7 @@ class SRVGGNetCompact(_Network):
     def head(self, features: mx.array, cells: mx.array) -> mx.array:
         """Features (B, h, w, C) and pixels (B, h, w, 3) to pictures (B, h c, w c, 3)."""
         detail = self.body[-1](features)  # pyright: ignore[reportCallIssue]
-        batch, height, width, _ = cells.shape
+        _, height, width, _ = cells.shape
         size = height * self.config.cell, width * self.config.cell
         return unpack(detail, self.config.cell) + enlarge(cells, size)
 
@@ -226,13 +230,6 @@ class PReLU(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return mx.maximum(x, 0) + self.weight * mx.minimum(x, 0)
-
-
-class ReLU(nn.Module):
-    """Nothing for negative numbers."""
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return mx.maximum(x, 0)
 
 
 Upscaler = RRDBNet | SRVGGNetCompact
