@@ -180,6 +180,20 @@ def test_a_refiner_takes_the_end_of_the_second_pass(sdxl, folder):
     assert [step.latents.shape[1] for step in steps] == [16] * 3 + [24] * 4
 
 
+def test_comfyuis_refiner_takes_over_at_a_step(sdxl, folder):
+    told = {"refiner": str(folder("refiner")), "compat": "comfyui", "sampler": "euler", "schedule": "karras"}
+    resolved = sdxl.resolve(Request("a cat", seed=1, steps=20, refiner_switch=0.8, **SIZE, **told))
+    assert [(each.first, each.n_steps, each.refines) for each in resolved.passes] == [(0, 16, False), (16, 4, True)]
+
+
+def test_comfyuis_second_pass_counts_in_cells_and_runs_all_its_steps(sd21):
+    told = {"compat": "comfyui", "hires": 1.1, "hires_strength": 0.5, "hires_steps": 6, "sampler": "euler"}
+    resolved = sd21.resolve(Request("a cat", seed=1, steps=4, **SIZE, **told))
+    assert resolved.passes[1].enlarged_to == (18, 18)  # of 16 cells, where 35 pixels would be 17
+    whole = sd21.resolve(Request("a cat", seed=1, steps=12, **SIZE, compat="comfyui", sampler="euler"))
+    assert resolved.passes[1].levels.sigmas == whole.noise_levels.sigmas[-7:]
+
+
 def test_where_memory_is_scarce_base_and_refiner_take_turns(folder, sdxl, monkeypatch):
     settings = {"refiner": str(folder("refiner")), "refiner_switch": 0.5, "seed": 3, "steps": 4, "prompt": "a cat"}
     expected = ours(sdxl, **settings, **SIZE)

@@ -202,6 +202,22 @@ def test_invokeai():
     assert ":" not in said
 
 
+def test_invokeais_refiner_is_used_where_its_checkpoint_is_known():
+    values = {
+        "positive_prompt": "a cat",
+        "negative_prompt": "dogs",
+        "steps": 20,
+        "seed": 5,
+        "width": 512,
+        "height": 768,
+    }
+    told = {"refiner_model": {"name": "xl-refiner"}, "refiner_start": 0.8, "refiner_steps": 20, "refiner_cfg_scale": 3}
+    settings_, (said,) = read({"invokeai_metadata": json.dumps({**values, **told, "cfg_scale": 7.5})})
+    assert (settings_["refiner"], settings_["refiner_switch"]) == ("found/xl-refiner", 0.8)
+    assert "refiner_cfg_scale: 3" in said
+    assert "refiner_steps" not in said
+
+
 def test_invokeai_2_and_1():
     image = {
         "prompt": [{"prompt": "a cat [dogs]", "weight": 1.0}],
