@@ -18,8 +18,10 @@ LEAVES = {
     "errors",
     "few_steps",
     "files",
+    "fitting",
     "hashing",
     "inputs",
+    "masks",
     "part_kinds",
     "parts",
     "pictures",
@@ -32,9 +34,10 @@ LEAVES = {
 }
 PIPELINE = {
     "pipeline",
+    "adapting",
     "autoencoding",
     "branches",
-    "adapting",
+    "canvas",
     "controls",
     "encoding",
     "enlarging",
@@ -47,6 +50,7 @@ PIPELINE = {
     "relay",
     "resolve",
     "stages",
+    "starting",
     "steering",
 }
 ALLOWED = {
@@ -62,15 +66,21 @@ ALLOWED = {
         *("adapters", "families", "checkpoint", "diffusion", "text"),
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
+    "repainting": {"canvas", "diffusion", "families"},
+    "canvas": {"images"},
+    "starting": {
+        *("autoencoding", "canvas", "images", "networks", "randomness", "steering"),
+        *("diffusion", "families"),
+    },
     "resolve": {
-        *("families", "named_files", "hub", "diffusion", "images", "backend", "loras", "memory"),
+        *("families", "named_files", "hub", "diffusion", "canvas", "repainting", "backend", "loras", "memory"),
         *("scheduling", "stages", "upscaling"),
     },
     "scheduling": {"families", "diffusion"},
     "stages": {"scheduling", "families", "diffusion", "loras"},
     "relay": {
         *("adapting", "branches", "encoding", "enlarging", "guiding", "handover", "loras", "networks", "randomness"),
-        *("controls", "diffusion", "families", "memory", "stages", "steering"),
+        *("controls", "diffusion", "families", "memory", "stages", "starting", "steering"),
     },
     "handover": {"diffusion"},
     "enlarging": {"autoencoding", "hub", "images", "networks", "resampling", "upscaling"},

@@ -9,6 +9,7 @@ import mlx.core as mx
 from .catalogue import find_sampler
 from .diffusion import guidance
 from .encoding import is_guided
+from .errors import RequestError
 
 if TYPE_CHECKING:
     from .families.base import Checkpoint
@@ -24,6 +25,12 @@ def guidance_of(request: Resolved, checkpoint: Checkpoint, weights: tuple[float 
     row, levels = find_sampler(request.sampler), request.noise_levels
     scale = request.guidance_scale / (row.guidance_divisor if request.compat == "a1111" else 1)
     chosen: guidance.Guidance = guidance.Composed(scale, weights) if weights else guidance.ClassifierFree(scale)
+    if request.image_guidance_scale is not None:
+        if weights:
+            raise RequestError(
+                "The prompt has several parts (AND), and this model follows one instruction.", "Give one prompt."
+            )
+        chosen = guidance.Pix2Pix(scale, request.image_guidance_scale)
     if request.guidance_rescale > 0:
         chosen = guidance.Rescaled(chosen, request.guidance_rescale, levels.to_output, levels.to_denoised)
     if request.guidance_interval == (0, 1):

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 IN_MEMORY = "memory:"
+ALPHA = "alpha"
+"""The mask that is the transparent part of the picture itself."""
 MAX_PIXELS = 2**28
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
     """A picture that was given as an array or a PIL image: (H, W, 3) uint8, or float32 in [0, 1].
+
+    A PIL image with transparent parts is (H, W, 4) uint8.
 
     Two are equal when their pixels are; JSON says only `memory:` and their SHA-256.
     """
@@ -69,6 +73,26 @@ class PictureSource(Text):
 
     def to_json(self, value: str | Pixels) -> str:
         return str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "picture"}
+
+
+@dataclass(frozen=True)
+class MaskSource(PictureSource):
+    """A mask: as a picture, and in Python also an array (H, W) of bool, uint8 or numbers in [0, 1]."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if hasattr(value, "getbands") or not hasattr(value, "shape"):
+            return super().check(name, value)
+        import numpy as np
+
+        array = np.asarray(value)
+        array = array.astype(np.uint8) * 255 if array.dtype == bool else array
+        flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+        if flat:
+            array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+        return super().check(name, array)
 
     def describe(self) -> dict[str, Any]:
         return {"type": "picture"}

@@ -7,7 +7,7 @@ There is one denoising loop, `StableDiffusion.denoise`; everything else prepares
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from . import backend
 backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
+import numpy as np  # noqa: E402
 
-from . import autoencoding, hub, images, memory, quantized, relay, resolve, stages, upscaling  # noqa: E402
+from . import autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .controls import Controls  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
@@ -100,6 +101,7 @@ class StableDiffusion:
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
         self._refiner: tuple[str, StableDiffusion] | None = None  # by the name that it was asked for with
+        self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
 
     @classmethod
@@ -122,6 +124,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
+        self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
         if self._refiner is not None:
             self._refiner[1].unload()
@@ -170,8 +173,8 @@ class StableDiffusion:
                     if on_step is not None:
                         on_step(step)
                 for i, single in enumerate(part.singles()):
-                    picture = images.to_uint8(self.decode(latents[i : i + 1]), part.rounding)[0]
-                    pictures.append(images.with_texts(self.finish(picture, single), picture_text(single)))
+                    picture = self.finish(single, self.decode(latents[i : i + 1])[0])
+                    pictures.append(images.with_texts(picture, picture_text(single)))
         return pictures
 
     def generate_latents(
@@ -255,8 +258,16 @@ class StableDiffusion:
         with self._turn:
             return autoencoding.decode(self.networks, latents, tile)
 
-    def finish(self, picture: np.ndarray, request: Request) -> np.ndarray:
-        """A decoded picture (H, W, 3) uint8 as the request wants it: (k H, k W, 3) where it has an upscaler."""
+    def finish(self, request: Resolved, decoded: mx.array) -> np.ndarray:
+        """One decoded picture (H, W, 3) in [0, 1] as it is kept: uint8, of `request.finished_size`.
+
+        Where a part of a picture was repainted, it is put back into that picture through the mask, and what is not
+        masked has the bytes that it had. An upscaler enlarges the whole. Raises NonFiniteError, and InputError where
+        a file that the request names is gone.
+        """
+        picture = images.to_uint8(decoded, request.rounding)
+        if request.image is not None and (request.mask is not None or request.expand is not None):
+            picture = canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
         if request.upscaler is None:
             return picture
         with self._turn:
@@ -280,23 +291,14 @@ class StableDiffusion:
         factor = self.checkpoint.scale_factor
         return request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels
 
-    def _start(self, request: Resolved, randomness: Randomness, latents: mx.array | None) -> mx.array:
-        """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
+    def _start(
+        self, request: Resolved, randomness: Randomness, branches: Iterable[str], latents: mx.array | None
+    ) -> starting.Start:
+        """What the loop starts from, and what the request's pictures add to each call."""
         shape = (request.batch_size, *self._shape(request))
         if latents is not None and tuple(latents.shape) != shape:
             raise RequestError(f"The noise given has shape {tuple(latents.shape)}.", f"It must be {shape}.")
-        picture = None
-        if request.image is not None:
-            pixels = images.read_source(request.image, size=(request.height, request.width))
-            vae = self.networks.vae
-            mean, logvar = autoencoding.posterior(vae, mx.array(pixels)[None])
-            # Drawn before the noise of the start: diffusers' order.
-            spread = None if logvar is None else randomness.posterior()
-            if logvar is not None and spread is not None:
-                mean = mean + mx.exp(0.5 * logvar) * spread
-            picture = vae.normalize(mean)
-        noise = randomness.start() if latents is None else latents.astype(mx.float32)
-        return request.noise_levels.start(noise, picture)
+        return starting.start(request, self.networks, self._pictures, randomness, branches, latents)
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory in each of its passes."""
@@ -318,7 +320,8 @@ class StableDiffusion:
         """What a row of a batch needs in a call of the backbone, in bytes."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
-        return config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        return row + len(request.control or ()) * row // 4  # what a control adds waits for the way up
 
 
 def _request(prompt: Any, settings: Any) -> Request:

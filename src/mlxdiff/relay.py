@@ -5,7 +5,7 @@ The loop itself is `StableDiffusion.denoise`; here is what it hands its steps on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -14,19 +14,23 @@ import mlx.core as mx
 from . import memory, stages
 from .branches import Branches
 from .catalogue import find_sampler
+from .conditioning import Strand
 from .controls import Controls
 from .diffusion import guidance, samplers
+from .diffusion.keeping import Keeping
 from .diffusion.schedule import Schedule
 from .diffusion.step import BranchedDenoiser, Step
 from .encoding import EncodedPrompts, EncodedRequest, branch_count
 from .enlarging import enlarged
 from .families import Checkpoint
+from .families.base import PICTURE
 from .guiding import guidance_of
 from .handover import Handover
 from .loras import Adapters, adapters_of
 from .networks import Networks
 from .randomness import Randomness
 from .request import OPTIONS, Resolved
+from .starting import Start
 from .steering import NOTHING, Steering
 
 
@@ -34,7 +38,7 @@ from .steering import NOTHING, Steering
 class Runner:
     """What a pass needs of a model.
 
-    start      (request, randomness, given noise or None) -> the latents that a first pass starts from
+    start      (request, randomness, branches, given noise or None) -> what a first pass starts from
     row_bytes  (request) -> what a row of a batch needs in a call of the backbone
     """
 
@@ -42,7 +46,7 @@ class Runner:
     checkpoint: Checkpoint
     prompts: EncodedPrompts
     controls: Controls
-    start: Callable[[Resolved, Randomness, mx.array | None], mx.array]
+    start: Callable[[Resolved, Randomness, Iterable[str], mx.array | None], Start]
     row_bytes: Callable[[Resolved], int]
 
 
@@ -83,6 +87,7 @@ class Relay:
 
     def __init__(self, base: Runner, refiner: Runner | None, request: Resolved) -> None:
         self._base, self._refiner = base, refiner
+        self._keeping: Keeping | None = None  # what stays of a picture, until a pass enlarges it
         for stage, view in stages.views(request):
             runner = refiner if refiner is not None and stage.refines else base
             memory.check_denoising(runner.row_bytes(view), branch_count(view) * view.batch_size)
@@ -117,10 +122,15 @@ class Relay:
         """The steps of one pass. `latents` are those of the pass before it; of the first, the noise that is given."""
         stage, view = leg.stage, leg.request
         levels, row = stage.run_levels, find_sampler(view.sampler)
+        steering = NOTHING
         if stage.start == "request":
-            latents = self._base.start(view, randomness, latents)
+            told = leg.refined if leg.told is None else leg.told
+            assert told is not None
+            start = self._base.start(view, randomness, _branches(self._base, told), latents)
+            latents, steering, self._keeping = start.latents, start.steering, start.keeping
         assert latents is not None
         if stage.start == "enlarged" and stage.enlarged_to is not None:
+            self._keeping = None
             large = enlarged(self._base.networks, latents, view, stage.enlarged_to)
             latents = levels.start(randomness.start(), large)
         runner, adapters = self._base, adapters_of(view)
@@ -129,7 +139,7 @@ class Relay:
             denoise: BranchedDenoiser = self._taken_over(leg, levels, latents, stage.calls_before)
         else:
             size = view.height, view.width
-            steering = Steering(controls=self._base.controls.of(view, view.noise_levels, size))
+            steering = replace(steering, controls=self._base.controls.of(view, view.noise_levels, size))
             denoise = _denoiser(self._base, view, levels, leg.told, adapters, steering)
         refined, switch = stage.refined, view.refiner_switch
         if refined is not None and switch is not None:
@@ -137,15 +147,19 @@ class Relay:
             denoise = Handover(denoise, due, lambda held, calls: self._taken_over(leg, refined, held, calls))
         options = dict(row.a1111_defaults) if view.compat == "a1111" else {}
         options |= {name: getattr(view, name) for name in OPTIONS}
-        steps = samplers.sample(row, denoise, latents, levels, randomness.steps(), options)
+        keeping = self._keeping
+        steps = samplers.sample(row, denoise, latents, levels, randomness.steps(), options, keeping)
         del denoise, latents
         if stage.n_steps < levels.steps:
             steps = islice(steps, stage.n_steps)
         if refined is None:  # else the backbone may be let go on the way
             steps = runner.networks.stepping(steps, runner.networks.adapted("backbone", adapters), adapters)
+        end = levels.ends[0] if row.own_levels else levels.sigmas[-1]
         for step in steps:
-            last = step.sigma == levels.sigmas[-1]
-            yield replace(step, latents=levels.end(step.latents)) if last else step
+            if step.sigma <= end * (1 + 1e-9):
+                last = levels.end(step.latents)
+                step = replace(step, latents=last if keeping is None else keeping.ended(last))
+            yield step
 
     def _taken_over(self, leg: Leg, levels: Schedule, latents: mx.array, calls_before: int) -> guidance.Guided:
         """The refiner's denoiser. Where memory is scarce `latents` are evaluated, and the base's backbone is let go."""
@@ -176,7 +190,7 @@ def _denoiser(
     assert told is not None
     predict = Branches(
         runner.networks.adapted("backbone", adapters).network,
-        told.branches,
+        _branches(runner, told),
         levels,
         view.guidance_scale,
         token_merging=view.token_merging,
@@ -186,3 +200,11 @@ def _denoiser(
     )
     always = (guidance.NEGATIVE,) if find_sampler(view.sampler).unconditional else ()
     return guidance.guided(predict, guidance_of(view, runner.checkpoint, told.weights), always)
+
+
+def _branches(runner: Runner, told: EncodedRequest) -> Mapping[str, tuple[Strand, ...]]:
+    """What each branch is told; the one of an editing model that sees the picture alone hears the negative prompt."""
+    branches = told.branches
+    if runner.checkpoint.takes == PICTURE and guidance.NEGATIVE in branches:
+        return {**branches, guidance.IMAGE: branches[guidance.NEGATIVE]}
+    return branches

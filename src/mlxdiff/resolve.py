@@ -11,18 +11,16 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, hub, images, loras, presets, scheduling, stages, upscaling
+from . import backend, canvas, hub, loras, presets, repainting, scheduling, stages, upscaling
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
-from .families.base import Defaults
+from .families.base import NOTHING, Defaults
 from .hashing import content_hash
 from .named_files import named_files
 from .parts import BACKBONE
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
-
-STRENGTH = 0.8
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,10 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     """
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
-    if request.strength is not None and request.image is None:
-        raise RequestError("There is a strength but no image.", "Give the image to start from.")
     if request.batch_index is not None and request.compat != "comfyui":
         raise RequestError("There is a batch_index, which only ComfyUI's noise has.", "Add compat comfyui.")
+    hashes = _hashes(request)
+    request = replace(request, **repainting.settled(request, checkpoint, hashes))
     asked = request
     config = scheduling.config_of(checkpoint, request.sampler)
     schedule = scheduling.schedule_name(request, config, checkpoint)
@@ -54,15 +52,12 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     steps = defaults.steps if request.steps is None else request.steps
     if request.sigmas is not None and request.steps is None:
         steps = len(request.sigmas) - 1
-    strength = request.strength
-    if request.image is not None:
-        strength = STRENGTH if strength is None else strength
-        steps = _enough(steps, strength)
+    if request.strength is not None:
+        steps = _enough(steps, request.strength)
     guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     request = replace(
         request.for_model(loaded.model),
         steps=steps,
-        strength=strength,
         guidance_scale=guidance_scale,
         height=height,
         width=width,
@@ -70,7 +65,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-        hashes=(*loaded.hashes, *_hashes(request), *(() if refiner is None else _hashes_of_model(refiner))) or None,
+        hashes=(*loaded.hashes, *hashes, *(() if refiner is None else _hashes_of_model(refiner))) or None,
         **options,
         **stages.settled(request),
         **{
@@ -88,7 +83,10 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     passes = stages.plan(request, levels, asked, checkpoint, None if refiner is None else refiner.checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     resolved = Resolved(**values, noise_levels=levels, passes=passes)
-    resolved = replace(resolved, enlarged=_enlarged(resolved))
+    size = resolved.final_size
+    if len(passes) == 1 or size == (height, width):
+        size = canvas.finished_size(request, (height, width), checkpoint.scale_factor)
+    resolved = replace(resolved, finished_size=_enlarged(request, size))
     own = [pair for _, held in stages.views(resolved) for pair in _hashes(held)]
     if set(own) - set(resolved.hashes or ()):  # of LoRAs that the prompt of a second pass names
         resolved = replace(resolved, hashes=tuple(dict.fromkeys([*(resolved.hashes or ()), *own])))
@@ -101,11 +99,17 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
 def _check_latents(base: Checkpoint, refiner: Loaded) -> None:
     """Raises RequestError where the refiner cannot read what the base leaves."""
     ours, theirs = base.vae, refiner.checkpoint.vae
-    kept = ("latent_channels", "scale_factor", "scaling_factor", "shift_factor")
+    kept = ("latent_channels", "scale_factor")
+    if type(ours) is type(theirs):  # a tiny VAE says it in numbers of its own
+        kept = (*kept, "scaling_factor", "shift_factor")
     if any(getattr(ours, name, None) != getattr(theirs, name, None) for name in kept):
         raise RequestError(
             f"The refiner {refiner.model.place} has latents of another kind than the model.",
             "Take one of the same family, such as SDXL's refiner for SDXL.",
+        )
+    if refiner.checkpoint.takes != NOTHING:
+        raise RequestError(
+            f"The refiner {refiner.model.place} draws from a picture.", "Take a text-to-image checkpoint."
         )
 
 
@@ -122,7 +126,11 @@ def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple
     factor = checkpoint.scale_factor
     height, width = defaults.height, defaults.width
     if request.image is not None and request.height is None and request.width is None:
-        own = images.source_size(request.image)
+        own = canvas.base_size(request.image, request.expand)
+        if request.inpaint_area == "masked":
+            return height, width
+        if request.mask is not None or request.expand is not None:
+            return canvas.rounded_up(own, factor)
         height, width = (max(factor, side // factor * factor) for side in own)
         if (height, width) != own:
             text = f"The picture is {own[1]}x{own[0]} pixels; {width}x{height} are drawn, multiples of {factor}."
@@ -166,13 +174,14 @@ def _hashes_of_model(refiner: Loaded) -> tuple[tuple[str, str], ...]:
     return (*refiner.hashes, own)
 
 
-def _enlarged(request: Resolved) -> int:
-    """How many times the request's upscaler enlarges a picture. Raises what `upscaling.check` raises."""
+def _enlarged(request: Request, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture behind the request's upscaler. Raises what `upscaling.check` raises."""
     if request.upscaler is None:
-        return 1
+        return size
     path = hub.find_part(request.upscaler, "upscaler")
-    upscaling.check(path, *request.final_size)
-    return upscaling.factor_of(path)
+    upscaling.check(path, *size)
+    factor = upscaling.factor_of(path)
+    return size[0] * factor, size[1] * factor
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

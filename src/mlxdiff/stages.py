@@ -26,6 +26,7 @@ from .diffusion.scheduler_config import SchedulerConfig
 from .diffusion.space import VariancePreserving, training_sigmas
 from .errors import RequestError
 from .families import Checkpoint
+from .families.base import NOTHING
 from .request import ONLY_WITH_HIRES, OPTIONS, Request, Resolved, Size
 
 STRENGTH = 0.7
@@ -93,6 +94,8 @@ def settled(request: Request) -> dict[str, Any]:
     enlarges = request.hires is not None or request.hires_size is not None
     if request.hires is not None and request.hires_size is not None:
         raise RequestError("There are both hires and hires_size.", "Give a factor or a size.")
+    if enlarges and (request.mask is not None or request.expand is not None):
+        raise RequestError("There is a mask and a second pass.", "Repaint the picture first, then enlarge the result.")
     alone = next((name for name in ONLY_WITH_HIRES if getattr(request, name) is not None), None)
     if alone is not None and not enlarges:
         raise RequestError(f"There is a {alone} but no second pass.", "Give hires, the factor to enlarge by.")
@@ -155,6 +158,8 @@ def sizes(request: Request, factor: int) -> tuple[tuple[int, int], tuple[int, in
 
 def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
     """The pass over the enlarged picture."""
+    if checkpoint.takes != NOTHING:
+        raise RequestError("This model draws from a picture, which a second pass has none of.", "Leave hires out.")
     factor = checkpoint.scale_factor
     enlarged, kept = sizes(request, factor)
     config = scheduling.config_of(checkpoint, _own(request, "sampler"))
