@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 PROMPTS = ["a red apple", "a dog face"]
+PICTURE = np.zeros((32, 32, 3), np.uint8) + np.uint8(255)
 SIZE = {"height": 32, "width": 32}
 
 
@@ -384,6 +385,7 @@ def test_a_size_of_another_shape_is_covered_and_cut(sd21):
         ({"refiner_switch": 0.5}, "no refiner"),
         ({"hires": 16, "hires_steps": 1000, "hires_strength": 0.1}, "steps"),
         ({"refiner": "emoji"}, "latents of another kind"),
+        ({"hires": 2, "image": PICTURE, "mask": PICTURE}, "a mask and a second pass"),
     ],
     ids=str,
 )
@@ -395,6 +397,21 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_computed(sd21, s
 def test_an_upscaler_that_is_not_there_is_said_at_once(sd21):
     with pytest.raises(ModelNotFoundError, match=r"nowhere\.safetensors"):
         sd21.resolve(Request("a cat", hires=2, hires_upscaler="nowhere.safetensors", **SIZE))
+
+
+def test_a_picture_that_is_drawn_from_is_enlarged_too(sd21):
+    told = {"seed": 1, "steps": 4, "image": PICTURE, "strength": 0.5, "hires": 1.5, "hires_steps": 2, **SIZE}
+    steps = list(sd21.denoise(Request("a cat", **told)))
+    assert [step.latents.shape[1] for step in steps] == [16, 16, 24, 24]
+
+
+def test_a_refiner_keeps_what_a_mask_keeps(sdxl, folder):
+    mask = np.zeros((32, 32, 3), np.uint8)
+    mask[:, 16:] = 255
+    told = {"image": PICTURE, "mask": mask, "strength": 0.9, "refiner": str(folder("refiner")), "refiner_switch": 0.5}
+    picture = sdxl.generate("a cat", seed=1, steps=4, sampler="euler", mask_blur=0, **SIZE, **told)[0]
+    assert (np.asarray(picture)[:, :14] == 255).all()
+    assert np.asarray(picture)[:, 18:].std() > 1
 
 
 def test_nothing_of_the_second_pass_is_computed_before_it_is_asked_for(sd21, monkeypatch):
