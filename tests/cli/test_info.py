@@ -60,7 +60,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.usefixtures("here")
 def test_structured_settings_are_shown_as_they_are_typed(tmp_path, capsys):
     control = "edges=dog.png,scale=0.5,preprocess=canny"
     request = Request("a", lora=("style,scale=0.5", "ink"), control=(control,))
@@ -71,6 +70,7 @@ def test_structured_settings_are_shown_as_they_are_typed(tmp_path, capsys):
     assert shown["control"] == control
 
 
+@pytest.mark.usefixtures("here")
 def test_many_files_are_one_object_a_line(capsys):
     code, out, err = run(["info", "a.png", "b.png", "c.txt", "--json"], capsys)
     assert (code, err) == (0, "")
