@@ -97,10 +97,11 @@ def parse(path: Path, data: bytes) -> Config:
 
     try:
         text = data.decode("utf-8-sig")
-        values = tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: byte {error.start + 1} is not UTF-8.", "Save it as UTF-8.") from None
+    try:
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(_no_toml(path, str(error), text), REMEDY) from None
     except RecursionError:
