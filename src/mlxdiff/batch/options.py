@@ -17,6 +17,9 @@ class RunOptions:
     skip_existing    whether any picture of the right name counts as done
     retries          how often a picture is tried again when it could not be written, or memory ran out
     fail_fast        whether the first failure ends the run
+    limit            how many pictures this process renders at most
+    until            when it is to be over, in seconds since 1970
+    dry_run          whether pictures are only listed, and nothing is rendered or written
     json             whether results are printed as JSON
     preview          whether pictures are drawn in the terminal as they emerge
     preview_vae      a VAE to decode these with, best a tiny one; implies `preview`
@@ -32,6 +35,9 @@ class RunOptions:
     skip_existing: bool = False
     retries: int = 0
     fail_fast: bool = False
+    limit: int | None = None
+    until: float | None = None
+    dry_run: bool = False
     json: bool = False
     preview: bool = False
     preview_vae: str | None = None

@@ -26,6 +26,7 @@ from .ahead import encoded_ahead
 from .claims import Claim
 from .jobs import Batch, Job
 from .models import Models
+from .pace import Pace
 from .recorder import Recorder
 from .render import Denoised, Rendered, denoise
 from .store import Steps, Store, attempt
@@ -57,7 +58,14 @@ class Failed:
     error: MlxdiffError
 
 
-Event = Denoised | Rendered | Written | Failed
+@dataclass(frozen=True)
+class Stopped:
+    """The run ends although pictures are missing, because of `limit` or `until`."""
+
+    why: str
+
+
+Event = Denoised | Rendered | Written | Failed | Stopped
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,9 @@ class Policy:
     retries    how often a picture is tried again when it could not be written, or memory ran out
     fail_fast  whether the first failure ends the run; a full disk ends it in any case
     stop       asked between batches; once it says yes, what is under way is finished and the run ends
+    limit      how many pictures are tried at most
+    until      seconds since 1970: no batch is begun after it, nor one of which is known that it would end after it
+    pace       how long pictures take; what the run measures is added to it
     is_ours    whether this process renders a batch at all, by its number
     waits      whether to wait for pictures that other processes have, and take over those that they give up
     """
@@ -76,6 +87,9 @@ class Policy:
     retries: int = 0
     fail_fast: bool = False
     stop: Callable[[], bool] = lambda: False
+    limit: int | None = None
+    until: float | None = None
+    pace: Pace = field(default_factory=Pace)
     is_ours: Callable[[int], bool] = lambda _: True
     waits: bool = True
 
@@ -120,6 +134,8 @@ class _Runner:
         self.recorder = Recorder() if store.trajectory else None
         self.failed = self.full = False
         self.fetched = 0.0
+        self.begun = 0  # pictures
+        self.stopped: Stopped | None = None
 
     def events(self, batches: Iterable[Batch | None]) -> Iterator[Event]:
         elsewhere: list[Batch] = []
@@ -145,6 +161,8 @@ class _Runner:
                 if (yield from self._run(batch)):
                     elsewhere.remove(batch)
             yield from self._finish()
+        if self.stopped is not None:
+            yield self.stopped
 
     def _coming(self, batches: Iterable[Batch | None]) -> Iterator[Batch | None]:
         """The batches, their prompts encoded ahead, and a None wherever another model is loaded."""
@@ -182,7 +200,25 @@ class _Runner:
             active.release()
 
     def _is_over(self) -> bool:
-        return self.full or self.policy.stop() or (self.failed and self.policy.fail_fast)
+        over = self.full or self.stopped is not None or (self.failed and self.policy.fail_fast)
+        return over or self.policy.stop()
+
+    def _within_limits(self, active: Active) -> bool:
+        """Whether the batch may begin; of one that goes beyond the limit only so many pictures are kept."""
+        limit, until = self.policy.limit, self.policy.until
+        if until is not None:
+            now = time.time()
+            seconds = self.policy.pace.total(job.request for job in active.batch.jobs)
+            if now + (0 if seconds is None else seconds) >= until:
+                self.stopped = Stopped("until")
+                return False
+        if limit is not None:
+            room = limit - self.begun
+            if len(active.missing) > room:
+                self.stopped = Stopped("limit")
+                active.missing = active.missing[:room]
+        self.begun += len(active.missing)
+        return bool(active.missing)
 
     def _run(self, batch: Batch) -> Iterator[Event]:
         """Renders what the batch lacks; returns False where another process has some of that."""
@@ -223,7 +259,7 @@ class _Runner:
             else:
                 rest.append(job)
         active.missing = tuple(rest)
-        if not rest:
+        if not rest or not self._within_limits(active):
             active.release()
             return True
         yield from self._denoise(active)
@@ -251,7 +287,7 @@ class _Runner:
         sd = self.models.use(active.batch.model)
         self._note_memory()
         mx.reset_peak_memory()
-        active.began = time.perf_counter()
+        active.began = begun = time.perf_counter()
         for event in denoise(sd, active.batch.request, indices=tuple(job.index for job in active.batch.jobs)):
             active.latents = event.latents
             if self.recorder is not None:
@@ -260,6 +296,16 @@ class _Runner:
             # The device did the decoding that was queued before this step, so that fetching it costs no wait.
             yield from self._fetch()
             yield from self._collect(WITH_WRITER)
+            if event.step == 1:
+                begun = time.perf_counter()
+        self._learn_steps(active, time.perf_counter() - begun)
+
+    def _learn_steps(self, active: Active, seconds: float) -> None:
+        """Of a kind that was never measured: from the steps after the first one, before a picture is finished."""
+        first = active.batch.jobs[0].request
+        if first.n_steps > 1 and not self.policy.pace.knows(first):
+            each = seconds / (first.n_steps - 1) / len(active.batch.jobs)
+            self.policy.pace.learn(first, each * first.n_steps)
 
     def _queue_decoding(self, active: Active) -> None:
         """Decodes the missing pictures, in the same chunks whatever is missing, so that their bits are the same."""
@@ -310,6 +356,7 @@ class _Runner:
         active.seconds = (now - max(active.began, self.fetched)) / len(active.batch.jobs)
         active.peak_memory = max(active.peak_memory, mx.get_peak_memory())
         self.fetched = now
+        self.policy.pace.learn(active.batch.jobs[0].request, active.seconds, active.peak_memory)
         active.decoding, active.latents = [], None
 
     def _note_memory(self) -> None:

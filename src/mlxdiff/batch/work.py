@@ -54,6 +54,7 @@ class Work:
     at_once     whether an interrupt ends the run at once: what is at hand is all there is
     unfinished  what has to be completed, or left to the next process
     sheet       what is made of all pictures
+    begun_before  whether the journal of a prompt file has this run
     cells       of a sweep whose cells are kept, what each path is in the sheet, as JSON holds it
     """
 
@@ -66,6 +67,7 @@ class Work:
     at_once: bool = False
     unfinished: Unfinished | None = None
     sheet: ContactSheet | None = None
+    begun_before: bool = False
     cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks)
     folders: set[Path] = field(default_factory=set)
@@ -75,12 +77,25 @@ class Work:
         """Whether only the sheet is the user's, and its cells lie hidden until it is drawn."""
         return self.unfinished is not None and self.unfinished.holds_pictures
 
+    @property
+    def jobs(self) -> list[Job]:
+        """Of a list that is complete; a stream has none yet."""
+        known = self.batches if isinstance(self.batches, list) else []
+        return [job for batch in known if batch is not None for job in batch.jobs]
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether an earlier process has begun it, and so drawn its seed."""
+        return self.begun_before or (self.unfinished is not None and self.unfinished.run is not None)
+
     def policy(self, options: RunOptions) -> Policy:
         return Policy(
             decode_batch_size=options.decode_batch_size,
             tile=options.tile,
             retries=options.retries,
             fail_fast=options.fail_fast,
+            limit=options.limit,
+            until=options.until,
             is_ours=self.ranks.is_ours,
             waits=self.ranks.is_first,
         )
@@ -186,6 +201,9 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
         if not jobs:
             raise InputError(f"{file} has no prompts.", "Write one a line, or see what should have written them.")
         work = _known(models, jobs, store, options, recorded=recorded)
+        if options.dry_run:
+            work.begun_before = recorded is not None
+            return work
         run = Run(name, seed, work.batch_size)
         if ranks.rank() is not None and agreed.size == 1:
             wanted = ranks.Agreement(seed, work.batch_size)
@@ -228,6 +246,8 @@ def for_stream(
     models: Models, base: Request, output: str | None, options: RunOptions, stop: Callable[[], bool]
 ) -> Work:
     """The pictures of standard input, whose lines are rendered as they come, until `stop` says so."""
+    if options.dry_run:
+        raise RequestError("Standard input can only be read once.", "Write the prompts to a file, and name it.")
     if ranks.rank() is not None:
         raise RequestError("Ranks cannot share standard input.", "Write the prompts to a file, and name it.")
     pattern = parse_output(output, several=True)
@@ -280,8 +300,9 @@ def _known(
     files = [(path, job.source) for job in jobs for path in store.paths(job)]
     check_clashes(files if sheet is None else [*files, (sheet.path, "the sheet")])
     folders = {path.parent for path, _ in files} | ({sheet.path.parent} if sheet is not None else set())
-    for folder in folders:
-        remove_parts(folder)
+    if not options.dry_run:
+        for folder in folders:
+            remove_parts(folder)
     missing: list[Job] = []
     unrecorded: list[tuple[Job, Standing]] = []
     for job in jobs:
@@ -295,6 +316,10 @@ def _known(
         else:
             store.adopt(job, standing)
     recorded = recorded if unfinished is None else unfinished.run
+    if options.dry_run:
+        size = 1 if recorded is None else recorded.batch_size
+        batches = list(by_model(grouped(jobs, size)))
+        return Work(batches, store, len(jobs), None, size, unrecorded, unfinished=unfinished, sheet=sheet)
     lacking = {job.model for job in missing}
     needs = next((job.model for job in jobs if job.model in lacking), None)
     if needs is None and (recorded is not None or not unrecorded):
@@ -338,7 +363,11 @@ def _batch_size(
         )
     if given is not None:
         return given
-    return default_batch_size(models.use(model), request) if recorded is None else recorded.batch_size
+    if recorded is not None:
+        return recorded.batch_size
+    fitting = default_batch_size(models.use(model), request)
+    # Of a larger batch the rest would be computed, thrown away, and computed again by the next command.
+    return fitting if options.limit is None else min(fitting, options.limit)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class Bars:
 
     def __init__(self, *, visible: bool = True, preview: Preview | None = None) -> None:
         self.progress = Progress()
-        self._visible = visible
+        self.visible = visible
         self._view: View = _view(self.progress, visible, preview)
 
     def __enter__(self) -> Bars:
@@ -148,7 +148,7 @@ class Bars:
 
     def note(self, text: str, style: str = "") -> None:
         """One line for people, above the bars."""
-        if self._visible:
+        if self.visible:
             output.note(text, style)
 
     def start(self, n_images: int | None) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..batch.options import RunOptions
+from .deadline import moment
 from .signature import Command, expanded, option
 
 INPUT, RUN, OUTPUT = "Input", "Run", "Output"  # panels of --help
@@ -99,6 +100,31 @@ Retries = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="INTEGER",
+        help="Render at most this many pictures; the same command again goes on.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HH:MM",
+        help="Stop by this time of day, between two batches; the same command again goes on.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="List every picture, whether it is done, and what the rest takes.", rich_help_panel=RUN
+    ),
+]
 Preview = Annotated[
     bool, typer.Option("--preview", help="Show the picture of each step in the terminal.", rich_help_panel=OUTPUT)
 ]
@@ -144,6 +170,9 @@ _OF_A_RUN = {
     "tile": Tile,
     "fail_fast": FailFast,
     "retries": Retries,
+    "limit": Limit,
+    "until": Until,
+    "dry_run": DryRun,
 }
 
 
@@ -153,7 +182,9 @@ def with_run_options(command: Command) -> Command:
 
     def collect(values: Mapping[str, Any]) -> RunOptions:
         given = dict(values)
-        return RunOptions(metadata=not given.pop("no_metadata"), **given)
+        until = given.pop("until")
+        until = None if until is None else moment(until)
+        return RunOptions(metadata=not given.pop("no_metadata"), until=until, **given)
 
     options = [option(name, annotation, getattr(defaults, name, False)) for name, annotation in _OF_A_RUN.items()]
     return expanded(command, "run", options, collect)

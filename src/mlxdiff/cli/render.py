@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,15 +14,18 @@ from ..batch.options import RunOptions
 from ..errors import MlxdiffError, RequestError
 from ..request import Request
 from . import output
+from . import plan as plans
 from .bars import Bars
+from .deadline import clock
 from .interrupt import Interrupts
+from .measured import load_pace, save_pace
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..batch.jobs import Job
     from ..batch.models import Models
-    from ..batch.runner import Event, Written
+    from ..batch.runner import Event, Policy, Written
     from ..batch.work import Work
     from .preview import Preview
 
@@ -38,18 +41,19 @@ class Outcome:
     rendered: int = 0
     found: int = 0
     failures: list[tuple[Job, MlxdiffError]] = field(default_factory=list)
+    stopped: str | None = None  # "limit" or "until", where one of these ended it
 
 
 def pictures(request: Request, output_path: str | None, options: RunOptions) -> None:
     """The pictures of one request."""
     _check_alone("prompt")
-    _run(options, lambda work, models, _: work.for_prompt(models, request, output_path, options))
+    _run(options, lambda work, models, _: work.for_prompt(models, request, output_path, options), request.seed)
 
 
 def sheet(request: Request, n_rows: int, output_path: str | None, options: RunOptions) -> None:
     """The pictures of one request, on one contact sheet of `n_rows` rows."""
     _check_alone("sheet")
-    _run(options, lambda work, models, _: work.for_sheet(models, request, n_rows, output_path, options))
+    _run(options, lambda work, models, _: work.for_sheet(models, request, n_rows, output_path, options), request.seed)
 
 
 def sweep(
@@ -66,15 +70,16 @@ def sweep(
     _run(
         options,
         lambda work, models, _: work.for_sweep(models, request, vary, output_path, save_cells, gap, options),
+        request.seed,
     )
 
 
 def prompt_file(base: Request, file: str, output_path: str | None, options: RunOptions) -> None:
     """The pictures of a prompt file, or of standard input for `-`; what a line does not say comes from `base`."""
     if file == "-":
-        _run(options, lambda work, models, stop: work.for_stream(models, base, output_path, options, stop))
+        _run(options, lambda work, models, stop: work.for_stream(models, base, output_path, options, stop), base.seed)
     else:
-        _run(options, lambda work, models, _: work.for_file(models, base, file, output_path, options))
+        _run(options, lambda work, models, _: work.for_file(models, base, file, output_path, options), base.seed)
 
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:
@@ -100,8 +105,8 @@ def _check_alone(what: str) -> None:
         raise RequestError(f"Several ranks have one {what}.", "Give them a --prompts-file to share.")
 
 
-def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], Work]) -> None:
-    """Plans the work and renders it; exits where a part of it is missing at the end."""
+def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], Work], seed: Any) -> None:
+    """Plans the work and renders it; exits where a part of it is missing at the end. `seed` is None for a drawn one."""
     with _opened(options) as (bars, preview):
         from ..batch import work as work_module
         from ..batch.models import Models
@@ -112,6 +117,14 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             work = plan(work_module, models, stop)
         except work_module.BadLinesError as error:
             _say_bad_lines(error, bars)
+        pace = load_pace()
+        if options.dry_run:
+            bars.stop()
+            try:
+                plans.tell(work, options, pace, counted=seed is not None or work.is_begun)
+            finally:
+                work.close(complete=False)
+            return
         interrupts = Interrupts(
             tell=lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
             clean=work.clean,
@@ -123,18 +136,25 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
                 models.use(work.needs)
             bars.start(work.n_images)
             with nullcontext() if work.at_once else interrupts:
-                outcome = _follow(models, work, options, bars, preview, stop)
+                outcome = _follow(
+                    models, work, options, bars, preview, replace(work.policy(options), stop=stop, pace=pace)
+                )
                 all_there = outcome.rendered + outcome.found == work.n_images
-                complete = not outcome.failures and (all_there or not stop())
+                complete = not outcome.failures and (all_there or not (stop() or outcome.stopped))
                 if complete:
                     _finish(work, options)
+            left = sum(not work.store.is_done(job) for job in work.jobs) if outcome.stopped else 0
         finally:
             work.close(complete=complete)
         bars.stop()
+    if bars.visible:
+        save_pace(pace)
     if outcome.found:
         output.note(f"Done before, or by another process: {outcome.found}.", style="dim")
     if interrupts.is_set() and not complete:
         _end_interrupted(outcome, work, interrupts)
+    if outcome.stopped:
+        _say_stopped(outcome.stopped, None if work.n_images is None else left, options)
     _end(outcome, work, options)
 
 
@@ -166,15 +186,12 @@ def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
 
 
 def _follow(
-    models: Models, work: Work, options: RunOptions, bars: Bars, preview: Preview | None, stop: Callable[[], bool]
+    models: Models, work: Work, options: RunOptions, bars: Bars, preview: Preview | None, policy: Policy
 ) -> Outcome:
     """Runs the batches: draws, prints a line a picture, and counts."""
-    from dataclasses import replace
-
-    from ..batch.runner import Failed, Written, run
+    from ..batch.runner import Failed, Stopped, Written, run
 
     outcome = Outcome()
-    policy = replace(work.policy(options), stop=stop)
     events: Iterator[Event] = bars.follow(_expecting(run(models, work.batches, work.store, policy), work, bars))
     for event in events if preview is None else preview.follow(events):
         if isinstance(event, Failed):
@@ -184,17 +201,23 @@ def _follow(
             outcome.found += event.found
             outcome.rendered += not event.found
             _say_written(event, work, options)
+        elif isinstance(event, Stopped):
+            outcome.stopped = event.why
     return outcome
 
 
 def _expecting(events: Iterator[Event], work: Work, bars: Bars) -> Iterator[Event]:
     """The events of a run, of which the bars learn how many pictures a stream has so far."""
     from ..batch.render import Denoised
+    from ..batch.runner import Stopped
 
     if work.n_images is not None:
         yield from events
         return
     for event in events:
+        if isinstance(event, Stopped):
+            yield event
+            continue
         last = max(event.indices) if isinstance(event, Denoised) else getattr(event, "job", event).index  # type: ignore[union-attr]
         bars.expect(last + 1)
         yield event
@@ -223,9 +246,7 @@ def _say_failed(job: Job, error: MlxdiffError, work: Work, options: RunOptions) 
 
 
 def _about(job: Job, path: Path, work: Work) -> dict[str, Any]:
-    request = job.request
-    said = {"path": str(path), "seed": request.seed, "prompt": request.prompt, "request": request.values()}
-    return said | {"index": job.index} | work.cells.get(path, {})
+    return plans.about(path, job.request) | {"index": job.index} | work.cells.get(path, {})
 
 
 def _finish(work: Work, options: RunOptions) -> None:
@@ -239,8 +260,7 @@ def _finish(work: Work, options: RunOptions) -> None:
         output.note(f"Done before: {sheet.path}.", style="dim")
     height, width = sheet.size
     if options.json:
-        request = sheet.request
-        said = {"path": str(sheet.path), "seed": request.seed, "prompt": request.prompt, "request": request.values()}
+        said = plans.about(sheet.path, sheet.request)
         said |= {kind: str(path) for kind, path in sheet.beside(work.store).items()}
         said |= {"height": height, "width": width, "images": len(sheet.cells)}
         output.say_json(said | {"event": "found" if sheet.found else "sheet"})
@@ -257,6 +277,15 @@ def _say_bad_lines(error: Any, bars: Bars) -> NoReturn:
     if len(error.errors) > MAX_BAD_LINES:
         output.complain("error", f"More lines are bad: only the first {MAX_BAD_LINES} are named.")
     raise typer.Exit(error.exit_code)
+
+
+def _say_stopped(why: str, left: int | None, options: RunOptions) -> None:
+    """Says how many pictures are left where --limit or --until ended the run."""
+    asked = f"--limit {options.limit}" if why == "limit" else f"--until {clock(options.until or 0)}"
+    if options.json:
+        output.say_json({"event": "stopped", "why": why, "left": left})
+    missing = "the rest of the prompts is" if left is None else "1 picture is" if left == 1 else f"{left} pictures are"
+    output.note(f"Stopped by {asked}: {missing} left. The same command again goes on.", style="yellow")
 
 
 def _end_interrupted(outcome: Outcome, work: Work, interrupts: Interrupts) -> None:
