@@ -21,6 +21,7 @@ class RunOptions:
     until            when it is to be over, in seconds since 1970
     dry_run          whether pictures are only listed, and nothing is rendered or written
     json             whether results are printed as JSON
+    progress         how it is shown: `bar`, `json` or `none`
     preview          whether pictures are drawn in the terminal as they emerge
     preview_vae      a VAE to decode these with, best a tiny one; implies `preview`
     """
@@ -39,6 +40,7 @@ class RunOptions:
     until: float | None = None
     dry_run: bool = False
     json: bool = False
+    progress: str = "bar"
     preview: bool = False
     preview_vae: str | None = None
 

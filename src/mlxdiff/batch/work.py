@@ -54,6 +54,7 @@ class Work:
     at_once     whether an interrupt ends the run at once: what is at hand is all there is
     unfinished  what has to be completed, or left to the next process
     sheet       what is made of all pictures
+    temporary   whether the pictures only lie there until they are sent elsewhere
     begun_before  whether the journal of a prompt file has this run
     cells       of a sweep whose cells are kept, what each path is in the sheet, as JSON holds it
     """
@@ -67,6 +68,7 @@ class Work:
     at_once: bool = False
     unfinished: Unfinished | None = None
     sheet: ContactSheet | None = None
+    temporary: bool = False
     begun_before: bool = False
     cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks)
@@ -74,8 +76,8 @@ class Work:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether only the sheet is the user's, and its cells lie hidden until it is drawn."""
-        return self.unfinished is not None and self.unfinished.holds_pictures
+        """Whether the pictures are not the user's yet: cells of a sheet, or one that goes to standard output."""
+        return self.temporary or (self.unfinished is not None and self.unfinished.holds_pictures)
 
     @property
     def jobs(self) -> list[Job]:

@@ -45,6 +45,7 @@ def _everywhere(command: Callable[..., None]) -> Callable[..., None]:
 
 def _be(quiet: bool, verbose: bool) -> None:
     output.verbosity.quiet, output.verbosity.verbose = quiet, verbose
+    output.verbosity.events = False
     output.show_warnings()
 
 

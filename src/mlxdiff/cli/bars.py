@@ -84,14 +84,24 @@ class Progress:
         return f"{speed:.2g} images/s" if speed >= 0.1 else f"{1 / speed:.3g} s/image"
 
     @property
-    def left(self) -> str:
-        """`0:00:34 left`, or nothing where that is not known, or near."""
+    def seconds_left(self) -> float | None:
+        """None where that is not known, 0 where it is near."""
         speed = self.speed
         if speed is None or self.wanted is None:
-            return ""
+            return None
         on_their_way = max(0.0, self._denoised - self._rendered)
-        images = self.wanted - len(self.finished) - on_their_way
-        return f"{clock_text(images / speed)} left" if images > 0 else ""
+        return max(0.0, self.wanted - len(self.finished) - on_their_way) / speed
+
+    @property
+    def left(self) -> str:
+        """`0:00:34 left`, or nothing where that is not known, or near."""
+        seconds = self.seconds_left
+        return f"{clock_text(seconds)} left" if seconds else ""
+
+    @property
+    def turn(self) -> tuple[float, int]:
+        """Another one after every denoised step."""
+        return self._before, self.step
 
     def lines(self) -> list[tuple[str, int, int | None, str, str]]:
         """(name, done, of how many, rate, time left) of each bar."""
@@ -127,12 +137,15 @@ class View(Protocol):
 
 
 class Bars:
-    """Follows a run and shows its progress; nothing where `visible` is false, as on all ranks but one."""
+    """Follows a run and shows its progress; nothing where `visible` is false, as on all ranks but one.
 
-    def __init__(self, *, visible: bool = True, preview: Preview | None = None) -> None:
+    `shown` is `bar`, `json` for an object a step, or `none`.
+    """
+
+    def __init__(self, *, visible: bool = True, preview: Preview | None = None, shown: str = "bar") -> None:
         self.progress = Progress()
         self.visible = visible
-        self._view: View = _view(self.progress, visible, preview)
+        self._view: View = _view(self.progress, visible, preview, shown)
 
     def __enter__(self) -> Bars:
         self._view.start()
@@ -177,8 +190,10 @@ class Bars:
             yield event
 
 
-def _view(progress: Progress, visible: bool, preview: Preview | None) -> View:
-    if not visible or output.verbosity.quiet:
+def _view(progress: Progress, visible: bool, preview: Preview | None, shown: str) -> View:
+    if visible and shown == "json":
+        return _Events(progress)
+    if not visible or output.verbosity.quiet or shown == "none":
         return _Silent()
     console = output.err_console()
     if console.is_terminal and not console.is_dumb_terminal:
@@ -190,6 +205,32 @@ class _Silent:
     def start(self) -> None: ...
     def update(self) -> None: ...
     def stop(self, *, erase: bool = False) -> None: ...
+
+
+class _Events:
+    """A JSON object on stderr when the model is being loaded, when it is, and after each step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._started = False
+        self._turn = progress.turn
+
+    def start(self) -> None:
+        output.event({"event": "loading"})
+
+    def update(self) -> None:
+        progress = self._progress
+        if not self._started and not progress.loading:
+            self._started = True
+            output.event({"event": "started", "images": progress.wanted})
+        if progress.turn != self._turn:
+            self._turn = progress.turn
+            said = {"event": "step", "step": progress.step, "steps": progress.steps}
+            said |= {"done": len(progress.finished), "images": progress.wanted}
+            output.event(said | {"rate": progress.speed, "left": progress.seconds_left})
+
+    def stop(self, *, erase: bool = False) -> None:
+        del erase
 
 
 class _Lines:

