@@ -71,7 +71,7 @@ def full(unet) -> dict[str, torch.Tensor]:
     return made | _norm("image_proj.proj.3", width) | _attentions(unet)
 
 
-def plus(unet, *, tokens: int = 3, inner: int = 16, heads: int = 2, depth: int = 2) -> dict[str, torch.Tensor]:
+def plus(unet, *, tokens: int = 3, inner: int = 16, heads: int = 2, depth: int = 4) -> dict[str, torch.Tensor]:
     width, made = unet.config.cross_attention_dim, {"image_proj.latents": torch.randn(1, tokens, inner)}
     made |= _linear("image_proj.proj_in", inner, HIDDEN) | _linear("image_proj.proj_out", width, inner)
     made |= _norm("image_proj.norm_out", width)

@@ -6,7 +6,7 @@ The one place that batches. Guidance (diffusion/guidance.py) asks for branches b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -61,7 +61,7 @@ class Branches:
         self._steering = steering
         self._n_calls = 0
         # By identity: the strands hold the conditionings for as long as this lives.
-        self._prepared: dict[tuple[int, ...], Any] = {}
+        self._prepared: dict[tuple[tuple[int, ...], tuple[int, ...]], Any] = {}
         # A call for fewer rows goes on with the features of its last ones, so that is what caches are kept by.
         self._caches: dict[tuple[str, range], tuple[list[tuple[str, range]], StepCache]] = {}
 
@@ -80,7 +80,9 @@ class Branches:
 
     def _call(self, group: list[_Row], latents: mx.array, sigma: float) -> mx.array:
         scaled, timestep = self._levels.scale_input(latents, sigma), self._levels.timestep(sigma)
-        output = self._backbone(self._with_channels(group, scaled), timestep, self._prepare(group), self._extra(group))
+        output = self._backbone(
+            self._with_channels(group, scaled), timestep, self._prepare(group, sigma), self._extra(group)
+        )
         return self._levels.to_denoised(output, latents, sigma)
 
     def _with_channels(self, group: list[_Row], scaled: mx.array) -> mx.array:
@@ -90,15 +92,20 @@ class Branches:
         rows = mx.concatenate([_of(channels[row.branch], row.images) for row in group])
         return mx.concatenate([scaled, rows.astype(scaled.dtype)], axis=-1)
 
-    def _prepare(self, group: list[_Row]) -> Any:
-        key = tuple(id(row.conditioning) for row in group)
+    def _prepare(self, group: list[_Row], sigma: float) -> Any:
+        pictures = self._steering.seen(sigma)
+        key = tuple(id(row.conditioning) for row in group), tuple(map(id, pictures))
         if key in self._prepared:  # what was used last goes last
             self._prepared[key] = self._prepared.pop(key)
         else:
             if len(self._prepared) == MAX_PREPARED:
                 del self._prepared[next(iter(self._prepared))]
+            conditioning = concatenate([row.conditioning for row in group])
+            if pictures:
+                rows = [(row.branch, len(row.images)) for row in group]
+                conditioning = replace(conditioning, pictures=tuple(each.prompt(rows) for each in pictures))
             self._prepared[key] = self._backbone.prepare(
-                concatenate([row.conditioning for row in group]),
+                conditioning,
                 self._levels.timesteps,
                 guidance_scale=self._guidance_scale,
             )

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from . import backend, memory
 from .families import Checkpoint, Family, base
@@ -130,7 +129,7 @@ class Networks:
         with self._turn:
             held = self._held.get(name)
             if held is None or not (held.evaluated or held.thread == threading.get_ident()):
-                with _callers_randomness():
+                with callers_randomness():
                     network, modules = _PARTS[name](self)
                 held = self._held[name] = Held(network, _weights(modules), threading.get_ident())
             return held
@@ -157,7 +156,7 @@ _PARTS: dict[str, Callable[[Networks], tuple[Any, Iterable[nn.Module]]]] = {
 
 
 @contextmanager
-def _callers_randomness() -> Iterator[None]:
+def callers_randomness() -> Iterator[None]:
     """Leaves `mx.random` as it was: layers draw weights that are never used as they are made.
 
     The draws would also stay in memory, since each key depends on the one before and nothing evaluates them.
@@ -186,8 +185,7 @@ def evaluate(arrays: Iterable[mx.array]) -> None:
 
 
 def _weights(networks: Iterable[nn.Module]) -> list[mx.array]:
-    flat: list[dict[str, mx.array]] = [dict(tree_flatten(network.parameters())) for network in networks]
-    return [array for arrays in flat for array in arrays.values()]
+    return memory.arrays_of(*networks)
 
 
 def dtype_of(wanted: mx.Dtype | str | None) -> mx.Dtype:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 IN_MEMORY = "memory:"
 MAX_PIXELS = 2**28
+BETWEEN = "|"  # pictures in one text: no Windows path and hardly any other has one
+MAX_PICTURES = 100  # of one part of a request
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,33 @@ class PictureSource(Text):
 
     def describe(self) -> dict[str, Any]:
         return {"type": "picture"}
+
+
+@dataclass(frozen=True)
+class PictureSources(PictureSource):
+    """Several pictures: a list of them, or paths with | between them in one text. The value is always a tuple."""
+
+    def check(self, name: str, value: Any) -> tuple[str | Pixels, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(BETWEEN)]
+        if not isinstance(value, list | tuple):
+            value = [value]
+        if not 0 < len(value) <= MAX_PICTURES:
+            raise RequestError(f"{name} is {len(value)} pictures.", f"Give 1 to {MAX_PICTURES}.")
+        return tuple(super(PictureSources, self).check(name, one) for one in value)
+
+    def parse(self, name: str, text: str) -> tuple[str | Pixels, ...]:
+        return self.check(name, text)
+
+    def to_json(self, value: tuple[str | Pixels, ...]) -> Any:
+        texts = [str(one) for one in value]
+        return texts[0] if len(texts) == 1 and BETWEEN not in texts[0] else texts
+
+    def show(self, value: tuple[str | Pixels, ...]) -> str:
+        return BETWEEN.join(map(str, value))
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "pictures"}
 
 
 def _array_of(name: str, value: Any) -> np.ndarray | None:

@@ -32,8 +32,10 @@ from .guiding import guidance_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
+from .picture_prompts import PicturePrompts  # noqa: E402
 from .randomness import Randomness  # noqa: E402
 from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
+from .steering import Steering  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ class StableDiffusion:
         self._turn = Turn()
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
+        self._pictures = PicturePrompts(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -121,6 +124,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
+        self._pictures = PicturePrompts(self.networks)
 
     @property
     def keeps_encoders(self) -> bool:
@@ -189,7 +193,9 @@ class StableDiffusion:
             memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
             levels = resolved.noise_levels
             encoded = self._prompts.of([resolved])[0]
-            randomness = Randomness(resolved, self._shape(resolved))
+            shape = self._shape(resolved)
+            pictures = self._pictures.of(resolved, shape[:2])
+            randomness = Randomness(resolved, shape)
             start = self._start(resolved, randomness, latents)
             predict = Branches(
                 self.networks.backbone,
@@ -198,6 +204,7 @@ class StableDiffusion:
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
+                steering=Steering(pictures=pictures),
             )
             row = find_sampler(resolved.sampler)
             always = (guidance.NEGATIVE,) if row.unconditional else ()
@@ -211,8 +218,12 @@ class StableDiffusion:
             owner.check()
 
     def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
-        """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then."""
+        """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then.
+
+        The pictures that are prompts are looked at too.
+        """
         with self._turn:
+            self._pictures.see(requests)
             return self._prompts.of(requests)
 
     def encode_prompt(self, prompt: str | Sequence[str], **settings: Unpack[Settings]) -> Conditioning:

@@ -31,6 +31,7 @@ from .declarations import (
     shown,
 )
 from .errors import RequestError
+from .ip_adapter_setting import IPAdapterSetting
 from .pictures import PictureSource
 
 if TYPE_CHECKING:
@@ -239,6 +240,12 @@ class Request:
         group="From a picture",
         unset="0.8 with --image",
         a1111="Denoising strength",
+    )
+    ip_adapter: tuple[IPAdapterSetting, ...] | None = setting(
+        Structured(IPAdapterSetting),
+        "Picture as a prompt, through an IP-Adapter's file; repeatable.",
+        group="Adapters",
+        unset="none",
     )
     compat: str | None = setting(
         Choice(COMPAT),
@@ -551,6 +558,7 @@ if TYPE_CHECKING:
         width: int | None
         image: Any
         strength: float | None
+        ip_adapter: list[Any] | tuple[Any, ...] | str | None
         compat: str | None
         rng: str | None
         variation_seed: int | None

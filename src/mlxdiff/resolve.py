@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from . import backend, hub, images, presets
+from . import backend, hub, images, ip_adapters, presets
 from .catalogue import SCHEDULES
 from .declarations import PartReference, Structured
 from .diffusion import guidance
@@ -82,6 +82,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     guidance.interval_of(levels.sigmas, *request.guidance_interval)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
+    for adapter in request.ip_adapter or ():
+        ip_adapters.find(adapter, checkpoint.backbone)
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     return Resolved(**values, noise_levels=levels)
@@ -166,10 +168,9 @@ def _named_files(values: Any) -> Iterator[tuple[str, str]]:
         if isinstance(kind, Structured):
             for one in value:
                 yield from _named_files(one)
-        elif isinstance(value, Pixels):
-            yield str(value), value.sha256
         elif isinstance(kind, PictureSource):
-            yield value, content_hash(Path(in_file(value)))
+            for one in value if isinstance(value, tuple) else (value,):
+                yield str(one), one.sha256 if isinstance(one, Pixels) else content_hash(Path(in_file(one)))
         elif isinstance(kind, PartReference):
             yield value, content_hash(hub.find_part(value, kind.part))
 

@@ -13,6 +13,7 @@ KINDS = {
     "lora": "LoRA",
     "control": "ControlNet",
     "ip_adapter": "IP-Adapter",
+    "image_encoder": "image encoder",
     "upscaler": "upscaler",
 }
 """The kinds of parts, and what people call them."""

@@ -126,9 +126,7 @@ class _Embeddings(nn.Module):
         super().__init__()
         self.config = config
         self.class_embedding = mx.zeros(config.hidden_size)
-        self.patch_embedding = nn.Conv2d(
-            3, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
-        )
+        self.patch_embedding = nn.Conv2d(3, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(config.patches + 1, config.hidden_size)
 
     def __call__(self, pixels: mx.array) -> mx.array:

@@ -148,3 +148,31 @@ def _mlp(config: IPAdapterConfig) -> list[nn.Module]:
         nn.Identity(),
         Linear(config.mlp, config.inner, bias=False),
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """An adapter as a run uses it: conditioning.Attend.
+
+    scales  one a cross-attention; where it is 0, nothing is attended to
+    masks   one a picture, each (1, cells, 1) for each cross-attention; None where pictures count everywhere, and then
+            all pictures share one attention
+    """
+
+    adapter: IPAdapter
+    scales: tuple[float, ...]
+    masks: tuple[tuple[mx.array, ...], ...] | None = None
+
+    def __call__(self, tokens: mx.array) -> list[list[tuple[mx.array, ...]]]:
+        """Keys, values and masks for each cross-attention, of tokens (B, P, T, D)."""
+        if self.masks is None:
+            sources = [(tokens.reshape(tokens.shape[0], -1, tokens.shape[-1]), None)]
+        else:
+            sources = [(tokens[:, i], masks) for i, masks in enumerate(self.masks)]
+        found: list[list[tuple[mx.array, ...]]] = [[] for _ in self.scales]
+        for source, masks in sources:
+            for i, (keys, values) in enumerate(self.adapter.keys_values(source)):
+                if self.scales[i] != 0:
+                    # Attention is linear in the values: so scaled once, and not in every call.
+                    found[i].append((keys, values * self.scales[i], *([] if masks is None else [masks[i]])))
+        return found

@@ -6,7 +6,7 @@ know where a picture ends. Attribute names are diffusers'.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -24,8 +24,9 @@ _GROUP_NORM_EPS = 1e-6
 Match = Callable[[mx.array], token_merging.Merging | None]
 """Which of the tokens (B, T, width) stand for others in attention among themselves."""
 
-KeysValues = tuple[mx.array, mx.array]
-"""Keys and values of one attention, (B, S, width) each."""
+KeysValues = tuple[mx.array, ...]
+"""Keys and values of one attention, (B, S, width) each; those of a picture with a mask have (1, T, 1) behind them, by
+which the output for each of T tokens is multiplied."""
 
 
 class _Attention(nn.Module):
@@ -51,9 +52,14 @@ class CrossAttention(_Attention):
         """The keys and values of a source (B, S, source_width)."""
         return self.to_k(source), self.to_v(source)
 
-    def __call__(self, x: mx.array, keys_values: KeysValues) -> mx.array:
-        q = self.to_q(x).reshape(keys_values[0].shape[0], -1, x.shape[-1])
-        out = attention(q, *keys_values, heads=self.heads, upcast=self.upcast)
+    def __call__(self, x: mx.array, keys_values: KeysValues, pictures: Sequence[KeysValues] = ()) -> mx.array:
+        """`pictures` are attended to beside the source, each for itself, and added (Ye et al. 2023, IP-Adapter)."""
+        keys, values = keys_values
+        q = self.to_q(x).reshape(keys.shape[0], -1, x.shape[-1])
+        out = attention(q, keys, values, heads=self.heads, upcast=self.upcast)
+        for keys, values, *mask in pictures:
+            seen = attention(q, keys, values, heads=self.heads, upcast=self.upcast)
+            out = out + (seen * mask[0] if mask else seen)
         return self.to_out[0].product(out.reshape(x.shape))
 
 
@@ -135,6 +141,7 @@ class BasicTransformerBlock(nn.Module):
         return [a.keys_values(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
 
     def __call__(self, x: mx.array, batch: int, keys_values: list[KeysValues], match: Match | None = None) -> mx.array:
+        """x (B * T, width); `keys_values` are this block's own, and behind them those of pictures."""
         merging = None if match is None else match(x.reshape(batch, -1, x.shape[-1]))
         h = self.norm1(x)
         y = (
@@ -143,7 +150,8 @@ class BasicTransformerBlock(nn.Module):
             else self._attend_merged(h, batch, keys_values, merging)
         )
         x, h = self.norm2.add(x, y, self.attn1.to_out[0].bias)
-        x, h = self.norm3.add(x, self.attn2(h, keys_values[-1]), self.attn2.to_out[0].bias)
+        own = 2 if isinstance(self.attn1, CrossAttention) else 1
+        x, h = self.norm3.add(x, self.attn2(h, keys_values[own - 1], keys_values[own:]), self.attn2.to_out[0].bias)
         return add_biased(x, self.ff(h), self.ff.net[2].bias)
 
     def _attend(self, h: mx.array, batch: int, keys_values: list[KeysValues]) -> mx.array:

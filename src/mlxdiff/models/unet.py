@@ -18,7 +18,7 @@ from ..errors import CheckpointError, RequestError
 from ..kernels.activations import silu
 from .backbone import NO_RESIDUALS, Residuals
 from .layers import Conv2d, GroupNormSiLU, ResnetBlock2D, TimestepEmbedding, timestep_embedding
-from .transformer import SelfAttention, Transformer2DModel
+from .transformer import KeysValues, SelfAttention, Transformer2DModel
 from .unet_blocks import Attend, DownBlock, LevelKeysValues, MidBlock, UpBlock
 from .unet_config import UNetConfig
 
@@ -172,8 +172,10 @@ class UNet2DConditionModel(nn.Module):
         """Tokens merge on one level alone: there they are most, and most alike."""
         return merging if level == self.config.finest_attention else 0.0
 
-    def keys_values(self, context: mx.array) -> list[LevelKeysValues]:
+    def keys_values(self, context: mx.array, pictures: Sequence[Sequence[KeysValues]] = ()) -> list[LevelKeysValues]:
         """Keys and values of the context (B, S, cross_attention_dim) for each level, in the order of the levels.
+
+        pictures  those of pictures for each attention to the prompt, in the order of models/unet_attentions.py
 
         Raises CheckpointError where the width does not fit.
         """
@@ -181,7 +183,18 @@ class UNet2DConditionModel(nn.Module):
         if width not in self.config.cross_attention_dim:
             raise _unfit(f"a context of width {self.config.cross_attention_dim[-1]}", f"{width}")
         context = context.astype(self.dtype)
-        return [level.keys_values(context) for level in self._levels()]
+        levels = [level.keys_values(context) for level in self._levels()]
+        if pictures:
+            for block, added in zip(self._in_diffusers_order(levels), pictures, strict=True):
+                block.extend(tuple(array.astype(self.dtype) for array in each) for each in added)
+        return levels
+
+    def _in_diffusers_order(self, levels: list[LevelKeysValues]) -> list[list[KeysValues]]:
+        """What stands for each transformer block: the way down, the way up, the bottom."""
+        down = len(self.down_blocks)
+        up = len(levels) - len(self.up_blocks)
+        ordered = [*levels[:down], *levels[up:], *levels[down:up]]
+        return [block for level in ordered for transformer in level for block in transformer]
 
     def time_shifts(
         self,

@@ -16,6 +16,7 @@ from ..errors import UnsupportedError
 from ..weight_changes import Delta, Live
 from .backbone import Extra, Residuals
 from .layers import timestep_embedding
+from .transformer import KeysValues
 from .unet import UNet2DConditionModel
 from .unet_blocks import LevelKeysValues
 from .unet_config import UNetConfig
@@ -85,7 +86,7 @@ class PreparedUNet:
             "timestep_cond": embedded_guidance,
         }
         self.calls = calls
-        self.keys_values: list[LevelKeysValues] = unet.keys_values(conditioning.context)
+        self.keys_values: list[LevelKeysValues] = unet.keys_values(conditioning.context, _of_pictures(conditioning))
         self._network = unet
         self._added = {name: array for name, array in added.items() if array is not None}
         # Rows of what a timestep adds: one serves all images, unless each image has something of its own to add.
@@ -187,6 +188,12 @@ class UNetBackbone:
         mid = None if residuals.mid is None else residuals.mid.astype(self.dtype)
         down, adapter = ([x.astype(self.dtype) for x in part] for part in (residuals.down, residuals.adapter))
         return Residuals(down, mid, adapter)
+
+
+def _of_pictures(conditioning: Conditioning) -> list[list[KeysValues]]:
+    """For each attention to the prompt, the keys and values of all that pictures add there."""
+    found = [prompt.attend(prompt.tokens) for prompt in conditioning.pictures]
+    return [[each for prompt in prompts for each in prompt] for prompts in zip(*found, strict=True)]
 
 
 def _leaves(module: nn.Module) -> list[mx.array]:

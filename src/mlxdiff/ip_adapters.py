@@ -1,0 +1,142 @@
+"""Which IP-Adapters a request asks for, with their image encoders: found on this disk and checked, no weight read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import hub
+from .checkpoint.detect import read_json
+from .checkpoint.ip_adapter import read_config
+from .errors import ModelNotFoundError, RequestError
+from .ip_adapter_setting import IPAdapterSetting, covers
+from .models.backbone import BackboneConfig
+from .models.clip_vision import CLIPVisionConfig
+from .models.ip_adapter import PLAIN, IPAdapterConfig
+from .models.unet_attentions import Place, places
+from .models.unet_config import UNetConfig
+
+ENCODER = "image_encoder"
+# In h94/IP-Adapter an adapter for SDXL may take the encoder of those for SD 1.5.
+_BESIDE = (ENCODER, f"../{ENCODER}", f"../models/{ENCODER}", f"../sdxl_models/{ENCODER}")
+_FAMILIES = {(16, 768): "Stable Diffusion 1.x", (16, 1024): "Stable Diffusion 2.x", (70, 2048): "SDXL"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """An adapter that a request asks for: its file, and the image encoder that reads its pictures."""
+
+    setting: IPAdapterSetting
+    path: Path
+    config: IPAdapterConfig
+    encoder: Path
+    vision: CLIPVisionConfig
+
+
+def find(setting: IPAdapterSetting, backbone: BackboneConfig) -> Found:
+    """The files of an adapter for a backbone.
+
+    Raises RequestError where it was made for another family, ModelNotFoundError where there is no image encoder of its
+    width, CheckpointError and UnsupportedError for files that are none.
+    """
+    path = hub.find_part(setting.ref, "ip_adapter")
+    if path.is_dir():
+        raise RequestError(
+            f"{setting.ref} is a folder.", "Name one adapter in it, such as models/ip-adapter_sd15.safetensors."
+        )
+    config = read_config(path)
+    if not isinstance(backbone, UNetConfig):
+        raise RequestError("IP-Adapters are for UNets, and this model has none.", "Leave ip_adapter out.")
+    attentions = places(backbone)
+    _check_family(path, config, attentions)
+    _check_scale(setting, attentions)
+    encoder, vision = _encoder(setting, path, config)
+    return Found(setting, path, config, encoder, vision)
+
+
+def _check_family(path: Path, config: IPAdapterConfig, attentions: list[Place]) -> None:
+    widths = {place.source_width for place in attentions}
+    if config.layers == tuple(place.width for place in attentions) and widths <= {config.width}:
+        return
+    own = _FAMILIES.get((len(config.layers), config.width), "another kind of model")
+    raise RequestError(
+        f"{path} is an IP-Adapter for {own}: it attends {len(config.layers)} times to tokens of {config.width} numbers,"
+        f" this model's UNet {len(attentions)} times to {' and '.join(map(str, sorted(widths))) or 'none'}.",
+        "Use one that was made for this model's family.",
+    )
+
+
+def _check_scale(setting: IPAdapterSetting, attentions: list[Place]) -> None:
+    if not isinstance(setting.scale, tuple):
+        return
+    for place, _ in setting.scale:
+        if not any(covers(place, attention.path) for attention in attentions):
+            there = sorted({".".join(_short(attention.path)) for attention in attentions})
+            raise RequestError(
+                f"The ip_adapter's scale names {place}, where this UNet attends to no prompt.",
+                f"It does at {', '.join(there)}.",
+            )
+
+
+def _short(path: str) -> list[str]:
+    """`up_blocks.0.attentions.1.transformer_blocks.0.attn2` as a place: up, 0, 1."""
+    block, number, _, attention, *_ = path.split(".")
+    return ["mid"] if block == "mid_block" else [block.removesuffix("_blocks"), number, attention]
+
+
+def _encoder(setting: IPAdapterSetting, path: Path, config: IPAdapterConfig) -> tuple[Path, CLIPVisionConfig]:
+    """The folder of the image encoder that gives what the adapter reads: the one asked for, or one beside the file."""
+    if setting.encoder is not None:
+        folder = hub.find_part(setting.encoder, "image_encoder")
+        vision = _read_vision(folder)
+        if vision is None:
+            raise ModelNotFoundError(
+                f"{setting.encoder} is no folder of an image encoder: it has no config.json.",
+                "Give one such as models/image_encoder of h94/IP-Adapter.",
+            )
+        if _width(vision, config) != config.image_width:
+            raise RequestError(
+                f"The image encoder in {setting.encoder} gives {_width(vision, config)} numbers, and {path} reads"
+                f" {config.image_width}.",
+                _which(config),
+            )
+        return folder, vision
+    seen = list(_beside(path))
+    for folder, vision in seen:
+        if _width(vision, config) == config.image_width:
+            return folder, vision
+    widths = " and ".join(str(_width(vision, config)) for _, vision in seen)
+    problem = "there is none beside it" if not seen else f"the one beside it gives {widths}"
+    raise ModelNotFoundError(
+        f"{path} needs an image encoder that gives {config.image_width} numbers, and {problem}.",
+        f"Put its folder beside the file, as {ENCODER}, or name it with encoder=FOLDER. {_which(config)}",
+    )
+
+
+def _beside(path: Path) -> Iterator[tuple[Path, CLIPVisionConfig]]:
+    for name in _BESIDE:
+        folder = path.parent / name
+        vision = _read_vision(folder)
+        if vision is not None:
+            yield folder, vision
+
+
+def _read_vision(folder: Path) -> CLIPVisionConfig | None:
+    """The config of an image encoder's folder; None where there is none."""
+    file = folder / "config.json"
+    return CLIPVisionConfig.from_dict(read_json(file)) if file.is_file() else None
+
+
+def _width(vision: CLIPVisionConfig, config: IPAdapterConfig) -> int:
+    """How many numbers an encoder gives an adapter of that kind: of the picture, or of each patch."""
+    return vision.projection_dim if config.kind == PLAIN else vision.hidden_size
+
+
+def _which(config: IPAdapterConfig) -> str:
+    known = {1024: "models", 1280: "sdxl_models"} if config.kind == PLAIN else {1280: "models", 1664: "sdxl_models"}
+    folder = known.get(config.image_width)
+    if folder is None:
+        return "Get the encoder that the adapter was trained with."
+    name = "H" if folder == "models" else "bigG"
+    return f"Get CLIP's image encoder {name}: https://huggingface.co/h94/IP-Adapter/tree/main/{folder}/{ENCODER}"

@@ -1,0 +1,104 @@
+"""Pictures as prompts: whole pictures beside diffusers' own, from the same tiny random adapters."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tiny
+import tiny_ip_adapters
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.image_processor import IPAdapterMaskProcessor
+from PIL import Image
+from skimage import data
+
+from mlxdiff import StableDiffusion
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+SIZE = {"height": 32, "width": 48}
+SETTINGS = {"guidance_scale": 5.0, "negative_prompt": "flat", **SIZE}
+PROMPT = "a red apple"
+KINDS = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+
+
+def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Decibels for pictures in [0, 1]."""
+    error = np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2)
+    return float("inf") if error == 0 else -10 * np.log10(error)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """By family: the model's folder, its adapters' folder, and mlxdiff's and diffusers' pipelines of it."""
+    made = {}
+
+    def model(name: str):
+        if name not in made:
+            folder = tiny.write(tiny.PIPELINES[name], tmp_path_factory.mktemp(name))
+            pipe = KINDS[name].from_pretrained(folder)
+            pipe.set_progress_bar_config(disable=True)
+            adapters = tiny_ip_adapters.write(pipe.unet, tmp_path_factory.mktemp(f"{name}-adapters"))
+            made[name] = folder, adapters, StableDiffusion(str(folder), dtype="fp32"), pipe
+        return made[name]
+
+    return model
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    found = {}
+    for name, picture in (("astronaut", data.astronaut()), ("cat", data.chelsea()), ("rocket", data.rocket())):
+        Image.fromarray(picture).save(folder / f"{name}.png")
+        found[name] = folder / f"{name}.png"
+    for name, columns in (("left", slice(0, 90)), ("right", slice(70, 200))):
+        mask = np.zeros((100, 200), np.uint8)
+        mask[10:, columns] = 255
+        Image.fromarray(mask).save(folder / f"{name}.png")
+        found[name] = folder / f"{name}.png"
+    return found
+
+
+def ours(sd: StableDiffusion, **settings) -> np.ndarray:
+    latents = None
+    for latents in sd.generate_latents(PROMPT, steps=4, seed=3, **SETTINGS | settings):
+        mx.eval(latents)
+    return np.array(sd.decode(latents))
+
+
+def theirs(model, kinds, pictures, scale=1.0, **settings) -> np.ndarray:
+    """diffusers' picture with adapters of these kinds; `pictures` and `scale` as its pipeline wants them."""
+    _, adapters, _, pipe = model
+    pipe.load_ip_adapter(str(adapters), subfolder="", weight_name=[f"{kind}.safetensors" for kind in kinds])
+    pipe.set_ip_adapter_scale(scale)
+    generator = torch.Generator("cpu").manual_seed(3)
+    try:
+        return pipe(
+            PROMPT,
+            ip_adapter_image=pictures,
+            num_inference_steps=4,
+            generator=generator,
+            output_type="np",
+            **SETTINGS | settings,
+        ).images
+    finally:
+        pipe.unload_ip_adapter()
+
+
+def opened(photos, *names):
+    return [Image.open(photos[name]).convert("RGB") for name in names]
+
+
+@pytest.mark.parametrize("kind", list(tiny_ip_adapters.KINDS))
+@pytest.mark.parametrize("name", list(KINDS))
+def test_a_picture_as_a_prompt(models, photos, name, kind):
+    model = models(name)
+    expected = theirs(model, [kind], opened(photos, "cat"), 0.7)
+    found = ours(model[2], ip_adapter=f"{model[1]}/{kind}.safetensors={photos['cat']},scale=0.7")
+    without = ours(model[2])
+    assert psnr(found, without) < 30, "an adapter that changes nothing would prove nothing"
+    assert psnr(found, expected) > 100
