@@ -102,3 +102,99 @@ def test_a_picture_as_a_prompt(models, photos, name, kind):
     without = ours(model[2])
     assert psnr(found, without) < 30, "an adapter that changes nothing would prove nothing"
     assert psnr(found, expected) > 100
+
+
+def test_several_pictures_share_an_adapter(models, photos):
+    model = models("sd15")
+    names = ("cat", "astronaut")
+    expected = theirs(model, ["plus"], [opened(photos, *names)], 0.6)
+    pictures = "|".join(str(photos[name]) for name in names)
+    found = ours(model[2], ip_adapter=f"{model[1]}/plus.safetensors={pictures},scale=0.6")
+    assert psnr(found, expected) > 100
+
+
+def test_several_adapters_at_once(models, photos):
+    model = models("sdxl")
+    expected = theirs(
+        model, ["plain", "plus"], [*opened(photos, "cat"), opened(photos, "astronaut", "rocket")], [0.6, 0.4]
+    )
+    asked = [
+        {"ref": model[1] / "plain.safetensors", "image": photos["cat"], "scale": 0.6},
+        {"ref": model[1] / "plus.safetensors", "image": opened(photos, "astronaut", "rocket"), "scale": 0.4},
+    ]
+    assert psnr(ours(model[2], ip_adapter=asked), expected) > 100
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_masks_say_where_pictures_count(models, photos, name):
+    model, names = models(name), ("cat", "astronaut")
+    processor = IPAdapterMaskProcessor()
+    masks = processor.preprocess([Image.open(photos[mask]) for mask in ("left", "right")], **SIZE)
+    masks = [masks.reshape(1, 2, *masks.shape[2:])]
+    expected = theirs(
+        model,
+        ["plain"],
+        [opened(photos, *names)],
+        [[0.8, 0.5]],
+        cross_attention_kwargs={"ip_adapter_masks": masks},
+    )
+    # One scale for each picture is what the same adapter twice gives.
+    asked = [
+        f"{model[1]}/plain.safetensors={photos[picture]},mask={photos[mask]},scale={scale}"
+        for picture, mask, scale in (("cat", "left", 0.8), ("astronaut", "right", 0.5))
+    ]
+    found = ours(model[2], ip_adapter=asked)
+    assert psnr(found, expected) > 100
+    everywhere = ours(
+        model[2], ip_adapter=[text.replace(",mask", ",scale=0.1,mask").partition(",")[0] for text in asked]
+    )
+    assert psnr(found, everywhere) < 30
+
+
+def test_masks_of_pictures_that_share_an_adapter(models, photos):
+    model = models("sd15")
+    masks = IPAdapterMaskProcessor().preprocess([Image.open(photos[mask]) for mask in ("left", "right")], **SIZE)
+    expected = theirs(
+        model,
+        ["plus"],
+        [opened(photos, "cat", "astronaut")],
+        0.7,
+        cross_attention_kwargs={"ip_adapter_masks": [masks.reshape(1, 2, *masks.shape[2:])]},
+    )
+    asked = {
+        "ref": model[1] / "plus.safetensors",
+        "image": [photos["cat"], photos["astronaut"]],
+        "mask": [photos["left"], photos["right"]],
+        "scale": 0.7,
+    }
+    assert psnr(ours(model[2], ip_adapter=[asked]), expected) > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "text"),
+    [
+        ("sd15", {"down": {"block_0": [0.9]}, "up": 0.4}, "down.0.0:0.9+up:0.4"),
+        ("sdxl", {"up": {"block_0": [0.0, 1.0]}}, "up.0.1:1"),
+        ("sdxl", {"mid": 0.3, "down": 0.8}, "mid:0.3+down:0.8"),
+    ],
+)
+def test_a_scale_for_each_block(models, photos, name, scale, text):
+    model = models(name)
+    expected = theirs(model, ["plain"], opened(photos, "cat"), scale)
+    where = f"{model[1]}/plain.safetensors"
+    found = ours(model[2], ip_adapter=f"{where}={photos['cat']},scale={text}")
+    assert psnr(found, expected) > 100
+    as_diffusers = ours(model[2], ip_adapter={"ref": where, "image": photos["cat"], "scale": scale})
+    assert np.array_equal(as_diffusers, found)
+
+
+def test_it_may_begin_late_and_end_early(models, photos):
+    model = models("sdxl")
+
+    def switch(pipe, step, _timestep, tensors):
+        pipe.set_ip_adapter_scale(0.9 if step == 0 else 0.0)
+        return tensors
+
+    expected = theirs(model, ["plain"], opened(photos, "cat"), 0.0, callback_on_step_end=switch)
+    found = ours(model[2], ip_adapter=f"{model[1]}/plain.safetensors={photos['cat']},scale=0.9,start=0.25,end=0.5")
+    assert psnr(found, expected) > 100

@@ -71,7 +71,7 @@ def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
         return parts[0]
     joined = [_joined([getattr(part, name) for part in parts], name) for name in ("context", "pooled", "time_ids")]
     assert joined[0] is not None
-    return Conditioning(joined[0], *joined[1:])
+    return Conditioning(joined[0], joined[1], joined[2])
 
 
 def _joined(arrays: list[mx.array | None], name: str) -> mx.array | None:

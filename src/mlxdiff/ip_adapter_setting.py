@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from .declarations import Number, PartReference, Text, setting, shown
+from .declarations import Number, PartReference, setting, shown
 from .errors import RequestError
 from .pictures import PictureSources
 
@@ -21,12 +21,15 @@ _FORMS = "Give one number, or places with numbers such as up.0.1:1+down.2:0.5."
 
 
 @dataclass(frozen=True)
-class Scale(Text):
+class Scale:
     """One number, or one for each of some of the UNet's blocks: `up.0.1:1+down.2:0.5`.
 
     In JSON and Python also an object, as mlxdiff writes it ({"up.0.1": 1}) or as diffusers' set_ip_adapter_scale takes
     it ({"up": {"block_0": [0, 1, 0]}}).
     """
+
+    type = str
+    many = False
 
     def check(self, name: str, value: Any) -> float | BlockScales:
         if isinstance(value, str):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import hub
 from .checkpoint.detect import read_json
-from .checkpoint.ip_adapter import read_config
+from .checkpoint.header import read_header
+from .diffusion import guidance
 from .errors import ModelNotFoundError, RequestError
+from .ip_adapter_files import is_ip_adapter, read_config
 from .ip_adapter_setting import IPAdapterSetting, covers
 from .models.backbone import BackboneConfig
 from .models.clip_vision import CLIPVisionConfig
@@ -34,6 +37,22 @@ class Found:
     vision: CLIPVisionConfig
 
 
+def describe(path: Path) -> dict[str, Any] | None:
+    """What an IP-Adapter's file is, for people; None for another file. Raises as ip_adapter_files.read_config."""
+    if not is_ip_adapter(read_header(path)):
+        return None
+    config = read_config(path)
+    return {
+        "file": str(path),
+        "kind": f"IP-Adapter, {config.kind}",
+        "family": _FAMILIES.get((len(config.layers), config.width)),
+        "cross-attentions": len(config.layers),
+        "tokens of a picture": "one a patch" if config.tokens is None else config.tokens,
+        "token width": config.width,
+        "image encoder": f"gives {config.image_width} numbers {'a picture' if config.kind == PLAIN else 'a patch'}",
+    }
+
+
 def find(setting: IPAdapterSetting, backbone: BackboneConfig) -> Found:
     """The files of an adapter for a backbone.
 
@@ -53,6 +72,19 @@ def find(setting: IPAdapterSetting, backbone: BackboneConfig) -> Found:
     _check_scale(setting, attentions)
     encoder, vision = _encoder(setting, path, config)
     return Found(setting, path, config, encoder, vision)
+
+
+def levels_of(setting: IPAdapterSetting, sigmas: Sequence[float]) -> tuple[float, float]:
+    """The noise levels low < sigma <= high at which an adapter takes part, of a run with these. Raises RequestError."""
+    start, end = setting.interval
+    try:
+        return guidance.interval_of(sigmas, start, end)
+    except RequestError:
+        raise RequestError(
+            f"None of {len(sigmas) - 1} steps begins between {start:g} and {end:g} of the run, where the ip_adapter is"
+            " to take part.",
+            "Let it start earlier or end later.",
+        ) from None
 
 
 def _check_family(path: Path, config: IPAdapterConfig, attentions: list[Place]) -> None:

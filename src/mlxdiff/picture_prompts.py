@@ -12,13 +12,11 @@ import mlx.core as mx
 import numpy as np
 
 from . import memory
-from .checkpoint.ip_adapter import load_ip_adapter
 from .checkpoint.load import load_component
 from .clip_pixels import clip_pixels
-from .diffusion import guidance
-from .errors import RequestError
 from .hashing import content_hash
-from .ip_adapters import Found, find
+from .ip_adapter_files import load_ip_adapter
+from .ip_adapters import Found, find, levels_of
 from .models.clip_vision import CLIPVisionModel, CLIPVisionOutput
 from .models.ip_adapter import PLAIN, Attached, IPAdapter
 from .models.unet_attentions import places, sizes
@@ -72,7 +70,7 @@ class PicturePrompts:
         scales = tuple(found.setting.scale_at(place.path) for place in places(backbone))
         attend = Attached(adapter, scales, _masks(found, request, cells, backbone))
         mx.eval(positive, negative)
-        return SeenPictures(positive, negative, attend, *_interval(found, request))
+        return SeenPictures(positive, negative, attend, *levels_of(found.setting, request.noise_levels.sigmas))
 
     def _see(self, found: Found) -> tuple[list[mx.array], mx.array]:
         """What the adapter reads of each picture, (1, W) or (1, patches + 1, W), and of no picture."""
@@ -124,18 +122,6 @@ class PicturePrompts:
             self._encoders.clear()
             self._adapters = {key: adapter for key, adapter in self._adapters.items() if key in (needed or ())}
             mx.clear_cache()
-
-
-def _interval(found: Found, request: Resolved) -> tuple[float, float]:
-    start, end = found.setting.interval
-    try:
-        return guidance.interval_of(request.noise_levels.sigmas, start, end)
-    except RequestError:
-        steps = request.n_steps
-        raise RequestError(
-            f"None of {steps} steps begins between {start:g} and {end:g} of the run, where the ip_adapter is to work.",
-            "Start it earlier or end it later.",
-        ) from None
 
 
 def _masks(

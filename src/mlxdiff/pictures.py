@@ -77,8 +77,11 @@ class PictureSource(Text):
 
 
 @dataclass(frozen=True)
-class PictureSources(PictureSource):
+class PictureSources:
     """Several pictures: a list of them, or paths with | between them in one text. The value is always a tuple."""
+
+    type = str
+    many = False
 
     def check(self, name: str, value: Any) -> tuple[str | Pixels, ...]:
         if isinstance(value, str):
@@ -87,7 +90,7 @@ class PictureSources(PictureSource):
             value = [value]
         if not 0 < len(value) <= MAX_PICTURES:
             raise RequestError(f"{name} is {len(value)} pictures.", f"Give 1 to {MAX_PICTURES}.")
-        return tuple(super(PictureSources, self).check(name, one) for one in value)
+        return tuple(PictureSource().check(name, one) for one in value)
 
     def parse(self, name: str, text: str) -> tuple[str | Pixels, ...]:
         return self.check(name, text)

@@ -24,7 +24,7 @@ from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
 from .hashing import content_hash
-from .pictures import PictureSource, Pixels, in_file
+from .pictures import PictureSource, PictureSources, Pixels, in_file
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
 
 SEEDS = 2**32
@@ -84,6 +84,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
     for adapter in request.ip_adapter or ():
         ip_adapters.find(adapter, checkpoint.backbone)
+        ip_adapters.levels_of(adapter, levels.sigmas)
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     return Resolved(**values, noise_levels=levels)
@@ -168,7 +169,7 @@ def _named_files(values: Any) -> Iterator[tuple[str, str]]:
         if isinstance(kind, Structured):
             for one in value:
                 yield from _named_files(one)
-        elif isinstance(kind, PictureSource):
+        elif isinstance(kind, PictureSource | PictureSources):
             for one in value if isinstance(value, tuple) else (value,):
                 yield str(one), one.sha256 if isinstance(one, Pixels) else content_hash(Path(in_file(one)))
         elif isinstance(kind, PartReference):

@@ -190,7 +190,11 @@ def about_file(path: Path) -> dict[str, Any]:
         return about_picture(path)
     from ..latents import holds_latents
 
-    return about_latents(path) if holds_latents(path) else about_model(str(path))
+    if holds_latents(path):
+        return about_latents(path)
+    from ..ip_adapters import describe
+
+    return describe(path) or about_model(str(path))
 
 
 def about_text(path: Path) -> dict[str, Any]:
