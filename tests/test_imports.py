@@ -60,7 +60,7 @@ ALLOWED = {
     "ip_adapter_files": {"checkpoint", "models"},
     "picture_prompts": {
         *("ip_adapters", "ip_adapter_files", "clip_pixels", "regions", "networks", "steering"),
-        *("checkpoint", "memory", "models"),
+        *("backend", "checkpoint", "memory", "models"),
     },
     "clip_pixels": {"images", "budget"},
     "regions": {"images"},

@@ -147,14 +147,14 @@ def test_the_image_encoder_is_let_go_where_memory_is_scarce(model, adapters, cat
     asked = {"ip_adapter": f"{adapters}/plus.safetensors={cat}"}
     roomy = StableDiffusion(str(model), dtype="fp32")
     expected = latents(roomy, **asked)
-    assert roomy._pictures._encoders
+    assert roomy._picture_prompts._encoders
     monkeypatch.setattr(memory, "keeps_encoders", lambda *_: False)
     scarce = StableDiffusion(str(model), dtype="fp32")
     assert np.array_equal(expected, latents(scarce, **asked))
-    assert not scarce._pictures._encoders
-    assert len(scarce._pictures._adapters) == 1
+    assert not scarce._picture_prompts._encoders
+    assert len(scarce._picture_prompts._adapters) == 1
     latents(scarce)
-    assert not scarce._pictures._adapters
+    assert not scarce._picture_prompts._adapters
 
 
 def test_pictures_of_later_jobs_are_seen_ahead(model, adapters, cat, looks):

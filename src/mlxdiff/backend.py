@@ -10,11 +10,11 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import __version__, blas
 from .errors import BackendError, RequestError
@@ -249,6 +249,24 @@ def small_cache() -> Iterator[None]:
         yield
     finally:
         mx.set_cache_limit(limit)
+
+
+@contextmanager
+def callers_randomness() -> Iterator[None]:
+    """Leaves `mx.random` as it was: layers draw weights that are never used as they are made.
+
+    The draws would also stay in memory, since each key depends on the one before and nothing evaluates them.
+    """
+    mx = require_mlx()
+    (state,) = cast("Iterable[mx.array]", mx.random.state)
+    key = mx.array(state)
+    mx.eval(key)
+    try:
+        yield
+    finally:
+        (state,) = cast("Iterable[mx.array]", mx.random.state)
+        state[:] = key
+        mx.eval(state)
 
 
 def describe() -> dict[str, Any]:

@@ -7,13 +7,13 @@ at a time, so that the files never lie in memory as a whole; then any thread can
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from . import backend, memory
 from .families import Checkpoint, Family, base
@@ -129,7 +129,7 @@ class Networks:
         with self._turn:
             held = self._held.get(name)
             if held is None or not (held.evaluated or held.thread == threading.get_ident()):
-                with callers_randomness():
+                with backend.callers_randomness():
                     network, modules = _PARTS[name](self)
                 held = self._held[name] = Held(network, _weights(modules), threading.get_ident())
             return held
@@ -155,23 +155,6 @@ _PARTS: dict[str, Callable[[Networks], tuple[Any, Iterable[nn.Module]]]] = {
 }
 
 
-@contextmanager
-def callers_randomness() -> Iterator[None]:
-    """Leaves `mx.random` as it was: layers draw weights that are never used as they are made.
-
-    The draws would also stay in memory, since each key depends on the one before and nothing evaluates them.
-    """
-    (state,) = cast("Iterable[mx.array]", mx.random.state)
-    key = mx.array(state)
-    mx.eval(key)
-    try:
-        yield
-    finally:
-        (state,) = cast("Iterable[mx.array]", mx.random.state)
-        state[:] = key
-        mx.eval(state)
-
-
 def evaluate(arrays: Iterable[mx.array]) -> None:
     """Evaluates arrays, some AT_ONCE bytes together."""
     waiting, size = [], 0
@@ -185,7 +168,8 @@ def evaluate(arrays: Iterable[mx.array]) -> None:
 
 
 def _weights(networks: Iterable[nn.Module]) -> list[mx.array]:
-    return memory.arrays_of(*networks)
+    flat: list[dict[str, mx.array]] = [dict(tree_flatten(network.parameters())) for network in networks]
+    return [array for arrays in flat for array in arrays.values()]
 
 
 def dtype_of(wanted: mx.Dtype | str | None) -> mx.Dtype:

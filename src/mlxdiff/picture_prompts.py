@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from . import memory
+from . import backend, memory
 from .checkpoint.load import load_component
 from .clip_pixels import clip_pixels
 from .hashing import content_hash
@@ -21,7 +21,7 @@ from .models.clip_vision import CLIPVisionModel, CLIPVisionOutput
 from .models.ip_adapter import PLAIN, Attached, IPAdapter
 from .models.unet_attentions import places, sizes
 from .models.unet_config import UNetConfig
-from .networks import Networks, callers_randomness, evaluate
+from .networks import Networks, evaluate
 from .pictures import Pixels, in_file
 from .regions import read_region, resampled
 from .request import Resolved
@@ -99,7 +99,7 @@ class PicturePrompts:
         key = _key(found.encoder / "config.json")
         if key not in self._encoders:
             self._encoders.clear()
-            with callers_randomness():
+            with backend.callers_randomness():
                 encoder = CLIPVisionModel(found.vision)
                 load_component(encoder, found.encoder, dtype=self._networks.dtype)
             evaluate(memory.arrays_of(encoder))
@@ -109,7 +109,7 @@ class PicturePrompts:
     def _adapter(self, path: Path) -> IPAdapter:
         key = _key(path)
         if key not in self._adapters:
-            with callers_randomness():
+            with backend.callers_randomness():
                 adapter = load_ip_adapter(path, self._networks.dtype)
             evaluate(memory.arrays_of(adapter))
             self._adapters[key] = adapter

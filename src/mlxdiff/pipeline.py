@@ -102,7 +102,7 @@ class StableDiffusion:
         self._turn = Turn()
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
-        self._pictures = PicturePrompts(self.networks)
+        self._picture_prompts = PicturePrompts(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -124,7 +124,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
-        self._pictures = PicturePrompts(self.networks)
+        self._picture_prompts = PicturePrompts(self.networks)
 
     @property
     def keeps_encoders(self) -> bool:
@@ -194,7 +194,7 @@ class StableDiffusion:
             levels = resolved.noise_levels
             encoded = self._prompts.of([resolved])[0]
             shape = self._shape(resolved)
-            pictures = self._pictures.of(resolved, shape[:2])
+            pictures = self._picture_prompts.of(resolved, shape[:2])
             randomness = Randomness(resolved, shape)
             start = self._start(resolved, randomness, latents)
             predict = Branches(
@@ -223,7 +223,7 @@ class StableDiffusion:
         The pictures that are prompts are looked at too.
         """
         with self._turn:
-            self._pictures.see(requests)
+            self._picture_prompts.see(requests)
             return self._prompts.of(requests)
 
     def encode_prompt(self, prompt: str | Sequence[str], **settings: Unpack[Settings]) -> Conditioning:
