@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from .conditioning import Conditioning, Strand, concatenate
+from .diffusion.guidance import PERTURBED, POSITIVE
 from .diffusion.schedule import Schedule
 from .models.backbone import Backbone, Extra
 from .models.step_cache import StepCache
@@ -69,7 +70,8 @@ class Branches:
         """Denoised (B, h, w, C) fp32 of each branch, unevaluated."""
         call = self._n_calls
         self._n_calls += 1
-        rows = [_Row(name, strand.images, strand.at(call)) for name in names for strand in self._strands[name]]
+        names = tuple(sorted(names, key=lambda name: name == PERTURBED))  # whose rows come last in a call
+        rows = [_Row(name, strand.images, strand.at(call)) for name in names for strand in self._strands[_told(name)]]
         found: dict[str, list[tuple[int, mx.array]]] = {name: [] for name in names}
         for group in _groups(rows):
             together = [_of(latents, row.images) for row in group]
@@ -89,7 +91,7 @@ class Branches:
         channels = self._steering.channels
         if not channels:
             return scaled
-        rows = mx.concatenate([_of(channels[row.branch], row.images) for row in group])
+        rows = mx.concatenate([_of(channels[_told(row.branch)], row.images) for row in group])
         return mx.concatenate([scaled, rows.astype(scaled.dtype)], axis=-1)
 
     def _prepare(self, group: list[_Row], sigma: float) -> Any:
@@ -115,7 +117,8 @@ class Branches:
         cache = None
         if self._interval > 1:
             cache = self._cache([row.place for row in group])
-        return Extra(token_merging=self._token_merging, step_cache=cache)
+        perturbed = sum(len(row.images) for row in group if row.branch == PERTURBED)
+        return Extra(token_merging=self._token_merging, step_cache=cache, perturbed=perturbed)
 
     def _cache(self, places: list[tuple[str, range]]) -> StepCache:
         """The cache of these rows, or of more rows that end with them."""
@@ -126,6 +129,11 @@ class Branches:
             cache = StepCache(self._interval)
         self._caches[places[-1]] = places, cache
         return cache
+
+
+def _told(branch: str) -> str:
+    """The branch whose conditioning a branch has: what is perturbed is the prompt's own."""
+    return POSITIVE if branch == PERTURBED else branch
 
 
 def _groups(rows: Sequence[_Row]) -> list[list[_Row]]:

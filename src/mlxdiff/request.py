@@ -54,6 +54,7 @@ MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
+MAX_PAG_SCALE = 100
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
 MAX_CLIP_SKIP = 12
@@ -321,6 +322,14 @@ class Request:
         neutral=0.0,
         a1111="Guidance rescale",
     )
+    pag_scale: float | None = setting(
+        Number(0, MAX_PAG_SCALE),
+        "Perturbed-attention guidance (Ahn et al. 2024): sounder shapes for half more time; 0 is off, 3 is usual.",
+        group="Guidance",
+        unset="0",
+        neutral=0.0,
+        a1111="PAG scale",
+    )
     cache_interval: int | None = setting(
         Whole(1, MAX_STEPS),
         "Compute the network's deep part in one call of this many, and reuse it in between (DeepCache); 1 is exact.",
@@ -487,6 +496,7 @@ class Resolved(Request):
         guidance_start: float = _FILLED
         guidance_end: float = _FILLED
         guidance_rescale: float = _FILLED
+        pag_scale: float = _FILLED
         cache_interval: int = _FILLED
         token_merging: float = _FILLED
 
@@ -575,5 +585,6 @@ if TYPE_CHECKING:
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None
+        pag_scale: float | None
         cache_interval: int | None
         token_merging: float | None

@@ -82,6 +82,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     guidance.interval_of(levels.sigmas, *request.guidance_interval)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
+    if request.pag_scale and not checkpoint.backbone.can_be_perturbed:
+        raise RequestError("This model has no attention at the bottom of its UNet to perturb.", "Leave pag_scale out.")
     for adapter in request.ip_adapter or ():
         ip_adapters.find(adapter, checkpoint.backbone)
         ip_adapters.levels_of(adapter, levels.sigmas)

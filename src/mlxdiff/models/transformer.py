@@ -87,13 +87,18 @@ class SelfAttention(_Attention):
         fused.update(arrays)
         self.to_qkv = fused
 
-    def __call__(self, x: mx.array, batch: int) -> mx.array:
+    def __call__(self, x: mx.array, batch: int, perturbed: int = 0) -> mx.array:
+        """Of the last `perturbed` images each token sees itself alone (Ahn et al. 2024, PAG)."""
         width = x.shape[-1]
         if "to_qkv" in self:
             qkv = self.to_qkv(x)
         else:
             qkv = mx.concatenate([self.to_q(x), self.to_k(x), self.to_v(x)], axis=-1)
-        out = self_attention(qkv.reshape(batch, -1, 3 * width), heads=self.heads, upcast=self.upcast)
+        qkv = qkv.reshape(batch, -1, 3 * width)
+        whole = batch - perturbed
+        parts = [self_attention(qkv[:whole], heads=self.heads, upcast=self.upcast)] if whole else []
+        parts += [qkv[whole:, :, 2 * width :]] if perturbed else []
+        out = parts[0] if len(parts) == 1 else mx.concatenate(parts)
         return self.to_out[0].product(out.reshape(-1, width))
 
 
@@ -140,35 +145,45 @@ class BasicTransformerBlock(nn.Module):
         """Keys and values of the context (B, S, context_width) for each attention to it."""
         return [a.keys_values(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
 
-    def __call__(self, x: mx.array, batch: int, keys_values: list[KeysValues], match: Match | None = None) -> mx.array:
+    def __call__(
+        self,
+        x: mx.array,
+        batch: int,
+        keys_values: list[KeysValues],
+        match: Match | None = None,
+        perturbed: int = 0,
+    ) -> mx.array:
         """x (B * T, width); `keys_values` are this block's own, and behind them those of pictures."""
         merging = None if match is None else match(x.reshape(batch, -1, x.shape[-1]))
         h = self.norm1(x)
         y = (
-            self._attend(h, batch, keys_values)
+            self._attend(h, batch, keys_values, perturbed)
             if merging is None
-            else self._attend_merged(h, batch, keys_values, merging)
+            else self._attend_merged(h, batch, keys_values, merging, perturbed)
         )
         x, h = self.norm2.add(x, y, self.attn1.to_out[0].bias)
         own = 2 if isinstance(self.attn1, CrossAttention) else 1
         x, h = self.norm3.add(x, self.attn2(h, keys_values[own - 1], keys_values[own:]), self.attn2.to_out[0].bias)
         return add_biased(x, self.ff(h), self.ff.net[2].bias)
 
-    def _attend(self, h: mx.array, batch: int, keys_values: list[KeysValues]) -> mx.array:
-        return self.attn1(h, batch) if isinstance(self.attn1, SelfAttention) else self.attn1(h, keys_values[0])
+    def _attend(self, h: mx.array, batch: int, keys_values: list[KeysValues], perturbed: int) -> mx.array:
+        if isinstance(self.attn1, SelfAttention):
+            return self.attn1(h, batch, perturbed)
+        return self.attn1(h, keys_values[0])
 
     def _attend_merged(
-        self, h: mx.array, batch: int, keys_values: list[KeysValues], merging: token_merging.Merging
+        self, h: mx.array, batch: int, keys_values: list[KeysValues], merging: token_merging.Merging, perturbed: int
     ) -> mx.array:
         merged = merging.merge(h.reshape(batch, -1, h.shape[-1]))
-        attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, keys_values)
+        attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, keys_values, perturbed)
         return merging.unmerge(attended.reshape(merged.shape)).reshape(h.shape)
 
 
 class Transformer2DModel(nn.Module):
     """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut.
 
-    `merging` is the fraction of the pixels that merge in attention among themselves.
+    `merging` is the fraction of the pixels that merge in attention among themselves; of the last `perturbed` images
+    each pixel sees itself alone there.
     """
 
     def __init__(
@@ -199,9 +214,11 @@ class Transformer2DModel(nn.Module):
         """Keys and values of the context (B, S, context_width) for each block."""
         return [block.keys_values(context) for block in self.transformer_blocks]
 
-    def __call__(self, x: mx.array, keys_values: list[list[KeysValues]], merging: float = 0.0) -> mx.array:
+    def __call__(
+        self, x: mx.array, keys_values: list[list[KeysValues]], merging: float = 0.0, perturbed: int = 0
+    ) -> mx.array:
         match = partial(token_merging.match, size=(x.shape[1], x.shape[2]), ratio=merging) if merging > 0 else None
         tokens = self.proj_in(self.norm(x).reshape(-1, x.shape[-1]))
         for block, its_keys_values in zip(self.transformer_blocks, keys_values, strict=True):
-            tokens = block(tokens, x.shape[0], its_keys_values, match)
+            tokens = block(tokens, x.shape[0], its_keys_values, match, perturbed)
         return x + self.proj_out(tokens).reshape(x.shape)

@@ -86,14 +86,16 @@ class UNet2DConditionModel(nn.Module):
         keys_values: list[LevelKeysValues],
         merging: float = 0.0,
         residuals: Residuals = NO_RESIDUALS,
+        perturbed: int = 0,
     ) -> mx.array:
         """The output for `sample` (B, h, w, in_channels), of what `time_shifts` and `keys_values` gave.
 
-        `merging` is the fraction of the tokens that merge in the finest self-attention. The three parts are there for
+        `merging` is the fraction of the tokens that merge in the finest self-attention; of the last `perturbed` images
+        each pixel attends to itself alone at the bottom. The three parts are there for
         callers that keep the output of `coarser_levels` of another call (models/step_cache.py).
         """
         maps = self.finest_down(sample, shifts, keys_values, merging, residuals)
-        x = self.coarser_levels(maps, shifts, keys_values, merging, residuals)
+        x = self.coarser_levels(maps, shifts, keys_values, merging, residuals, perturbed)
         return self.finest_up(x, maps, shifts, keys_values, merging, residuals)
 
     def finest_down(
@@ -119,6 +121,7 @@ class UNet2DConditionModel(nn.Module):
         keys_values: list[LevelKeysValues],
         merging: float = 0.0,
         residuals: Residuals = NO_RESIDUALS,
+        perturbed: int = 0,
     ) -> mx.array:
         """What all coarser levels make of `finest_down`'s feature maps for the finest way up: (B, h, w, C)."""
         to_skips, to_mid, adapter = residuals
@@ -128,7 +131,7 @@ class UNet2DConditionModel(nn.Module):
             skips.extend(self.down_blocks[i](skips[-1], shifts[i], keys_values[i], merges, _item(adapter, i)))
         x = skips[-1]
         if "mid_block" in self:
-            x = self.mid_block(x, shifts[down], keys_values[down])
+            x = self.mid_block(x, shifts[down], keys_values[down], perturbed)
             last = _item(adapter, down)
             x = x if last is None else x + last
         x = x if to_mid is None else x + to_mid

@@ -158,10 +158,11 @@ class UNetBackbone:
         sample, shifts = latents.astype(self.dtype), prepared.time_shifts(timestep)
         merging, residuals = float(extra.token_merging), self._in_dtype(extra.residuals)
         if extra.step_cache is None:
-            return calls.predict(sample, shifts, keys_values, merging, residuals)
+            return calls.predict(sample, shifts, keys_values, merging, residuals, extra.perturbed)
         maps = calls.finest_down(sample, shifts, keys_values, merging, residuals)
         x = extra.step_cache(
-            lambda: calls.coarser_levels(maps, shifts, keys_values, merging, residuals), sample.shape[0]
+            lambda: calls.coarser_levels(maps, shifts, keys_values, merging, residuals, extra.perturbed),
+            sample.shape[0],
         )
         return calls.finest_up(x, maps, shifts, keys_values, merging, residuals)
 
