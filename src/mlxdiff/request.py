@@ -44,6 +44,7 @@ SCHEDULES = tuple(catalogue.SCHEDULES)
 PROMPT_SYNTAXES = ("a1111", "comfyui", "compel", "plain")
 RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a choice
 NOISE_SOURCES = ("torch", "mlx", "philox")
+GUIDANCE_MODES = ("cfg", "cfgpp")
 COMPAT = ("diffusers", "a1111", "comfyui")
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -322,6 +323,12 @@ class Request:
         neutral=0.0,
         a1111="Guidance rescale",
     )
+    guidance_mode: str | None = setting(
+        Choice(GUIDANCE_MODES),
+        "cfgpp takes the sampler's CFG++ form, which wants a guidance scale of about 1.",
+        group="Guidance",
+        unset="the sampler's own",
+    )
     pag_scale: float | None = setting(
         Number(0, MAX_PAG_SCALE),
         "Perturbed-attention guidance (Ahn et al. 2024): sounder shapes for half more time; 0 is off, 3 is usual.",
@@ -585,6 +592,7 @@ if TYPE_CHECKING:
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None
+        guidance_mode: str | None
         pag_scale: float | None
         cache_interval: int | None
         token_merging: float | None

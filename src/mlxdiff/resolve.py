@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import backend, hub, images, ip_adapters, presets
-from .catalogue import SCHEDULES
+from .catalogue import SAMPLERS, SCHEDULES
 from .declarations import PartReference, Structured
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
@@ -47,7 +47,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     request = presets.applied(request)
     if request.strength is not None and request.image is None:
         raise RequestError("There is a strength but no image.", "Give the image to start from.")
-    config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
+    config = _config(request, checkpoint)
     schedule = _schedule_name(request, config, checkpoint)
     options = _options(request, config)
     height, width = _size(request, checkpoint, defaults)
@@ -67,6 +67,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         height=height,
         width=width,
         sampler=config.sampler,
+        guidance_mode=None,  # which the sampler's name says
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
@@ -90,6 +91,25 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     return Resolved(**values, noise_levels=levels)
+
+
+def _config(request: Request, checkpoint: Checkpoint) -> SchedulerConfig:
+    """The sampler that is asked for on this checkpoint, in the form that is asked for."""
+
+    def read(sampler: str | None) -> SchedulerConfig:
+        return SchedulerConfig.from_dict(checkpoint.scheduler, sampler, class_name=checkpoint.scheduler_class)
+
+    config = read(request.sampler)
+    row = config.row
+    if request.guidance_mode == "cfg" and row.unconditional:
+        plain = next(other.name for other in SAMPLERS.values() if other.cfg_pp == row.name)
+        raise RequestError(f"The sampler {row.name} is a CFG++ form.", f"Without guidance_mode cfgpp it is {plain}.")
+    if request.guidance_mode != "cfgpp" or row.unconditional:
+        return config
+    if row.cfg_pp is None:
+        there = ", ".join(other.name for other in SAMPLERS.values() if other.cfg_pp is not None)
+        raise RequestError(f"The sampler {row.name} has no CFG++ form.", f"These have one: {there}.")
+    return read(row.cfg_pp)
 
 
 def _schedule_name(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> str | None:
