@@ -189,7 +189,7 @@ def test_pixels_in_memory_are_recorded_by_their_hash(sd, adapters):
     (recorded,) = values["ip_adapter"]
     assert all(name.startswith("memory:") and name in values["hashes"] for name in recorded["image"])
     with pytest.raises(InputError, match="was in memory"):
-        sd.resolve(Request("a cat", ip_adapter=[recorded], **SETTINGS))
+        next(sd.denoise(Request("a cat", ip_adapter=[recorded], **SETTINGS)))
 
 
 BAD = [
@@ -237,10 +237,29 @@ def test_without_an_image_encoder_it_is_said_which_to_get(sd, adapters, cat, tmp
     expected = latents(sd, ip_adapter=f"{adapters}/plain.safetensors={cat}")
     assert np.array_equal(expected, latents(sd, ip_adapter=f"{asked},encoder={adapters}/image_encoder"))
     tiny_ip_adapters.vision(projection_dim=16).save_pretrained(tmp_path / "image_encoder")
-    with pytest.raises(ModelNotFoundError, match="the one beside it gives 16"):
+    with pytest.raises(ModelNotFoundError, match="what is there gives 16"):
         sd.resolve(Request("a cat", ip_adapter=asked, **SETTINGS))
     with pytest.raises(RequestError, match=r"gives 16 numbers, and .* reads 24"):
         sd.resolve(Request("a cat", ip_adapter=f"{asked},encoder={tmp_path}/image_encoder", **SETTINGS))
+
+
+def test_an_encoder_that_was_pulled_serves_adapters_elsewhere(sd, adapters, cat, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--h94--IP-Adapter" / "snapshots" / ("0" * 40)
+    (snapshot.parents[1] / "refs").mkdir(parents=True)
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(adapters / "image_encoder", snapshot / "models" / "image_encoder")
+    shutil.copy(adapters / "plain.safetensors", tmp_path / "mine.safetensors")
+    shutil.copy(adapters / "plain.safetensors", snapshot / "models" / "ip-adapter.safetensors")
+    expected = latents(sd, ip_adapter=f"{adapters}/plain.safetensors={cat}")
+    for asked in (
+        f"{tmp_path}/mine.safetensors={cat}",
+        f"{tmp_path}/mine.safetensors={cat},encoder=h94/IP-Adapter/models/image_encoder",
+        f"h94/IP-Adapter/models/ip-adapter.safetensors={cat}",
+    ):
+        assert np.array_equal(expected, latents(sd, ip_adapter=asked))
+    with pytest.raises(ModelNotFoundError, match=r"no folder h94/IP-Adapter/nowhere of an image encoder"):
+        latents(sd, ip_adapter=f"{tmp_path}/mine.safetensors={cat},encoder=h94/IP-Adapter/nowhere")
 
 
 def test_the_published_repository_s_folders_are_looked_into(sd, adapters, cat, tmp_path):

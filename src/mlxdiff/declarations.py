@@ -150,7 +150,7 @@ class Reference(Text):
 class PartReference(Reference):
     """A file or folder that a picture is made with besides its model: of a LoRA, an embedding, a ControlNet.
 
-    part  what it is, one of hub.library's kinds: found on this disk by `hub.find_part`, recorded with its content
+    part  what it is, one of part_kinds.KINDS: found on this disk by `hub.find_part`, recorded with its content
     """
 
     part: str

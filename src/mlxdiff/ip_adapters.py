@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from .models.unet_config import UNetConfig
 ENCODER = "image_encoder"
 # In h94/IP-Adapter an adapter for SDXL may take the encoder of those for SD 1.5.
 _BESIDE = (ENCODER, f"../{ENCODER}", f"../models/{ENCODER}", f"../sdxl_models/{ENCODER}")
+# Folders of the authors' repository, each with an adapter, with which mlxdiff pulls the image encoder beside it.
+_REPOSITORY = "h94/IP-Adapter"
+_FOLDERS = {"models": "ip-adapter_sd15.safetensors", "sdxl_models": "ip-adapter_sdxl.safetensors"}
 _FAMILIES = {(16, 768): "Stable Diffusion 1.x", (16, 1024): "Stable Diffusion 2.x", (70, 2048): "SDXL"}
 
 
@@ -135,14 +139,15 @@ def _encoder(setting: IPAdapterSetting, path: Path, config: IPAdapterConfig) -> 
             )
         return folder, vision
     seen = list(_beside(path))
+    seen += [] if any(_width(vision, config) == config.image_width for _, vision in seen) else _pulled()
     for folder, vision in seen:
         if _width(vision, config) == config.image_width:
             return folder, vision
-    widths = " and ".join(str(_width(vision, config)) for _, vision in seen)
-    problem = "there is none beside it" if not seen else f"the one beside it gives {widths}"
+    widths = " and ".join(str(width) for width in sorted({_width(vision, config) for _, vision in seen}))
+    problem = "there is none beside it" if not seen else f"what is there gives {widths}"
     raise ModelNotFoundError(
         f"{path} needs an image encoder that gives {config.image_width} numbers, and {problem}.",
-        f"Put its folder beside the file, as {ENCODER}, or name it with encoder=FOLDER. {_which(config)}",
+        f"{_which(config)} Or name its folder with encoder=FOLDER.",
     )
 
 
@@ -152,6 +157,17 @@ def _beside(path: Path) -> Iterator[tuple[Path, CLIPVisionConfig]]:
         vision = _read_vision(folder)
         if vision is not None:
             yield folder, vision
+
+
+def _pulled() -> list[tuple[Path, CLIPVisionConfig]]:
+    """The image encoders that came with adapters of the authors' repository, for adapters that were kept elsewhere."""
+    found = []
+    for folder in _FOLDERS:
+        with suppress(ModelNotFoundError):
+            path = hub.find_image_encoder(f"{_REPOSITORY}/{folder}/{ENCODER}")
+            vision = _read_vision(path)
+            found += [] if vision is None else [(path, vision)]
+    return found
 
 
 def _read_vision(folder: Path) -> CLIPVisionConfig | None:
@@ -169,6 +185,5 @@ def _which(config: IPAdapterConfig) -> str:
     known = {1024: "models", 1280: "sdxl_models"} if config.kind == PLAIN else {1280: "models", 1664: "sdxl_models"}
     folder = known.get(config.image_width)
     if folder is None:
-        return "Get the encoder that the adapter was trained with."
-    name = "H" if folder == "models" else "bigG"
-    return f"Get CLIP's image encoder {name}: https://huggingface.co/h94/IP-Adapter/tree/main/{folder}/{ENCODER}"
+        return "Get the folder of the encoder that the adapter was trained with."
+    return f"One comes with an adapter: mlxdiff pull {_REPOSITORY}/{folder}/{_FOLDERS[folder]}"

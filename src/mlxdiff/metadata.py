@@ -9,7 +9,7 @@ MlxdiffError. No pixel is decoded to find it, except for NovelAI's pictures with
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 from . import __version__, containers, png, recipes, stealth
 from .declarations import declared
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
-from .hashing import content_hash
 from .images import open_picture, stored_texts
 from .inputs import open_input
+from .named_files import NamedFile, named_files
 from .parameters import parameters_text
 from .printable import printable as printable
 from .recipes import Recipe
@@ -124,9 +124,8 @@ def request_of(text: str, given: Mapping[str, Any] | None = None) -> Request:
 def changed_files(request: Request, given: Collection[str] = ()) -> list[str]:
     """The files whose content has changed since the request was recorded, but those that `given` settings name."""
     recorded = dict(request.hashes or ())
-    kept = {name: value for name, value in request.values().items() if name not in given and name != "hashes"}
-    names = set(_names(kept))
-    return [name for name in recorded if name in names and _differs(name, recorded[name])]
+    named = {file.name: file for file in named_files(request) if file.setting not in given}
+    return [name for name in recorded if name in named and _differs(named[name], recorded[name])]
 
 
 def _own(path: Path, texts: Mapping[str, str], given: Mapping[str, Any]) -> Request | None:
@@ -205,23 +204,11 @@ def _file_texts(path: Path) -> dict[str, str]:
     return {"parameters": printable(text)}
 
 
-def _differs(name: str, digest: str) -> bool:
+def _differs(file: NamedFile, digest: str) -> bool:
     try:
-        return content_hash(Path(name)) != digest
+        return file.digest() != digest
     except MlxdiffError:
         return False  # opening it raises the error
-
-
-def _names(value: Any) -> Iterator[str]:
-    """The texts among settings' values, of which some are files' names."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _names(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _names(part)
 
 
 def _warn(text: str) -> None:

@@ -25,6 +25,7 @@ from .recipes.infotext import BYTE_ORDER_MARK, NEGATIVE, quoted
 from .recipes.names import RNG_NAMES, sampler_name, schedule_name
 from .recipes.recipe import FindModel
 from .request import Request
+from .short_hashes import short_hashes
 
 
 def parameters_text(request: Request) -> str:
@@ -40,8 +41,11 @@ def parameters_text(request: Request) -> str:
         elif item.a1111 is not None and item.name in said:
             value = getattr(request, item.name)
             values[item.a1111] = _NAMES[item.name](value) if item.name in _NAMES else _text(item, value)
-    values["Version"] = f"mlxdiff {__version__}"
-    lines.append(", ".join(f"{name}: {quoted(value)}" for name, value in values.items()))
+    hashes = short_hashes(request)
+    values |= {**hashes.values, "Version": f"mlxdiff {__version__}"}
+    # Last and not quoted, as Civitai looks for it.
+    last = [] if hashes.civitai is None else [f"Hashes: {hashes.civitai}"]
+    lines.append(", ".join([*(f"{name}: {quoted(value)}" for name, value in values.items()), *last]))
     text = "\n".join(lines)
     # A reader takes one mark at the start for the file's, so that a prompt's own needs another before it.
     return BYTE_ORDER_MARK + text if text.startswith(BYTE_ORDER_MARK) else text

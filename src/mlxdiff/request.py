@@ -364,7 +364,11 @@ class Request:
         unset="off",
     )
     vae: str | None = setting(
-        Reference(), "Folder or .safetensors file of a VAE to use instead.", group="Model", scope="model", unset="none"
+        PartReference("vae"),
+        "VAE to use instead: folder, .safetensors file, name, or hub id.",
+        group="Model",
+        scope="model",
+        unset="none",
     )
     prediction_type: str | None = setting(
         Choice(PREDICTION_TYPES),

@@ -8,14 +8,11 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
-from . import backend, hub, images, ip_adapters, presets
+from . import backend, images, ip_adapters, presets
 from .catalogue import SAMPLERS, SCHEDULES
-from .declarations import PartReference, Structured
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
 from .diffusion.schedule import Schedule, make_schedule
@@ -23,8 +20,7 @@ from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
-from .hashing import content_hash
-from .pictures import PictureSource, PictureSources, Pixels, in_file
+from .named_files import named_files
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
 
 SEEDS = 2**32
@@ -179,23 +175,7 @@ def _enough(steps: int, strength: float) -> int:
 
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
-    return tuple(dict.fromkeys(_named_files(request)))
-
-
-def _named_files(values: Any) -> Iterator[tuple[str, str]]:
-    """Of the pictures and parts among the settings of a request, or of a structured setting's value."""
-    for item in declared(type(values)):
-        value, kind = getattr(values, item.name), item.kind
-        if value is None or item.scope == "model":
-            continue
-        if isinstance(kind, Structured):
-            for one in value:
-                yield from _named_files(one)
-        elif isinstance(kind, PictureSource | PictureSources):
-            for one in value if isinstance(value, tuple) else (value,):
-                yield str(one), one.sha256 if isinstance(one, Pixels) else content_hash(Path(in_file(one)))
-        elif isinstance(kind, PartReference):
-            yield value, content_hash(hub.find_part(value, kind.part))
+    return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

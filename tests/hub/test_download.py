@@ -154,7 +154,7 @@ def test_a_component_that_the_index_lists_must_come(online):
 
 
 def test_what_mlxdiff_cannot_load_is_not_fetched(online):
-    online.add(NAME, {"README.md": b"", "sd.safetensors": b""})
+    online.add(NAME, {"README.md": b"", "sd.onnx": b""})
     with pytest.raises(UnsupportedError, match=r"model_index\.json"):
         hub.plan(NAME)
 

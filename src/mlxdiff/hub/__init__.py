@@ -17,24 +17,47 @@ contents.py    what lies in the cache, broken links too
 upkeep.py      which models are in the cache; verifying them
 removal.py     removing and pruning
 failures.py    the hub's errors in words
-library.py     LoRAs, embeddings and other parts, by name
+choosing.py    what a repository is, and which of its files are needed
+library.py     a reference to a part's file or folder
+shelf.py       parts in folders, by name
+store.py       mlxdiff's own store of parts
+cached_parts.py  the parts in a snapshot of the cache
+hashes.py      the hashes by which other programs know files
 """
 
 from __future__ import annotations
 
+from ..checkpoint.kinds import kind_if_sound, kind_of_file
+from ..part_kinds import KINDS, MODEL, noun_of
+from .cached_parts import CachedPart
 from .download import Plan, PlannedFile, Progress, plan, pull
-from .library import find_part
-from .local import Snapshot, is_local, resolve, resolve_vae
+from .hashes import FileHashes, file_hash, find_by_hash, hashes_of
+from .library import find_image_encoder, find_part, resolve_vae
+from .local import Snapshot, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
 from .removal import Removal, prunable, removal_of, remove
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
-from .upkeep import CachedModel, CheckedFile, cached_models, find_models, remove_damaged, verify
+from .store import (
+    StoredPart,
+    add_part,
+    check_stored,
+    find_stored,
+    planned_part,
+    remove_stored,
+    stored_part,
+    stored_parts,
+)
+from .upkeep import CachedModel, CheckedFile, cached_models, cached_parts, find_models, remove_damaged, verify
 
 __all__ = [
     "BUILT_IN",
+    "KINDS",
+    "MODEL",
     "CachedModel",
+    "CachedPart",
     "CheckedFile",
+    "FileHashes",
     "HubReference",
     "Plan",
     "PlannedFile",
@@ -42,24 +65,40 @@ __all__ = [
     "Removal",
     "RemovedError",
     "Snapshot",
+    "StoredPart",
+    "add_part",
     "cached_models",
+    "cached_parts",
     "canonical",
+    "check_stored",
     "default_model",
+    "file_hash",
+    "find_by_hash",
+    "find_image_encoder",
     "find_models",
     "find_part",
+    "find_stored",
+    "hashes_of",
     "home",
     "is_local",
+    "kind_if_sound",
+    "kind_of_file",
     "mirror_of",
+    "noun_of",
     "parse_reference",
     "plan",
+    "planned_part",
     "prunable",
     "pull",
     "removal_of",
     "remove",
     "remove_damaged",
+    "remove_stored",
     "resolve",
     "resolve_vae",
     "set_default_model",
     "set_mirror",
+    "stored_part",
+    "stored_parts",
     "verify",
 ]

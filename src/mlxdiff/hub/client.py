@@ -166,20 +166,32 @@ def ask(url: str, headers: Mapping[str, str], limit: int) -> tuple[Any, str | No
 
     Raises what `answered` raises, and MlxdiffError for more than `limit` bytes and for what is no JSON.
     """
-    with answered(url, {**headers, "Accept-Encoding": "identity"}) as answer:
-        content = bytearray()
-        for block in answer.blocks():
-            content += block
-            if len(content) > limit:
-                raise no_hub(f"an answer is longer than {limit / 1e6:.0f} MB")
-        if answer.status != 200:
-            raise no_hub(f"it answers with HTTP {answer.status}")
+    with _whole(url, headers, limit) as (answer, content):
         try:
-            value = json.loads(bytes(content))
+            value = json.loads(content)
         except (ValueError, RecursionError):
             raise no_hub("an answer is not JSON") from None
         link = _next_link(answer.headers.get("Link", ""))
         return value, None if link is None else followed(answer.url, link), len(content)
+
+
+def content(url: str, headers: Mapping[str, str], limit: int) -> bytes:
+    """What is at an address, of at most `limit` bytes. Raises what `answered` raises, and MlxdiffError for more."""
+    with _whole(url, headers, limit) as (_, found):
+        return found
+
+
+@contextmanager
+def _whole(url: str, headers: Mapping[str, str], limit: int) -> Iterator[tuple[Answer, bytes]]:
+    with answered(url, {**headers, "Accept-Encoding": "identity"}) as answer:
+        found = bytearray()
+        for block in answer.blocks():
+            found += block
+            if len(found) > limit:
+                raise no_hub(f"an answer is longer than {limit / 1e6:.0f} MB")
+        if answer.status != 200:
+            raise no_hub(f"it answers with HTTP {answer.status}")
+        yield answer, bytes(found)
 
 
 def followed(url: str, target: str) -> str:

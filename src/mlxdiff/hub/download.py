@@ -1,24 +1,27 @@
-"""Brings a repository into the Hugging Face cache that every tool shares: first a plan, then its files."""
+"""Brings a model or a part into the Hugging Face cache that every tool shares: first a plan, then its files."""
 
 from __future__ import annotations
 
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from ..checkpoint.detect import read_json
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, OutputError, RequestError
 from ..files import atomic_write
+from ..part_kinds import MODEL
+from .choosing import Choice, choose
 from .client import Stopped, headers_with
 from .contents import entries_of, entry_at
 from .failures import explained, offline
-from .listing import PLAN_SECONDS, ListedFile, check_chosen, commit_of, files_of
-from .local import Snapshot, cached_commit, is_single_file, refuse_pickle, storage, what_is_missing
+from .listing import PLAN_SECONDS, ListedFile, check_chosen, commit_of, config_of, files_of
+from .local import Snapshot, cached_commit, refuse_pickle, storage, what_is_missing
 from .reference import COMMIT, DIGEST, MAIN, HubReference, is_address, parse_reference, parse_repository, shown
-from .selection import choose_files
 from .state import mirror_of
 from .transfer import Source, bring, part_of, size_of
 from .verified import Verified, digest_of, entry_of, is_verified, read_verified, record, recorded_digest
@@ -47,8 +50,9 @@ class PlannedFile:
 class Plan:
     """What `pull` would do. revision is what was asked for (a branch, tag or commit), commit what it stands for.
 
-    single   the one checkpoint that was asked for instead of a model in the diffusers layout, by its path; else None
+    single   the one file that was asked for, or is meant, instead of the whole repository, by its path; else None
     listed   whether the hub was asked, or the cache alone, which held everything
+    kind     `model`, one of hub.KINDS, or None where only the file itself will say what it is
     """
 
     repository: str
@@ -60,6 +64,7 @@ class Plan:
     single: str | None = None
     variant: str | None = None
     listed: bool = True
+    kind: str | None = MODEL
 
     @property
     def reference(self) -> str:
@@ -89,10 +94,10 @@ def plan(
     token: str | None = None,
     force: bool = False,
 ) -> Plan:
-    """What bringing a repository into the cache takes; asks the hub for its commit and its list of files.
+    """What bringing a model or a part into the cache takes; asks the hub for its commit and its list of files.
 
-    reference  owner/name[@revision], or an address on the hub; that of a .safetensors file outside the diffusers
-               layout means that file alone
+    reference  owner/name[/file][@revision], or an address on the hub; that of a .safetensors file outside the diffusers
+               layout means that file, with what it needs beside it
     variant    the weights' precision, the middle of a name like model.fp16.safetensors; None takes the plain ones, or
                fp16 where there are no others
     token      instead of HF_TOKEN or the one that `hf auth login` stored
@@ -146,7 +151,7 @@ def pull(
             _bring_all(plan, batch, progress, token, _Arriving(verified, damaged, added))
     finally:
         record(added)
-    if plan.single is None:
+    if plan.kind == MODEL and plan.single is None:
         missing = what_is_missing(plan.folder, plan.repository)
         if missing is not None:
             raise CheckpointError(
@@ -179,24 +184,18 @@ def _plan_of_hub(
         headers, deadline = headers_with(token), time.monotonic() + PLAN_SECONDS
         commit = commit_of(name, revision, headers, deadline)
         entries = files_of(name, commit, headers, deadline)
-    single = _single_file(entries, file, name)
+
+        def read_config(path: str) -> Mapping[str, Any]:
+            check_chosen(name, entries[path])
+            return config_of(name, commit, path, headers, deadline)
+
+        choice = choose(entries, file, variant, name, read_config)
     folder = storage(name) / "snapshots" / commit
-    chosen = [entries[path] for path in ([single] if single is not None else choose_files(entries, variant, name))]
+    chosen = [entries[path] for path in choice.files]
     for entry in chosen:
         check_chosen(name, entry)
     files = tuple(_planned(folder, entry, force) for entry in chosen)
-    return Plan(name, revision, commit, folder, files, force, single, variant)
-
-
-def _single_file(names: Iterable[str], file: str | None, name: str) -> str | None:
-    """The file that an address names, where it is a checkpoint by itself; None for the whole repository."""
-    if file is None or not is_single_file(file):
-        return None
-    if file not in names:
-        raise ModelNotFoundError(
-            f"{name} has no file {shown(file)}.", "Check the address, or name the repository alone."
-        )
-    return file
+    return Plan(name, revision, commit, folder, files, force, choice.file, variant, kind=choice.kind)
 
 
 def _planned(folder: Path, file: ListedFile, force: bool) -> PlannedFile:
@@ -220,14 +219,15 @@ def _plan_of_cache(name: str, revision: str, file: str | None, variant: str | No
     folder = storage(name) / "snapshots" / commit
     there = {entry.path: entry for entry in entries_of(storage(name), folder) if entry.content is not None}
     try:
-        single = _single_file(there, file, name)
-        if single is None and what_is_missing(folder, name) is not None:
+        choice = choose(there, file, variant, name, lambda path: read_json(folder / path))
+        if choice.kind == MODEL and what_is_missing(folder, name) is not None:
             return None
-        chosen = [single] if single is not None else choose_files(there, variant, name)
     except MlxdiffError:
         return None
+    if not _is_offline() and not _is_surely_all(choice, file):
+        return None
     verified, files = read_verified(), []
-    for path in chosen:
+    for path in choice.files:
         entry = there[path]
         if entry.content is None:
             return None
@@ -235,7 +235,16 @@ def _plan_of_cache(name: str, revision: str, file: str | None, variant: str | No
         digest = "" if digest is None or DIGEST.fullmatch(digest) is None else digest
         size = size_of(entry.content) or 0
         files.append(PlannedFile(path, size, digest, here=True, arrived=size))
-    return Plan(name, revision, commit, folder, tuple(files), False, single, variant, listed=False)
+    return Plan(
+        *(name, revision, commit, folder, tuple(files), False, choice.file, variant), listed=False, kind=choice.kind
+    )
+
+
+def _is_surely_all(choice: Choice, file: str | None) -> bool:
+    """Whether the hub could add nothing to what was chosen from the cache, where a repository may be half there."""
+    if choice.file is None:
+        return True
+    return file is not None and choice.kind != "ip_adapter"  # whose image encoder the cache may lack
 
 
 def _damaged(

@@ -6,19 +6,21 @@ written and how much: every value has its type, its form and its bounds by then.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import MlxdiffError
+from ..errors import CheckpointError, MlxdiffError
 from . import client
 from .reference import COMMIT, DIGEST, can_name_a_file, shown
 from .retry import retried
 
 PLAN_SECONDS = 300.0  # for all questions of one plan
 ANSWER_BYTES = 16 * 2**20  # of one answer; a page of a thousand files is below 1 MB
+CONFIG_BYTES = 2**20
 LISTING_BYTES = 128 * 2**20
 PAGES = 1000
 FILES = 100_000
@@ -76,6 +78,22 @@ def files_of(name: str, commit: str, headers: Mapping[str, str], deadline: float
             if file is not None:
                 found[file.path] = file
     return found
+
+
+def config_of(name: str, commit: str, path: str, headers: Mapping[str, str], deadline: float) -> dict[str, Any]:
+    """The JSON object in a small file of a commit, read before anything is brought. Raises CheckpointError for another
+    content."""
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(name, path, revision=commit)
+    content = retried(lambda: client.content(url, headers, CONFIG_BYTES), deadline)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} of {name} is no JSON object.", "Choose another repository or revision.")
+    return value
 
 
 def check_chosen(name: str, file: ListedFile) -> None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.detect import MODEL_INDEX, PICKLES, read_json
+from ..checkpoint.kinds import kind_if_sound
 from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, UnsupportedError
 from ..files import open_regular
+from ..part_kinds import KINDS
+from .choosing import SeveralError, choose, is_single_file
 from .mirrors import MIRRORS, how_to_mirror, nearest
 from .reference import (
     BUILT_IN,
@@ -66,9 +69,9 @@ def _resolve(reference: str) -> Snapshot:
         return Snapshot(reference, path)
     if path is not None and path.is_file() and path.suffix.lower() == SINGLE_FILE:
         return Snapshot(reference, path)
-    if not is_address(reference):
-        _refuse_files(reference, path)
     parsed = parse_reference(reference)
+    if not is_address(reference) and not _is_in_cache(parsed):
+        _refuse_files(reference, path)
     if parsed is None:
         raise _unknown(reference)
     return _cached(reference, parsed)
@@ -88,10 +91,32 @@ def _cached(reference: str, parsed: HubReference) -> Snapshot:
         if not (folder / parsed.file).is_file():
             raise ModelNotFoundError(f"{reference} is not in the cache.", how_to_pull(reference))
         return Snapshot(str(HubReference(name, commit, parsed.file)), folder / parsed.file)
+    if not (folder / MODEL_INDEX).is_file() and (file := _only_file(reference, folder)) is not None:
+        return Snapshot(str(HubReference(name, commit, file)), folder / file)
     missing = what_is_missing(folder, name)
     if missing is not None:
         raise ModelNotFoundError(f"{reference} is in the cache, but not complete: {missing}.", how_to_pull(reference))
     return Snapshot(name, folder, commit)
+
+
+def _only_file(reference: str, folder: Path) -> str | None:
+    """The checkpoint that a snapshot consists of; None where it may be a model that is not complete.
+
+    Raises UnsupportedError for a part, such as a LoRA, and where one of several files has to be named.
+    """
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    try:
+        choice = choose(names, None, None, reference, lambda path: read_json(folder / path))
+    except SeveralError as error:
+        raise UnsupportedError(error.problem, f"Name the one you want: {reference}/{error.files[0]}") from None
+    except MlxdiffError:
+        return None
+    kind = None if choice.file is None else kind_if_sound(folder / choice.file)
+    kind = choice.kind if kind is None else kind
+    if kind in KINDS:
+        row = KINDS[kind]
+        raise UnsupportedError(f"{reference} is {row.article}, not a model.", f"Use it as {row.usage(reference)}")
+    return choice.file
 
 
 def refuse_pickle(reference: HubReference) -> None:
@@ -101,22 +126,6 @@ def refuse_pickle(reference: HubReference) -> None:
             f"{shown(reference.file)} of {reference.name} is a pickle, which could run any code when it is opened.",
             f"Give the address of a {SINGLE_FILE} file, or of the repository alone.",
         )
-
-
-def is_single_file(path: str) -> bool:
-    """Whether a repository's file is a checkpoint by itself: no part of the diffusers layout."""
-    return path.lower().endswith(SINGLE_FILE) and path.partition("/")[0] not in FILES
-
-
-def resolve_vae(reference: str) -> Path:
-    """Where a VAE to use instead of a model's own is: its folder, a model's folder or name, or a .safetensors file.
-
-    Raises ModelNotFoundError and UnsupportedError, as `resolve` does; no network.
-    """
-    path = as_path(reference)
-    if path is not None and (path / "config.json").is_file() and not (path / MODEL_INDEX).is_file():
-        return path
-    return resolve(reference).path
 
 
 def is_local(reference: str) -> bool:
@@ -164,6 +173,11 @@ def what_is_missing(folder: Path, name: str) -> str | None:
     return None
 
 
+def _is_in_cache(parsed: HubReference | None) -> bool:
+    """Whether owner/name/file is of a repository in the cache, and not a path with a mistake in it."""
+    return parsed is not None and parsed.file is not None and storage(parsed.name).is_dir()
+
+
 def _refuse_files(reference: str, path: Path | None) -> None:
     is_file = path is not None and path.is_file()
     suffix = Path(reference).suffix.lower()
@@ -174,7 +188,8 @@ def _refuse_files(reference: str, path: Path | None) -> None:
             " with diffusers' save_pretrained(..., safe_serialization=True).",
         )
     if suffix == SINGLE_FILE and not is_file:
-        raise ModelNotFoundError(f"There is no file {reference}.", "Check the path.")
+        on_hub = f" If it is on the hub, run: mlxdiff pull {reference}" if parse_reference(reference) else ""
+        raise ModelNotFoundError(f"There is no file {reference}.", f"Check the path.{on_hub}")
     if is_file:
         raise UnsupportedError(
             f"{reference} is a file of another kind than {SINGLE_FILE}, the only one that mlxdiff loads models from.",

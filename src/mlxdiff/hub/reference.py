@@ -1,4 +1,7 @@
-"""What a user calls a model: a built-in name, owner/name[@revision], an address on the hub. Asks no disk, no hub."""
+"""What a user calls a model or a part: a built-in name, owner/name[@revision], a file of a repository, an address.
+
+Asks no disk, no hub.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,11 @@ FORMS = (
 )
 
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?", re.ASCII)
+# A file of a repository; pickles too, so that they are refused for what they are.
+_FILE = re.compile(
+    r"(?P<name>\w[\w.-]*/[\w.-]+)/(?P<file>[^@]+\.(?:safetensors|bin|ckpt|pth?))(@(?P<revision>\w[\w./+-]*))?",
+    re.ASCII | re.IGNORECASE,
+)
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _OTHER_KINDS = ("datasets", "spaces", "docs", "blog", "papers", "collections", "models", "api")
 _PAGES = ("tree", "blob", "resolve", "raw", "commit")
@@ -31,7 +39,7 @@ _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|]')
 
 @dataclass(frozen=True)
 class HubReference:
-    """A repository on the hub; `revision` is None for main, `file` a path in it that an address names."""
+    """A repository on the hub; `revision` is None for main, `file` a path in it that is named."""
 
     name: str
     revision: str | None = None
@@ -44,15 +52,22 @@ class HubReference:
             return f"{HUB}/{self.name}/blob/{quote(revision, safe='')}/{quote(self.file)}"
         return self.name if self.revision is None else f"{self.name}@{self.revision}"
 
+    @property
+    def typed(self) -> str:
+        """As people type it: owner/name[/file][@revision]."""
+        whole = self.name if self.file is None else f"{self.name}/{self.file}"
+        return whole if self.revision is None else f"{whole}@{self.revision}"
+
 
 def parse_reference(reference: str) -> HubReference | None:
-    """owner/name[@revision] or an address on the hub, in its parts; None for what has another form.
+    """owner/name[/file][@revision] or an address on the hub, in its parts; None for what has another form.
 
     None also for what could lead out of the cache.
     """
     if is_address(reference):
         return _of_address(reference)
-    return _of_id(reference)
+    named = _of_id(reference)
+    return _of_file(reference) if named is None else named
 
 
 def parse_repository(reference: str) -> tuple[str, str | None] | None:
@@ -115,6 +130,16 @@ def _of_id(reference: str) -> HubReference | None:
     if match is None or ".." in reference or "--" in match["name"]:
         return None
     return HubReference(match["name"], match["revision"])
+
+
+def _of_file(reference: str) -> HubReference | None:
+    match = _FILE.fullmatch(reference)
+    if match is None:
+        return None
+    named = _of_id(match["name"] if match["revision"] is None else f"{match['name']}@{match['revision']}")
+    if named is None or not can_name_a_file(match["file"]):
+        return None
+    return HubReference(named.name, named.revision, match["file"])
 
 
 def _of_address(address: str) -> HubReference | None:

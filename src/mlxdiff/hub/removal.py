@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelNotFoundError, OutputError
+from ..errors import ModelNotFoundError, OutputError, RequestError
 from ..files import output_error
 from .contents import files_below, refs_of, revisions_of
 from .local import cached_folders, storage
-from .reference import DIGEST
-from .upkeep import CachedModel, cached_models, find_models, named, not_cached
+from .reference import DIGEST, parse_reference
+from .upkeep import CachedModel, cached_models, cached_parts, find_models, named, not_cached
 
 if TYPE_CHECKING:
     from huggingface_hub import DeleteCacheStrategy
@@ -49,17 +49,20 @@ def removal_of(reference: str) -> Removal:
 
     Raises ModelNotFoundError for what is not there, and for a repository that holds no model of mlxdiff's.
     """
+    parsed = parse_reference(reference)
+    if parsed is not None and parsed.file is not None:
+        raise RequestError(f"{reference} names one file.", f"Name the repository: {parsed.name}")
     name, revision = named(reference)
     folder = storage(name)
     if not folder.is_dir():
         raise not_cached(reference, name)
-    every = [model for model in cached_models() if model.reference == name]
+    every = [model for model in (*cached_models(), *cached_parts()) if model.reference == name]
     if not every:
         if revision is None and _only_unfinished(folder):  # a pull that never finished a file
             parts = tuple(_unfinished(folder))
             return Removal((), parts, (folder,), _sum(parts))
         raise ModelNotFoundError(
-            f"{name} is in the cache, but holds no model in the diffusers layout: mlxdiff leaves it alone.",
+            f"{name} is in the cache, but holds no model or part that mlxdiff knows: mlxdiff leaves it alone.",
             "Remove it with the program that fetched it, such as hf cache.",
         )
     models = tuple(find_models(reference))
@@ -69,7 +72,7 @@ def removal_of(reference: str) -> Removal:
 
 def prunable() -> Removal:
     """What nothing needs: revisions that no branch or tag stands for, and downloads that no process is continuing."""
-    models = cached_models()
+    models = [*cached_models(), *cached_parts()]
     loose = tuple(model for model in models if not model.refs)
     # Without a model in the repository, the download may belong to any other program.
     folders = {storage(model.reference) for model in models}

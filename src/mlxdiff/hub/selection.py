@@ -62,15 +62,16 @@ def choose_component(component: str, names: Collection[str], variant: str | None
     files = [name for name in part.files if name in names]
     if not files or (part.is_tokenizer and not _has_vocabulary(files)):
         raise CheckpointError(f"{place} lacks {part.essential}.", "Choose another repository or revision.")
-    return files if part.weights is None else files + _choose_weights(names, variant, place)
+    return files if part.weights is None else files + choose_weight_files(names, variant, place)
 
 
 def _has_vocabulary(names: Collection[str]) -> bool:
     return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
 
 
-def _choose_weights(names: Collection[str], variant: str | None, place: str) -> list[str]:
-    """The safetensors of one component that `checkpoint` would load: a single file, or an index with all its shards."""
+def choose_weight_files(names: Collection[str], variant: str | None, place: str) -> list[str]:
+    """The safetensors of one component that `checkpoint` would load, out of its folder's names: one, or an index with
+    all its shards. Errors as of `choose_component`."""
     first = choose_weights(names, variant, place)
     if not first.endswith(".json"):
         return [first]

@@ -1,6 +1,6 @@
-"""The cache, well kept: which models are in it, and whether they are sound.
+"""The cache, well kept: which models and parts are in it, and whether they are sound.
 
-Only models in the diffusers layout are looked at: the cache belongs to other tools as well.
+Only those that mlxdiff loads are looked at: the cache belongs to other tools as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ..errors import MlxdiffError, ModelNotFoundError
 from ..files import output_error
+from ..part_kinds import MODEL
+from .cached_parts import CachedPart, parts_of
 from .contents import Entry, Revision, entries_of, revisions_of
 from .local import cached_commit, cached_folders, cached_names, storage, what_is_missing
 from .mirrors import nearest
@@ -25,8 +27,9 @@ HOW_TO_LIST = "To see what is there run: mlxdiff pull --list"
 
 @dataclass(frozen=True)
 class CachedModel:
-    """One revision of a repository in the cache; `complete` when `resolve` would take it.
+    """One revision of a repository in the cache; `complete` when `resolve` or `find_part` would take it.
 
+    parts      of a repository that is no model in the diffusers layout, what else it is
     size       bytes, of which other revisions may share some
     refs       the branches and tags that stand for it
     last_used  when one of its files was last read, in seconds since 1970, as far as the system keeps that
@@ -39,6 +42,13 @@ class CachedModel:
     complete: bool
     refs: tuple[str, ...] = ()
     last_used: float = 0.0
+    parts: tuple[CachedPart, ...] = ()
+
+    @property
+    def kind(self) -> str | None:
+        """`model`, or the kind that all of its parts are; None where they differ or cannot be read."""
+        kinds = {part.kind for part in self.parts} or {MODEL}
+        return next(iter(kinds)) if len(kinds) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,15 @@ class CheckedFile:
 
 def cached_models() -> list[CachedModel]:
     """The models in the cache that are in the diffusers layout, by name; other repositories are left out."""
+    return [model for model in _every() if not model.parts]
+
+
+def cached_parts() -> list[CachedModel]:
+    """The repositories in the cache that hold parts (LoRAs, VAEs, ...), or checkpoints in single files; by name."""
+    return [model for model in _every() if model.parts]
+
+
+def _every() -> list[CachedModel]:
     return [model for folder, name in cached_folders() for model in _models(folder, name)]
 
 
@@ -103,7 +122,7 @@ def verify(model: CachedModel, report: Callable[[Path], None] | None = None) -> 
     report  called with each file before it is read
     """
     entries = list(entries_of(model.path.parents[1], model.path))
-    needed = _needed(entries, model.reference)
+    needed = {file for part in model.parts for file in part.files} or _needed(entries, model.reference)
     verified, found = read_verified(), {}
     for entry in entries:
         if report is not None:
@@ -163,20 +182,28 @@ def _needed(entries: Iterable[Entry], name: str) -> set[str]:
 
 
 def _models(folder: Path, name: str) -> list[CachedModel]:
-    return [_model(revision, name) for revision in revisions_of(folder) if revision.is_model]
+    verified = read_verified()
+    found = (_model(revision, name, verified) for revision in revisions_of(folder))
+    return [model for model in found if model is not None]
 
 
-def _model(revision: Revision, name: str) -> CachedModel:
+def _model(revision: Revision, name: str, verified: Verified) -> CachedModel | None:
+    """A snapshot as what it is to mlxdiff; None where that is nothing."""
     statuses = []
     for content in revision.contents:
         with suppress(OSError):  # it may go while we look
-            statuses.append(content.stat())
+            statuses.append(content.stat())  # before anything is read: that counts as use
+    parts = () if revision.is_model else parts_of(revision, verified)
+    if not revision.is_model and not parts:
+        return None
+    is_complete = all(part.sound for part in parts) if parts else what_is_missing(revision.folder, name) is None
     return CachedModel(
         name,
         revision.commit,
         sum(status.st_size for status in statuses),
         revision.folder,
-        what_is_missing(revision.folder, name) is None,
+        is_complete,
         tuple(sorted(revision.refs, key=lambda ref: (ref != MAIN, ref))),
         max((status.st_atime for status in statuses), default=0.0),
+        parts,
     )

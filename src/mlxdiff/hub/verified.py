@@ -61,8 +61,10 @@ def read_verified() -> Verified:
 
 def is_verified(verified: Verified, path: Path, digest: str) -> bool:
     """Whether this file was read before, had this hash, and has not changed since."""
-    entry, now = verified.get(os.path.realpath(path)), _fingerprint(path)
-    return entry is not None and now is not None and entry[:-1] == [digest, *now] and now[2] + _TICK < entry[-1]
+    entry, now = verified.get(os.path.realpath(path)), fingerprint(path)
+    return (
+        entry is not None and now is not None and entry[:-1] == [digest, *now] and is_older_than_a_tick(now, entry[-1])
+    )
 
 
 def recorded_digest(verified: Verified, path: Path) -> str | None:
@@ -73,7 +75,7 @@ def recorded_digest(verified: Verified, path: Path) -> str | None:
 
 def entry_of(path: Path, digest: str) -> Verified:
     """What there is to remember of a file whose hash is about to be compared, or just was; nothing if it is gone."""
-    now = _fingerprint(path)
+    now = fingerprint(path)
     return {} if now is None else {os.path.realpath(path): [digest, *now, time.time_ns()]}
 
 
@@ -98,13 +100,18 @@ def _older_than_a_tick(added: Verified) -> Verified:
     return {**added, **unchanged}
 
 
-def _fingerprint(path: Path) -> tuple[int, int, int, int] | None:
+def fingerprint(path: Path) -> tuple[int, int, int, int] | None:
     """Size, time of the content, time of any change, inode. Who sets the second back cannot set the third back."""
     try:
         status = path.stat()
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def is_older_than_a_tick(now: tuple[int, int, int, int], taken: int) -> bool:
+    """Whether a file had not changed for a tick of the clock when its fingerprint was taken (ns since 1970)."""
+    return now[2] + _TICK < taken
 
 
 def _record_file() -> Path:

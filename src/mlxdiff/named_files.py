@@ -1,0 +1,66 @@
+"""The files that a request names: pictures, and parts such as LoRAs, each found by its setting's own rule.
+
+From here come the hashes that a request is recorded with, what has changed since, and the short hashes in A1111's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import hub
+from .declarations import PartReference, Structured, declared
+from .hashing import content_hash
+from .pictures import IN_MEMORY, PictureSource, PictureSources, Pixels, in_file
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file as a setting names it.
+
+    name     what the request says: a path, a name, a hub id
+    setting  the setting's name
+    kind     the kind of part, or None for a picture
+    find     where it is now; raises MlxdiffError where it is not there
+    """
+
+    name: str
+    setting: str
+    kind: str | None
+    find: Callable[[], Path]
+
+    def digest(self) -> str:
+        """The SHA-256 of its content. Raises MlxdiffError."""
+        if self.name.startswith(IN_MEMORY):
+            return self.name[len(IN_MEMORY) :]
+        return content_hash(self.find())
+
+
+def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> Iterator[NamedFile]:
+    """The files that a request names, or a structured setting's value; `scope` leaves out settings of another one."""
+    for item in declared(type(values)):
+        value, kind = getattr(values, item.name), item.kind
+        if value is None or scope not in (None, item.scope):
+            continue
+        name = setting or item.name
+        if isinstance(kind, Structured):
+            for one in value:
+                yield from named_files(one, setting=name)
+        elif isinstance(kind, PictureSource):
+            yield _picture(value, name)
+        elif isinstance(kind, PictureSources):
+            yield from (_picture(one, name) for one in value)
+        elif isinstance(kind, PartReference):
+            yield _part(value, name, kind.part)
+
+
+def _picture(value: str | Pixels, setting: str) -> NamedFile:
+    return NamedFile(str(value), setting, None, lambda: Path(in_file(str(value))))
+
+
+def _part(reference: str, setting: str, kind: str) -> NamedFile:
+    own = {"vae": hub.resolve_vae, "image_encoder": hub.find_image_encoder}
+    find = own.get(kind, lambda named: hub.find_part(named, kind))
+    return NamedFile(reference, setting, kind, lambda: find(reference))
