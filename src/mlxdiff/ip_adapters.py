@@ -124,7 +124,7 @@ def _short(path: str) -> list[str]:
 def _encoder(setting: IPAdapterSetting, path: Path, config: IPAdapterConfig) -> tuple[Path, CLIPVisionConfig]:
     """The folder of the image encoder that gives what the adapter reads: the one asked for, or one beside the file."""
     if setting.encoder is not None:
-        folder = hub.find_part(setting.encoder, "image_encoder")
+        folder = hub.find_image_encoder(setting.encoder)
         vision = _read_vision(folder)
         if vision is None:
             raise ModelNotFoundError(
