@@ -25,6 +25,10 @@ def noise(key: str) -> Any:
     return _read("noise")[key]
 
 
+def lora(key: str) -> Any:
+    return _read("lora")[key]
+
+
 def samplers() -> dict[str, list[str]]:
     """A1111's samplers and the aliases that it takes for them."""
     return _read("samplers")

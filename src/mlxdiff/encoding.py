@@ -20,6 +20,7 @@ from .conditioning import Conditioning, Strand, concatenate, constant
 from .diffusion.guidance import NEGATIVE, POSITIVE, positives
 from .errors import MlxdiffWarning
 from .families.base import PromptEncoder, Vectors
+from .loras import adapters_of
 from .networks import Networks
 from .request import Resolved
 from .text.chunking.chunk import Names
@@ -86,7 +87,11 @@ class EncodedPrompts:
 
     def of(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """What each request tells, evaluated. More than KEPT requests push out their own first."""
-        found = [self._of(request) for request in requests]
+        found: list[EncodedRequest] = []
+        for before, request in zip([None, *requests], requests, strict=False):
+            if before is not None and before.lora != request.lora:
+                mx.eval([each.arrays() for each in found])  # with the weights that are there, which then may go
+            found.append(self._of(request))
         mx.eval([each.arrays() for each in found])
         self._networks.prompts_are_encoded()
         return found
@@ -108,6 +113,7 @@ class EncodedPrompts:
             *parsed.texts.items(),
             *(request.height, request.width, request.prompt_syntax, request.clip_skip),
             *(request.embedding, request.hashes if request.embedding else None),
+            self._networks.adapting.key("encoder", adapters_of(request)),
             parsed.reading.run if parsed.is_scheduled else None,
         )
         if key in self._kept:  # what was used last goes last
@@ -120,8 +126,8 @@ class EncodedPrompts:
         return self._kept[key]
 
     def _encode(self, request: Resolved, parsed: ParsedTexts) -> EncodedRequest:
-        encoder = self._networks.encoder
-        inversions = inversions_of(request)
+        encoder: PromptEncoder = self._networks.adapted("encoder", adapters_of(request)).network
+        inversions = self._inversions(request)
         names = names_of(inversions, self._networks.tokenizers)
         if _is_simple(parsed, self._networks.tokenizers, names):
             size = {"height": request.height, "width": request.width}
@@ -130,18 +136,27 @@ class EncodedPrompts:
         vectors = {name: vectors_for(inversion, encoder.widths) for name, inversion in inversions.items()}
         return _Assembler(request, parsed, encoder, vectors).encoded()
 
+    def _bundled(self, request: Resolved) -> tuple[Inversion, ...]:
+        """Textual inversions that LoRA files bring along."""
+        return self._networks.adapting.inversions(adapters_of(request))
+
+    def _inversions(self, request: Resolved) -> dict[str, Inversion]:
+        return {inversion.name: inversion for inversion in self._bundled(request)} | inversions_of(request)
+
     def _warn(self, request: Resolved, parsed: ParsedTexts) -> None:
         """Says what of the prompts does nothing, each time they are used."""
         things = [thing for prompt in parsed.all_prompts for thing in parsing.unused(prompt)]
-        inversions, tokenizers = inversions_of(request), self._networks.tokenizers
+        inversions, tokenizers = self._inversions(request), self._networks.tokenizers
         names = names_of(inversions, tokenizers)[0]
         if parsed.reading.syntax == "comfyui":
             things += [thing for prompt in parsed.all_prompts for thing in parsing.unknown_embeddings(prompt, names)]
         parsing.warn_of(things)
-        if inversions:
+        given = {id(each) for each in inversions.values()} - {id(each) for each in self._bundled(request)}
+        if given:
             said = parsing.named_in(parsed.all_prompts, parsed.reading.syntax, tokenizers[0], names)
             used = {id(inversion) for name, inversion in inversions.items() if name in said}
-            for inversion in {id(each): each for each in inversions.values() if id(each) not in used}.values():
+            idle = {id(each): each for each in inversions.values() if id(each) in given - used}
+            for inversion in idle.values():
                 mark = "embedding:" if parsed.reading.syntax == "comfyui" else ""
                 called = next(name for name, each in inversions.items() if each is inversion)
                 text = f"No prompt names the embedding {called}. Write {mark}{called} where it is to be."

@@ -19,7 +19,7 @@ from .declarations import declared
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
 from .images import open_picture, stored_texts
 from .inputs import open_input
-from .named_files import NamedFile, named_files
+from .named_files import NamedFile, known_part, named_files
 from .parameters import parameters_text
 from .printable import printable as printable
 from .recipes import Recipe
@@ -98,7 +98,7 @@ def request_from_file(
         raise InputError(f"{path}: {error.problem}", error.remedy) from None
     if recipe is None:
         raise InputError(f"{path}: It says nothing about how it was made.", _NOTHING)
-    request, said = recipes.finished(recipe, given)
+    request, said = recipes.finished(recipe, given, lambda name, digest: known_part(name, "lora", digest))
     for saying in said:
         _warn(saying)
     return request

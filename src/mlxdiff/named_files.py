@@ -12,6 +12,7 @@ from typing import Any
 
 from . import hub
 from .declarations import PartReference, Structured, declared
+from .errors import MlxdiffError, ModelNotFoundError
 from .hashing import content_hash
 from .pictures import IN_MEMORY, PictureSource, PictureSources, Pixels, in_file
 
@@ -64,3 +65,23 @@ def _part(reference: str, setting: str, kind: str) -> NamedFile:
     own = {"vae": hub.resolve_vae, "image_encoder": hub.find_image_encoder}
     find = own.get(kind, lambda named: hub.find_part(named, kind))
     return NamedFile(reference, setting, kind, lambda: find(reference))
+
+
+def known_part(name: str, kind: str, short_hash: str = "") -> str | None:
+    """What calls a part of another program's name or hash on this machine; None where it is not there."""
+    try:
+        hub.find_part(name, kind)
+    except ModelNotFoundError:
+        found = hub.find_by_hash(kind, short_hash) if short_hash else None
+        return None if found is None else _callable(found, kind)
+    except MlxdiffError:
+        return None
+    return name
+
+
+def _callable(path: Path, kind: str) -> str:
+    """Its bare name where that finds it, else its path."""
+    try:
+        return path.stem if hub.find_part(path.stem, kind).samefile(path) else str(path)
+    except (MlxdiffError, OSError):
+        return str(path)

@@ -7,32 +7,54 @@ at a time, so that the files never lie in memory as a whole; then any thread can
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import backend, memory
+from .adapting import Adapting, Key, Reload, left_of
+from .errors import MlxdiffWarning
 from .families import Checkpoint, Family, base
+from .loras import Adapters
 from .models.backbone import Backbone
 from .models.vae import AutoencoderKL
+from .parts import BACKBONE
 from .text import Tokenizer
 from .threads import Turn
+from .weight_changes import Survival
 
 AT_ONCE = 2**28  # bytes of weights that are evaluated together
+ENOUGH = 0.9  # of the correlation of a change that was merged into quantized layers: below it a warning says so
+
+T = TypeVar("T")
 
 
 @dataclass
 class Held:
-    """A network in memory, its weights, and the thread that mapped them: until they are evaluated it alone can."""
+    """A network in memory, its weights, and the thread that mapped them: until they are evaluated it alone can.
 
+    name     `encoder`, `backbone` or `vae`
+    modules  that hold the weights
+    reloads  what changes the adapters of each component
+    key      which adapters it has; None where that is unknown
+    """
+
+    name: str
     network: Any
-    weights: list[mx.array]
+    modules: tuple[nn.Module, ...]
     thread: int
+    reloads: Mapping[str, Reload] = field(default_factory=dict)
     evaluated: bool = False
+    key: Key | None = ()
+    weights: list[mx.array] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.weights = _weights(self.modules)
 
     @property
     def nbytes(self) -> int:
@@ -49,6 +71,7 @@ class Networks:
         self, checkpoint: Checkpoint, family: Family, *, dtype: mx.Dtype, bits: int | None, turn: Turn
     ) -> None:
         self.checkpoint, self.family, self.dtype, self.bits = checkpoint, family, dtype, bits
+        self.adapting = Adapting(checkpoint, bits)
         self._turn = turn
         self._held: dict[str, Held] = {}
         self._sizes: dict[str, int] = {}
@@ -56,7 +79,7 @@ class Networks:
 
     @property
     def encoder(self) -> base.PromptEncoder:
-        """The text encoders, ready for use."""
+        """The text encoders, ready for use, with the adapters that they have."""
         return self._use("encoder")
 
     @property
@@ -68,13 +91,31 @@ class Networks:
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone, ready for use."""
+        """The backbone, ready for use, with the adapters that it has."""
         return self._use("backbone")
 
     @property
     def vae(self) -> AutoencoderKL:
         """The VAE, ready for use."""
         return self._use("vae")
+
+    def adapted(self, name: str, adapters: Adapters) -> Held:
+        """`encoder` or `backbone`, ready for use, with these adapters and no others."""
+        with self._turn:
+            held = self._map(name)
+            self._put_on(held, adapters)
+            return held
+
+    def stepping(self, steps: Iterator[T], held: Held, adapters: Adapters) -> Iterator[T]:
+        """The steps, each computed with these adapters, whatever other runs put on between them."""
+        while True:
+            with self._turn:
+                self._put_on(held, adapters)
+                try:
+                    step = next(steps)
+                except StopIteration:
+                    return
+            yield step
 
     def load(self) -> None:
         """Maps and checks every weight now, so that a damaged file is found before minutes are spent."""
@@ -120,39 +161,64 @@ class Networks:
     def _use(self, name: str) -> Any:
         with self._turn:
             held = self._map(name)
-            if not held.evaluated:
-                evaluate(held.weights)
-                held.evaluated = True
+            _evaluate(held)
             return held.network
+
+    def _put_on(self, held: Held, adapters: Adapters) -> None:
+        key = self.adapting.key(held.name, adapters)
+        survival: Survival = {}
+        if key != held.key:
+            held.key, held.evaluated, held.weights = None, False, []
+            with backend.callers_randomness():
+                survival = self.adapting.put_on(held.name, adapters, held.reloads)
+            held.key, held.weights, held.thread = key, _weights(held.modules), threading.get_ident()
+        for value in survival.values():  # one by one: each takes a layer in fp32
+            mx.eval(value)
+        _evaluate(held)
+        if survival:
+            self._say_what_is_left(left_of(survival))
+
+    def _say_what_is_left(self, left: list[float]) -> None:
+        mean = sum(left) / len(left)
+        layers = f"{len(left)} layer{'s' if len(left) > 1 else ''} of {self.bits} bits"
+        text = f"Merged into {layers}, the LoRA is there with a correlation of {mean:.2f} (lowest {min(left):.2f})."
+        more = " Much of it is lost: leave quantize out, or use 8 bits." if mean < ENOUGH else ""
+        warnings.warn(MlxdiffWarning(text + more), stacklevel=2)
 
     def _map(self, name: str) -> Held:
         with self._turn:
             held = self._held.get(name)
-            if held is None or not (held.evaluated or held.thread == threading.get_ident()):
+            if held is None or not (held.evaluated or held.thread == threading.get_ident()) or held.key is None:
                 with backend.callers_randomness():
-                    network, modules = _PARTS[name](self)
-                held = self._held[name] = Held(network, _weights(modules), threading.get_ident())
+                    held = self._held[name] = _PARTS[name](self)
             return held
 
-    def _map_encoder(self) -> tuple[Any, Iterable[nn.Module]]:
+    def _map_encoder(self) -> Held:
         encoder = self.family.load_encoder(self.checkpoint, self.dtype, self.bits)
         self._tokenizers = encoder.tokenizers
-        return encoder, encoder.networks
+        reloads = {name: loaded.reload for name, loaded in encoder.loaded.items()}
+        return Held("encoder", encoder, encoder.networks, threading.get_ident(), reloads)
 
-    def _map_backbone(self) -> tuple[Any, Iterable[nn.Module]]:
+    def _map_backbone(self) -> Held:
         backbone = base.load_backbone(self.checkpoint, self.dtype, self.bits)
-        return backbone, (backbone.network,)
+        return Held("backbone", backbone, (backbone.network,), threading.get_ident(), {BACKBONE: backbone.reload})
 
-    def _map_vae(self) -> tuple[Any, Iterable[nn.Module]]:
+    def _map_vae(self) -> Held:
         vae = base.load_vae(self.family, self.checkpoint, self.dtype)
-        return vae, (vae,)
+        return Held("vae", vae, (vae,), threading.get_ident())
 
 
-_PARTS: dict[str, Callable[[Networks], tuple[Any, Iterable[nn.Module]]]] = {
+_PARTS: dict[str, Callable[[Networks], Held]] = {
     "encoder": Networks._map_encoder,
     "backbone": Networks._map_backbone,
     "vae": Networks._map_vae,
 }
+
+
+def _evaluate(held: Held) -> None:
+    if not held.evaluated:
+        evaluate(held.weights)
+        held.evaluated = True
 
 
 def evaluate(arrays: Iterable[mx.array]) -> None:

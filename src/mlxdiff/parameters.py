@@ -18,19 +18,20 @@ from pathlib import PurePath
 from typing import Any
 
 from . import __version__
-from .declarations import Setting, declared
+from .declarations import Number, Setting, declared
 from .errors import MlxdiffWarning
 from .recipes import a1111, sayings
 from .recipes.infotext import BYTE_ORDER_MARK, NEGATIVE, quoted
 from .recipes.names import RNG_NAMES, sampler_name, schedule_name
 from .recipes.recipe import FindModel
-from .request import Request
+from .request import MAX_LORA_SCALE, Lora, Request
 from .short_hashes import short_hashes
 
 
 def parameters_text(request: Request) -> str:
     """The request in the web UI's format: the prompt, the negative prompt, and one line of `Name: value`."""
-    lines = list(dict.fromkeys(request.prompts))
+    tags = "".join(f" {tag}" for lora in request.lora or () if (tag := _tag(lora)) is not None)
+    lines = [f"{prompt}{tags}" for prompt in dict.fromkeys(request.prompts)]
     if request.negative_prompt:
         lines.append(f"{NEGATIVE} {request.negative_prompt}")
     values: dict[str, str] = {}
@@ -62,6 +63,14 @@ def parse_parameters(text: str, find_model: FindModel | None = None) -> Request:
     for saying in sayings(recipe):
         warnings.warn(saying, MlxdiffWarning, stacklevel=2)
     return request
+
+
+def _tag(lora: Lora) -> str | None:
+    """As the web UI's prompts ask for a LoRA; None where its name would not be read back."""
+    number = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE).show
+    scales = [number(lora.text_scale)] + ([] if lora.text is None else [number(lora.scale)])
+    rank = [] if lora.rank is None else [f"dyn={lora.rank}"]
+    return None if set(lora.name) & set(":<>=\n") else f"<lora:{':'.join([lora.name, *scales, *rank])}>"
 
 
 def _text(item: Setting, value: Any) -> str:

@@ -30,6 +30,7 @@ from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .guiding import guidance_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
+from .loras import adapters_of, alike  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .picture_prompts import PicturePrompts  # noqa: E402
@@ -137,6 +138,7 @@ class StableDiffusion:
         Raises RequestError where the request does not fit the checkpoint.
         """
         resolved = resolve.resolve(request, self._loaded)
+        self.networks.adapting.check(adapters_of(resolved))
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
         memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
@@ -154,10 +156,10 @@ class StableDiffusion:
         on_step   called with each Step once it is evaluated
         settings  Request's, such as steps=20 or seed=7 (docs/settings.md)
         """
-        request = self.resolve(_request(prompt, settings))
+        requests = [self.resolve(part) for part in alike(_request(prompt, settings))]
         pictures = []
         with self._turn:
-            for part in request.parts(self.batch_size(request)):
+            for part in (part for request in requests for part in request.parts(self.batch_size(request))):
                 latents = mx.array([])
                 for step in self.denoise(part):
                     mx.eval(step.latents)
@@ -192,13 +194,15 @@ class StableDiffusion:
             row = self._row_bytes(resolved, fused_attention=True)
             memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
             levels = resolved.noise_levels
+            adapters = adapters_of(resolved)
             encoded = self._prompts.of([resolved])[0]
             shape = self._shape(resolved)
             pictures = self._picture_prompts.of(resolved, shape[:2])
             randomness = Randomness(resolved, shape)
             start = self._start(resolved, randomness, latents)
+            backbone = self.networks.adapted("backbone", adapters)
             predict = Branches(
-                self.networks.backbone,
+                backbone.network,
                 encoded.branches,
                 levels,
                 resolved.guidance_scale,
@@ -212,7 +216,7 @@ class StableDiffusion:
         options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
         options |= {name: getattr(resolved, name) for name in OPTIONS}
         steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
-        for step in steps:
+        for step in self.networks.stepping(steps, backbone, adapters):
             last = step.sigma == levels.sigmas[-1]
             yield replace(step, latents=levels.end(step.latents)) if last else step
             owner.check()

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import catalogue
@@ -51,6 +52,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 DTYPES = ("fp16", "bf16", "fp32")
 MAX_SEED = 2**64 - 1
+SEEDS = 2**32  # that are drawn where none is given
 MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
@@ -59,6 +61,8 @@ MAX_PAG_SCALE = 100
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
 MAX_CLIP_SKIP = 12
+MAX_LORA_SCALE = 100
+MAX_LORA_RANK = 100_000
 _FILLED: Any = None
 
 
@@ -88,6 +92,57 @@ class Embedding:
 
     ref: str = setting(PartReference("embedding"), "A .safetensors file.", default=MISSING)
     token: str | None = setting(Text(), "Its name in prompts.", unset="the file's name, or the token in the file")
+
+
+@dataclass(frozen=True)
+class Blocks(Text):
+    """Block -> a strength, as text between semicolons: `IN04:0.5;OUT03:0`."""
+
+    def check(self, name: str, value: Any) -> tuple[tuple[str, float], ...]:
+        if isinstance(value, str):
+            return self.parse(name, value)
+        pairs = list(value.items()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else None
+        if pairs is None or not all(isinstance(pair, tuple) and isinstance(pair[0], str) for pair in pairs):
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as IN04:0.5;OUT03:0.")
+        one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
+        return tuple((block.strip().upper(), one.check(f"{name}'s {block[:20]}", scale)) for block, scale in pairs)
+
+    def parse(self, name: str, text: str) -> tuple[tuple[str, float], ...]:
+        pairs = [part.partition(":") for part in text.split(";") if part.strip()]
+        one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
+        return self.check(name, tuple((block, one.parse(f"{name}'s {block[:20]}", scale)) for block, _, scale in pairs))
+
+    def to_json(self, value: Any) -> dict[str, float]:
+        return dict(value)
+
+    def show(self, value: Any) -> str:
+        return ";".join(f"{block}:{scale:g}" for block, scale in value)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA, or an adapter of another form: a file, and how strongly it works."""
+
+    ref: str = setting(PartReference("lora"), "A .safetensors file, its folder, or the name of one.", default=MISSING)
+    scale: float = setting(
+        Number(-MAX_LORA_SCALE, MAX_LORA_SCALE), "How strongly it works; 0 is not at all.", default=1.0
+    )
+    text: float | None = setting(
+        Number(-MAX_LORA_SCALE, MAX_LORA_SCALE), "How strongly it works in the text encoders.", unset="the scale"
+    )
+    rank: int | None = setting(
+        Whole(1, MAX_LORA_RANK), "How many of its directions are used, the first ones.", unset="all"
+    )
+    blocks: Any = setting(Blocks(), "A further strength of blocks of the UNet: IN04:0.5;OUT03:0.", unset="1 each")
+
+    @property
+    def text_scale(self) -> float:
+        return self.scale if self.text is None else self.text
+
+    @property
+    def name(self) -> str:
+        """What A1111's tags call it: the file's name without folder and ending."""
+        return PurePath(self.ref).name.removesuffix(".safetensors")
 
 
 @dataclass(frozen=True)
@@ -195,6 +250,12 @@ class Request:
     )
     embedding: tuple[Embedding, ...] | None = setting(
         Structured(Embedding), "Textual inversion that prompts may name; repeatable.", group="Prompt", unset="none"
+    )
+    lora: tuple[Lora, ...] | None = setting(
+        Structured(Lora),
+        "LoRA to apply, with its scale, and that of its part for the text encoders; repeatable.",
+        group="Adapters",
+        unset="none",
     )
     steps: int | None = setting(Whole(1, MAX_STEPS), "Denoising steps.", unset="the checkpoint's", a1111="Steps")
     sampler: str | None = setting(
@@ -569,6 +630,7 @@ if TYPE_CHECKING:
         prompt_syntax: str | None
         clip_skip: int | None
         embedding: list[Any] | tuple[Any, ...] | str | None
+        lora: list[Any] | tuple[Any, ...] | str | None
         steps: int | None
         sampler: str | None
         schedule: str | None

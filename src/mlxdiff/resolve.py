@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, images, ip_adapters, presets
+from . import backend, images, ip_adapters, loras, presets
 from .catalogue import SAMPLERS, SCHEDULES
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
@@ -21,9 +21,8 @@ from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import Defaults
 from .named_files import named_files
-from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, Model, Request, Resolved, declared
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
 
-SEEDS = 2**32
 STRENGTH = 0.8
 
 
@@ -40,7 +39,7 @@ class Loaded:
 def resolve(request: Request, loaded: Loaded) -> Resolved:
     """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
-    request = presets.applied(request)
+    request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
     if request.strength is not None and request.image is None:
         raise RequestError("There is a strength but no image.", "Give the image to start from.")
     config = _config(request, checkpoint)

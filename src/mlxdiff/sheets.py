@@ -49,7 +49,8 @@ class Sheet:
 
     def single(self, given: Mapping[str, Any]) -> Request | None:
         """The request of one cell of a sweep: where everything that it varies is given."""
-        varied = [setting_called(text.partition("=")[0], declared(Request)) for text in self.vary]
+        names = (text.partition("=")[0].partition(".")[0] for text in self.vary)  # lora.scale is a part of lora
+        varied = [setting_called(name, declared(Request)) for name in names]
         if self.request is None or not varied or not all(item and item.name in given for item in varied):
             return None
         return Request.from_dict({**_values(self.request), **given})

@@ -13,7 +13,7 @@ from mlxdiff.batch import sweep
 from mlxdiff.batch.sweep import MAX_VALUES, as_json, cells, parse_axis, varied_names
 from mlxdiff.declarations import Number, Setting, Structured, Text, declared, setting
 from mlxdiff.errors import RequestError
-from mlxdiff.request import Request
+from mlxdiff.request import Lora, Request
 
 REQUEST = Request("an apple on a table", negative_prompt="a bad apple", seed=5, steps=3, guidance_scale=2.0)
 
@@ -181,9 +181,8 @@ def test_axes_that_cannot_be_rendered(axes, words):
 
 def test_every_setting_that_may_vary_is_an_axis():
     """Whoever declares a setting has it here: its name, and values as its kind reads them."""
-    assert set(varied_names()) == {
-        item.name.replace("_", "-") for item in declared(Request) if item.vary and item.scope != "record"
-    }
+    names = {item.name.replace("_", "-") for item in declared(Request) if item.vary and item.scope != "record"}
+    assert {name for name in varied_names() if "." not in name} == names
     for text, values in (
         ("model=emoji,owner/name", ("emoji", "owner/name")),
         ("quantize=8,4", (8, 4)),
@@ -208,6 +207,20 @@ def test_a_setting_of_its_own_kind_is_read_and_shown_by_it(monkeypatch):
     assert axis.values == (None, (Lora("style", 0.5),))
     assert axis.labels == ("lora none", "style,scale=0.5")
     assert as_json([axis], [axis.values[1]]) == {"lora": [{"ref": "style", "scale": 0.5}]}
+
+
+def test_a_number_inside_a_setting_is_varied_in_all_its_values():
+    request = replace(REQUEST, lora=("a,scale=0.5", "b"))
+    axes = [parse_axis("lora.scale=0..1+0.5"), parse_axis('lora.text="",0')]
+    found = cells(request, axes)
+    assert [cell.request.lora for cell in found[2:4]] == [
+        (Lora("a", 1.0), Lora("b", 1.0)),
+        (Lora("a", 0.0, text=0.0), Lora("b", 0.0, text=0.0)),
+    ]
+    assert axes[0].labels == ("lora.scale 0", "lora.scale 0.5", "lora.scale 1")
+    assert as_json(axes, found[1].values) == {"lora.scale": 0.5, "lora.text": None}
+    with pytest.raises(RequestError, match=r"lora\.scale is varied, and there is no lora"):
+        cells(REQUEST, axes[:1])
 
 
 def test_a_negative_prompt_is_a_whole_value_that_no_word_is_replaced_in():

@@ -68,9 +68,9 @@ def changes(module: nn.Module, layers, rank: int = 2) -> dict[str, tuple[mx.arra
 
 
 def as_delta(low_rank):
-    """(path of a parameter) -> up @ down in the layer's shape."""
+    """(path of a parameter, the parameter) -> up @ down in the layer's shape."""
 
-    def delta(path: str) -> mx.array | None:
+    def delta(path: str, _weight: mx.array | None = None) -> mx.array | None:
         if not path.endswith(".weight") or path.removesuffix(".weight") not in low_rank:
             return None
         down, up = low_rank[path.removesuffix(".weight")]
@@ -222,7 +222,7 @@ def test_a_change_of_another_shape_is_refused_and_leaves_the_module(folder):
     unet = loaded(folder)
     before = arrays(unet.module)
     with pytest.raises(CheckpointError, match=r"An adapter changes 'conv_in\.weight' in the shape \(3,\)"):
-        unet.reload(delta=lambda path: mx.zeros(3) if path == "conv_in.weight" else None)
+        unet.reload(delta=lambda path, _: mx.zeros(3) if path == "conv_in.weight" else None)
     assert all(array is before[path] for path, array in arrays(unet.module).items())
 
 
@@ -245,6 +245,6 @@ def test_a_backbone_changes_its_adapters(folder):
 
 def test_the_list_names_what_happens(folder):
     stored = read_component(folder / "unet")
-    names = [t.name for t in steps(stored, dtype=mx.float16, bits=8, delta=lambda _: None, live=lambda *_: None)]
+    names = [t.name for t in steps(stored, dtype=mx.float16, bits=8, delta=lambda *_: None, live=lambda *_: None)]
     assert names == ["rename", "fit", "merge", "place", "quantize", "cast", "attach"]
     assert [t.name for t in steps(stored, dtype=None)] == ["rename", "fit", "place"]

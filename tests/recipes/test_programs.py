@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 import warnings
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from safetensors.numpy import save_file
 
 from mlxdiff import exif, recipes
 from mlxdiff.errors import InputError, MlxdiffError, RequestError
 from mlxdiff.metadata import request_from_file
-from mlxdiff.request import Request
+from mlxdiff.named_files import known_part
+from mlxdiff.request import Lora, Request
 
 CATS = {"prompt": "a cat", "negative_prompt": "dogs", "steps": 20, "seed": 5, "width": 512, "height": 768}
 
@@ -87,10 +91,51 @@ def test_comfyuis_other_nodes_are_named_by_their_class():
     graph["13"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
     settings_, (said,) = of_graph(graph)
     assert (settings_["prompt"], settings_["model"]) == ("a cat", "found/v1-5")
-    for part in ("LoraLoader: ink.safetensors 0.7", "VAELoader: ft-mse.safetensors", "NodeOfTomorrow: 3"):
+    assert settings_["lora"] == (Lora("ink", 0.7, text=0.0),), "its clip goes nowhere"
+    for part in ("VAELoader: ft-mse.safetensors", "NodeOfTomorrow: 3"):
         assert part in said
-    for part in ("PreviewImage", "VAEDecode", "CLIPTextEncode", "KSampler"):
+    for part in ("PreviewImage", "VAEDecode", "CLIPTextEncode", "KSampler", "LoraLoader"):
         assert part not in said
+
+
+def test_comfyuis_loaders_of_loras():
+    graph = comfyui(_3={"model": ["11", 0]}, _6={"clip": ["10", 1]})
+    inputs = {"lora_name": "a/ink.safetensors", "strength_model": 0.7, "strength_clip": 0.5, "clip": ["4", 1]}
+    graph["10"] = {"class_type": "LoraLoader", "inputs": {**inputs, "model": ["12", 0]}}
+    graph["11"] = {
+        "class_type": "Power Lora Loader (rgthree)",
+        "inputs": {
+            "lora_1": {"on": True, "lora": "sub\\dust.safetensors", "strength": 0.2},
+            "lora_2": {"on": False, "lora": "off.safetensors", "strength": 1},
+            "model": ["10", 0],
+        },
+    }
+    inputs = {"lora_name": "glow.safetensors", "strength_model": 1, "model": ["4", 0]}
+    graph["12"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+    settings_, said = of_graph(graph)
+    assert settings_["lora"] == (Lora("dust", 0.2, text=0.0), Lora("ink", 0.7, text=0.5), Lora("glow", 1, text=0.0))
+    assert settings_["model"] == "found/v1-5"
+    assert not said
+
+
+def test_a_lora_is_used_where_it_is_found_by_name_or_hash_and_else_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLXDIFF_LORAS", str(tmp_path / "loras"))
+    (tmp_path / "loras").mkdir()
+    save_file({"lora_unet_x.lora_down.weight": np.ones((1, 2), np.float32)}, tmp_path / "loras/mine.safetensors")
+    digest = hashlib.sha256((tmp_path / "loras/mine.safetensors").read_bytes()).hexdigest()[:10]
+
+    def request_of(values: dict) -> tuple[Request, list[str]]:
+        recipe = recipes.read({"parameters": json.dumps(values)}, str)
+        assert recipe is not None
+        return recipes.finished(recipe, {}, lambda name, hash: known_part(name, "lora", hash))
+
+    fooocus = {"prompt": "a cat", "base_model": "x", "performance": "Speed"}
+    request, said = request_of({**fooocus, "loras": [["mine", 0.1, ""], ["renamed", 0.2, digest], ["gone", 0.3, "12"]]})
+    assert request.lora == (Lora("mine", 0.1), Lora("mine", 0.2))
+    assert "LoRA gone (0.3)" in said[0]
+    text = f'a <lora:renamed:0.4> b <lora:gone:1>\nSteps: 4, Seed: 1, Lora hashes: "renamed: {digest}, gone: 12"'
+    (tmp_path / "a.txt").write_text(text)
+    assert request_from_file(tmp_path / "a.txt").prompt == "a <lora:mine:0.4> b <lora:gone:1>"
 
 
 def test_comfyuis_second_pass_is_named_and_the_first_one_read():
@@ -205,10 +250,9 @@ def test_invokeai():
         "schedule": "karras",
         "rng": "torch",
         "model": "found/juggernaut",
+        "lora": (Lora("ink", 0.75),),
     }
-    assert said.count(":") == said.count("loras") + said.count('"model"') + said.count('"name"') + said.count(
-        '"weight"'
-    )
+    assert ":" not in said
 
 
 def test_invokeai_2_and_1():
@@ -294,11 +338,11 @@ def test_swarmui(tmp_path):
     }
     text = json.dumps({"sui_image_params": params, "sui_extra_data": {"date": "2026"}})
     expected = {**CATS, "guidance_scale": 7, "sampler": "euler", "rng": "torch", "model": "found/sd_xl_base_1.0"}
-    expected |= {"prompt_syntax": "comfyui", "compat": "comfyui"}
+    expected |= {"prompt_syntax": "comfyui", "compat": "comfyui", "lora": (Lora("ink", 0.5),)}
     settings_, (said,) = read({"parameters": text})
     assert settings_ == expected
     assert "scheduler: normal_of_tomorrow" in said
-    assert 'loras: ["ink"], loraweights: ["0.5"]' in said
+    assert "lora" not in said
     for kind, data in (("jpg", exif.write({"parameters": text})), ("webp", exif.write({"parameters": text}))):
         Image.new("RGB", (8, 8)).save(tmp_path / f"a.{kind}", exif=data)
         with warnings.catch_warnings():
@@ -340,8 +384,9 @@ def test_fooocus():
         "schedule": "karras",
         "rng": "torch",
         "model": "found/juggernautXL",
+        "lora": (Lora("offset", 0.1),),
     }
-    for part in ("adm_guidance: (1.5, 0.8, 0.3)", "sharpness: 2.0", "styles: ['Fooocus V2']", "offset", "Speed"):
+    for part in ("adm_guidance: (1.5, 0.8, 0.3)", "sharpness: 2.0", "styles: ['Fooocus V2']", "Speed"):
         assert part in said
     for part in ("refiner", "vae", "version", "resolution"):
         assert part not in said
@@ -371,10 +416,11 @@ def test_civitais_json(tmp_path):
         "sampler": "dpmpp_2m",
         "schedule": "karras",
         "model": "found/dreamshaper",
+        "lora": (Lora("ink", 0.6),),
     }
     settings_, (said,) = read({"parameters": json.dumps(values)})
     assert settings_ == expected
-    assert said.startswith("The picture was made with lora: ink (0.6), Vividness: 3, which")
+    assert said.startswith("The picture was made with Vividness: 3, which")
     graph = {**comfyui(), "extraMetadata": json.dumps(values)}
     assert read({"prompt": json.dumps(graph)}) == (expected, [said])
     (tmp_path / "a.json").write_text(json.dumps(values))
@@ -409,14 +455,15 @@ def test_draw_things():
     escaped = json.dumps(values).replace('"', "&quot;")
     item = f'<rdf:Alt><rdf:li xml:lang="x-default">{escaped}</rdf:li></rdf:Alt>'
     xmp = f"<x><exif:UserComment>{item}</exif:UserComment></x>"
-    settings_, (said,) = read({"XML:com.adobe.xmp": xmp})
+    settings_, said = read({"XML:com.adobe.xmp": xmp})
     assert settings_ == {
         **CATS,
         "guidance_scale": 7,
         "sampler": "euler_ancestral",
         "model": "found/sd_v1.5",
+        "lora": (Lora("ink", 1.0),),
     }
-    assert 'lora: [{"model": "ink"}]' in said
+    assert not said
 
 
 def test_a_graph_in_a_webp_and_in_a_json_file(tmp_path):

@@ -25,6 +25,7 @@ from typing import Any
 
 from ..declarations import declared
 from ..errors import MlxdiffError, RequestError
+from ..loras import alike
 from ..request import Model, Request, Resolved
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
@@ -101,7 +102,8 @@ class JobMaker:
         try:
             several = entry.request.batch_size > 1
             where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
-            found = [self._job(entry, single, where) for single in self._resolve(entry.request).singles()]
+            singles = (one for part in alike(entry.request) for one in self._resolve(part).singles())
+            found = [self._job(entry, single, where) for single in singles]
         except MlxdiffError as error:
             error.problem = f"{entry.source}: {error.problem}"
             error.args = (f"{error.problem} {error.remedy}",)
@@ -239,12 +241,18 @@ def grouped(jobs: Iterable[Job | None], batch_size: int) -> Iterator[Batch | Non
 
 
 def by_model(batches: Iterable[Batch | None]) -> Iterator[Batch]:
-    """The batches of a list that is complete, so ordered that each model is loaded once."""
+    """The batches of a list that is complete, so ordered that each model is loaded once, and each set of LoRAs put on
+    once."""
     known = [batch for batch in batches if batch is not None]
-    first: dict[Model, int] = {}
+    first: dict[Any, int] = {}
     for batch in known:
-        first[batch.model] = min(batch.jobs[0].index, first.get(batch.model, batch.jobs[0].index))
-    yield from sorted(known, key=lambda batch: first[batch.model])
+        for weights in _weights_of(batch):
+            first[weights] = min(batch.jobs[0].index, first.get(weights, batch.jobs[0].index))
+    yield from sorted(known, key=lambda batch: [first[weights] for weights in _weights_of(batch)])
+
+
+def _weights_of(batch: Batch) -> tuple[Any, Any]:
+    return batch.model, (batch.model, batch.request.lora)
 
 
 def largest(jobs: Sequence[Job]) -> Job:

@@ -1,27 +1,40 @@
 """Sweeps: one request varied along one or two axes, as the cells of a sheet. Knows no MLX, and renders nothing.
 
 An axis is written NAME=VALUES: `steps=10,20,30`, `guidance-scale=2..8+2`, `prompt=apple,pear,"a plum, ripe"`. NAME is
-any setting that was declared with `vary`, and its kind reads the values and shows them.
+any setting that was declared with `vary`, and its kind reads the values and shows them; or a number inside a setting
+that has parts, of all its values at once: `lora.scale=0,0.5,1`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from ..declarations import Setting, Text, declared, nearest, setting_called
+from ..declarations import Setting, Structured, Text, declared, nearest, setting_called
 from ..errors import RequestError
 from ..request import Request
 
 MAX_VALUES = 100
 MAX_CELLS = 1000
-VARIED = {item.name: item for item in declared(Request) if item.vary and item.scope != "record"}
 NUMBERS = (int, float)
 
+
+def _varied_settings() -> Iterator[Setting]:
+    for item in declared(Request):
+        if item.vary and item.scope != "record":
+            yield item
+            if isinstance(item.kind, Structured):
+                parts = (part for part in declared(item.kind.of) if part.kind.type in NUMBERS)
+                yield from (replace(part, name=f"{item.name}.{part.name}") for part in parts)
+
+
+VARIED = {item.name: item for item in _varied_settings()}
+
+_OWN = {name for name in VARIED if name != "prompt" and "." not in name}
 _NUMBER = r"-?\d{1,19}(?:\.\d{1,9})?"
 _RANGE = re.compile(rf"({_NUMBER}?)\.\.({_NUMBER}?)(?:([+-])(\S*))?")
 # A field in quotes, where two quotes stand for one, or everything up to the next comma.
@@ -119,14 +132,15 @@ def cells(request: Request, axes: Sequence[Axis]) -> list[Cell]:
             _check_occurs(str(axis.values[0]), request)
     found = []
     for (row, below), (column, across) in product(enumerate(rows), enumerate(columns)):
-        values = (across,) if below is None else (across, below)
+        values = (across, below)[: len(axes)]
         found.append(Cell(row, column, _varied(request, axes, values), values))
     return found
 
 
 def _varied(request: Request, axes: Sequence[Axis], values: Sequence[Any]) -> Request:
     changed = list(zip(axes, values, strict=True))
-    changes: dict[str, Any] = {axis.name: value for axis, value in changed if axis.name != "prompt"}
+    changes: dict[str, Any] = {axis.name: value for axis, value in changed if axis.name in _OWN}
+    inside = [(axis, value) for axis, value in changed if "." in axis.name]
     words = {str(axis.values[0]): str(value) for axis, value in changed if axis.name == "prompt"}
     if "model" in changes:
         changes["revision"] = None  # the request's is of its own model
@@ -137,7 +151,16 @@ def _varied(request: Request, axes: Sequence[Axis], values: Sequence[Any]) -> Re
             text = getattr(request, name)
             if text is not None and name not in changes:
                 changes[name] = pattern.sub(lambda match: words[match[0]], text)
-    return replace(request, **changes)
+    made = replace(request, **changes)
+    for axis, value in inside:
+        setting, _, part = axis.name.partition(".")
+        held = getattr(made, setting)
+        if not held:
+            raise RequestError(
+                f"{_shown(axis.name)} is varied, and there is no {setting}.", f"Add --{_shown(setting)}."
+            )
+        made = replace(made, **{setting: tuple(replace(one, **{part: value}) for one in held)})
+    return made
 
 
 def _check_occurs(word: str, request: Request) -> None:

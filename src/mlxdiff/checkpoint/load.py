@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import CheckpointError, UnsupportedError
 from ..files import open_regular
-from ..weight_changes import Delta, Live
+from ..weight_changes import Delta, Live, Survival
 from . import transform
 from .detect import weight_files
 from .header import FLOATS, INTEGERS, Header, TensorInfo, read_header
@@ -70,6 +70,7 @@ def steps(
     bits: int | None = None,
     delta: Delta | None = None,
     live: Live | None = None,
+    survival: Survival | None = None,
 ) -> list[Transformation]:
     """How stored weights get into a module.
 
@@ -79,6 +80,7 @@ def steps(
     bits      quantizes the linear layers; a stored quantized copy says itself how it is
     delta     changes that are merged into the weights, before they are quantized
     live      changes that are applied beside them
+    survival  gets what is left of changes that are merged into quantized layers
 
     Raises RequestError where a stored copy has other bits than `bits`.
     """
@@ -88,11 +90,14 @@ def steps(
         chosen.append(transform.stored_layers(stored.quantization, stored.source))
         bits = None
     chosen += [transform.rename(table, stored.source), transform.fit(stored.source, optional)]
+    merged = transform.Merged()
     if delta is not None:
-        chosen.append(transform.merge(delta))
+        chosen.append(transform.merge(delta, merged))
     chosen.append(transform.place())
     if bits is not None:
         chosen.append(transform.quantize(bits))
+    if delta is not None and survival is not None:
+        chosen.append(transform.measure(merged, survival))
     if dtype is not None:
         chosen.append(transform.cast(dtype))
     if live is not None:
@@ -121,16 +126,18 @@ class LoadedNetwork(Generic[Module]):
         self._build, self._read, self._finish = build, read, finish
         self._dtype, self._table, self._bits = dtype, table, bits
         self._changed: set[str] = set()
-        self.module, _ = self._make(None, None)
+        self.module, _ = self._make(None, None, {})
 
-    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> None:
+    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> Survival:
         """The checkpoint's weights with these changes, in place of those before; with neither, the checkpoint's bits.
 
-        Only layers that differ are read again. Nothing is evaluated.
+        Only layers that differ are read again. Nothing is evaluated. Returns what is left of changes that are merged
+        into quantized layers.
         """
+        survival: Survival = {}
         if delta is None and live is None and not self._changed:
-            return
-        fresh, changed = self._make(delta, live)
+            return survival
+        fresh, changed = self._make(delta, live, survival)
         for path in sorted(self._changed | changed):
             while transform.at(self.module, path) is None or transform.at(fresh, path) is None:
                 path = path.rpartition(".")[0]  # fused in one of them: then all that it is fused with
@@ -138,13 +145,14 @@ class LoadedNetwork(Generic[Module]):
             assert replacement is not None
             transform.put(self.module, path, replacement)
         self._changed = changed
+        return survival
 
-    def _make(self, delta: Delta | None, live: Live | None) -> tuple[Module, set[str]]:
+    def _make(self, delta: Delta | None, live: Live | None, survival: Survival) -> tuple[Module, set[str]]:
         """The module with these changes, and the paths of the layers that have any."""
         changed: set[str] = set()
 
-        def noted_delta(path: str) -> mx.array | None:
-            added = None if delta is None else delta(path)
+        def noted_delta(path: str, weight: mx.array) -> mx.array | None:
+            added = None if delta is None else delta(path, weight)
             if added is not None:
                 changed.add(path.rpartition(".")[0])
             return added
@@ -163,6 +171,7 @@ class LoadedNetwork(Generic[Module]):
             bits=self._bits,
             delta=None if delta is None else noted_delta,
             live=None if live is None else noted_live,
+            survival=survival,
         )
         transform.apply([*chosen, *self._finish], module, dict(stored.arrays))
         return module, changed

@@ -1,6 +1,6 @@
 """Loading as a list of named transformations over (module, weights), applied in order.
 
-    stored layers -> rename -> fit -> merge -> place -> quantize -> cast -> attach -> fuse
+    stored layers -> rename -> fit -> merge -> place -> quantize -> measure -> cast -> attach -> fuse
 
 Up to `place` they change the weights, behind it the module that holds them. Nothing is evaluated. Checks come before
 `place`: a module that is refused keeps its values.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import CheckpointError
-from ..weight_changes import Delta, Live
+from ..weight_changes import Delta, Live, Survival
 from .quantize import quantize as quantize_layers
 from .quantize import quantized_layers
 from .rename import Rename, is_ignored, rename_key
@@ -105,26 +106,52 @@ def fit(source: str, optional: Collection[str] = ()) -> Transformation:
     return Transformation("fit", change)
 
 
-def merge(delta: Delta) -> Transformation:
+@dataclass
+class Merged:
+    """What `merge` did, for `measure`: path of a weight -> (the weight in fp32, what was added to it)."""
+
+    by_path: dict[str, tuple[mx.array, mx.array]] = field(default_factory=dict)
+
+
+def merge(delta: Delta, merged: Merged) -> Transformation:
     """Adds to each parameter what `delta` says, in fp32; a stored quantized layer is unpacked and packed again.
 
     Raises CheckpointError where a change has another shape than its parameter.
     """
 
     def change(module: nn.Module, weights: Weights) -> Weights:
-        merged = dict(weights)
+        changed = dict(weights)
         for path, array in weights.items():
-            added = delta(path)
+            layer = path.removesuffix(".weight")
+            whole = _unpacked(at(module, layer), layer, weights) if _is_packed(array) else array.astype(mx.float32)
+            added = delta(path, whole)
             if added is None:
                 continue
-            layer = path.removesuffix(".weight")
+            added = _checked(path, whole, added)
+            merged.by_path[path] = whole, added
             if _is_packed(array):
-                merged |= _merged_packed(at(module, layer), layer, weights, added)
+                changed |= _packed(at(module, layer), layer, whole + added)
             else:
-                merged[path] = _sum(path, array, added)
-        return merged
+                changed[path] = whole + added
+        return changed
 
     return Transformation("merge", change)
+
+
+def measure(merged: Merged, survival: Survival) -> Transformation:
+    """Puts into `survival` what is left of the changes that were merged into layers that are quantized now."""
+
+    def change(module: nn.Module) -> None:
+        for path, (whole, added) in merged.by_path.items():
+            layer = at(module, path.removesuffix(".weight"))
+            if not isinstance(layer, nn.QuantizedLinear):
+                continue
+            packed, scales, biases = mx.quantize(whole, group_size=layer.group_size, bits=layer.bits)
+            before = _dequantized(packed, scales, biases, layer)
+            there = _dequantized(layer["weight"], layer["scales"], layer["biases"], layer) - before
+            survival[path] = mx.stack([(there * added).sum(), (there * there).sum(), (added * added).sum()])
+
+    return _of_module("measure", change)
 
 
 def place() -> Transformation:
@@ -213,22 +240,31 @@ def _of_module(name: str, do: Callable[[nn.Module], object]) -> Transformation:
     return Transformation(name, change)
 
 
-def _merged_packed(layer: nn.Module | None, path: str, weights: Weights, added: mx.array) -> Weights:
-    assert isinstance(layer, nn.QuantizedLinear)
+def _unpacked(layer: nn.Module | None, path: str, weights: Weights) -> mx.array:
+    """The weight of a stored quantized layer, in fp32."""
     packed, scales, biases = (weights[f"{path}.{name}"] for name in ("weight", "scales", "biases"))
+    return _dequantized(packed, scales, biases, layer)
+
+
+def _packed(layer: nn.Module | None, path: str, whole: mx.array) -> Weights:
+    assert isinstance(layer, nn.QuantizedLinear)
+    arrays = mx.quantize(whole, group_size=layer.group_size, bits=layer.bits)
+    return dict(zip((f"{path}.{name}" for name in ("weight", "scales", "biases")), arrays, strict=True))
+
+
+def _dequantized(packed: mx.array, scales: mx.array, biases: mx.array, layer: nn.Module | None) -> mx.array:
+    assert isinstance(layer, nn.QuantizedLinear)
     size, bits = layer.group_size, layer.bits
-    whole = mx.dequantize(packed, scales.astype(mx.float32), biases.astype(mx.float32), group_size=size, bits=bits)
-    again = mx.quantize(_sum(path, whole, added), group_size=size, bits=bits)
-    return dict(zip((f"{path}.{name}" for name in ("weight", "scales", "biases")), again, strict=True))
+    return mx.dequantize(packed, scales.astype(mx.float32), biases.astype(mx.float32), group_size=size, bits=bits)
 
 
-def _sum(path: str, array: mx.array, added: mx.array) -> mx.array:
-    if array.shape != added.shape:
+def _checked(path: str, whole: mx.array, added: mx.array) -> mx.array:
+    if whole.shape != added.shape:
         raise CheckpointError(
-            f"An adapter changes {path!r} in the shape {tuple(added.shape)}, and the model has {tuple(array.shape)}.",
+            f"An adapter changes {path!r} in the shape {tuple(added.shape)}, and the model has {tuple(whole.shape)}.",
             "Use an adapter that was made for this model.",
         )
-    return array.astype(mx.float32) + added.astype(mx.float32)
+    return added.astype(mx.float32)
 
 
 def _parameters(module: nn.Module) -> Weights:

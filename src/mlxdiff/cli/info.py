@@ -17,6 +17,7 @@ EXAMPLES = """
 mlxdiff info apple.png
 mlxdiff info *.png --json
 mlxdiff info stabilityai/sdxl-turbo
+mlxdiff info style.safetensors
 mlxdiff info --settings
 mlxdiff info --prompt "a (red:1.3) apple"
 """
@@ -26,7 +27,7 @@ def info(
     subjects: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A model; a picture, a file of latents, or a .txt of A1111's parameters. Any number of them.",
+            help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
         ),
@@ -103,6 +104,8 @@ def about(subject: str) -> dict[str, Any]:
         is_file = False
     if is_file:
         return about_file(path)
+    if is_folder_of_adapter(path):
+        return about_adapter(path)
     if path.suffix.lower() in FILE_SUFFIXES and "://" not in subject:
         raise InputError(f"There is no file {subject}.", "Check its name and folder.")
     return about_model(subject)
@@ -192,9 +195,30 @@ def about_file(path: Path) -> dict[str, Any]:
 
     if holds_latents(path):
         return about_latents(path)
-    from ..ip_adapters import describe
+    from .. import adapters, ip_adapters
 
-    return describe(path) or about_model(str(path))
+    pictures = ip_adapters.describe(path)
+    if pictures is not None:
+        return pictures
+    return about_adapter(path) if adapters.is_adapter(path) else about_model(str(path))
+
+
+def is_folder_of_adapter(path: Path) -> bool:
+    """Whether a path is a folder that PEFT or diffusers wrote a LoRA into, and not a model."""
+    try:
+        if not path.is_dir() or (path / "model_index.json").exists():
+            return False
+    except (OSError, ValueError):
+        return False
+    from ..adapters import is_adapter
+
+    return is_adapter(path)
+
+
+def about_adapter(path: Path) -> dict[str, Any]:
+    from ..adapters import describe
+
+    return describe(path)
 
 
 def about_text(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class PromptEncoder:
     encode        (branches, *, height, width, clip_skip) -> Conditioning of each branch: plain texts of one chunk
     encoders      (clip_skip, vectors) -> the text encoders as text.encode wants them, for all other prompts
     conditioning  (branch, context (B, S, C), pooled (B, P), height, width) -> Conditioning
-    networks      the modules that hold the weights
+    loaded        the text encoders by component, with what changes their adapters
     tokenizers    one a text encoder
 
     Sizes are in pixels; a clip_skip of 1 skips no layer.
@@ -62,8 +62,13 @@ class PromptEncoder:
     encode: Callable[..., dict[str, Conditioning]]
     encoders: Callable[[int, Vectors], list[Encoder]]
     conditioning: Callable[[str, mx.array, mx.array, int, int], Conditioning]
-    networks: tuple[CLIPTextModel, ...]
+    loaded: Mapping[str, LoadedNetwork[CLIPTextModel]]
     tokenizers: tuple[Tokenizer, ...]
+
+    @property
+    def networks(self) -> tuple[CLIPTextModel, ...]:
+        """The modules that hold the weights."""
+        return tuple(loaded.module for loaded in self.loaded.values())
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -273,7 +278,7 @@ def read_tokenizer(checkpoint: Checkpoint, suffix: str) -> Tokenizer:
 
 def load_text_encoder(
     checkpoint: Checkpoint, suffix: str, dtype: mx.Dtype, bits: int | None
-) -> tuple[Tokenizer, CLIPTextModel]:
+) -> tuple[Tokenizer, LoadedNetwork[CLIPTextModel]]:
     """A tokenizer and its text encoder; `suffix` is "" or "_2", which also projects the pooled text."""
     source, component = checkpoint.source, f"text_encoder{suffix}"
     tokenizer = read_tokenizer(checkpoint, suffix)
@@ -285,7 +290,7 @@ def load_text_encoder(
             f" {config.vocab_size}.",
             "They belong to different models: download the model again.",
         )
-    return tokenizer, load_network(checkpoint, component, dtype, bits).module
+    return tokenizer, load_network(checkpoint, component, dtype, bits)
 
 
 def build_network(checkpoint: Checkpoint, component: str) -> nn.Module:

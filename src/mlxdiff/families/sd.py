@@ -28,7 +28,8 @@ LCM = ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"
 
 
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
-    tokenizer, clip = load_text_encoder(checkpoint, "", dtype, bits)
+    tokenizer, loaded = load_text_encoder(checkpoint, "", dtype, bits)
+    clip = loaded.module
 
     def state(output: CLIPOutput, clip_skip: int) -> mx.array:
         """The last hidden state, or an earlier one under the same final norm."""
@@ -54,7 +55,7 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
     def encoders(clip_skip: int, vectors: Mapping[str, tuple[mx.array, ...]]) -> list[Encoder]:
         return encoders_of([(tokenizer, clip)], [lambda output: state(output, clip_skip)], vectors)
 
-    return PromptEncoder(encode, encoders, conditioning, (clip,), (tokenizer,))
+    return PromptEncoder(encode, encoders, conditioning, {"text_encoder": loaded}, (tokenizer,))
 
 
 def conditioning(branch: str, context: mx.array, pooled: mx.array, height: int, width: int) -> Conditioning:

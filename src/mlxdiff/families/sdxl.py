@@ -33,7 +33,8 @@ AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
 
 
 def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> PromptEncoder:
-    pairs = [load_text_encoder(checkpoint, suffix, dtype, bits) for suffix in _suffixes(checkpoint)]
+    found = {f"text_encoder{s}": load_text_encoder(checkpoint, s, dtype, bits) for s in _suffixes(checkpoint)}
+    pairs = [(tokenizer, loaded.module) for tokenizer, loaded in found.values()]
     networks = tuple(clip for _, clip in pairs)
     scored = bool(checkpoint.index.options.get("requires_aesthetics_score", False))
     zeros_for_absent = bool(checkpoint.index.options.get("force_zeros_for_empty_prompt", True))
@@ -55,21 +56,22 @@ def load_encoder(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> P
             return [context, outputs[-1].pooled]
 
         n_images = max(1 if texts is None else len(texts) for texts in branches.values())
-        found = {}
+        encoded = {}
         for name, texts in branches.items():
             absent = texts is None and zeros_for_absent
             texts = [""] if texts is None else list(texts)
             context, pooled = each_once(states, texts * (n_images if len(texts) == 1 else 1))
             if absent:
                 context, pooled = mx.zeros_like(context), mx.zeros_like(pooled)
-            found[name] = conditioning(name, context, pooled, height, width)
-        return found
+            encoded[name] = conditioning(name, context, pooled, height, width)
+        return encoded
 
     def encoders(clip_skip: int, vectors: Mapping[str, tuple[mx.array, ...]]) -> list[Encoder]:
         check_clip_skip(clip_skip, networks)
         return encoders_of(pairs, [lambda output: state(output, clip_skip)] * len(pairs), vectors)
 
-    return PromptEncoder(encode, encoders, conditioning, networks, tuple(tokenizer for tokenizer, _ in pairs))
+    by_component = {component: loaded for component, (_, loaded) in found.items()}
+    return PromptEncoder(encode, encoders, conditioning, by_component, tuple(tokenizer for tokenizer, _ in pairs))
 
 
 def tokenizers(checkpoint: Checkpoint) -> tuple[Tokenizer, ...]:

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..conditioning import Conditioning
-from ..weight_changes import Delta, Live
+from ..weight_changes import Delta, Live, Survival
 from .step_cache import StepCache
 
 
@@ -125,10 +125,11 @@ class Backbone(Protocol):
         """
         ...
 
-    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> None:
+    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> Survival:
         """Changes the adapters: the checkpoint's weights with these changes, in place of those before.
 
         `delta` is added to the weights in fp32; `live` puts layers in others' place. With neither the weights have the
-        checkpoint's bits again. What was prepared before must be prepared again.
+        checkpoint's bits again. What was prepared before must be prepared again. Returns what is left of changes that
+        are merged into quantized layers.
         """
         ...

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from ..conditioning import Conditioning
 from ..errors import UnsupportedError
-from ..weight_changes import Delta, Live
+from ..weight_changes import Delta, Live, Survival
 from .backbone import Extra, Residuals
 from .layers import timestep_embedding
 from .transformer import KeysValues
@@ -124,7 +124,7 @@ class UNetBackbone:
         unet: UNet2DConditionModel,
         *,
         compiles: bool | None = None,
-        reload: Callable[..., None] | None = None,
+        reload: Callable[..., Survival] | None = None,
     ) -> None:
         self.network = unet
         self._compiles = mx.default_device().type == mx.gpu if compiles is None else compiles
@@ -166,13 +166,13 @@ class UNetBackbone:
         )
         return calls.finest_up(x, maps, shifts, keys_values, merging, residuals)
 
-    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> None:
+    def reload(self, *, delta: Delta | None = None, live: Live | None = None) -> Survival:
         """See Backbone.reload."""
         if self._reload is None:
             raise UnsupportedError(
                 "This UNet was not loaded from a checkpoint.", "Load it with families.base.load_backbone."
             )
-        self._reload(delta=delta, live=live)
+        return self._reload(delta=delta, live=live)
 
     def _embed_guidance(self, guidance_scale: float, batch: int) -> mx.array | None:
         """The guidance scale as an input (Meng et al. 2023), embedded like a timestep of 1000 w: (B, width)."""

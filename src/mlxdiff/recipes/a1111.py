@@ -45,6 +45,8 @@ _ABSENT = {
 _ABSENT_IN_SDCPP = {"guidance": ("3.5",), "eta": ("0",)}
 # Names that A1111 gives to something else than the declared setting: read from mlxdiff's own texts alone.
 _ANOTHER_MEANING = ("token merging ratio",)
+_LORAS = ("lora", "locon", "lycoris", "dora")  # types of Civitai's resources
+_MOST_HASHES = 100
 _SIZE = re.compile(r"([0-9]{1,7})\s*[xX×✕*]\s*([0-9]{1,7})")
 
 
@@ -93,13 +95,15 @@ def _prompts(made: Gathering, found: Infotext, *, strip: bool) -> None:
     prompt, negative = found.prompt, found.negative
     if strip:
         prompt, negative = (_stripped(text) for text in (prompt, negative))
-        used = {"lora"} & by_name().keys()  # such tags stay: the prompt syntax reads them
+        used = {"lora", "lyco"}  # such tags stay: the prompt syntax reads them
         for match in (*TAG.finditer(prompt), *TAG.finditer(negative)):
             if match[1].lower() not in used:
                 made.leave(match[0])
         prompt, negative = (_without_tags(text, used) for text in (prompt, negative))
-        if used:
-            found.pop("lora hashes")
+    for entry in found.pop("lora hashes").split(","):
+        name, _, digest = entry.rpartition(":")
+        if name.strip() and len(made.hashes) < _MOST_HASHES:
+            made.hashes[name.strip()] = digest.strip()
     made.take("prompt", prompt, "Prompt")
     if negative:
         made.take("negative_prompt", negative, "Negative prompt")
@@ -215,7 +219,17 @@ def resources(made: Gathering, name: str, found: Any) -> None:
         elif resource.get("type") not in ("checkpoint", "model"):
             called = resource.get("modelName", resource.get("name", resource.get("modelVersionId", "")))
             weight = resource.get("weight")
+            if str(resource.get("type")).lower() in _LORAS and isinstance(called, str) and called:
+                if not _is_tagged(made, called):
+                    made.lora(called, 1.0 if weight is None else weight, hash=resource.get("hash", ""))
+                continue
             made.leave(f"{resource.get('type')}", f"{called}" + ("" if weight is None else f" ({weight})"))
+
+
+def _is_tagged(made: Gathering, name: str) -> bool:
+    """Whether the prompt asks for a LoRA by a tag already."""
+    tags = (match[2].partition(":")[0].lower() for match in TAG.finditer(str(made.settings.get("prompt", ""))))
+    return name.lower() in tags
 
 
 def _hashes(made: Gathering, found: Infotext, value: str) -> None:

@@ -90,6 +90,7 @@ class _Way:
         self.nodes, self.sampler = nodes, sampler
         self.made = Gathering("comfyui")
         self.used = {sampler}
+        self.clips: set[str] = set()  # the way back from the text encoder
 
     def recipe(self, find_model: FindModel | None) -> Recipe:
         made, inputs = self.made, self.nodes[self.sampler]["inputs"]
@@ -215,6 +216,7 @@ class _Way:
         for _ in range(_DEEPEST):
             if name is None:
                 return
+            self.clips.add(name)
             node = self.nodes[name]
             layer = node["inputs"].get("stop_at_clip_layer")
             if isinstance(layer, int):
@@ -229,6 +231,7 @@ class _Way:
             if name is None:
                 return
             inputs = self.nodes[name]["inputs"]
+            self._loras(name, inputs)
             for key in ("ckpt_name", "unet_name", "model_name"):
                 value = inputs.get(key)
                 value = value.get("content") if isinstance(value, dict) else value
@@ -237,6 +240,24 @@ class _Way:
                     self.made.model(re.split(r"[\\/]", value)[-1], find_model)
                     return
             name = _link(self.nodes, inputs.get("model"))
+
+    def _loras(self, name: str, inputs: Mapping[str, Any]) -> None:
+        """What a node on the way to the model adds to it: LoraLoader, LoraLoaderModelOnly, and rgthree's of several."""
+        found: list[tuple[Any, Any, Any]] = []
+        if isinstance(inputs.get("lora_name"), str) and "model" in inputs:
+            scale = self._value(inputs.get("strength_model", 1.0), "strength_model")
+            text = self._value(inputs.get("strength_clip", scale), "strength_clip") if "clip" in inputs else 0.0
+            found = [(inputs["lora_name"], scale, text)]
+        else:
+            rows = [
+                value for value in inputs.values() if isinstance(value, dict) and isinstance(value.get("lora"), str)
+            ]
+            for row in rows[:100]:
+                if row.get("on", True):
+                    found.append((row["lora"], row.get("strength", 1.0), row.get("strengthTwo")))
+        for file, scale, text in found:
+            self.used.add(name)
+            self.made.lora(file, scale, text if name in self.clips else 0.0)
 
     def _latents(self, parts: list[Mapping[str, Any]]) -> None:
         keys = ("latent_image", "latent", "samples")

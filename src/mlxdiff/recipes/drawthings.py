@@ -39,5 +39,11 @@ def _recipe(values: dict[str, Any], find_model: FindModel | None) -> Recipe:
         del rest["strength"]
     elif "strength" in rest:
         made.take("strength", rest.pop("strength"), "strength")
+    loras = rest.pop("lora", None)
+    for lora in loras if isinstance(loras, list) else ():
+        if isinstance(lora, dict):
+            made.lora(lora.get("model"), lora.get("weight", 1.0))
+        else:
+            made.leave("lora", lora)
     leave_rest(made, rest, _ABSENT)
     return made.recipe()

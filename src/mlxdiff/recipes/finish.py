@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from ..catalogue import split_sampler
 from ..errors import RequestError
+from ..printable import printable
 from ..request import OPTIONS, Request
 from .recipe import Recipe, Remark
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_TAG = re.compile(r"(<(?:lora|lyco):)([^:<>\n]{1,200})")
 _MOST = 100  # things that one sentence names
 
 
-def finished(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> tuple[Request, list[str]]:
+FindLora = Callable[[str, str], str | None]
+"""(name, short hash or "") -> the reference of a LoRA that is on this machine, or None."""
+
+
+def finished(
+    recipe: Recipe, given: Mapping[str, Any] = _NOTHING, find_lora: FindLora | None = None
+) -> tuple[Request, list[str]]:
     """The request, and the sentences about what it leaves out.
 
     What is given replaces the recipe's before that is judged. One setting that does not go with the others is lost,
     not the recipe. Raises RequestError for what is given.
     """
     settings = {name: value for name, value in recipe.settings.items() if name not in given}
+    if find_lora is not None:
+        recipe = _with_loras(recipe, settings, find_lora)
     said = sayings(recipe, given)
     said += _without_options(settings, given)
     strength = settings.get("strength")
@@ -42,6 +54,30 @@ def finished(recipe: Recipe, given: Mapping[str, Any] = _NOTHING) -> tuple[Reque
                 continue
             return request, [*said, f"The text's {name} is left out. {error.problem}"]
         raise
+
+
+def _with_loras(recipe: Recipe, settings: dict[str, Any], find: FindLora) -> Recipe:
+    """Gives each LoRA among the settings, and in A1111's tags, the reference by which it is found here; of the
+    settings those that are not there count as not used."""
+    found, unused = [], []
+    for lora in settings.pop("lora", ()):
+        reference = find(lora.ref, recipe.hashes.get(lora.ref, ""))
+        if reference is None:
+            unused.append(Remark(printable(f"LoRA {lora.ref} ({lora.scale:g})"), "", "lora"))
+        else:
+            found.append(replace(lora, ref=reference))
+    if found:
+        settings["lora"] = tuple(found)
+    if isinstance(settings.get("prompt"), str) and recipe.hashes:
+        settings["prompt"] = _TAG.sub(lambda tag: _renamed(tag, recipe.hashes, find), settings["prompt"])
+    return replace(recipe, unused=(*recipe.unused, *unused))
+
+
+def _renamed(tag: re.Match[str], hashes: Mapping[str, str], find: FindLora) -> str:
+    """A tag whose LoRA has another name here, by its hash."""
+    reference = find(tag[2], hashes[tag[2]]) if tag[2] in hashes else None
+    usable = reference is not None and not set(reference) & set(":<>=")
+    return f"{tag[1]}{reference}" if usable else tag[0]
 
 
 def _without_options(settings: dict[str, Any], given: Mapping[str, Any]) -> list[str]:

@@ -56,6 +56,15 @@ def _recipe(values: dict[str, Any], find_model: FindModel | None) -> Recipe:
     made.model(str(rest.pop("base_model", "")), find_model, str(rest.get("base_model_hash", "")))
     if rest.get("refiner_model", "None") == "None":
         rest.pop("refiner_switch", None)
+    combined = [rest.pop(name) for name in list(rest) if name.startswith("lora_combined_")]
+    loras = rest.pop("loras", None)
+    if not isinstance(loras, list):
+        loras = [value.rpartition(" : ")[::2] for value in combined if isinstance(value, str)]
+    for lora in loras:
+        if isinstance(lora, list | tuple) and len(lora) >= 2:
+            made.lora(lora[0], lora[1], hash=lora[2] if len(lora) > 2 else "")
+        else:
+            made.leave("loras", lora)
     made.settings["rng"] = "torch"
     leave_rest(made, rest, _ABSENT)
     return made.recipe()

@@ -64,6 +64,9 @@ def _new(values: dict[str, Any], find_model: FindModel | None) -> Recipe:
     if isinstance(model, dict):
         called = model.get("name", model.get("model_name", ""))
         made.model(called if isinstance(called, str) else "", find_model, str(model.get("hash", "")))
+    loras = rest.pop("loras", None)
+    for lora in loras if isinstance(loras, list) else ():
+        _lora(made, lora)
     skipped = rest.pop("clip_skip", 0)
     if isinstance(skipped, int) and skipped:
         made.take("clip_skip", skipped + 1, "clip_skip")  # which counts the layers that are left out
@@ -75,6 +78,14 @@ def _new(values: dict[str, Any], find_model: FindModel | None) -> Recipe:
             rest.pop(name, None)
     leave_rest(made, rest, _ABSENT)
     return made.recipe()
+
+
+def _lora(made: Gathering, lora: Any) -> None:
+    model = lora.get("model", lora.get("lora")) if isinstance(lora, dict) else None
+    if isinstance(model, dict):
+        made.lora(model.get("name", model.get("model_name")), lora.get("weight", 1.0))
+    else:
+        made.leave("loras", lora)
 
 
 def _old(values: dict[str, Any], find_model: FindModel | None) -> Recipe:

@@ -22,6 +22,7 @@ FindModel = Callable[[str], str | None]
 _SUFFIX = re.compile(r"\.(?:safetensors|ckpt|sft|gguf|pt|pth)$")
 _BLANK = "\ufeff \t\r\n"
 _LONGEST = 200  # characters of a value that is shown
+_MOST_LORAS = 100
 _MOST = 1000  # things that are kept as not used: a text of a megabyte has more
 
 
@@ -42,12 +43,14 @@ class Recipe:
     settings  Request's fields by name, each checked by itself
     unused    "Name: value" of all else that the text asks for
     lost      what the text says of a setting, and cannot be used
+    hashes    of LoRAs by name, as far as the text has them
     """
 
     program: str
     settings: Mapping[str, Any]
     unused: tuple[Remark, ...] = ()
     lost: tuple[Remark, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,6 +61,7 @@ class Gathering:
     settings: dict[str, Any] = field(default_factory=dict)
     unused: list[Remark] = field(default_factory=list)
     lost: list[Remark] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
 
     def take(self, setting: str, value: Any, name: str) -> None:
         """Sets a setting to what the text calls `name`: text as its kind parses it, or a value out of JSON.
@@ -103,6 +107,22 @@ class Gathering:
         problem = f"The picture was made with a model {what}, which says too little to find it."
         self.lose("model", problem, "Name it with --model.")
 
+    def lora(self, name: Any, scale: Any = 1.0, text: Any = None, hash: Any = "") -> None:
+        """A LoRA by its file's name, at its scales: of the text encoders the same unless `text` says another."""
+        called = _SUFFIX.sub("", re.split(r"[\\/]", name)[-1]) if isinstance(name, str) else ""
+        values = {"ref": called, "scale": _as_number(scale), "text": _as_number(text)}
+        if values["text"] == values["scale"]:
+            values["text"] = None
+        try:
+            (one,) = by_name()["lora"].kind.check("lora", values)
+        except RequestError:
+            self.leave("LoRA", f"{name} ({shown(scale)})", "lora")
+            return
+        if len(self.settings.get("lora", ())) < _MOST_LORAS:
+            self.settings["lora"] = (*self.settings.get("lora", ()), one)
+        if isinstance(hash, str) and hash:
+            self.hashes[called] = hash
+
     def preset(self, **settings: str) -> None:
         """Settings that all texts of the program mean, as far as there are such."""
         for name, value in settings.items():
@@ -111,7 +131,15 @@ class Gathering:
                 self.settings.setdefault(name, value)
 
     def recipe(self) -> Recipe:
-        return Recipe(self.program, self.settings, tuple(dict.fromkeys(self.unused)), tuple(self.lost))
+        unused = tuple(dict.fromkeys(self.unused))
+        return Recipe(self.program, self.settings, unused, tuple(self.lost), self.hashes)
+
+
+def _as_number(value: Any) -> Any:
+    """The number that a text means, as some programs write it; anything else as it is."""
+    with suppress(ValueError, OverflowError):
+        return float(value) if isinstance(value, str) and len(value) < 40 else value
+    return value
 
 
 _TEXTS = ("prompt", "negative_prompt")  # of which an empty one says something

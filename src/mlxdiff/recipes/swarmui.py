@@ -51,10 +51,20 @@ def read(texts: Mapping[str, str], find_model: FindModel | None) -> Recipe | Non
     layer = rest.pop("clipstopatlayer", None)
     if str(layer).lstrip("-").isdecimal() and str(layer) != "-1":
         made.take("clip_skip", abs(int(str(layer))), "clipstopatlayer")
+    loras, weights, texts = (_listed(rest.pop(name, None)) for name in ("loras", "loraweights", "loratencweights"))
+    for i, lora in enumerate(loras):
+        scale = weights[i] if i < len(weights) else 1.0
+        made.lora(lora, scale, texts[i] if i < len(texts) else None)
     made.settings["rng"] = "torch"  # ComfyUI renders it
     leave_rest(made, rest, _ABSENT)
     made.preset(prompt_syntax="comfyui", compat="comfyui")
     return made.recipe()
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, which older versions write between commas."""
+    found = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+    return [item.strip() if isinstance(item, str) else item for item in found]
 
 
 def _either(values: dict[str, Any], name: str) -> str:

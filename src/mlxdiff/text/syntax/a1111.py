@@ -14,6 +14,7 @@ bounded.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,11 +54,13 @@ def parse(text: str, run: Run, *, negative: bool = False, old_timelines: bool = 
     return Prompt(tuple(Part(read(part), weight) for part, weight in parts), networks)
 
 
-def split_networks(text: str) -> tuple[str, tuple[Network, ...]]:
-    """The prompt without its `<kind:arguments>`, and those."""
+def split_networks(text: str, kinds: Collection[str] | None = None) -> tuple[str, tuple[Network, ...]]:
+    """The prompt without its `<kind:arguments>`, and those: of all kinds, or of these alone."""
     networks: list[Network] = []
 
     def take(match: re.Match[str]) -> str:
+        if kinds is not None and match[1] not in kinds:
+            return match[0]
         items = match[2].split(":")
         # A name and one value; what has two equals signs is no pair.
         named = dict(item.split("=") for item in items if item.count("=") == 1)

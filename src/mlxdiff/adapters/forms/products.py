@@ -1,0 +1,146 @@
+"""LoHa and LoKr (LyCORIS, Yeh et al. 2024): products of products, element by element and of Kronecker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from ..change import Shape
+from ..read import Layer
+from .misfit import Broken, Misfit, check_size
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A matrix or a kernel that is stored whole, as a product a @ b, or with a Tucker core between.
+
+    a, b, core  (m, r), (r, n...); with a core (r, r, kh, kw) they are (r, m), (r, n)
+    """
+
+    whole: mx.array | None = None
+    a: mx.array | None = None
+    b: mx.array | None = None
+    core: mx.array | None = None
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.b is None else self.b.shape[0]
+
+    @property
+    def shape(self) -> Shape:
+        if self.whole is not None:
+            return tuple(self.whole.shape)
+        assert self.a is not None
+        assert self.b is not None
+        if self.core is not None:
+            return (self.a.shape[1], self.b.shape[1], *self.core.shape[2:])
+        return (self.a.shape[0], *self.b.shape[1:])
+
+    def value(self) -> mx.array:
+        """In fp32, of `shape`."""
+        if self.whole is not None:
+            return self.whole.astype(mx.float32)
+        assert self.a is not None
+        assert self.b is not None
+        a, b = self.a.astype(mx.float32), self.b.astype(mx.float32)
+        if self.core is not None:
+            return mx.einsum("ijkl,ip,jq->pqkl", self.core.astype(mx.float32), a, b)
+        return (a @ b.reshape(b.shape[0], -1)).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """LoHa: scale * first * second, element by element."""
+
+    first: Factor
+    second: Factor
+    scale: float
+
+    @property
+    def rank(self) -> int | None:
+        return self.first.rank
+
+    def delta(self, weight: mx.array) -> mx.array:
+        del weight
+        return self.scale * (self.first.value() * self.second.value())
+
+    def low_rank(self) -> tuple[mx.array, mx.array] | None:
+        """Of rank r * r: each column of one with each of the other."""
+        if self.first.core is not None or self.second.core is not None:
+            return None
+        a1, b1, a2, b2 = (
+            x.astype(mx.float32) for x in (self.first.a, self.first.b, self.second.a, self.second.b) if x is not None
+        )
+        out, rank = a1.shape[0], a1.shape[1] * a2.shape[1]
+        up = (a1[:, :, None] * a2[:, None, :]).reshape(out, rank)
+        down = (b1.reshape(b1.shape[0], 1, -1) * b2.reshape(1, b2.shape[0], -1)).reshape(rank, -1)
+        return (down * self.scale, up) if rank < min(out, down.shape[1]) else None
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """LoKr: scale * the Kronecker product of a small matrix (a, b) and a larger one (c, d) or kernel (c, d, kh, kw)."""
+
+    first: Factor
+    second: Factor
+    kernel: Shape
+    scale: float
+
+    @property
+    def rank(self) -> int | None:
+        return self.second.rank if self.second.rank is not None else self.first.rank
+
+    def delta(self, weight: mx.array) -> mx.array:
+        del weight
+        (a, b), c = self.first.shape, self.second.shape[0]
+        size = math.prod(self.kernel)
+        second = self.second.value().reshape(c, -1, size)
+        d = second.shape[1]
+        product = self.first.value()[:, None, :, None, None] * second[None, :, None, :, :]
+        return self.scale * product.reshape(a * c, b * d, *self.kernel)
+
+    def low_rank(self) -> None:
+        return None
+
+
+def hadamard(layer: Layer, shape: Shape) -> Hadamard:
+    """LoHa for a parameter of `shape` (torch's layout): w*_a (out, r), w*_b (r, in * kh * kw), or with cores."""
+    first, second = (_factor(layer.parts, f"hada_w{n}", f"hada_t{n}") for n in (1, 2))
+    for factor in (first, second):
+        check_size(factor.shape, shape, "has a LoHa of")
+    assert first.rank is not None
+    return Hadamard(first, second, layer.scale(first.rank))
+
+
+def kronecker(layer: Layer, shape: Shape) -> Kronecker:
+    """LoKr for a parameter of `shape` (torch's layout): w1 (a, b) and w2 (c, d, ...), with out = ac and in = bd."""
+    first, second = _factor(layer.parts, "lokr_w1"), _factor(layer.parts, "lokr_w2", "lokr_t2")
+    kernel = shape[2:]
+    if len(first.shape) != 2 or len(second.shape) < 2 or len(shape) < 2:
+        raise Misfit(f"has a LoKr of {first.shape} and {second.shape}, where the model has {shape}")
+    whole: Shape = (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1], *second.shape[2:])
+    check_size(whole, shape, "has a LoKr of")
+    ranks = [factor.rank for factor in (second, first) if factor.rank is not None]
+    # With nothing decomposed there is no rank, and alpha means nothing; PEFT has its own rule, in `scale`.
+    scale = layer.scale(ranks[0]) if ranks else layer.numbers.get("scale", 1.0)
+    return Kronecker(first, second, kernel, scale)
+
+
+def _factor(parts: Mapping[str, mx.array], name: str, core_name: str = "") -> Factor:
+    """`name` whole, or `name`_a and `name`_b with or without a core. Raises Misfit where they are not one factor."""
+    whole, a, b, core = (parts.get(key) for key in (name, f"{name}_a", f"{name}_b", core_name))
+    if whole is not None:
+        if a is not None or b is not None or core is not None:
+            raise Broken(f"has both {name} and its halves")
+        return Factor(whole)
+    if a is None or b is None:
+        raise Broken(f"has only a part of {name}")
+    if core is None:
+        if a.ndim != 2 or b.ndim < 2 or a.shape[1] != b.shape[0]:
+            raise Broken(f"has {name} of {tuple(a.shape)} and {tuple(b.shape)}")
+    elif a.ndim != 2 or b.ndim != 2 or core.ndim != 4 or tuple(core.shape[:2]) != (a.shape[0], b.shape[0]):
+        raise Broken(f"has {name} of {tuple(a.shape)}, {tuple(core.shape)} and {tuple(b.shape)}")
+    return Factor(None, a, b, core)
