@@ -165,3 +165,38 @@ def write_tokenizer(folder: Path) -> Path:
 
 def tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, pad_token=pad_token)
+
+
+def controlnet(tensors: Mapping[str, torch.Tensor], layers: int, prefix: str = "control_model.") -> Tensors:
+    """A ControlNet's state dict in the original names, `layers` to a block."""
+    blocks = sum(key.startswith("controlnet_cond_embedding.blocks.") for key in tensors) // 2
+    found = {}
+    for key, value in tensors.items():
+        part, *rest = key.split(".")
+        if part == "controlnet_cond_embedding":
+            row = {"conv_in": 0, "conv_out": 2 * (blocks + 1)}.get(rest[0])
+            name = f"input_hint_block.{2 * (int(rest[1]) + 1) if row is None else row}.{rest[-1]}"
+        elif part == "controlnet_down_blocks":
+            name = f"zero_convs.{rest[0]}.0.{rest[1]}"
+        elif part == "controlnet_mid_block":
+            name = f"middle_block_out.0.{rest[0]}"
+        else:
+            name = _unet_name(key, layers, tensors)
+        found[prefix + name] = value.contiguous()
+    return found
+
+
+def t2i_adapter(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """A T2I-Adapter's state dict in Tencent's names: a full one's residual blocks in one row, two a level."""
+    light = "adapter.conv_in.weight" not in tensors
+    found = {}
+    for key, value in tensors.items():
+        name = key.removeprefix("adapter.")
+        if light:
+            name = name.replace(".resnets.", ".body.")
+        elif name.startswith("body."):
+            _, level, kind, *inner = name.split(".")
+            block, inner = (int(inner[0]), inner[1:]) if kind == "resnets" else (0, [kind, *inner])
+            name = ".".join(["body", str(2 * int(level) + block), *inner])
+        found[name] = value.contiguous()
+    return found

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
 from mlxdiff.branches import MAX_PREPARED, Branches
 from mlxdiff.conditioning import Conditioning, Strand
 from mlxdiff.diffusion.schedule import make_schedule
 from mlxdiff.diffusion.scheduler_config import SchedulerConfig
+from mlxdiff.errors import RequestError
+from mlxdiff.models.backbone import Residuals, total
+from mlxdiff.steering import Steering
 
 LEVELS = make_schedule(SchedulerConfig.from_dict({"_class_name": "EulerDiscreteScheduler"}), 3)
 
@@ -19,6 +23,7 @@ class Echo:
     def __init__(self) -> None:
         self.prepared: list[int] = []
         self.caches: list[object] = []
+        self.residuals: list[Residuals] = []
 
     def prepare(self, conditioning, timesteps, *, guidance_scale):
         del timesteps, guidance_scale
@@ -28,6 +33,7 @@ class Echo:
     def __call__(self, latents, timestep, prepared, extra):
         del timestep
         self.caches.append(extra.step_cache)
+        self.residuals.append(extra.residuals)
         assert latents.shape[0] == prepared.shape[0]
         return mx.broadcast_to(prepared.reshape(-1, 1, 1, 1), latents.shape)
 
@@ -83,3 +89,45 @@ def test_what_is_prepared_is_bounded():
     for i in range(len(entries)):
         assert output(predict, latents, ("positive",)) == {"positive": [i]}
     assert len(predict._prepared) == MAX_PREPARED
+
+
+class Steer:
+    """Adds the number of rows that it saw, at noise levels above `low`."""
+
+    def __init__(self, low: float) -> None:
+        self.low, self.branches = low, []
+
+    def is_active(self, sigma):
+        return sigma > self.low
+
+    def prepare(self, branches, conditioning):
+        self.branches.append(list(branches))
+        return conditioning.context.shape[0]
+
+    def __call__(self, latents, timestep, prepared):
+        del timestep
+        assert latents.shape[0] == prepared
+        return Residuals(down=[mx.array(prepared)], mid=mx.array(2 * prepared))
+
+
+def test_controls_add_up_while_they_act_and_deep_features_are_not_shared_across_their_ends():
+    backbone, latents, steers = Echo(), mx.zeros((4, 2, 2, 4)), [Steer(0.0), Steer(LEVELS.sigmas[2])]
+    predict = Branches(backbone, STRANDS, LEVELS, 4.0, cache_interval=9, steering=Steering(controls=steers))
+    for sigma in LEVELS.sigmas[:3]:
+        predict(latents, sigma, ("positive",))
+    said = [[x.item() for x in (*residuals.down, residuals.mid)] for residuals in backbone.residuals]
+    assert said == [[6, 12], [2, 4], [6, 12], [2, 4], [3, 6], [1, 2]]
+    assert steers[0].branches == [[("positive", 1), ("positive", 2)], [("positive", 1)], *steers[0].branches[2:]]
+    together, long, again, long_again, after, long_after = backbone.caches
+    assert (together, long) == (again, long_again)
+    assert after not in (together, long)
+    assert long_after not in (together, long)
+
+
+def test_residuals_of_different_networks_do_not_mix():
+    one = Residuals(down=[mx.array(1)], adapter=[mx.array(5)])
+    assert total([]) == Residuals()
+    both = total([one, Residuals(down=[mx.array(2)], mid=mx.array(3))])
+    assert [both.down[0].item(), both.mid.item(), both.adapter[0].item()] == [3, 3, 5]
+    with pytest.raises(RequestError, match="give 1 and 2 feature maps"):
+        total([one, Residuals(down=[mx.array(1)] * 2)])

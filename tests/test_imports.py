@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
 LEAVES = {
     "catalogue",
     "conditioning",
+    "controlling",
     "declarations",
     "errors",
     "few_steps",
@@ -35,6 +36,7 @@ PIPELINE = {
     "autoencoding",
     "branches",
     "adapting",
+    "controls",
     "encoding",
     "guiding",
     "ip_adapters",
@@ -79,6 +81,7 @@ ALLOWED = {
     "parsing": {"text"},
     "prompt_report": {"parsing", "text"},
     "branches": {"models", "diffusion", "steering"},
+    "controls": {"families", "models", "diffusion", "networks", "steering", "hub", "images", "preprocess"},
     "steering": {"models", "diffusion", "networks", "images"},
     "memory": {"backend", "models"},
     "quantized": {"families", "checkpoint", "models", "hub"},

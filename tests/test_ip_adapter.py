@@ -8,7 +8,12 @@ import pytest
 import tiny
 import tiny_ip_adapters
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image
 from skimage import data
@@ -197,4 +202,26 @@ def test_it_may_begin_late_and_end_early(models, photos):
 
     expected = theirs(model, ["plain"], opened(photos, "cat"), 0.0, callback_on_step_end=switch)
     found = ours(model[2], ip_adapter=f"{model[1]}/plain.safetensors={photos['cat']},scale=0.9,start=0.25,end=0.5")
+    assert psnr(found, expected) > 100
+
+
+def test_with_a_controlnet_which_sees_no_picture_prompt(models, photos, tmp_path):
+    """diffusers gives a ControlNet the text alone, and so does mlxdiff."""
+    folder, adapters, sd, pipe = models("sd15")
+    torch.manual_seed(1)
+    net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
+    for layer in [*net.controlnet_down_blocks, net.controlnet_mid_block]:
+        torch.nn.init.normal_(layer.weight, std=0.2)
+    net.save_pretrained(tmp_path / "control")
+    whole = StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=net)
+    whole.set_progress_bar_config(disable=True)
+    edges = Image.open(photos["rocket"]).convert("RGB").resize((SIZE["width"], SIZE["height"]))
+    edges.save(tmp_path / "edges.png")
+    model = folder, adapters, sd, whole
+    expected = theirs(model, ["plain"], opened(photos, "cat"), 0.7, image=edges)
+    found = ours(
+        sd,
+        ip_adapter=f"{adapters}/plain.safetensors={photos['cat']},scale=0.7",
+        control=f"{tmp_path}/control={tmp_path}/edges.png",
+    )
     assert psnr(found, expected) > 100

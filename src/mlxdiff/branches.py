@@ -14,9 +14,9 @@ import mlx.core as mx
 from .conditioning import Conditioning, Strand, concatenate
 from .diffusion.guidance import PERTURBED, POSITIVE
 from .diffusion.schedule import Schedule
-from .models.backbone import Backbone, Extra
+from .models.backbone import Backbone, Extra, total
 from .models.step_cache import StepCache
-from .steering import NOTHING, Steering
+from .steering import NOTHING, SeenPictures, Steering
 
 MAX_PREPARED = 32
 """Groups of conditionings whose preparation is kept: more than any prompt alternates between."""
@@ -62,7 +62,8 @@ class Branches:
         self._steering = steering
         self._n_calls = 0
         # By identity: the strands hold the conditionings for as long as this lives.
-        self._prepared: dict[tuple[tuple[int, ...], tuple[int, ...]], Any] = {}
+        self._prepared: dict[tuple[tuple[tuple[str, int], ...], tuple[int, ...]], tuple[Any, list[Any]]] = {}
+        self._active: tuple[list[int], tuple[int, ...]] = [], ()
         # A call for fewer rows goes on with the features of its last ones, so that is what caches are kept by.
         self._caches: dict[tuple[str, range], tuple[list[tuple[str, range]], StepCache]] = {}
 
@@ -82,9 +83,10 @@ class Branches:
 
     def _call(self, group: list[_Row], latents: mx.array, sigma: float) -> mx.array:
         scaled, timestep = self._levels.scale_input(latents, sigma), self._levels.timestep(sigma)
-        output = self._backbone(
-            self._with_channels(group, scaled), timestep, self._prepare(group, sigma), self._extra(group)
-        )
+        pictures = self._steering.seen(sigma)
+        prepared, steers = self._prepare(group, pictures)
+        extra = self._extra(group, scaled, sigma, timestep, steers)
+        output = self._backbone(self._with_channels(group, scaled), timestep, prepared, extra)
         return self._levels.to_denoised(output, latents, sigma)
 
     def _with_channels(self, group: list[_Row], scaled: mx.array) -> mx.array:
@@ -94,31 +96,36 @@ class Branches:
         rows = mx.concatenate([_of(channels[_told(row.branch)], row.images) for row in group])
         return mx.concatenate([scaled, rows.astype(scaled.dtype)], axis=-1)
 
-    def _prepare(self, group: list[_Row], sigma: float) -> Any:
-        pictures = self._steering.seen(sigma)
-        key = tuple(id(row.conditioning) for row in group), tuple(map(id, pictures))
+    def _prepare(self, group: list[_Row], pictures: Sequence[SeenPictures]) -> tuple[Any, list[Any]]:
+        """What the backbone prepared, and what each control did."""
+        key = tuple((row.branch, id(row.conditioning)) for row in group), tuple(map(id, pictures))
         if key in self._prepared:  # what was used last goes last
             self._prepared[key] = self._prepared.pop(key)
         else:
             if len(self._prepared) == MAX_PREPARED:
                 del self._prepared[next(iter(self._prepared))]
-            conditioning = concatenate([row.conditioning for row in group])
-            if pictures:
-                rows = [(row.branch, len(row.images)) for row in group]
-                conditioning = replace(conditioning, pictures=tuple(each.prompt(rows) for each in pictures))
-            self._prepared[key] = self._backbone.prepare(
-                conditioning,
-                self._levels.timesteps,
-                guidance_scale=self._guidance_scale,
+            joined = concatenate([row.conditioning for row in group])
+            branches = [(row.branch, len(row.images)) for row in group]
+            told = replace(joined, pictures=tuple(each.prompt(branches) for each in pictures))
+            self._prepared[key] = (
+                self._backbone.prepare(told, self._levels.timesteps, guidance_scale=self._guidance_scale),
+                [control.prepare(branches, joined) for control in self._steering.controls],
             )
         return self._prepared[key]
 
-    def _extra(self, group: list[_Row]) -> Extra:
+    def _extra(
+        self, group: list[_Row], scaled: mx.array, sigma: float, timestep: float, steers: Sequence[Any]
+    ) -> Extra:
+        active = [i for i, control in enumerate(self._steering.controls) if control.is_active(sigma)]
+        given = [self._steering.controls[i](scaled, timestep, steers[i]) for i in active]
+        now = active, tuple(map(id, self._steering.seen(sigma)))
+        if now != self._active:  # deep features of other controls or pictures are another thing
+            self._caches, self._active = {}, now
         cache = None
         if self._interval > 1:
             cache = self._cache([row.place for row in group])
         perturbed = sum(len(row.images) for row in group if row.branch == PERTURBED)
-        return Extra(token_merging=self._token_merging, step_cache=cache, perturbed=perturbed)
+        return Extra(total(given), token_merging=self._token_merging, step_cache=cache, perturbed=perturbed)
 
     def _cache(self, places: list[tuple[str, range]]) -> StepCache:
         """The cache of these rows, or of more rows that end with them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -61,6 +61,10 @@ class Held:
         return sum(array.nbytes for array in self.weights)
 
 
+Load = Callable[[], tuple[Any, Iterable[nn.Module]]]
+"""Maps a network: what is used of it, and the modules that hold its weights."""
+
+
 class Networks:
     """The text encoders, the backbone and the VAE of a checkpoint; `turn` guards loading. Reads no weight by itself.
 
@@ -75,6 +79,7 @@ class Networks:
         self._turn = turn
         self._held: dict[str, Held] = {}
         self._sizes: dict[str, int] = {}
+        self._loaders: dict[str, Load] = {}
         self._tokenizers: tuple[Tokenizer, ...] | None = None
 
     @property
@@ -132,15 +137,36 @@ class Networks:
         """Whether `encoder`, `backbone` or `vae` is mapped or in memory."""
         return name in self._held
 
+    def map_beside(self, name: str, load: Load) -> None:
+        """Maps a network that a request names besides the checkpoint's, unless it is there; `name` is its own."""
+        self._map(name, load)
+
+    def beside(self, name: str) -> Any:
+        """A network that `map_beside` mapped, ready for use."""
+        return self._use(name)
+
+    def keep_beside(self, names: Collection[str]) -> None:
+        """Lets other networks besides the checkpoint's go, where memory is scarce."""
+        others = [name for name in self._held if name not in _PARTS and name not in names]
+        if not memory.keeps_encoders(self._beside_bytes, self._size("backbone")):
+            for name in others:
+                self._held.pop(name)
+        self._loaders = {name: load for name, load in self._loaders.items() if name in names or name in self._held}
+
+    @property
+    def _beside_bytes(self) -> int:
+        return sum(held.nbytes for name, held in self._held.items() if name not in _PARTS)
+
     @property
     def keeps_encoder(self) -> bool:
         """Whether the text encoders stay in memory once prompts are encoded. Maps both, to know their sizes."""
-        return memory.keeps_encoders(self._size("encoder"), self._size("backbone"))
+        return memory.keeps_encoders(self._size("encoder"), self._size("backbone") + self._beside_bytes)
 
     @property
     def working_bytes(self) -> int:
         """Bytes of the weights that are in memory while the backbone works."""
-        return self._size("backbone") + (self._size("encoder") if self.keeps_encoder else 0)
+        working = self._size("backbone") + self._beside_bytes
+        return working + (self._size("encoder") if self.keeps_encoder else 0)
 
     def prompts_are_encoded(self) -> None:
         """Lets the text encoders go unless they stay, with buffers of sizes that the loop never asks for."""
@@ -149,7 +175,9 @@ class Networks:
         mx.clear_cache()
 
     def make_room(self, decoding: int) -> None:
-        """Lets the backbone go where it does not fit beside a decoding of that many bytes."""
+        """Lets the backbone go where it does not fit beside a decoding of that many bytes; first what ran with it."""
+        if self._beside_bytes and not memory.keeps_backbone(self._size("backbone") + self._beside_bytes, decoding):
+            self._held = {name: held for name, held in self._held.items() if name in _PARTS}
         if self.holds("backbone") and not memory.keeps_backbone(self._size("backbone"), decoding):
             self._held.pop("backbone", None)
 
@@ -185,13 +213,21 @@ class Networks:
         more = " Much of it is lost: leave quantize out, or use 8 bits." if mean < ENOUGH else ""
         warnings.warn(MlxdiffWarning(text + more), stacklevel=2)
 
-    def _map(self, name: str) -> Held:
+    def _map(self, name: str, load: Load | None = None) -> Held:
         with self._turn:
             held = self._held.get(name)
             if held is None or not (held.evaluated or held.thread == threading.get_ident()) or held.key is None:
                 with backend.callers_randomness():
-                    held = self._held[name] = _PARTS[name](self)
+                    held = self._held[name] = self._mapped(name, load)
+            if load is not None:
+                self._loaders[name] = load
             return held
+
+    def _mapped(self, name: str, load: Load | None) -> Held:
+        if name in _PARTS:
+            return _PARTS[name](self)
+        network, modules = (self._loaders[name] if load is None else load)()
+        return Held(name, network, tuple(modules), threading.get_ident())
 
     def _map_encoder(self) -> Held:
         encoder = self.family.load_encoder(self.checkpoint, self.dtype, self.bits)

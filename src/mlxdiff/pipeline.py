@@ -22,6 +22,7 @@ from . import autoencoding, hub, images, memory, quantized, resolve  # noqa: E40
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
+from .controls import Controls  # noqa: E402
 from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
@@ -103,6 +104,7 @@ class StableDiffusion:
         self._turn = Turn()
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
+        self._controls = Controls(self.networks)
         self._picture_prompts = PicturePrompts(self.networks)
 
     @classmethod
@@ -125,6 +127,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
+        self._controls = Controls(self.networks)
         self._picture_prompts = PicturePrompts(self.networks)
 
     @property
@@ -139,6 +142,7 @@ class StableDiffusion:
         """
         resolved = resolve.resolve(request, self._loaded)
         self.networks.adapting.check(adapters_of(resolved))
+        self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
         memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
@@ -195,6 +199,7 @@ class StableDiffusion:
             memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
             levels = resolved.noise_levels
             adapters = adapters_of(resolved)
+            self._controls.map(resolved)
             encoded = self._prompts.of([resolved])[0]
             shape = self._shape(resolved)
             pictures = self._picture_prompts.of(resolved, shape[:2])
@@ -208,7 +213,9 @@ class StableDiffusion:
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
-                steering=Steering(pictures=pictures),
+                steering=Steering(
+                    controls=self._controls.of(resolved, levels, (resolved.height, resolved.width)), pictures=pictures
+                ),
             )
             row = find_sampler(resolved.sampler)
             always = (guidance.NEGATIVE,) if row.unconditional else ()
@@ -287,6 +294,8 @@ class StableDiffusion:
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory."""
+        with self._turn:
+            self._controls.map(request)
         row = self._row_bytes(request, fused_attention=backend.is_gpu())
         return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
 

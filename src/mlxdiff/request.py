@@ -16,6 +16,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import catalogue
+from .controlling import Control
 from .declarations import (
     MAX_DIGITS,
     Choice,
@@ -303,6 +304,12 @@ class Request:
         group="From a picture",
         unset="0.8 with --image",
         a1111="Denoising strength",
+    )
+    control: tuple[Control, ...] | None = setting(
+        Structured(Control),
+        "ControlNet or T2I-Adapter, and the picture that it follows; repeatable.",
+        group="From a picture",
+        unset="none",
     )
     ip_adapter: tuple[IPAdapterSetting, ...] | None = setting(
         Structured(IPAdapterSetting),
@@ -641,6 +648,7 @@ if TYPE_CHECKING:
         width: int | None
         image: Any
         strength: float | None
+        control: list[Any] | tuple[Any, ...] | str | None
         ip_adapter: list[Any] | tuple[Any, ...] | str | None
         compat: str | None
         rng: str | None

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import mlx.core as mx
 
-from .conditioning import Attend, PicturePrompt
+from .conditioning import Attend, Conditioning, PicturePrompt
 from .diffusion.guidance import IMAGE, NEGATIVE
+from .models.backbone import Residuals
 
 WITHOUT_PROMPT = (NEGATIVE, IMAGE)
 """Branches of guidance that are not told what is wanted, in words or in a picture."""
@@ -41,15 +43,33 @@ class SeenPictures:
         return PicturePrompt(mx.concatenate(spread), self.attend)
 
 
+class Steer(Protocol):
+    """A network beside the backbone: prepared once for each group of conditionings, then called with the backbone."""
+
+    def is_active(self, sigma: float) -> bool:
+        """Whether it adds anything at this noise level."""
+        ...
+
+    def prepare(self, branches: Sequence[tuple[str, int]], conditioning: Conditioning) -> Any:
+        """What (branch, rows) in the order of the batch, and their conditioning, alone decide."""
+        ...
+
+    def __call__(self, latents: mx.array, timestep: float, prepared: Any) -> Residuals:
+        """What it adds for scaled latents (B, h, w, C), each (B or 1, h, w, C); unevaluated."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Steering:
     """What a run's pictures add to every call of the backbone.
 
     channels  by the name of a branch: (B, h, w, c) that go behind the scaled latents, in the backbone's own scale
+    controls  networks whose residuals add up; they see the latents alone, without these channels
     pictures  what is attended to beside the prompt
     """
 
     channels: Mapping[str, mx.array] = field(default_factory=dict)
+    controls: Sequence[Steer] = ()
     pictures: tuple[SeenPictures, ...] = ()
 
     def seen(self, sigma: float) -> tuple[SeenPictures, ...]:

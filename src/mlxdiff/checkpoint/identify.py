@@ -133,6 +133,18 @@ def not_a_model(path: Path, names: Mapping[str, str]) -> UnsupportedError:
     return UnsupportedError(f"{path} is only a {found[0]}{hint}, not a whole checkpoint.", _WANTED)
 
 
+def described(names: Iterable[str]) -> str:
+    """What a file with these names is, for people: "a LoRA", "a whole checkpoint", "a VAE"."""
+    names = list(names)
+    if FIRST_CONV in names:
+        return "a whole checkpoint"
+    for pattern, what in _OTHERS:
+        if any(re.search(pattern, name) for name in names):
+            return what
+    found = [f"a {what}" for pattern, what in _PIECES if any(re.search(pattern, name) for name in names)]
+    return " and ".join(found) if found else "something else"
+
+
 def _wrapper_of(names: Iterable[str]) -> str:
     """The prefix that a wrapper put before a whole model, or before a VAE where there is no UNet; "" for none."""
     for ending, own in ((FIRST_CONV, ("",)), (_VAE_CONV, (VAE, "vae.", ""))):

@@ -6,7 +6,8 @@ expressions of `checkpoint.rename`. Facts about names only: nothing here reads a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -46,6 +47,7 @@ _OPEN_CLIP: Rename = (
     (r"\.attn\.", ".self_attn."),
 )
 _FUSED = ".in_proj_"
+_HINT = re.compile(r"input_hint_block\.(\d{1,3})\.")
 
 
 def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
@@ -84,6 +86,20 @@ def unet_weights(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> 
     """The UNet's arrays under the module's names; a key that the config has no place for keeps its own."""
     table = unet_modules(config)
     return {_by_module(key, table): array for key, array in weights.items()}
+
+
+def controlnet_places(keys: Collection[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a ControlNet -> its module's names, for the config of the UNet that it steers."""
+    table = unet_modules(config)
+    last = max((int(found[1]) for key in keys if (found := _HINT.match(key)) is not None), default=0)
+    table |= {f"input_hint_block.{2 * i}": f"controlnet_cond_embedding.blocks.{i - 1}" for i in range(1, last // 2)}
+    table |= {
+        "input_hint_block.0": "controlnet_cond_embedding.conv_in",
+        f"input_hint_block.{last}": "controlnet_cond_embedding.conv_out",
+        "middle_block_out.0": "controlnet_mid_block",
+    }
+    table |= {f"zero_convs.{i}.0": f"controlnet_down_blocks.{i}" for i in range(len(keys))}
+    return {key: _by_module(key, table) for key in keys}
 
 
 def vae_names(levels: int) -> Rename:

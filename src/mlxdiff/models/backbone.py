@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..conditioning import Conditioning
+from ..errors import RequestError
 from ..weight_changes import Delta, Live, Survival
 from .step_cache import StepCache
 
@@ -37,6 +38,27 @@ class Residuals(NamedTuple):
 
 
 NO_RESIDUALS = Residuals()
+
+
+def total(given: Sequence[Residuals]) -> Residuals:
+    """The sum of what several networks add. Raises RequestError where they have different numbers of feature maps."""
+    found = NO_RESIDUALS
+    for each in given:
+        mids = [mid for mid in (found.mid, each.mid) if mid is not None]
+        found = Residuals(
+            _sum(found.down, each.down), sum(mids[1:], mids[0]) if mids else None, _sum(found.adapter, each.adapter)
+        )
+    return found
+
+
+def _sum(ours: Sequence[mx.array], theirs: Sequence[mx.array]) -> Sequence[mx.array]:
+    if not ours or not theirs:
+        return ours or theirs
+    if len(ours) != len(theirs):
+        raise RequestError(
+            f"Two controls give {len(ours)} and {len(theirs)} feature maps.", "Use controls for one family of models."
+        )
+    return [a + b for a, b in zip(ours, theirs, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .transformer import KeysValues
 from .unet import UNet2DConditionModel
 from .unet_blocks import LevelKeysValues
 from .unet_config import UNetConfig
+from .unet_down import UNetDown
 
 NOTHING = Extra()
 
@@ -65,29 +66,23 @@ class Calls:
         return mx.compile(function) if self._compiles else function
 
 
-class PreparedUNet:
-    """What a run's conditioning and timesteps decide, for UNetBackbone alone.
+class Prepared:
+    """What a run's conditioning and timesteps decide, for a network with a UNet's way down.
 
-    calls        the functions of the weights that this was prepared with
     keys_values  of the context, for each level
+    inputs       what else `time_shifts` of this network takes, (B, n) each
     """
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
-        calls: Calls,
+        network: UNetDown,
         conditioning: Conditioning,
         timesteps: Sequence[float],
-        embedded_guidance: mx.array | None,
+        **inputs: mx.array | None,
     ) -> None:
-        added = {
-            "pooled": conditioning.pooled,
-            "time_ids": conditioning.time_ids,
-            "timestep_cond": embedded_guidance,
-        }
-        self.calls = calls
-        self.keys_values: list[LevelKeysValues] = unet.keys_values(conditioning.context, _of_pictures(conditioning))
-        self._network = unet
+        added = {"pooled": conditioning.pooled, "time_ids": conditioning.time_ids, **inputs}
+        self.keys_values: list[LevelKeysValues] = network.keys_values(conditioning.context)
+        self._network = network
         self._added = {name: array for name, array in added.items() if array is not None}
         # Rows of what a timestep adds: one serves all images, unless each image has something of its own to add.
         self._rows = conditioning.context.shape[0] if self._added else 1
@@ -110,6 +105,23 @@ class PreparedUNet:
         for i, timestep in enumerate(timesteps):
             of_this = [[shift[i * rows : (i + 1) * rows] for shift in level] for level in shifts]
             self._by_timestep.setdefault(_in_fp32(timestep), of_this)
+
+
+class PreparedUNet(Prepared):
+    """Of a UNet, with its functions that have the weights of which this was prepared, for UNetBackbone alone."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        network: UNet2DConditionModel,
+        conditioning: Conditioning,
+        timesteps: Sequence[float],
+        **inputs: mx.array | None,
+    ) -> None:
+        super().__init__(network, conditioning, timesteps, **inputs)
+        self.calls = calls
+        if conditioning.pictures:
+            self.keys_values = network.with_pictures(self.keys_values, _of_pictures(conditioning))
 
 
 class UNetBackbone:
@@ -150,7 +162,7 @@ class UNetBackbone:
         if self._calls is None or not self._calls.are_current():
             self._calls = Calls(self.network, self._compiles)
         embedded = self._embed_guidance(guidance_scale, conditioning.context.shape[0])
-        return PreparedUNet(self.network, self._calls, conditioning, timesteps, embedded)
+        return PreparedUNet(self._calls, self.network, conditioning, timesteps, timestep_cond=embedded)
 
     def __call__(self, latents: mx.array, timestep: float, prepared: PreparedUNet, extra: Extra = NOTHING) -> mx.array:
         """See Backbone.__call__. Raises RequestError where the residuals do not fit."""
