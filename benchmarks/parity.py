@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "diffusion")]
 PAGE = ROOT / "docs" / "parity.md"
 START, END = "<!-- parity -->\n", "<!-- /parity -->"
 
@@ -104,6 +104,81 @@ def samplers() -> str:
     return table(["sampler", *CHECKPOINTS], rows)
 
 
+def schedules() -> str:
+    """Every sampler with every prediction type and every schedule that its class has too."""
+    from oracle_schedulers import CLASSES, RAMPED, RAMPS, SD1, SPACED, max_error
+
+    spacings = ("leading", "linspace", "trailing")
+
+    def cell(sampler: str, prediction: str, schedule: str) -> str:
+        if sampler not in (RAMPED if schedule in RAMPS else SPACED):
+            return ""
+        try:
+            return f"{max_error({**SD1, 'prediction_type': prediction}, sampler, 20, schedule):.1e}"
+        except (NotImplementedError, ValueError):  # the class does not know this prediction type
+            return ""
+
+    rows = [
+        [f"`{sampler}`", prediction, *(cell(sampler, prediction, schedule) for schedule in (*spacings, *RAMPS))]
+        for sampler in CLASSES
+        for prediction in ("epsilon", "v_prediction", "sample")
+    ]
+    header = ["sampler", "prediction", *(f"`{name}`" for name in (*spacings, *RAMPS))]
+    return table(header, [row for row in rows if any(row[2:])])
+
+
+def k_diffusion() -> str:
+    """k-diffusion's samplers, against the numbers that it gave on the same analytic network, start and noise."""
+    from test_recipes import INDICES, KDIFFUSION, SEQUENCE, levels, walk
+
+    def error(case: str, steps: int) -> float:
+        name, options = SEQUENCE[case]
+        latents = np.array(list(walk(name, levels(steps), **options))[-1].latents).transpose(0, 3, 1, 2).reshape(-1)
+        return relative(latents[INDICES], np.array(KDIFFUSION[case][str(steps)]["values"]))
+
+    rows = []
+    for case, (name, options) in SEQUENCE.items():
+        counts = [int(key) for key in KDIFFUSION[case] if key.isdigit()]
+        shown = ", ".join(f"{key}={value:g}" for key, value in options.items())
+        rows.append([name, shown, ", ".join(map(str, counts)), f"{max(error(case, n) for n in counts):.1e}"])
+    return table(["sampler", "options", "steps", "error"], rows)
+
+
+def prompts() -> str:
+    """Encoded prompts in each syntax, against that program's arithmetic on transformers' encoder, and compel itself."""
+    import prompt_oracle
+    import torch
+    from compel import Compel
+    from tokenizer_files import write_clip_tokenizer
+    from transformers import CLIPTokenizer
+
+    ours, theirs = prompt_oracle.encoders()
+    encoder, states = prompt_oracle.encoder_of(ours), prompt_oracle.torch_states_of(theirs)
+    rows = []
+
+    def row(syntax: str, prompt: str, oracle: str, error: float) -> None:
+        shown = prompt if len(prompt) <= 60 else f"{prompt[:40]} ... ({len(prompt)} letters)"
+        rows.append([syntax, "`" + shown.replace("|", "\\|") + "`", oracle, f"{error:.1e}"])
+
+    for case in prompt_oracle.CASES:
+        found = prompt_oracle.contexts(case.syntax, case.prompt, encoder, case.steps)
+        row(
+            case.syntax,
+            case.prompt,
+            "transformers and NumPy",
+            prompt_oracle.relative(found, list(case.expected(states))),
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = CLIPTokenizer.from_pretrained(write_clip_tokenizer(Path(folder)))
+    other = Compel(tokenizer, theirs, truncate_long_prompts=False)
+    for prompt in prompt_oracle.COMPEL:
+        with torch.no_grad():
+            expected = other(prompt)[0].numpy()
+        found = prompt_oracle.contexts("compel", prompt, encoder)
+        row("compel", prompt, "compel", prompt_oracle.relative(found, [expected]))
+    return table(["syntax", "prompt", "against", "error"], rows)
+
+
 def pictures(folders: dict[str, tuple[Path, type]]) -> str:
     import torch
     from test_pipeline import PROMPTS, SCHEDULERS, generators, ours, psnr
@@ -152,6 +227,12 @@ def report() -> str:
                 parts(folders),
                 "### Samplers: largest relative error in any step, worst of 5, 20 and 50 steps",
                 samplers(),
+                "### Schedules and prediction types: largest relative error in any of 20 steps",
+                schedules(),
+                "### k-diffusion's samplers, Karras schedule: largest relative error of the result",
+                k_diffusion(),
+                "### Prompts: largest relative error of the encoded prompt",
+                prompts(),
                 "### Whole pictures, two prompts each: peak signal-to-noise ratio",
                 pictures(folders),
                 "",

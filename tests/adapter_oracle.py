@@ -62,6 +62,21 @@ def merged(path: Path, before: State, strength: float = 1.0) -> State:
     return after
 
 
+def check_low_ranks(path: Path, before: State) -> int:
+    """Every change of low rank is the product of its halves; how many there are."""
+    count = 0
+    for component, by_path in match(read_adapter(path), shapes_of(before)).items():
+        for name, change in by_path.items():
+            halves = change.low_rank()
+            if halves is None:
+                continue
+            count += 1
+            down, up = (np.array(half).reshape(half.shape[0], -1) for half in halves)
+            whole = np.array(change.delta(mx.zeros(change.shape), 1.0)).reshape(up.shape[0], -1)
+            assert np.abs(up @ down - whole).max() < 1e-5 * np.abs(whole).max(), (component, name)
+    return count
+
+
 def worst(ours: State, theirs: State, before: State) -> tuple[float, int]:
     """The largest relative error of a change, and how many weights changed. What they leave, we have to leave."""
     largest, changed = 0.0, 0

@@ -132,7 +132,9 @@ EXTRA = {
     "ddpm": {"clip_sample": False},
     "sa_solver": {"algorithm_type": "data_prediction"},
 }
+SPACED = [name for name in CLASSES if not SAMPLERS[name].placement.distilled]
 RAMPS = ("karras", "exponential", "beta")
+RAMPED = ("euler", "heun", "dpm2", "lms", "dpmpp_2m", "dpmpp_2m_sde", "deis", "unipc", "sa_solver")
 TWICE = ("heun", "dpm2", "dpm2_ancestral")  # two evaluations a step, one in the last
 WITH_SIGMAS = (
     "dpmpp_2m",

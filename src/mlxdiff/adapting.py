@@ -23,7 +23,8 @@ from .checkpoint.inversion import Inversion
 from .checkpoint.quantize import quantize, quantized_layers
 from .families import Checkpoint, base
 from .loras import Adapters, Weighted
-from .models.live import LowRank, WithChange
+from .models.layers import QuantizedLinear
+from .models.live import ChangedQuantizedLinear
 from .parts import BACKBONE
 from .weight_changes import Delta, Live, Survival
 
@@ -193,13 +194,13 @@ def _live(terms: Terms) -> Live:
         found = terms.get(f"{path}.weight")
         if found is None:
             return None
-        assert isinstance(layer, nn.QuantizedLinear)
+        assert isinstance(layer, QuantizedLinear)
         pairs = [pair for term in found if (pair := term.low_rank()) is not None]
         down = mx.concatenate([down for down, _ in pairs])
         up = mx.concatenate([up for _, up in pairs], axis=1)
         dtype = layer["scales"].dtype
         down, up = _balanced(down, up)
-        return WithChange(layer, LowRank(down.astype(dtype), up.astype(dtype)))
+        return ChangedQuantizedLinear(layer, down.astype(dtype), up.astype(dtype))
 
     return live
 

@@ -8,10 +8,10 @@ import mlx.core as mx
 
 from . import backend, memory
 from .errors import InputError
-from .models.tiling import decode_tiled
+from .models.autoencoders import decode_tiled
 
 if TYPE_CHECKING:
-    from .models.vae import AutoencoderKL
+    from .models.autoencoders import Autoencoder
     from .networks import Networks
 
 
@@ -29,10 +29,13 @@ def decode(networks: Networks, latents: mx.array, tile: int | None) -> mx.array:
         return _shown(decode_tiled(vae, z, tile))
 
 
-def posterior(vae: AutoencoderKL, pictures: mx.array) -> tuple[mx.array, mx.array]:
-    """Mean and log variance of the latents, in fp32, of pictures (B, H, W, 3) in [0, 1]."""
+def posterior(vae: Autoencoder, pictures: mx.array) -> tuple[mx.array, mx.array | None]:
+    """Mean and log variance of the latents, in fp32, of pictures (B, H, W, 3) in [0, 1].
+
+    There is no variance where the VAE gives each picture one set of latents: then nothing is to be drawn.
+    """
     mean, logvar = vae.encode((pictures * 2 - 1).astype(vae.dtype))
-    return mean.astype(mx.float32), logvar.astype(mx.float32)
+    return mean.astype(mx.float32), None if logvar is None else logvar.astype(mx.float32)
 
 
 def checked(value: Any, name: str, shape: str, channels: int) -> mx.array:

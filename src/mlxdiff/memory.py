@@ -12,8 +12,9 @@ from mlx.utils import tree_flatten
 
 from . import backend
 from .errors import InputError, RequestError
+from .models.autoencoders import AutoencoderConfig
 from .models.tiling import strip_bytes
-from .models.vae import VAEConfig
+from .models.upscaler import UpscalerConfig
 
 NETWORKS = 0.5  # of the memory that text encoders and backbone may take together and still both stay
 WHOLE = 0.5  # of the memory that decoding as a whole may take
@@ -26,6 +27,11 @@ LARGEST_BATCH_ON_CPU = 4  # on a CPU it does not fall at all, and a group is wha
 # Maps of a decoder's largest size that are alive at once when MLX decodes as a whole. A CPU's convolution makes nine
 # copies of its input; and MLX hands out memory faster than a CPU computes.
 MAPS, MAPS_ON_CPU = 8, 38
+
+UPSCALING = 0.25  # of the memory that an upscaler may take for a tile: the model stays beside it
+# Maps of an upscaler's widest layer that are alive at once in its body, and of its largest in its head.
+BODY_MAPS, BODY_MAPS_ON_CPU = 8, 40
+HEAD_MAPS, HEAD_MAPS_ON_CPU = 7, 40
 
 
 def size_of(*networks: nn.Module) -> int:
@@ -70,25 +76,25 @@ def check_denoising(row_bytes: int, n_rows: int) -> None:
         )
 
 
-def tile_for(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int | None:
+def tile_for(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int | None:
     """TILE where decoding latents of that shape (B, h, w, C) as a whole would take too much, else None."""
     return TILE if whole(config, shape, itemsize) > WHOLE * backend.memory_size() else None
 
 
-def whole(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
+def whole(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int:
     """What decoding latents of that shape as a whole takes, about; `itemsize` is of one number."""
     return shape[0] * _largest_map(config, shape, itemsize) * (MAPS if backend.is_gpu() else MAPS_ON_CPU)
 
 
-def in_strips(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
+def in_strips(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int:
     """What decoding latents of that shape in strips takes, about: one picture's maps, and a strip's workspace."""
-    return 3 * _largest_map(config, shape, itemsize) // 2 + MAPS_ON_CPU * strip_bytes()
+    return _kept(config, shape, itemsize) + MAPS_ON_CPU * strip_bytes()
 
 
-def check_decoding(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> None:
+def check_decoding(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> None:
     """Raises InputError for latents whose pictures do not fit into memory even in strips: a file may say any shape."""
     pixels = shape[0] * shape[1] * shape[2] * config.scale_factor**2
-    needed = 3 * _largest_map(config, shape, itemsize) // 2 + pixels * 3 * 4  # one at a time, and all as fp32
+    needed = _kept(config, shape, itemsize) + pixels * 3 * 4  # one at a time, and all as fp32
     if needed > backend.memory_size():
         height, width = (side * config.scale_factor for side in shape[1:3])
         many = "" if shape[0] == 1 else f" of {shape[0]} pictures"
@@ -99,6 +105,28 @@ def check_decoding(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> 
         )
 
 
-def _largest_map(config: VAEConfig, shape: tuple[int, ...], itemsize: int) -> int:
+def upscaling_cells(config: UpscalerConfig, itemsize: int) -> int:
+    """How many cells an upscaler's body may take at once; `itemsize` is of one number."""
+    maps = BODY_MAPS if backend.is_gpu() else BODY_MAPS_ON_CPU
+    return int(UPSCALING * backend.memory_size()) // (config.widest * itemsize * maps)
+
+
+def upscaling_head_cells(config: UpscalerConfig, itemsize: int) -> int:
+    """How many cells an upscaler's head may make pixels of at once."""
+    maps = HEAD_MAPS if backend.is_gpu() else HEAD_MAPS_ON_CPU
+    return int(UPSCALING * backend.memory_size()) // (config.features * config.cell**2 * itemsize * maps)
+
+
+def upscaled(height: int, width: int) -> int:
+    """What a picture of that size takes while it is put together: as floats, and as bytes."""
+    return height * width * 3 * (4 + 1)
+
+
+def _kept(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of one picture's maps that decoding in strips keeps."""
+    return 3 * _largest_map(config, shape, itemsize) // 2 if config.keeps_maps else 0
+
+
+def _largest_map(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int:
     """Bytes of a map as large as the picture, with as many channels as come in there from the level below."""
-    return shape[1] * shape[2] * config.scale_factor**2 * max(config.block_out_channels[:2]) * itemsize
+    return shape[1] * shape[2] * config.scale_factor**2 * config.largest_channels * itemsize

@@ -14,7 +14,7 @@ from . import hub
 from .declarations import PartReference, Structured, declared
 from .errors import MlxdiffError, ModelNotFoundError
 from .hashing import content_hash
-from .pictures import IN_MEMORY, PictureSource, PictureSources, Pixels, in_file
+from .pictures import PictureSource, PictureSources, Pixels, in_file
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class NamedFile:
     setting  the setting's name
     kind     the kind of part, or None for a picture
     find     where it is now; raises MlxdiffError where it is not there
+    held     the SHA-256 of a picture that is in memory
     """
 
     name: str
     setting: str
     kind: str | None
     find: Callable[[], Path]
+    held: str | None = None
 
     def digest(self) -> str:
-        """The SHA-256 of its content. Raises MlxdiffError."""
-        if self.name.startswith(IN_MEMORY):
-            return self.name[len(IN_MEMORY) :]
-        return content_hash(self.find())
+        """The SHA-256 of its content. Raises MlxdiffError, also for a picture that was in memory of another process."""
+        return content_hash(self.find()) if self.held is None else self.held
 
 
 def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> Iterator[NamedFile]:
@@ -58,7 +58,8 @@ def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> 
 
 
 def _picture(value: str | Pixels, setting: str) -> NamedFile:
-    return NamedFile(str(value), setting, None, lambda: Path(in_file(str(value))))
+    held = value.sha256 if isinstance(value, Pixels) else None
+    return NamedFile(str(value), setting, None, lambda: Path(in_file(str(value))), held)
 
 
 def _part(reference: str, setting: str, kind: str) -> NamedFile:

@@ -21,8 +21,8 @@ from .adapting import Adapting, Key, Reload, left_of
 from .errors import MlxdiffWarning
 from .families import Checkpoint, Family, base
 from .loras import Adapters
+from .models.autoencoders import Autoencoder
 from .models.backbone import Backbone
-from .models.vae import AutoencoderKL
 from .parts import BACKBONE
 from .text import Tokenizer
 from .threads import Turn
@@ -100,7 +100,7 @@ class Networks:
         return self._use("backbone")
 
     @property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> Autoencoder:
         """The VAE, ready for use."""
         return self._use("vae")
 

@@ -15,11 +15,12 @@ MODEL = "model"
 class Kind:
     """One kind of part.
 
-    noun      what people call it
-    option    how `generate` takes it; {} stands for its reference
-    variable  the environment variable that lists folders of such files
-    classes   the diffusers classes of a folder that is one
-    file      what diffusers calls its only file
+    noun       what people call it
+    option     how `generate` takes it; {} stands for its reference
+    variable   the environment variable that lists folders of such files
+    classes    the diffusers classes of a folder that is one
+    file       what diffusers calls its only file
+    is_folder  whether it is never a single file
     """
 
     noun: str
@@ -27,6 +28,7 @@ class Kind:
     variable: str
     classes: tuple[str, ...] = ()
     file: str | None = None
+    is_folder: bool = False
 
     @property
     def article(self) -> str:
@@ -41,15 +43,35 @@ KINDS = {
     "lora": Kind("LoRA", "--lora {}", "MLXDIFF_LORAS", file="pytorch_lora_weights.safetensors"),
     "embedding": Kind("embedding", "--embedding {}", "MLXDIFF_EMBEDDINGS", file="learned_embeds.safetensors"),
     "vae": Kind("VAE", "--vae {}", "MLXDIFF_VAES", ("AutoencoderKL", "AutoencoderTiny")),
-    "control": Kind("ControlNet", "--control {}=IMAGE", "MLXDIFF_CONTROLS", ("ControlNetModel", "T2IAdapter")),
+    "control": Kind(
+        "ControlNet",
+        "--control {}=IMAGE",
+        "MLXDIFF_CONTROLS",
+        ("ControlNetModel", "ControlNetUnionModel", "ControlNetModel_Union", "T2IAdapter"),
+    ),
     "ip_adapter": Kind("IP-Adapter", "--ip-adapter {}=IMAGE", "MLXDIFF_IP_ADAPTERS"),
+    "image_encoder": Kind(
+        "image encoder",
+        "--ip-adapter FILE=IMAGE,encoder={}",
+        "MLXDIFF_IMAGE_ENCODERS",
+        ("CLIPVisionModelWithProjection",),
+        is_folder=True,
+    ),
     "upscaler": Kind("upscaler", "--upscaler {}", "MLXDIFF_UPSCALERS"),
 }
 
 
+def class_of(config: Mapping[str, Any]) -> str | None:
+    """The class that a component's config.json names; None where it names none."""
+    listed = config.get("architectures")
+    name = config.get("_class_name", listed[0] if isinstance(listed, list) and len(listed) == 1 else None)
+    return name if isinstance(name, str) else None
+
+
 def kind_of_config(config: Mapping[str, Any]) -> str | None:
-    """Which kind of part a component's config.json describes; None for another class or none."""
-    class_name = config.get("_class_name")
+    """Which kind of part a component's config.json describes, as diffusers or transformers wrote it; None for another
+    class or none."""
+    class_name = class_of(config)
     return next((name for name, kind in KINDS.items() if class_name in kind.classes), None)
 
 
@@ -58,6 +80,10 @@ def noun_of(kind: str | None) -> str:
     if kind is None:
         return "unknown"
     return KINDS[kind].noun if kind in KINDS else kind
+
+
+FILES = tuple(name for name, kind in KINDS.items() if not kind.is_folder)
+"""The kinds that may be a single file."""
 
 
 def folders_in_environment(kind: str) -> list[Path]:

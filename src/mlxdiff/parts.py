@@ -52,8 +52,8 @@ class Part:
         return self.files is _TOKENIZER_FILES
 
 
-def _network(name: str, class_name: str, weights: str, **more: bool | str) -> Part:
-    return Part(name, (class_name,), ("config.json",), "config.json", weights, **more)  # pyright: ignore
+def _network(name: str, classes: str, weights: str, **more: bool | str) -> Part:
+    return Part(name, tuple(classes.split()), ("config.json",), "config.json", weights, **more)  # pyright: ignore
 
 
 def _tokenizer(name: str) -> Part:
@@ -67,7 +67,7 @@ PARTS = (
     _tokenizer("tokenizer"),
     _tokenizer("tokenizer_2"),
     _network("unet", "UNet2DConditionModel", _DIFFUSERS, needed=True, quantized=True),
-    _network("vae", "AutoencoderKL", _DIFFUSERS, needed=True, rename="old_vae_attention"),
+    _network("vae", "AutoencoderKL AutoencoderTiny", _DIFFUSERS, needed=True, rename="old_vae_attention"),
     _network("text_encoder", "CLIPTextModel", _TRANSFORMERS, quantized=True, rename="text_model_prefix"),
     _network(
         "text_encoder_2", "CLIPTextModelWithProjection", _TRANSFORMERS, quantized=True, rename="text_model_prefix"

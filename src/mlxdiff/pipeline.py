@@ -18,7 +18,7 @@ backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 
-from . import autoencoding, hub, images, memory, quantized, resolve  # noqa: E402
+from . import autoencoding, hub, images, memory, quantized, resolve, upscaling  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
@@ -41,6 +41,7 @@ from .steering import Steering  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
+    import numpy as np
     from typing_extensions import Unpack
 
     from .request import Settings
@@ -172,7 +173,7 @@ class StableDiffusion:
                         on_step(step)
                 for i, single in enumerate(part.singles()):
                     picture = images.to_uint8(self.decode(latents[i : i + 1]), part.rounding)[0]
-                    pictures.append(images.with_texts(picture, picture_text(single)))
+                    pictures.append(images.with_texts(self.finish(picture, single), picture_text(single)))
         return pictures
 
     def generate_latents(
@@ -259,6 +260,13 @@ class StableDiffusion:
         with self._turn:
             return autoencoding.decode(self.networks, latents, tile)
 
+    def finish(self, picture: np.ndarray, request: Request) -> np.ndarray:
+        """A decoded picture (H, W, 3) uint8 as the request wants it: (k H, k W, 3) where it has an upscaler."""
+        if request.upscaler is None:
+            return picture
+        with self._turn:
+            return upscaling.upscale(hub.find_part(request.upscaler, "upscaler"), picture, dtype=self.dtype)
+
     def encode(self, pictures: mx.array) -> mx.array:
         """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
         pictures = autoencoding.checked(pictures, "pictures", "(images, height, width, 3)", 3)
@@ -287,8 +295,11 @@ class StableDiffusion:
             pixels = images.read_source(request.image, size=(request.height, request.width))
             vae = self.networks.vae
             mean, logvar = autoencoding.posterior(vae, mx.array(pixels)[None])
-            spread = randomness.posterior()  # drawn before the noise of the start: diffusers' order
-            picture = vae.normalize(mean if spread is None else mean + mx.exp(0.5 * logvar) * spread)
+            # Drawn before the noise of the start: diffusers' order.
+            spread = None if logvar is None else randomness.posterior()
+            if logvar is not None and spread is not None:
+                mean = mean + mx.exp(0.5 * logvar) * spread
+            picture = vae.normalize(mean)
         noise = randomness.start() if latents is None else latents.astype(mx.float32)
         return request.noise_levels.start(noise, picture)
 

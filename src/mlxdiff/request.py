@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
@@ -96,28 +96,37 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class Blocks(Text):
+class Blocks:
     """Block -> a strength, as text between semicolons: `IN04:0.5;OUT03:0`."""
+
+    type = str
+    many = False
 
     def check(self, name: str, value: Any) -> tuple[tuple[str, float], ...]:
         if isinstance(value, str):
             return self.parse(name, value)
-        pairs = list(value.items()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else None
-        if pairs is None or not all(isinstance(pair, tuple) and isinstance(pair[0], str) for pair in pairs):
-            raise RequestError(f"{name} is {shown(value)}.", "Write it as IN04:0.5;OUT03:0.")
+        pairs = value.items() if isinstance(value, Mapping) else value
         one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
-        return tuple((block.strip().upper(), one.check(f"{name}'s {block[:20]}", scale)) for block, scale in pairs)
+        try:
+            return tuple((block.strip().upper(), one.check(f"{name}: {block[:20]}", scale)) for block, scale in pairs)
+        except (TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as IN04:0.5;OUT03:0.") from None
 
     def parse(self, name: str, text: str) -> tuple[tuple[str, float], ...]:
         pairs = [part.partition(":") for part in text.split(";") if part.strip()]
         one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
-        return self.check(name, tuple((block, one.parse(f"{name}'s {block[:20]}", scale)) for block, _, scale in pairs))
+        return self.check(name, [(block, one.parse(f"{name}: {block[:20]}", scale)) for block, _, scale in pairs])
 
-    def to_json(self, value: Any) -> dict[str, float]:
+    def to_json(self, value: Sequence[tuple[str, float]]) -> dict[str, float]:
         return dict(value)
 
-    def show(self, value: Any) -> str:
+    def show(self, value: Sequence[tuple[str, float]]) -> str:
         return ";".join(f"{block}:{scale:g}" for block, scale in value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "BLOCK:STRENGTH;..."}
 
 
 @dataclass(frozen=True)
@@ -405,6 +414,13 @@ class Request:
         neutral=0.0,
         a1111="PAG scale",
     )
+    upscaler: str | None = setting(
+        PartReference("upscaler"),
+        "Network (ESRGAN, Real-ESRGAN) that enlarges the finished picture: .safetensors file, name, or hub id.",
+        group="Stages",
+        unset="none",
+        a1111="Postprocess upscaler",
+    )
     cache_interval: int | None = setting(
         Whole(1, MAX_STEPS),
         "Compute the network's deep part in one call of this many, and reuse it in between (DeepCache); 1 is exact.",
@@ -433,7 +449,7 @@ class Request:
     )
     vae: str | None = setting(
         PartReference("vae"),
-        "VAE to use instead: folder, .safetensors file, name, or hub id.",
+        "VAE to use instead, also a tiny one (TAESD): folder, .safetensors file, name, or hub id.",
         group="Model",
         scope="model",
         unset="none",
@@ -550,11 +566,13 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its run. Fields that only apply with others stay None: `image`, `strength`
-    without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
+    `noise_levels` is the schedule of its run, `enlarged` how many times its upscaler enlarges the picture. Fields that
+    only apply with others stay None: `image`, `strength` without an image, `negative_prompt`, `schedule` and `sigmas`
+    where the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    enlarged: int = field(default=1, compare=False, repr=False)
 
     if TYPE_CHECKING:  # what resolve has filled in, for whoever reads the fields
         seed: int | tuple[int, ...] = _FILLED
@@ -583,6 +601,11 @@ class Resolved(Request):
         """As of any request, but what changes nothing is left out, so that a picture's text stays short."""
         neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
         return {name: value for name, value in super().values().items() if neutral.get(name, ...) != value}
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the finished picture, in pixels."""
+        return self.height * self.enlarged, self.width * self.enlarged
 
     def parts(self, size: int) -> Iterator[Resolved]:
         """The request cut into ones of at most `size` images."""
@@ -668,5 +691,6 @@ if TYPE_CHECKING:
         guidance_rescale: float | None
         guidance_mode: str | None
         pag_scale: float | None
+        upscaler: Any
         cache_interval: int | None
         token_merging: float | None

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, images, ip_adapters, loras, presets
+from . import backend, hub, images, ip_adapters, loras, presets, upscaling
 from .catalogue import SAMPLERS, SCHEDULES
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
@@ -85,7 +85,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         ip_adapters.levels_of(adapter, levels.sigmas)
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    return Resolved(**values, noise_levels=levels)
+    return Resolved(**values, noise_levels=levels, enlarged=_enlarged(request))
 
 
 def _config(request: Request, checkpoint: Checkpoint) -> SchedulerConfig:
@@ -175,6 +175,17 @@ def _enough(steps: int, strength: float) -> int:
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
     return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
+
+
+def _enlarged(request: Request) -> int:
+    """How many times the request's upscaler enlarges a picture. Raises what `upscaling.check` raises."""
+    if request.upscaler is None:
+        return 1
+    path = hub.find_part(request.upscaler, "upscaler")
+    assert request.height is not None
+    assert request.width is not None
+    upscaling.check(path, request.height, request.width)
+    return upscaling.factor_of(path)
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

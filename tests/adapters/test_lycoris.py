@@ -12,6 +12,8 @@ import tiny_unets
 import torch
 from safetensors import safe_open
 
+from mlxdiff.adapters import describe
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations in what it imports
     from lycoris import LycorisNetwork, create_lycoris
@@ -40,6 +42,11 @@ FORMS = {
     "oft": ({"algo": "diag-oft"}, "oft_blocks"),
     "oft constrained": ({"algo": "diag-oft", "constraint": 0.01, "rescaled": True}, "rescale"),
 }
+
+
+# What `mlxdiff info` calls them.
+CALLED = {"locon": "LoCon", "loha": "LoHa", "lokr": "LoKr", "norms": "difference", "ia3": "IA3", "glora": "GLoRA"}
+CALLED |= {"oft": "OFT"}
 
 
 class Pipe:
@@ -83,15 +90,37 @@ def kept(pipe):
 def test_lycoris(name, pipe, tmp_path):
     before = oracle.state_of(pipe)
     options, key = FORMS[name]
+    called = next((word for start, word in CALLED.items() if name.startswith(start)), "LoRA")
+    called = f"{called} with DoRA" if "dora" in name else called
     path = tmp_path / "style.safetensors"
     network = written(pipe.unet, path, **options)
     with safe_open(path, "pt") as file:
         keys = list(file.keys())
     assert any(found.endswith(f".{key}") for found in keys), sorted({found.partition(".")[2] for found in keys})
+    assert called in describe(path)["adapter"]
     network.merge_to(1.0)
     error, changed = oracle.worst(oracle.merged(path, before), oracle.state_of(pipe), before)
     assert error < LIMIT
     assert changed > 30
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algo": "loha", "linear_dim": 2},
+        {"algo": "loha", "linear_dim": 2, "use_tucker": True},
+        {"algo": "lokr", "linear_dim": 1, "factor": 4},
+        {"algo": "lokr", "linear_dim": 1, "factor": 4, "use_tucker": True},
+        {"algo": "lokr", "linear_dim": 1, "factor": 2, "decompose_both": True},
+        {"algo": "lokr", "linear_dim": 1},
+    ],
+    ids=["loha", "loha tucker", "lokr", "lokr tucker", "lokr both", "lokr tall and wide"],
+)
+def test_products_are_of_low_rank_too(options, pipe, tmp_path):
+    """So that they can run beside quantized layers."""
+    written(pipe.unet, tmp_path / "style.safetensors", **options)
+    assert oracle.check_low_ranks(tmp_path / "style.safetensors", oracle.state_of(pipe)) > 25
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,6 +6,8 @@ import pytest
 
 from mlxdiff.adapters.keys import split
 from mlxdiff.adapters.names import Place, Places, component_of
+from mlxdiff.checkpoint.header import Header, TensorInfo
+from mlxdiff.checkpoint.kinds import kind_of
 
 KEYS = {
     "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": ("lora_unet_mid_block_attentions_0_proj_in", "up"),
@@ -37,6 +39,11 @@ KEYS = {
 @pytest.mark.parametrize("key", KEYS)
 def test_keys(key):
     assert split(key) == KEYS[key]
+
+
+@pytest.mark.parametrize("key", [key for key, (_, part) in KEYS.items() if part not in ("weight", "bias", "alpha")])
+def test_a_file_of_such_keys_is_known_as_a_lora(key):
+    assert kind_of(Header({key: TensorInfo("F32", (4, 4))}, {})) == "lora"
 
 
 @pytest.mark.parametrize("key", ["", ".", "alpha", ".alpha", "lora_up", "a.bias_values", "a.lora_A.b.c.weight.x"])

@@ -10,7 +10,10 @@ import tiny
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, inject_adapter_in_model
+from safetensors import safe_open
 from safetensors.torch import save_file
+
+from mlxdiff.adapters.names import original_names
 
 # What PEFT and transformers warn of in what they do themselves.
 pytestmark = [
@@ -61,6 +64,23 @@ def test_kohyas_names(family, alpha, tmp_path):
     path = tmp_path / "style.safetensors"
     kohya_file(pipe, path, alpha=alpha)
     error, changed = oracle.worst(oracle.merged(path, before), diffusers_merges(family, path), before)
+    assert error < LIMIT
+    assert changed > 80
+
+
+def test_kohyas_names_for_sdxl(tmp_path):
+    """The original implementation's names, which sd-scripts has for SDXL; diffusers maps them in its own way."""
+    pipe = make("sdxl")
+    before = oracle.state_of(pipe)
+    original = original_names(name for name, _ in pipe.unet.named_modules() if name)
+    table = {kohya_name("unet", name, numbered=True): kohya_name("unet", original[name], numbered=True)
+             for name in original}  # fmt: skip
+    path = tmp_path / "style.safetensors"
+    kohya_file(pipe, path, names=lambda name: table.get(name, name))
+    with safe_open(path, "pt") as file:
+        assert any(key.startswith("lora_unet_input_blocks_3_1_transformer_blocks_1_") for key in file.keys())  # noqa: SIM118
+        assert not any("down_blocks" in key for key in file.keys())  # noqa: SIM118
+    error, changed = oracle.worst(oracle.merged(path, before), diffusers_merges("sdxl", path), before)
     assert error < LIMIT
     assert changed > 80
 

@@ -20,11 +20,13 @@ from safetensors.torch import save_file as save_torch
 
 from mlxdiff.adapters import match, read_adapter
 from mlxdiff.checkpoint import single_file
+from mlxdiff.checkpoint.inversion import vectors_for
 from mlxdiff.errors import CheckpointError, MlxdiffError, UnsupportedError
 
 Arrays = dict[str, np.ndarray]
 SHAPES = {
     "unet": {"conv.weight": (6, 3, 3, 4), "conv.bias": (6,), "fc.weight": (6, 4), "norm.weight": (6,)}
+    | {"square.weight": (6, 1, 1, 6)}
     | {f"{name}.weight": (6, 4) for name in ("oft", "ia3", "glora")},
     "text_encoder": {"encoder.layers.0.mlp.fc1.weight": (8, 4)},
 }
@@ -65,7 +67,7 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
     "NaN": (with_nan(np.nan), "NaN or infinity in 'lora_unet_fc.lora_up.weight'"),
     "infinity": (with_nan(-np.inf), "NaN or infinity in 'lora_unet_fc.lora_up.weight'"),
     "integers": ({"lora_unet_fc.lora_up.weight": np.ones((6, 2), np.int32)} | lora("lora_unet_f"), "as integers"),
-    "half": ({"lora_unet_fc.lora_up.weight": normal(6, 2)}, "is damaged: 'lora_unet_fc' has half a LoRA"),
+    "half": ({"lora_unet_fc.lora_up.weight": normal(6, 2)}, "not complete: 'lora_unet_fc' has half a LoRA"),
     "ranks differ": (lora() | {"lora_unet_fc.lora_down.weight": normal(3, 4)}, "ranks differ"),
     "too wide": (lora(width=5), r"has the shape \(6, 5\), where the model has \(6, 4\)"),
     "too long": (lora(out=7), r"has the shape \(7, 4\), where the model has \(6, 4\)"),
@@ -104,6 +106,12 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
         {"lora_unet_fc.weight": normal(5), "lora_unet_fc.on_input": number(1)},
         "an IA3 of 5 factors",
     ),
+    "an IA3 of a square kernel": (
+        {"base_model.model.square.ia3_l": normal(1, 6, 1, 1)},
+        "adapter_config.json beside the file says which",
+    ),
+    "an IA3 without factors": ({"lora_unet_fc.on_input": number(1), **lora("lora_unet_oft")}, "an IA3 without factors"),
+    "an alpha alone": (lora() | {"lora_unet_norm.alpha": number(1)}, "'lora_unet_norm' has an alpha, and no change"),
     "a difference of another size": ({"lora_unet_fc.diff": normal(6, 5)}, r"has the shape \(6, 5\)"),
     "a bias where there is none": ({"lora_unet_fc.diff_b": normal(6)}, "changes a bias, and the model has none"),
     "a BOFT": ({"lora_unet_fc.oft_blocks": normal(2, 3, 2, 2)}, "is a BOFT, which mlxdiff does not read"),
@@ -115,7 +123,12 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
         "GLoRA",
     ),
     "two changes of one weight": (lora() | {"lora_unet_fc.diff": normal(6, 4)}, "more than one form"),
-    "the same layer twice": (lora() | lora("unet.fc"), "changes 'fc.weight' twice"),
+    "a layer twice": (
+        lora() | {key: 2 * array for key, array in lora("unet.fc").items()},
+        "changes 'fc.weight' twice",
+    ),
+    "a layer twice in two forms": (lora() | {"unet.fc.diff": normal(6, 4)}, "changes 'fc.weight' twice"),
+    "another alpha": (lora() | lora("unet.fc", alpha=number(1)), "changes 'fc.weight' twice"),
     "the same key twice": (lora() | {"lora_unet_fc.lora_B.weight": normal(6, 2)}, "under two names"),
     "a module that is not there": (lora("lora_unet_other"), "the model has no 'lora_unet_other'"),
     "many that are not there": (
@@ -124,7 +137,11 @@ HOSTILE: dict[str, tuple[Arrays, str]] = {
     ),
     "keys of no form": (lora() | {"lora_unet_fc.reshape_weight": normal(2)}, "reshape_weight', which no form"),
     "a key of control characters": ({"\x1b[2J.lora_up.weight": normal(6, 2)}, "the model has no"),
-    "an embedding that is none": (lora() | {"bundle_emb.x.other": normal(2, 8)}, "no textual inversion"),
+    "an embedding that is none": (lora() | {"bundle_emb.x.other": normal(2, 8, 2)}, "no textual inversion"),
+    "an embedding twice": (
+        lora() | {"bundle_emb.x.emb_params": normal(2, 8), "bundle_emb.x.string_to_param.*": normal(2, 8)},
+        "no textual inversion",
+    ),
     "an uneven embedding": (
         lora() | {"bundle_emb.x.clip_l": normal(2, 8), "bundle_emb.x.clip_g": normal(3, 8)},
         "uneven textual inversion 'x'",
@@ -152,6 +169,28 @@ def test_the_files_of_the_table_are_sound_but_for_one_thing(tmp_path):
         "unet": ["fc.weight"],
         "text_encoder": ["encoder.layers.0.mlp.fc1.weight"],
     }
+
+
+def test_a_layer_under_two_names_counts_once(tmp_path):
+    save_file(lora(), tmp_path / "one.safetensors")
+    save_file(lora() | lora("unet.fc"), tmp_path / "two.safetensors")
+    one, two = (
+        match(read_adapter(tmp_path / f"{name}.safetensors"), SHAPES)["unet"]["fc.weight"] for name in ("one", "two")
+    )
+    assert mx.array_equal(one.delta(mx.zeros((6, 4)), 1), two.delta(mx.zeros((6, 4)), 1))
+
+
+def test_embeddings_that_a_file_brings_along(tmp_path):
+    path = tmp_path / "style.safetensors"
+    one, left, right = normal(2, 768), normal(3, 768), normal(3, 1280)
+    bundled = {"bundle_emb.cat.string_to_param.*": one, "bundle_emb.dog.emb_params": one[0]}
+    bundled |= {"bundle_emb.both.clip_l": left, "bundle_emb.both.clip_g": right}
+    save_file(lora() | bundled, path)
+    found = {inversion.name: inversion for inversion in read_adapter(path).inversions}
+    assert {name: inversion.count for name, inversion in found.items()} == {"cat": 2, "dog": 1, "both": 3}
+    (vectors,) = vectors_for(found["cat"], [768])
+    assert np.array_equal(np.array(vectors), one)
+    assert [np.array(rows).shape for rows in vectors_for(found["both"], [768, 1280])] == [left.shape, right.shape]
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -345,3 +384,47 @@ def test_mutated_configs_are_read_or_refused(tmp_path):
         except MlxdiffError:
             refused += 1
     assert 50 < refused < 290
+
+
+# Sound layers for a weight (6, 4), by the shapes of their parts.
+LAYERS: list[dict[str, tuple[int, ...]]] = [
+    {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4), "alpha": ()},
+    {"lora_up.weight": (6, 2), "lora_down.weight": (2, 4), "dora_scale": (1, 4)},
+    {"lora_A.weight": (2, 4), "lora_B.weight": (6, 2), "lora_magnitude_vector": (6,), "scale": ()},
+    {"hada_w1_a": (6, 2), "hada_w1_b": (2, 4), "hada_w2_a": (6, 2), "hada_w2_b": (2, 4), "dora_scale": (6, 1)},
+    {"lokr_w1": (2, 2), "lokr_w2_a": (3, 1), "lokr_w2_b": (1, 2), "alpha": ()},
+    {"lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2": (3, 2)},
+    {"diff": (6, 4)},
+    {"weight": (4,), "on_input": ()},
+    {"ia3_l": (6, 1)},
+    {"oft_blocks": (2, 3, 3), "rescale": (6, 1), "alpha": ()},
+    {"a1.weight": (4, 2), "a2.weight": (2, 4), "b1.weight": (6, 2), "b2.weight": (2, 4)},
+    {"lora_embedding_A": (2, 6), "lora_embedding_B": (4, 2)},
+    {"set_weight": (6, 4)},
+]
+
+
+def test_layers_of_random_parts_and_shapes_are_read_or_refused(tmp_path):
+    rng = random.Random(0)
+    parts = sorted({part for layer in LAYERS for part in layer} | {"lora_mid.weight", "hada_t1", "lokr_t2", "diff_b"})
+    path = tmp_path / "style.safetensors"
+    read = 0
+    for _ in range(800):
+        layer = dict(rng.choice(LAYERS))
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            shape = tuple(rng.choice((1, 2, 3, 4, 6, 9)) for _ in range(rng.randrange(6)))
+            match rng.randrange(3):
+                case 0:
+                    layer[rng.choice(list(layer))] = shape
+                case 1:
+                    layer[rng.choice(parts)] = shape
+                case _ if len(layer) > 1:
+                    del layer[rng.choice(list(layer))]
+        name = rng.choice(("unet.fc", "unet.fc", "unet.fc", "unet.conv", "unet.norm", "text_encoder.x"))
+        path.unlink(missing_ok=True)
+        save_file({f"{name}.{part}": np.asarray(0.1 + normal(*shape)) for part, shape in layer.items()}, path)
+        try:
+            read += read_all(path)
+        except MlxdiffError:
+            continue
+    assert 100 < read < 500

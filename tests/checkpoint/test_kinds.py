@@ -75,6 +75,8 @@ PUBLISHED = [
     ("vae", ["first_stage_model.encoder.conv_in.weight"]),
     ("vae", ["encoder.conv_in.weight", "decoder.conv_in.weight"]),
     ("vae", ["1.weight", "1.bias", "3.conv.0.weight", "3.conv.0.bias", "3.skip.weight", "8.weight"]),
+    ("vae", ["decoder.1.weight", "decoder.3.conv.0.weight", "encoder.0.weight", "encoder.1.conv.0.weight"]),
+    ("vae", ["taesd_decoder.1.weight", "taesd_encoder.1.conv.0.weight", "vae_scale"]),
     ("upscaler", ["model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"]),
     ("upscaler", ["conv_first.weight", "body.0.rdb1.conv1.weight"]),
     ("upscaler", ["params_ema.conv_first.weight", "params_ema.body.0.rdb1.conv1.weight"]),

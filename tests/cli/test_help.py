@@ -51,8 +51,8 @@ def test_options_stand_in_panels_and_settings_in_those_of_their_groups(monkeypat
     text = shown("generate", 80, monkeypatch)
     panels = [line.removesuffix(":") for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     assert panels == [
-        *("Arguments", "Input", "Model", "Prompt", "Picture", "From a picture", "Adapters", "Guidance", "Speed"),
-        *("Run", "Output", "Options", "Examples"),
+        *("Arguments", "Input", "Model", "Prompt", "Picture", "From a picture", "Adapters", "Guidance", "Stages"),
+        *("Speed", "Run", "Output", "Options", "Examples"),
     ]
     assert text.index("Guidance:") < text.index("--guidance-end") < text.index("Speed:") < text.index("--dtype")
 

@@ -18,13 +18,18 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
 from rich.console import Console
 
+from mlxdiff import StableDiffusion
 from mlxdiff.batch import projection
 from mlxdiff.batch.render import Denoised, Rendered
 from mlxdiff.cli import preview as module
 from mlxdiff.cli.preview import SHARE, Preview, cells_for, mosaic, open_preview
+from mlxdiff.errors import ModelNotFoundError
+from mlxdiff.images import to_uint8
 from mlxdiff.request import Request
 
 
@@ -199,6 +204,52 @@ def test_a_terminal_with_colours_gets_one():
     assert open_preview(console_of(), {"TERM": "xterm", "MLXDIFF_PREVIEW": "blocks"}) is not None
 
 
+@pytest.fixture(scope="module")
+def taesd(tmp_path_factory) -> Path:
+    """A small random AutoencoderTiny whose cells are as large as the built-in model's."""
+    levels = len(StableDiffusion("emoji").checkpoint.vae.block_out_channels)
+    torch.manual_seed(0)
+    shape = {"encoder_block_out_channels": (8,) * levels, "decoder_block_out_channels": (8,) * levels}
+    blocks = {"num_encoder_blocks": (1,) * levels, "num_decoder_blocks": (1,) * levels}
+    folder = tmp_path_factory.mktemp("taesd")
+    AutoencoderTiny(**shape, **blocks).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["the model's own", "named"])
+def test_a_tiny_vae_decodes_previews(how, taesd, monkeypatch):
+    monkeypatch.setattr(projection, "fit", lambda _: pytest.fail("there is a tiny VAE"))
+    sd = StableDiffusion("emoji", vae=taesd if how == "the model's own" else None)
+    latents = mx.random.normal((2, 4, 6, 4))
+    expected = to_uint8(StableDiffusion("emoji", vae=taesd).decode(latents))
+    clock = Clock()
+    preview = Preview(console_of(), "kitty", clock=clock, vae=None if how == "the model's own" else str(taesd))
+    for _ in preview.follow([Denoised(1, 1, 2, latents, latents, (0, 1), sd)]):
+        clock.now += 1
+    assert [tile.size for tile in preview._tiles] == [expected.shape[2:0:-1]] * 2
+    for tile, picture in zip(preview._tiles, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(tile), picture)
+    assert not sd.networks.holds("vae") or how == "the model's own"
+
+
+def test_large_decoded_pictures_are_made_smaller(taesd):
+    sd = StableDiffusion("emoji", vae=taesd)
+    latents = mx.zeros((1, 600 // sd.checkpoint.scale_factor, 900 // sd.checkpoint.scale_factor, 4))
+    preview = Preview(console_of(), "kitty", clock=Clock())
+    list(preview.follow([Denoised(1, 1, 1, latents, latents, (0,), sd)]))
+    assert max(preview._tiles[0].size) == module.MAX_PIXELS
+
+
+def test_the_vae_of_the_environment_and_one_that_is_not_there(taesd):
+    environment = {"TERM": "xterm", "MLXDIFF_PREVIEW": "blocks", "MLXDIFF_PREVIEW_VAE": str(taesd)}
+    found = open_preview(console_of(), environment)
+    assert found is not None
+    assert found._vae == str(taesd)
+    with pytest.raises(ModelNotFoundError):
+        open_preview(console_of(), environment, vae="no/such")
+    assert open_preview(console_of(), {**environment, "MLXDIFF_PREVIEW_VAE": ""}) is not None
+
+
 def run_in_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     """Runs the program on a terminal of 80 x 40 of its own; its exit code and all that the terminal received."""
     main, other = pty.openpty()
@@ -238,6 +289,15 @@ def test_a_render_in_a_terminal_shows_the_picture_above_its_bars(tmp_path):
     assert len(lines) >= 16
     assert "Denoising" in received[received.rindex("▀") :]
     assert received.count("Denoising") > 2
+
+
+def test_a_render_in_a_terminal_with_a_tiny_vae(tmp_path, taesd):
+    code, received = run_in_terminal(
+        tmp_path, "generate", "a red apple", "--steps", "16", "-o", "a.png", "--preview-vae", str(taesd),
+        MLXDIFF_PREVIEW="blocks",
+    )  # fmt: skip
+    assert code == 0, received
+    assert any(line.count("▀") == 64 for line in re.split(r"\r?\n", received)), "as wide as there is room"
 
 
 def test_without_a_terminal_nothing_is_drawn_and_that_is_said(tmp_path):

@@ -127,6 +127,18 @@ def test_a_file_is_kept_found_listed_checked_and_removed(run, tmp_path):
     assert (removed["removed"], removed["bytes"], path.exists()) == (True, len(LORA), False)
 
 
+def test_what_is_on_this_disk_needs_no_pull(run, tmp_path):
+    for name, content in part_files.component("ControlNetModel").items():
+        part_files.write(tmp_path / "canny" / name, content)
+    done = run("pull", "canny")
+    assert done.stdout == "ready canny\n"
+    assert "canny is a ControlNet on this disk: nothing to fetch. Use it with: --control canny=IMAGE" in done.stderr
+    path = part_files.write(tmp_path / "state" / "parts" / "lora" / "ink.safetensors", LORA)
+    said = json.loads(run("pull", "ink", "--json").stdout)
+    assert (said["kind"], said["path"], said["use"]) == ("lora", str(path), "--lora ink")
+    assert "There is no model 'nosuch'" in run("pull", "nosuch", code=1).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

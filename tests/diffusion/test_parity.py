@@ -14,13 +14,22 @@ from __future__ import annotations
 import numpy as np
 import oracle_schedulers
 import pytest
-from oracle_schedulers import CHECKPOINTS, CLASSES, RAMPS, SD1, SDXL, WITH_SIGMAS, ZERO_SNR, error_table, max_error
+from oracle_schedulers import (
+    CHECKPOINTS,
+    CLASSES,
+    RAMPED,
+    RAMPS,
+    SD1,
+    SDXL,
+    SPACED,
+    WITH_SIGMAS,
+    ZERO_SNR,
+    error_table,
+    max_error,
+)
 
-from mlxdiff.catalogue import SAMPLERS
 from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
 
-SPACED = [name for name in CLASSES if not SAMPLERS[name].placement.distilled]
-RAMPED = ("euler", "heun", "dpm2", "lms", "dpmpp_2m", "dpmpp_2m_sde", "deis", "unipc", "sa_solver")
 TOLERANCE = 1e-5
 CANCELLED = 2e-3  # 4096 * 2^-24, some times over
 SMALLEST_SIGMA = 4e-5

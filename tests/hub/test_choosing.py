@@ -120,6 +120,19 @@ def test_a_component_of_which_there_are_only_pickles_is_refused():
         chosen([name for name in CANNY if not name.endswith(".safetensors")], class_name="ControlNetModel")
 
 
+def test_an_image_encoder_is_known_by_transformers_class():
+    names = ["README.md", "config.json", "model.safetensors", "pytorch_model.bin"]
+
+    def found(architectures):
+        return choose(names, None, None, "owner/name", lambda _: {"architectures": architectures})
+
+    encoder = found(["CLIPVisionModelWithProjection"])
+    assert (encoder.kind, encoder.files) == ("image_encoder", ("config.json", "model.safetensors"))
+    for others in (["CLIPModel"], [1], [], "CLIPVisionModelWithProjection"):
+        with pytest.raises(UnsupportedError):
+            found(others)
+
+
 def test_a_component_that_is_no_part_is_named():
     with pytest.raises(UnsupportedError, match="class 'UNet2DConditionModel'"):
         chosen(FT_MSE, class_name="UNet2DConditionModel")

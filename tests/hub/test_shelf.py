@@ -141,7 +141,7 @@ def test_the_same_again_is_nothing_new_and_another_needs_another_name(tmp_path):
 
 def test_a_kind_is_given_where_the_header_is_silent_and_cannot_contradict_it(tmp_path):
     unknown = part_files.write(tmp_path / "x.safetensors", part_files.tensors(a__weight=(1,), b__weight=(1,)))
-    with pytest.raises(UnsupportedError, match=r"--kind lora\|embedding\|vae"):
+    with pytest.raises(UnsupportedError, match=r"--kind lora\|embedding\|vae\|control\|ip_adapter\|upscaler$"):
         hub.add_part(unknown)
     assert hub.add_part(unknown, "upscaler")
     assert hub.find_part("x", "upscaler").is_file()

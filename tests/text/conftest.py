@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 from pathlib import Path
 
 import pytest
+import tokenizer_files
+from tokenizer_files import write_clip_tokenizer, write_tokenizer
 from transformers import CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-from mlxdiff.text.vocabulary import CLIP_MERGES
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
-
-BYTES = list(bytes_to_unicode().values())
-SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
-
-
-def write_tokenizer(
-    folder: Path,
-    merges: list[str],
-    *,
-    config: dict | None = None,
-    **others: dict,
-) -> Path:
-    """A folder as transformers 4 wrote it; `others` are the contents of further JSON files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    vocab = [*BYTES, *(symbol + "</w>" for symbol in BYTES), *(merge.replace(" ", "") for merge in merges), *SPECIAL]
-    (folder / "vocab.json").write_text(json.dumps({symbol: i for i, symbol in enumerate(vocab)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    if config is not None:
-        others["tokenizer_config"] = config
-    for name, contents in others.items():
-        (folder / f"{name}.json").write_text(json.dumps(contents), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")
 def clip_merges() -> list[str]:
-    return gzip.decompress(CLIP_MERGES.read_bytes()).decode().splitlines()[1:]
+    return tokenizer_files.clip_merges()
 
 
 @pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory, clip_merges) -> Path:
-    """CLIP's real vocabulary, as Stable Diffusion 1.5 ships it."""
-
-    def added(content: str) -> dict:
-        return {"__type": "AddedToken", "content": content, "normalized": True, "lstrip": False, "rstrip": False}
-
-    config = {
-        "model_max_length": 77,
-        "bos_token": added(SPECIAL[0]),
-        "eos_token": added(SPECIAL[1]),
-        "unk_token": added(SPECIAL[1]),
-        "pad_token": SPECIAL[1],
-        "tokenizer_class": "CLIPTokenizer",
-    }
-    return write_tokenizer(tmp_path_factory.mktemp("clip") / "tokenizer", clip_merges, config=config)
+def clip_folder(tmp_path_factory) -> Path:
+    return write_clip_tokenizer(tmp_path_factory.mktemp("clip") / "tokenizer")
 
 
 @pytest.fixture(scope="session")

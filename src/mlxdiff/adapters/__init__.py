@@ -9,7 +9,6 @@ added to one of them. `scaled` gives the blocks of a UNet strengths of their own
 from .blocks import scaled
 from .change import Change
 from .describe import describe, is_adapter
-from .hashes import tensors_hash
 from .match import Changes, Shapes, match
 from .read import Adapter, Layer, read_adapter
 
@@ -24,5 +23,4 @@ __all__ = [
     "match",
     "read_adapter",
     "scaled",
-    "tensors_hash",
 ]

@@ -13,23 +13,25 @@ from ..errors import CheckpointError
 
 BUNDLED = "bundle_emb."
 
-_ENCODERS = {"string_to_param.*": ONE, CLIP_L: CLIP_L, CLIP_G: CLIP_G}
-
 
 def bundled_inversions(path: Path, header: Header) -> tuple[Inversion, ...]:
-    """`bundle_emb.NAME.(string_to_param.*|clip_l|clip_g)`, lazy. Raises CheckpointError for any other such key."""
+    """`bundle_emb.NAME.VECTORS`, lazy: `clip_l` and `clip_g` for SDXL's encoders, any other word for an only encoder.
+
+    Raises CheckpointError for tensors that are no textual inversion.
+    """
     keys: dict[str, dict[str, str]] = {}
     for key in header.tensors:
         if not key.startswith(BUNDLED):
             continue
-        ending = next((ending for ending in _ENCODERS if key.endswith(f".{ending}")), None)
+        name, _, vectors = key[len(BUNDLED) :].partition(".")
+        encoder = vectors if vectors in (CLIP_L, CLIP_G) else ONE
         shape = header.tensors[key].shape
-        name = "" if ending is None else key[len(BUNDLED) : -len(ending) - 1]
-        if ending is None or not name or len(shape) not in (1, 2) or 0 in shape:
+        found = keys.setdefault(name, {})
+        if not name or encoder in found or len(shape) not in (1, 2) or 0 in shape:
             raise CheckpointError(
                 f"{path} holds {key!r} in the shape {list(shape)}, which is no textual inversion.", "Download it again."
             )
-        keys.setdefault(name, {})[_ENCODERS[ending]] = key
+        found[encoder] = key
     if not keys:
         return ()
     arrays = read_arrays(path, header, [key for found in keys.values() for key in found.values()])

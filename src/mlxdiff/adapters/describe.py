@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.header import read_header
+from ..checkpoint.kinds import kind_if_sound
 from ..errors import MlxdiffError
 from ..printable import printable
 from . import family
 from .folder import weights_in
-from .hashes import file_hash, tensors_hash
-from .keys import split
 from .kinds import form_of, rank_of
 from .names import component_of
 from .read import Adapter, Layer, read_adapter
@@ -35,18 +33,16 @@ _TEXTS = {
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a file, or the one in a folder as PEFT writes it, holds the tensors of an adapter; reads its header."""
+    """Whether a file, or the one in a folder as PEFT writes it, is an adapter, by its header."""
     try:
-        header = read_header(weights_in(path))
+        return kind_if_sound(weights_in(path)) == "lora"
     except (MlxdiffError, OSError):
         return False
-    parts = [found.part for key in header.tensors if (found := split(key)) is not None]
-    return any(part not in ("weight", "bias", "scale", "alpha") for part in parts)
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What the adapter of a file is; what the file does not say is left out. Its texts are printable, its weights are
-    hashed and not read.
+    """What the adapter of a file is; what the file does not say is left out. Its texts are printable, and none of
+    its weights is read.
 
     Raises as read_adapter does.
     """
@@ -56,15 +52,12 @@ def describe(path: Path) -> dict[str, Any]:
     found["embeddings"] = [_clean(inversion.name) for inversion in adapter.inversions]
     return {
         "file": str(adapter.path),
-        "adapter": sorted({form_of(layer.parts) for layer in adapter.layers}),
+        "adapter": sorted({form_of(layer.parts, layer.numbers) for layer in adapter.layers}),
         "base": _base(adapter),
         "rank": _numbers(rank_of(layer.parts) for layer in adapter.layers),
         "alpha": _numbers(layer.numbers.get("alpha") for layer in adapter.layers),
         "layers": _by_component(adapter.layers),
         **{name: value for name, value in found.items() if value},
-        "sha256": file_hash(adapter.path),
-        "autov2": file_hash(adapter.path)[:10],
-        "autov3": tensors_hash(adapter.path)[:12],
     }
 
 

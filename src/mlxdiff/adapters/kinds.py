@@ -11,7 +11,7 @@ class _Shaped(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-def form_of(parts: Mapping[str, _Shaped]) -> str:
+def form_of(parts: Mapping[str, _Shaped], numbers: Mapping[str, float]) -> str:
     """What people call the form of a layer's change."""
     if "embedding_up" in parts:
         name = "LoRA"
@@ -28,7 +28,7 @@ def form_of(parts: Mapping[str, _Shaped]) -> str:
         name = "OFT"
     elif "diff" in parts or "diff_bias" in parts:
         name = "difference"
-    elif "factor" in parts or ("weight" in parts and len(parts) == 1 and len(parts["weight"].shape) == 1):
+    elif "factor" in parts or "on_input" in numbers:
         name = "IA3"
     else:
         name = "whole weights"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import mlx.core as mx
+
 from ..errors import CheckpointError
 from . import family
 from .change import Change, Shape, torch_shape
@@ -36,24 +38,28 @@ def match(adapter: Adapter, shapes: Shapes) -> Changes:
             f"{adapter.path} does not fit{_families(adapter, shapes)}: the model has no {listed(lost)}.", _REMEDY
         )
     changes: Changes = {}
+    by_place: dict[Place, Layer] = {}
     misfits: list[str] = []
     for layer, candidates in found:
         try:
             place, new = _fitting(layer, candidates, shapes)
         except Broken as broken:
             raise CheckpointError(
-                f"{adapter.path} is damaged: {layer.name[:120]!r} {broken}.", "Download it again."
+                f"{adapter.path} is damaged or not complete: {layer.name[:120]!r} {broken}.", "Download it again."
             ) from None
         except Misfit as misfit:
             misfits.append(f"{layer.name[:120]!r} {misfit}")
             continue
         component = changes.setdefault(place.component, {})
         twice = component.keys() & new.keys()
+        if twice and _are_alike(layer, by_place[place]):
+            continue  # some files hold everything in kohya's names and in the original ones
         if twice:
             raise CheckpointError(
                 f"{adapter.path} changes {min(twice)!r} twice.", "Use a file with one of both changes."
             )
         component |= new
+        by_place[place] = layer
     if misfits:
         more = f" (and {len(misfits) - 1} more such)" if len(misfits) > 1 else ""
         raise CheckpointError(f"{adapter.path} does not fit{_families(adapter, shapes)}: {misfits[0]}{more}.", _REMEDY)
@@ -77,6 +83,13 @@ def _fitting(layer: Layer, candidates: Sequence[Place], shapes: Shapes) -> tuple
         alpha = layer.numbers.get("alpha")
         return place, {f"{place.path}.{name}": Change(params[name], form, alpha) for name, form in forms.items()}
     raise AssertionError(layer.name)
+
+
+def _are_alike(layer: Layer, other: Layer) -> bool:
+    """Whether two layers are the same numbers under two names."""
+    if layer.numbers != other.numbers or layer.parts.keys() != other.parts.keys():
+        return False
+    return all(mx.array_equal(array, other.parts[part]).item() for part, array in layer.parts.items())
 
 
 def _families(adapter: Adapter, shapes: Shapes) -> str:

@@ -71,7 +71,8 @@ def contact_sheet(
     """All pictures of one request; raises RequestError for a sheet that cannot be, OutputError for what is there."""
     if n_rows > len(cells):
         raise RequestError(f"{len(cells)} pictures do not fill {n_rows} rows.", "Ask for fewer rows or more pictures.")
-    size = n_rows * request.height, -(-len(cells) // n_rows) * request.width
+    height, width = request.picture_size
+    size = n_rows * height, -(-len(cells) // n_rows) * width
     texts = picture_text(request) if options.metadata else None
     sheet = ContactSheet(
         path, cells, size, lambda pictures: images.contact_sheet(pictures, n_rows), request, texts, gathers=True
@@ -99,7 +100,7 @@ def sweep_sheet(
     first = cells[0].request
     again = replace(request, seed=first.seed, model=first.model, revision=first.revision, dtype=first.dtype)
     texts = sweep_text(again, vary) if options.metadata else None
-    height, width = (max(getattr(job.request, side) for job in cells) for side in ("height", "width"))
+    height, width = (max(sides) for sides in zip(*(job.request.picture_size for job in cells), strict=True))
     top, left = labels.margins(axes[0].labels, rows, (height, width))
     size = top + n_rows * (height + gap) - gap, left + len(axes[0].values) * (width + gap) - gap
     sheet = ContactSheet(path, cells, size, draw, again, texts)

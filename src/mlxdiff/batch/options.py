@@ -19,6 +19,7 @@ class RunOptions:
     fail_fast        whether the first failure ends the run
     json             whether results are printed as JSON
     preview          whether pictures are drawn in the terminal as they emerge
+    preview_vae      a VAE to decode these with, best a tiny one; implies `preview`
     """
 
     batch_size: int | None = None
@@ -33,3 +34,8 @@ class RunOptions:
     fail_fast: bool = False
     json: bool = False
     preview: bool = False
+    preview_vae: str | None = None
+
+    @property
+    def shows(self) -> bool:
+        return self.preview or self.preview_vae is not None

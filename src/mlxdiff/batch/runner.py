@@ -295,6 +295,7 @@ class _Runner:
                     continue
                 try:
                     picture = images.to_uint8(chunk[offset], job.request.rounding)
+                    picture = self.models.open(job.model).finish(picture, job.request)
                 except (MlxdiffError, MemoryError, RuntimeError) as problem:
                     yield self._fail(job, _in_words(problem, len(active.batch.jobs)))
                     continue

@@ -152,6 +152,12 @@ def weight_files(folder: Path, variant: str | None = None) -> WeightFiles:
     return WeightFiles((path,))
 
 
+def tiny_vae_halves(folder: Path) -> list[Path]:
+    """A folder's files with the decoder and the encoder of a TAESD, by their names; [] unless there is one of each."""
+    halves = [sorted(folder.glob(f"*{half}.safetensors")) for half in ("decoder", "encoder")]
+    return [files[0] for files in halves] if [len(files) for files in halves] == [1, 1] else []
+
+
 def choose_weights(names: Collection[str], variant: str | None, place: str) -> str:
     """Which of a folder's file names to load: a single safetensors file, or the index of several.
 

@@ -57,6 +57,14 @@ _OTHERS = (
     (r"^edm_mean$", "Playground 2.5, whose noise levels are another kind"),
     (r"^latents$", "a file of latents, which `mlxdiff decode` makes pictures of"),
     (r"^(emb_params|string_to_param|clip_g|clip_l)$", "a textual inversion"),
+    (
+        r"^((taesd_)?(en|de)coder\.)?(layers\.)?[1-4]\.conv\.[024]\.weight$",
+        "a tiny VAE, which the option --vae takes",
+    ),
+    (
+        r"(^|\.)(conv_first|body\.0|model\.1\.sub\.0\.RDB1\.conv1\.0)\.weight$",
+        "an upscaler, which the option --upscaler takes",
+    ),
 )
 _PIECES = (
     (r"(^|\.)input_blocks\.0\.0\.|(^|\.)time_embedding\.linear_1\.", "UNet"),

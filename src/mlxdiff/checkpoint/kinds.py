@@ -22,12 +22,15 @@ _CONTROL = re.compile(
     r"|adapter\.(body|conv_in)\.|body\.\d+\.(resnets|block1|block2|in_conv)\."
 )
 _LORA = re.compile(
-    r".*(^|[._])lora[._]|.*\.(lora_(up|down|mid|A|B)\b|hada_[wt]\d|lokr_[wt]\d|dora_scale$|oft_blocks$|oft_diag$)"
-    r"|(lora|lycoris)_.*\.(diff|diff_b|w_norm|b_norm|on_input)$"
+    r".*(^|[._])lora[._]|.*\.(lora_(up|down|mid|A|B)\b|lora_(embedding|magnitude)_|hada_[wt]\d|lokr_[wt]\d)"
+    r"|.*\.(dora_scale|oft_blocks|oft_diag|ia3_l|diff|diff_b|w_norm|b_norm|set_weight|on_input)$"
+    r"|(lora|lycoris)_.*\.[ab][12]\.weight$"
 )
 # What trainers of upscalers put around their network.
 _UPSCALER = re.compile(r"(params(_ema)?\.)?(conv_first\.weight$|body\.0\.(weight|bias)$|(.*\.)?rdb\d\.conv\d\.)", re.I)
-_VAE = re.compile(r"(first_stage_model\.|vae\.)?(encoder|decoder)\.(conv_in|layers\.\d+)\.|first_stage_model\.")
+_VAE = re.compile(
+    r"(first_stage_model\.|vae\.|taesd_)?(encoder|decoder)\.(conv_in|(layers\.)?\d+)\.|first_stage_model\."
+)
 _TINY_VAE = re.compile(r"\d+\.((conv|skip)\.(\d+\.)?)?(weight|bias)")
 _EMBEDDING = re.compile(r"emb_params$|string_to_param\b|clip_[lg]$")
 _MOST_EMBEDDED = 1000  # vectors

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError, RequestError
+from ..errors import InputError, ModelNotFoundError, RequestError
 from ..request import Request
 from . import film, options, output, usage
 from .bars import Bars
@@ -26,9 +26,10 @@ mlxdiff decode *.safetensors -o decoded/
 mlxdiff decode dog.trajectory.safetensors -o dog.gif --fps 5
 """
 OF_THE_MODEL = ("model", "revision", "vae", "dtype")
+WANTED = (*OF_THE_MODEL, "upscaler")
 
 
-@with_settings(only=OF_THE_MODEL)
+@with_settings(only=WANTED)
 def decode(
     settings: Given,
     saved: Annotated[
@@ -82,7 +83,7 @@ def decode(
 
         model = _place(settings)
         vae, dtype = settings.get("vae"), settings.get("dtype")
-        jobs = [read_any(path, model, wanted, fps) for path in saved]
+        jobs = [enlarged(read_any(path, model, wanted, fps), settings.get("upscaler")) for path in saved]
         check_targets(jobs)
         for job in jobs:
             for target in job.targets:
@@ -125,6 +126,35 @@ def read_any(path: Path, model: str | None, wanted: Destination | None, fps: flo
     """The film in a file that holds a trajectory, the job in any other; raises as both of them do."""
     found = film.read_film(path, model, wanted, fps)
     return read_job(path, model, wanted) if found is None else found
+
+
+def enlarged(job: Job | film.Film, upscaler: str | None) -> Job | film.Film:
+    """The job with the upscaler that is asked for, else with its own if that is here.
+
+    Both are checked before anything is decoded. The steps of a trajectory are not enlarged.
+    """
+    from .. import hub, upscaling
+    from ..hashing import content_hash
+
+    own = job.request.upscaler
+    if isinstance(job, film.Film) and upscaler is not None:
+        raise RequestError(f"{job.path} holds a trajectory.", "Leave --upscaler out: its steps stay as they are.")
+    if own is None and upscaler is None:
+        return job
+    hashes = {name: digest for name, digest in job.request.hashes or () if name != own}
+    wanted = None if isinstance(job, film.Film) else own if upscaler is None else upscaler
+    if wanted is not None:
+        try:
+            found = hub.find_part(wanted, "upscaler")
+        except ModelNotFoundError as error:
+            if upscaler is not None:
+                raise
+            output.note(f"{job.path}: {error.problem} The picture is not enlarged.", style="yellow")
+            wanted = None
+        else:
+            upscaling.factor_of(found)
+            hashes[wanted] = content_hash(found)
+    return replace(job, request=replace(job.request, upscaler=wanted, hashes=tuple(hashes.items()) or None))
 
 
 def read_job(path: Path, model: str | None, wanted: Destination | None) -> Job:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, MlxdiffError, RequestError
+from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..request import PROMPT_SYNTAXES, Request
 from . import listing, options, output, usage
 
@@ -108,7 +108,13 @@ def about(subject: str) -> dict[str, Any]:
         return about_adapter(path)
     if path.suffix.lower() in FILE_SUFFIXES and "://" not in subject:
         raise InputError(f"There is no file {subject}.", "Check its name and folder.")
-    return about_model(subject)
+    try:
+        return about_model(subject)
+    except (ModelNotFoundError, UnsupportedError):
+        adapter = adapter_named(subject)
+        if adapter is None:
+            raise
+    return about_adapter(adapter)
 
 
 def about_machine() -> dict[str, Any]:
@@ -136,6 +142,7 @@ def about_model(reference: str) -> dict[str, Any]:
         "scheduler": checkpoint.scheduler.get("_class_name"),
         "prediction_type": checkpoint.scheduler.get("prediction_type", "epsilon"),
         "latents": f"{checkpoint.vae.latent_channels} channels, {checkpoint.scale_factor} pixels a cell",
+        "vae": checkpoint.index.components["vae"].class_name,
         "components": sorted(checkpoint.index.components),
     }
 
@@ -200,7 +207,11 @@ def about_file(path: Path) -> dict[str, Any]:
     pictures = ip_adapters.describe(path)
     if pictures is not None:
         return pictures
-    return about_adapter(path) if adapters.is_adapter(path) else about_model(str(path))
+    if adapters.is_adapter(path):
+        return about_adapter(path)
+    from .. import upscaling
+
+    return upscaling.described(path) if upscaling.is_upscaler(path) else about_model(str(path))
 
 
 def is_folder_of_adapter(path: Path) -> bool:
@@ -215,10 +226,26 @@ def is_folder_of_adapter(path: Path) -> bool:
     return is_adapter(path)
 
 
+def adapter_named(name: str) -> Path | None:
+    """The LoRA that is found by a name or hub id, as `--lora` finds it; None for none."""
+    from .. import hub
+    from ..adapters import is_adapter
+
+    try:
+        path = hub.find_part(name, "lora")
+    except MlxdiffError:
+        return None
+    return path if is_adapter(path) else None
+
+
 def about_adapter(path: Path) -> dict[str, Any]:
+    """What a LoRA is, and the hashes by which other programs know it."""
+    from .. import hub
     from ..adapters import describe
 
-    return describe(path)
+    values = describe(path)
+    hashes = hub.hashes_of(Path(values["file"]))
+    return {**values, "sha256": hashes.file, "autov2": hashes.autov2, "autov3": hashes.autov3}
 
 
 def about_text(path: Path) -> dict[str, Any]:

@@ -43,6 +43,31 @@ def part_in(reference: str, kind: str | None) -> Path | None:
     return path if kind is not None or hub.kind_of_file(path) != hub.MODEL else None
 
 
+def tell_what_is_here(reference: str, *, json: bool) -> bool:
+    """Says where a part is that needs no pull: a component's folder, or a name of the store; False for all else."""
+    from .. import hub
+    from ..metadata import printable
+
+    path, kind = Path(reference).expanduser(), None
+    if hub.is_local(reference):
+        kind = hub.kind_of_folder(path)
+        stored = hub.find_stored(reference) if kind is None else []
+        if stored:
+            path, kind = stored[0].path, stored[0].kind
+    if kind is None:
+        return False
+    row = hub.KINDS[kind]
+    use = row.usage(reference)
+    output.note(printable(f"{reference} is {row.article} on this disk: nothing to fetch. Use it with: {use}"))
+    if json:
+        output.say_json(
+            {"model": reference, "revision": None, "path": str(path), "kind": kind, "use": use, "ready": True}
+        )
+    else:
+        output.say(printable(f"ready {path}"))
+    return True
+
+
 def keep(source: Path, kind: str | None, name: str | None, *, force: bool, dry_run: bool, json: bool) -> None:
     """Copies a part's file into mlxdiff's store, and says how to use it."""
     from .. import hub

@@ -93,6 +93,16 @@ Retries = Annotated[
 Preview = Annotated[
     bool, typer.Option("--preview", help="Show the picture of each step in the terminal.", rich_help_panel=OUTPUT)
 ]
+PreviewVae = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REF",
+        help="Decode previews with this VAE, best a tiny one (TAESD); implies --preview. Default: MLXDIFF_PREVIEW_VAE,"
+        " or the model's own VAE if it is tiny.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 SaveLatents = Annotated[
     bool,
     typer.Option(
@@ -119,6 +129,7 @@ _OF_A_RUN = {
     "skip_existing": SkipExisting,
     "json": Json,
     "preview": Preview,
+    "preview_vae": PreviewVae,
     "batch_size": BatchSize,
     "decode_batch_size": DecodeBatchSize,
     "tile": Tile,

@@ -1,7 +1,8 @@
 """`--preview`: the picture in the terminal, above the bars, as it emerges.
 
 It watches the events of a render, makes small pictures of each step's predicted x0, and spends at most a twentieth of
-the run on them: steps are left out where a frame would cost more.
+the run on them: steps are left out where a frame would cost more. A tiny VAE decodes them where there is one, else they
+are a projection of the latents.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from rich.segment import Segment
 from . import graphics
 
 if TYPE_CHECKING:
-    from ..batch.projection import Projection
     from ..batch.render import Denoised, Rendered
     from ..pipeline import StableDiffusion
 
@@ -31,8 +31,13 @@ Event = TypeVar("Event")
 
 T = TypeVar("T")
 
+Pictures = Callable[[np.ndarray], np.ndarray]
+"""Latents (B, h, w, C) without noise to pictures (B, H, W, 3) uint8."""
+
+VARIABLE = "MLXDIFF_PREVIEW_VAE"
 SHARE = 0.05
 MAX_COLUMNS, MAX_ROWS = 64, 32
+MAX_PIXELS = 512  # a side of a decoded picture
 BESIDE = 6  # lines of the terminal that are left to the bars and what is said
 ENLARGED = 2  # pixels a side that a latent cell has where the terminal shows real pictures
 REFRESHES = 4  # a second; each writes the picture anew
@@ -41,15 +46,24 @@ REFRESHES = 4  # a second; each writes the picture anew
 class Preview:
     """The latest pictures as a Rich renderable, for `progress` to draw above its bars.
 
-    `protocol` is one of graphics.PROTOCOLS; `clock` counts seconds.
+    `protocol` is one of graphics.PROTOCOLS; `clock` counts seconds; `vae` is one to decode with.
     """
 
-    def __init__(self, console: Console, protocol: str, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        console: Console,
+        protocol: str,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        vae: str | None = None,
+    ) -> None:
         self._console = console
         self._protocol = protocol
         self._budget = Budget(clock)
-        self._projection: Projection | None = None
-        self._fitted_to: StableDiffusion | None = None
+        self._vae = vae
+        self._pictures: Pictures | None = None
+        self._is_decoded = False
+        self._made_for: StableDiffusion | None = None
         self._tiles: list[Image.Image] = []
         self._indices: tuple[int, ...] = ()
         self._lines: list[str] = []
@@ -76,20 +90,25 @@ class Preview:
 
     def _foreseen(self, event: Denoised) -> None:
         self._budget.ran(event.step, event.steps)
-        if self._projection is None or event.sd is not self._fitted_to:  # each model has latents of its own
-            self._projection, self._fitted_to = self._fitted(event.sd, event), event.sd
-        if self._projection is None or not self._budget.allows_frame():
+        if self._pictures is None or event.sd is not self._made_for:  # each model has latents of its own
+            self._pictures, self._made_for = self._prepared(event.sd, event), event.sd
+        if self._pictures is None or not self._budget.allows_frame():
             return
         with self._budget.frame():
-            small = self._projection(np.array(event.denoised))
+            small = self._pictures(np.array(event.denoised))
             self._indices = event.indices
             self._tiles = [self._tile(Image.fromarray(picture)) for picture in small]
             self._show()
 
-    def _fitted(self, sd: StableDiffusion | None, event: Denoised) -> Projection | None:
-        """The projection, if the run is long enough to pay for it."""
-        from ..batch import projection
+    def _prepared(self, sd: StableDiffusion | None, event: Denoised) -> Pictures | None:
+        """The tiny VAE, or the projection if the run is long enough to pay for it."""
+        from ..batch import projection, tiny_preview
 
+        with self._budget.setup():
+            decoder = None if sd is None else tiny_preview.decoder(sd, self._vae)
+        self._is_decoded = decoder is not None
+        if decoder is not None:
+            return decoder
         height, width = event.denoised.shape[1:3]
         # An encoding costs about as much as a step on a picture of the same size, or less.
         estimate = self._budget.step_seconds * min(1.0, projection.CHART_CELLS / (height * width))
@@ -108,6 +127,9 @@ class Preview:
             self._show()
 
     def _tile(self, small: Image.Image) -> Image.Image:
+        if self._is_decoded:
+            small.thumbnail((MAX_PIXELS, MAX_PIXELS), Image.Resampling.BOX)
+            return small
         if self._protocol == graphics.BLOCKS:
             return small
         return small.resize((small.width * ENLARGED, small.height * ENLARGED), Image.Resampling.BICUBIC)
@@ -212,13 +234,24 @@ class Budget:
         self._frames += self._last
 
 
-def open_preview(console: Console, environment: Mapping[str, str] = os.environ) -> Preview | None:
-    """A preview for the terminal behind the console, or None where it shows no pictures."""
+def open_preview(
+    console: Console, environment: Mapping[str, str] = os.environ, *, vae: str | None = None
+) -> Preview | None:
+    """A preview for the terminal behind the console, or None where it shows no pictures.
+
+    `vae` names a VAE to decode with; without one MLXDIFF_PREVIEW_VAE does. Raises ModelNotFoundError where it is not
+    there.
+    """
+    vae = environment.get(VARIABLE) or None if vae is None else vae
+    if vae is not None:
+        from .. import hub
+
+        hub.resolve_vae(vae)
     if not console.is_terminal or console.is_dumb_terminal or console.no_color or console.quiet:
         return None
     if console.color_system in (None, "windows"):
         return None
-    return Preview(console, graphics.detect(environment))
+    return Preview(console, graphics.detect(environment), vae=vae)
 
 
 def mosaic(tiles: list[Image.Image]) -> Image.Image:

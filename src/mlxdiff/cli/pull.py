@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import RequestError
-from ..part_kinds import KINDS, MODEL
+from ..part_kinds import FILES, KINDS, MODEL
 from ..request import Request
 from . import cache, fetching, keeping, options, output
 
@@ -55,7 +55,7 @@ def pull(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help=f"What that file is, where its header does not say: {', '.join(KINDS)}."),
+        typer.Option(metavar="KIND", help=f"What that file is, where its header does not say: {', '.join(FILES)}."),
     ] = None,
     quantize: Annotated[
         int | None,
@@ -78,8 +78,8 @@ def pull(
     Downloads only what mlxdiff loads, in one precision, and continues an earlier pull that was stopped. The last line
     is "ready" and the folder or file. A LoRA or another part in a file on this disk is copied into mlxdiff's store.
     """
-    if kind is not None and kind not in KINDS:
-        raise RequestError(f"There is no kind {kind!r}.", f"Choose one of {', '.join(KINDS)}.")
+    if kind is not None and kind not in FILES:
+        raise RequestError(f"There is no kind {kind!r}.", f"Choose one of {', '.join(FILES)}.")
     verbs = [name for name, given in _verbs(list_, remove, prune, verify).items() if given]
     if len(verbs) > 1:
         raise RequestError(f"{' and '.join(verbs)} are different commands.", "Give one of them.")
@@ -99,7 +99,8 @@ def pull(
                 f"{given} is for a LoRA or another part in a file on this disk.",
                 "What is on the hub has its own name, and says what it is.",
             )
-        _bring(model, revision, variant, mirror, force, token, dry_run, set_default, quantize, json)
+        if set_default or quantize is not None or not keeping.tell_what_is_here(model, json=json):
+            _bring(model, revision, variant, mirror, force, token, dry_run, set_default, quantize, json)
         return
     fetching = {
         "--variant": variant,

@@ -155,10 +155,10 @@ def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
 
     first = ranks.rank() in (None, 0)
     preview = None
-    if options.preview and first:
+    if options.shows and first:
         from .preview import open_preview
 
-        preview = open_preview(output.err_console())
+        preview = open_preview(output.err_console(), vae=options.preview_vae)
         if preview is None:
             output.note("There is no preview: this terminal shows no pictures.", style="yellow")
     with Bars(visible=first, preview=preview) as bars:

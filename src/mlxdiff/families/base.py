@@ -22,11 +22,12 @@ from ..checkpoint.rename import TABLES
 from ..checkpoint.single_file import read_single_file
 from ..conditioning import Conditioning
 from ..errors import CheckpointError, MlxdiffWarning, RequestError, UnsupportedError
+from ..models import autoencoders
+from ..models.autoencoders import Autoencoder, AutoencoderConfig
 from ..models.backbone import Backbone, BackboneConfig
 from ..models.clip import CLIPOutput, CLIPTextConfig, CLIPTextModel
 from ..models.unet import UNet2DConditionModel, UNetConfig
 from ..models.unet_backbone import UNetBackbone
-from ..models.vae import AutoencoderKL, VAEConfig
 from ..parts import BACKBONE, BY_NAME
 from ..text import emphasis
 from ..text.chunking.chunk import Chunk, Names
@@ -96,7 +97,7 @@ class Checkpoint:
     source: Source
     index: ModelIndex
     backbone: BackboneConfig
-    vae: VAEConfig
+    vae: AutoencoderConfig
     scheduler: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,6 +115,11 @@ class Checkpoint:
     def scale_factor(self) -> int:
         """Pixels a latent cell spans in each direction."""
         return self.vae.scale_factor
+
+    @property
+    def has_tiny_vae(self) -> bool:
+        """Whether the VAE is a tiny one, which decodes in a fraction of a step's time."""
+        return isinstance(self.vae, autoencoders.TinyVAEConfig)
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
         source=source,
         index=index,
         backbone=UNetConfig.from_dict(source.config(BACKBONE)),
-        vae=VAEConfig.from_dict(source.config("vae")),
+        vae=autoencoders.read_config(source.config("vae")),
         scheduler=scheduler if prediction_type is None else {**scheduler, "prediction_type": prediction_type},
         settings=source.settings(),
     )
@@ -224,7 +230,7 @@ def load_backbone(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> 
     return UNetBackbone(loaded.module, reload=loaded.reload)
 
 
-def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> AutoencoderKL:
+def load_vae(family: Family, checkpoint: Checkpoint, dtype: mx.Dtype) -> Autoencoder:
     """The VAE in `dtype`, or in fp32 where fp16 would overflow (SDXL's)."""
     if family.upcasts_vae and checkpoint.vae.force_upcast:
         dtype = mx.float32
@@ -295,8 +301,10 @@ def load_text_encoder(
 
 def build_network(checkpoint: Checkpoint, component: str) -> nn.Module:
     """The network of a component, with its initial, unevaluated values."""
-    (class_name,) = BY_NAME[component].classes
-    return _NETWORKS[class_name](checkpoint.source.config(component))
+    config = checkpoint.source.config(component)
+    classes = BY_NAME[component].classes
+    named = config.get("_class_name")
+    return _NETWORKS[named if named in classes else classes[0]](config)
 
 
 def load_network(
@@ -323,7 +331,8 @@ def load_network(
 
 _NETWORKS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "UNet2DConditionModel": lambda config: UNet2DConditionModel(UNetConfig.from_dict(config)),
-    "AutoencoderKL": lambda config: AutoencoderKL(VAEConfig.from_dict(config)),
+    "AutoencoderKL": lambda config: autoencoders.build(autoencoders.read_config(config)),
+    "AutoencoderTiny": lambda config: autoencoders.build(autoencoders.read_config(config)),
     "CLIPTextModel": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
     "CLIPTextModelWithProjection": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config), with_projection=True),
 }

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..checkpoint.detect import ModelIndex, parse_model_index, read_json, read_model_index
+from ..checkpoint.detect import ModelIndex, parse_model_index, read_json, read_model_index, tiny_vae_halves
 from ..checkpoint.load import StoredWeights, read_component
 from ..checkpoint.single_file import SingleFile, read_vae_file
+from ..checkpoint.tiny_vae_file import TinyVAEFile, read_tiny_vae
 from ..errors import UnsupportedError
 from ..parts import BY_NAME, SETTINGS
 from ..text.tokenizer import Tokenizer
@@ -100,7 +102,8 @@ class FileSource:
 class WithVAE:
     """Another source whose VAE is replaced by that of `vae`: a component's folder, a model's folder, or one file.
 
-    A file says neither its config nor how far its latents spread: they are those of the VAE that it replaces.
+    A file says neither its config nor how far its latents spread: they are those of the VAE that it replaces. Of a tiny
+    VAE, in a file or in a folder with its two halves, they follow from its weights.
     """
 
     base: Source
@@ -110,6 +113,11 @@ class WithVAE:
     def path(self) -> Path:
         return self.base.path
 
+    @cached_property
+    def _tiny(self) -> TinyVAEFile | None:
+        is_one = self.vae.is_file() or (not self._folder.is_dir() and tiny_vae_halves(self.vae) != [])
+        return read_tiny_vae(self.vae) if is_one else None
+
     @property
     def _folder(self) -> Path:
         return self.vae if (self.vae / "config.json").exists() else self.vae / "vae"
@@ -118,9 +126,21 @@ class WithVAE:
         return self.base.index()
 
     def config(self, component: str) -> Mapping[str, Any]:
-        if component != "vae" or self.vae.is_file():
+        if component != "vae":
             return self.base.config(component)
-        return read_json(self._folder / "config.json")
+        if self._tiny is not None:
+            config = self._tiny.config
+        elif self.vae.is_file():
+            return self.base.config(component)
+        else:
+            config = read_json(self._folder / "config.json")
+        own, its = (values.get("latent_channels", 4) for values in (self.base.config(component), config))
+        if own != its:
+            raise UnsupportedError(
+                f"{self.vae} is for latents of {its} channels, the model's have {own}.",
+                "Give a VAE that was made for the model's family.",
+            )
+        return config
 
     def settings(self) -> Mapping[str, Any]:
         return self.base.settings()
@@ -131,6 +151,8 @@ class WithVAE:
     def weights(self, component: str) -> StoredWeights:
         if component != "vae":
             return self.base.weights(component)
+        if self._tiny is not None:
+            return StoredWeights(self._tiny.weights(), str(self.vae))
         if not self.vae.is_file():
             return read_component(self._folder)
         levels = len(self.base.config("vae").get("block_out_channels", (64,)))

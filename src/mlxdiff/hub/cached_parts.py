@@ -54,9 +54,9 @@ def _component(entries: dict[str, Entry], config: str) -> Iterable[CachedPart]:
     content, kind = entries[config].content, None
     with suppress(MlxdiffError):
         kind = None if content is None else kind_of_config(read_json(content))
-    if kind is None:
-        return
     folder = posixpath.dirname(config)
+    if kind is None or (folder and kind == "image_encoder"):  # one in a folder belongs to the adapters beside it
+        return
     inside = {
         posixpath.basename(path): entry.content is not None
         for path, entry in entries.items()

@@ -145,11 +145,10 @@ def _component(names: Collection[str], variant: str | None, place: str, read_con
     if CONFIG not in names:
         return None
     config = read_config(CONFIG)
-    class_name = config.get("_class_name")
-    if not isinstance(class_name, str):
-        return None
-    kind = kind_of_config(config)
+    kind, class_name = kind_of_config(config), config.get("_class_name")
     if kind is None:
+        if not isinstance(class_name, str):  # another library's
+            return None
         known = ", ".join(name for row in KINDS.values() for name in row.classes)
         raise UnsupportedError(
             f"{place} is a component of the class {shown(class_name)}, which mlxdiff does not use by itself.",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..checkpoint.detect import PICKLES, read_json
+from ..checkpoint.detect import PICKLES, read_json, tiny_vae_halves
 from ..checkpoint.kinds import kind_if_sound
 from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
-from ..part_kinds import KINDS, MODEL, noun_of
+from ..part_kinds import KINDS, MODEL, kind_of_config, noun_of
 from ..parts import MODEL_INDEX
 from .choosing import CONFIG, SeveralError, choose, is_component_file
 from .contents import entries_of
@@ -47,8 +47,9 @@ def resolve_vae(reference: str) -> Path:
     Raises what `find_part` and `resolve` raise; no network.
     """
     path = as_path(reference)
-    if path is not None and path.is_dir() and not (path / CONFIG).is_file():
-        return resolve(reference).path
+    if path is not None and path.is_dir():
+        is_part = (path / CONFIG).is_file() and not (path / MODEL_INDEX).is_file()
+        return path if is_part or tiny_vae_halves(path) else resolve(reference).path
     return find_part(reference, "vae")
 
 
@@ -69,6 +70,14 @@ def find_image_encoder(reference: str) -> Path:
     raise ModelNotFoundError(
         f"There is no folder {reference} of an image encoder.", "Check its name; an encoder comes with its IP-Adapter."
     )
+
+
+def kind_of_folder(folder: Path) -> str | None:
+    """The kind of part that a folder on this disk is, by its config.json; None for anything else."""
+    try:
+        return kind_of_config(read_json(folder / CONFIG)) if (folder / CONFIG).is_file() else None
+    except (CheckpointError, OSError, ValueError):
+        return None
 
 
 def _cached(reference: str, parsed: HubReference, kind: str) -> Path:
@@ -121,10 +130,14 @@ def _check_kind(reference: str, found: str | None, kind: str) -> None:
 def _refuse_files(reference: str, path: Path | None, kind: str) -> None:
     suffix = Path(reference).suffix.lower()
     if suffix in PICKLES:
+        # Trainers of upscalers keep the network among other things.
+        inside, hint = (
+            ("[KEY]", ", where KEY is params_ema or params, if there is one") if kind == "upscaler" else ("", "")
+        )
         raise UnsupportedError(
             f"{reference} is a pickle, which could run any code when it is opened.",
             f"Look for the {noun_of(kind)} as {SINGLE_FILE}. One that you trust can be converted with PyTorch:"
-            " safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'NAME.safetensors')",
+            f" safetensors.torch.save_file(torch.load(FILE, weights_only=True){inside}, 'NAME.safetensors'){hint}",
         )
     if path is not None and path.is_file():
         raise UnsupportedError(

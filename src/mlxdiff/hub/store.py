@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from ..checkpoint.kinds import MODEL, kind_of_file
 from ..errors import CheckpointError, ModelNotFoundError, OutputError, RequestError, UnsupportedError
-from ..files import atomic_write, open_regular, output_error
-from ..part_kinds import KINDS, noun_of
+from ..files import atomic_write, open_regular, output_error, remove_parts
+from ..part_kinds import FILES, KINDS, noun_of
 from .reference import SINGLE_FILE, can_name_a_file, shown
 from .shelf import store_folder
 from .verified import digest_of, entry_of, is_verified, read_verified, record, recorded_digest
@@ -49,7 +49,7 @@ def planned_part(source: Path, kind: str | None = None, name: str | None = None)
         )
     if found is None and kind is None:
         raise UnsupportedError(
-            f"{source} is no part that mlxdiff knows by its header.", f"Say what it is: --kind {'|'.join(KINDS)}"
+            f"{source} is no part that mlxdiff knows by its header.", f"Say what it is: --kind {'|'.join(FILES)}"
         )
     if found is not None and kind not in (None, found):
         raise RequestError(
@@ -89,6 +89,7 @@ def add_part(source: Path, kind: str | None = None, name: str | None = None, *, 
         if copied.hexdigest() != digest:
             raise CheckpointError(f"{source} changed while it was read.", "Run the same command again.")
 
+    remove_parts(part.path.parent)  # of copies that were killed
     atomic_write(part.path, copy, force=force)
     record(entry_of(part.path, digest))
     return True
@@ -97,7 +98,7 @@ def add_part(source: Path, kind: str | None = None, name: str | None = None, *, 
 def stored_parts() -> list[StoredPart]:
     """Everything in the store, by kind and name."""
     found = []
-    for kind in KINDS:
+    for kind in FILES:
         for path in sorted(store_folder(kind).glob(f"*{SINGLE_FILE}")):
             with suppress(OSError):
                 if not path.name.startswith(".") and path.is_file():

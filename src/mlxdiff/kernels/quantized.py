@@ -10,9 +10,27 @@ _ROWS_TO_UNPACK_FOR = 8
 
 
 def quantized_product(
-    x: mx.array, weight: mx.array, scales: mx.array, biases: mx.array | None, *, group_size: int, bits: int
+    x: mx.array,
+    weight: mx.array,
+    scales: mx.array,
+    biases: mx.array | None,
+    *,
+    group_size: int,
+    bits: int,
+    low_rank: tuple[mx.array, mx.array] | None = None,
 ) -> mx.array:
-    """x (..., C) times the transpose of a matrix (O, C) in mx.quantize's packed form: (..., O)."""
+    """x (..., C) times the transpose of a matrix (O, C) in mx.quantize's packed form: (..., O).
+
+    low_rank  down (r, C) and up (O, r) whose product is added to the matrix, which is never rounded with it
+    """
     if mx.default_device() == mx.cpu and x.size // x.shape[-1] >= _ROWS_TO_UNPACK_FOR:
-        return x @ mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, dtype=x.dtype).T
-    return mx.quantized_matmul(x, weight, scales, biases, group_size=group_size, bits=bits)
+        whole = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, dtype=x.dtype)
+        if low_rank is not None:  # less work than for each row of x
+            down, up = low_rank
+            whole = mx.addmm(whole, up, down)
+        return x @ whole.T
+    product = mx.quantized_matmul(x, weight, scales, biases, group_size=group_size, bits=bits)
+    if low_rank is not None:
+        down, up = low_rank
+        product = product + (x @ down.T) @ up.T
+    return product

@@ -22,9 +22,11 @@ def whole(values: Mapping[str, Any], key: str, default: int, *, low: int = 1, hi
     return _whole(key, values.get(key, default), low, high)
 
 
-def wholes(values: Mapping[str, Any], key: str, default: tuple[int, ...], *, high: int = MOST) -> tuple[int, ...]:
-    """A non-empty list of whole numbers from 1 to `high`."""
-    return tuple(_whole(key, item, 1, high) for item in _items(key, values.get(key, default)))
+def wholes(
+    values: Mapping[str, Any], key: str, default: tuple[int, ...], *, low: int = 1, high: int = MOST
+) -> tuple[int, ...]:
+    """A non-empty list of whole numbers from `low` to `high`."""
+    return tuple(_whole(key, item, low, high) for item in _items(key, values.get(key, default)))
 
 
 def number(values: Mapping[str, Any], key: str, default: float) -> float:

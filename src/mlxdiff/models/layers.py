@@ -80,10 +80,10 @@ class Linear(nn.Linear):
 class QuantizedLinear(nn.QuantizedLinear):
     """A linear layer of 8 or 4 bits."""
 
-    def product(self, x: mx.array) -> mx.array:
-        """The layer without its bias."""
+    def product(self, x: mx.array, low_rank: tuple[mx.array, mx.array] | None = None) -> mx.array:
+        """The layer without its bias; `low_rank` is a change of its matrix, see quantized_product."""
         packed = self.weight, self.scales, self.get("biases")
-        return quantized_product(x, *packed, group_size=self.group_size, bits=self.bits)
+        return quantized_product(x, *packed, group_size=self.group_size, bits=self.bits, low_rank=low_rank)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.product(x) + self.bias if "bias" in self else self.product(x)
@@ -189,6 +189,13 @@ class Upsample2D(nn.Module):
 
     def __call__(self, x: mx.array, size: tuple[int, int] | None = None) -> mx.array:
         return self.conv(enlarge(x, size))
+
+
+class ReLU(nn.Module):
+    """Nothing for negative numbers."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.maximum(x, 0)
 
 
 def enlarge(x: mx.array, size: tuple[int, int] | None = None) -> mx.array:

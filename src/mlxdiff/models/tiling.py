@@ -46,12 +46,16 @@ def decode_tiled(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
     z (B, h, w, C) -> (B, h*f, w*f, 3), one by one. Not lazy: each strip of each layer is evaluated before the
     next is begun. Raises RequestError for a tile that is not a positive multiple of f.
     """
-    factor = vae.scale_factor
-    if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % factor != 0:
-        raise RequestError(f"The tile is {tile!r} pixels.", f"It is a positive multiple of {factor}.")
+    check_tile(tile, vae.scale_factor)
     if "post_quant_conv" in vae:
         z = vae.post_quant_conv(z)
     return mx.concatenate([_decode(vae, z[i : i + 1], tile) for i in range(z.shape[0])])
+
+
+def check_tile(tile: object, factor: int) -> None:
+    """Raises RequestError for a tile that is not a positive multiple of the VAE's factor."""
+    if isinstance(tile, bool) or not isinstance(tile, int) or tile <= 0 or tile % factor != 0:
+        raise RequestError(f"The tile is {tile!r} pixels.", f"It is a positive multiple of {factor}.")
 
 
 def _decode(vae: AutoencoderKL, z: mx.array, tile: int) -> mx.array:
@@ -112,12 +116,13 @@ def _attention(block: Attention, x: FeatureMap, groups: int) -> FeatureMap:
 
 
 def convolve(
-    conv: Callable[[mx.array], mx.array], strips: list[mx.array], prepare: Callable[[mx.array], mx.array]
+    conv: Callable[[mx.array], mx.array], strips: Iterable[mx.array], prepare: Callable[[mx.array], mx.array]
 ) -> Iterator[mx.array]:
-    """Strips of conv(prepare(x)), conv a 3x3 convolution with padding, prepare one cell's concern; uses up the list."""
-    above, strip = None, prepare(strips.pop(0))
+    """Strips of conv(prepare(x)), conv a 3x3 convolution with padding, prepare one cell's concern; uses up a list."""
+    coming = map(prepare, _taken(strips) if isinstance(strips, list) else strips)
+    above, strip = None, next(coming)
     while strip is not None:
-        following = prepare(strips.pop(0)) if strips else None
+        following = next(coming, None)
         below = None if following is None else following[:, :1]
         window = [rows for rows in (above, strip, below) if rows is not None]
         y = conv(window[0] if len(window) == 1 else mx.concatenate(window, axis=1))
@@ -125,6 +130,11 @@ def convolve(
         first, last = int(above is not None), y.shape[1] - int(below is not None)
         yield mx.contiguous(y[:, first:last])
         above, strip = strip[:, -1:], following
+
+
+def _taken(strips: list[mx.array]) -> Iterator[mx.array]:
+    while strips:
+        yield strips.pop(0)
 
 
 def gather(strips: Iterable[mx.array], groups: int) -> FeatureMap:

@@ -15,7 +15,7 @@ import mlx.nn as nn
 from ..kernels.attention import attention, self_attention
 from ..kernels.geglu import geglu
 from ..kernels.residual import add_biased
-from . import token_merging
+from . import live, token_merging
 from .layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d
 
 # Transformer2D's own, whatever the resnet blocks have.
@@ -72,9 +72,16 @@ class SelfAttention(_Attention):
     def fuse(self) -> None:
         """Makes one layer of the three whose input is the same: one product for three, with the same numbers.
 
-        They stay three where one is no plain layer (models/live.py).
+        They stay three where one has a change beside it that is not of a quantized layer (models/live.py).
         """
         names = ("to_q", "to_k", "to_v")
+        if any(isinstance(self[name], live.ChangedQuantizedLinear) for name in names):
+            joined = live.joined([self[name] for name in names])
+            if joined is not None:
+                for name in names:
+                    self.pop(name)
+                self.to_qkv = joined
+            return
         if not all(isinstance(self[name], nn.Linear | nn.QuantizedLinear) for name in names):
             return
         layers = [self.pop(name) for name in names]

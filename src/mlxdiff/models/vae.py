@@ -35,6 +35,7 @@ class VAEConfig:
 
     scaling_factor, shift_factor, latents_mean, latents_std  what `normalize` and `denormalize` undo
     force_upcast  whether the VAE overflows in fp16
+    keeps_maps    whether decoding in strips still keeps whole maps, as norms over a picture need them
     """
 
     in_channels: int = 3
@@ -51,6 +52,13 @@ class VAEConfig:
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+
+    keeps_maps = True
+
+    @property
+    def largest_channels(self) -> int:
+        """Channels of the largest map, by which decoding's memory is counted."""
+        return max(self.block_out_channels[:2])
 
     @property
     def scale_factor(self) -> int:

@@ -44,7 +44,7 @@ _ABSENT = {
 }
 _ABSENT_IN_SDCPP = {"guidance": ("3.5",), "eta": ("0",)}
 # Names that A1111 gives to something else than the declared setting: read from mlxdiff's own texts alone.
-_ANOTHER_MEANING = ("token merging ratio",)
+_ANOTHER_MEANING = ("token merging ratio", "postprocess upscaler")
 _LORAS = ("lora", "locon", "lycoris", "dora")  # types of Civitai's resources
 _MOST_HASHES = 100
 _SIZE = re.compile(r"([0-9]{1,7})\s*[xX×✕*]\s*([0-9]{1,7})")

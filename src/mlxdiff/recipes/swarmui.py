@@ -51,10 +51,10 @@ def read(texts: Mapping[str, str], find_model: FindModel | None) -> Recipe | Non
     layer = rest.pop("clipstopatlayer", None)
     if str(layer).lstrip("-").isdecimal() and str(layer) != "-1":
         made.take("clip_skip", abs(int(str(layer))), "clipstopatlayer")
-    loras, weights, texts = (_listed(rest.pop(name, None)) for name in ("loras", "loraweights", "loratencweights"))
-    for i, lora in enumerate(loras):
-        scale = weights[i] if i < len(weights) else 1.0
-        made.lora(lora, scale, texts[i] if i < len(texts) else None)
+    loras, scales, clips = (_listed(rest.pop(name, None)) for name in ("loras", "loraweights", "loratencweights"))
+    for i, one in enumerate(loras):
+        scale = scales[i] if i < len(scales) else 1.0
+        made.lora(one, scale, clips[i] if i < len(clips) else None)
     made.settings["rng"] = "torch"  # ComfyUI renders it
     leave_rest(made, rest, _ABSENT)
     made.preset(prompt_syntax="comfyui", compat="comfyui")

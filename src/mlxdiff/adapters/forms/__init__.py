@@ -55,17 +55,18 @@ def changes_of(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Form]:
             add(name, Added(fit(parts[part], shape_of(name))))
     if "value" in parts:
         add("weight", Replaced(fit(parts["value"], shape_of("weight"))))
+    replaced = [name for name in ("weight", "bias") if name in parts]
     if "factor" in parts or "on_input" in layer.numbers:
         for name, form in multiplied(layer, shapes).items():
             add(name, form)
-    else:
-        for name in ("weight", "bias"):
-            if name in parts:
-                add(name, Replaced(fit(parts[name], shape_of(name))))
+        if "factor" not in parts:
+            replaced.remove("weight")  # which holds the factors
+    for name in replaced:
+        add(name, Replaced(fit(parts[name], shape_of(name))))
     if "magnitude" in parts or "row_magnitude" in parts:
         if "weight" not in forms:
             raise Broken("has a DoRA of nothing")
         forms["weight"] = decomposed(layer, forms["weight"], shape_of("weight"))
     if not forms:
-        raise Broken(f"is of no known form ({', '.join(sorted(parts))})")
+        raise Broken("has an alpha, and no change")
     return forms

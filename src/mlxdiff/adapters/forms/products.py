@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,16 +38,24 @@ class Factor:
             return (self.a.shape[1], self.b.shape[1], *self.core.shape[2:])
         return (self.a.shape[0], *self.b.shape[1:])
 
+    def halves(self) -> tuple[mx.array, mx.array] | None:
+        """(m, r) and (r, n...) in fp32, of which it is the product; None for one that is stored whole."""
+        if self.a is None or self.b is None:
+            return None
+        a, b = self.a.astype(mx.float32), self.b.astype(mx.float32)
+        if self.core is None:
+            return a, b.reshape(b.shape[0], -1)
+        right = mx.einsum("ijkl,jq->iqkl", self.core.astype(mx.float32), b)
+        return a.T, right.reshape(a.shape[0], -1)
+
     def value(self) -> mx.array:
         """In fp32, of `shape`."""
         if self.whole is not None:
             return self.whole.astype(mx.float32)
-        assert self.a is not None
-        assert self.b is not None
-        a, b = self.a.astype(mx.float32), self.b.astype(mx.float32)
-        if self.core is not None:
-            return mx.einsum("ijkl,ip,jq->pqkl", self.core.astype(mx.float32), a, b)
-        return (a @ b.reshape(b.shape[0], -1)).reshape(self.shape)
+        halves = self.halves()
+        assert halves is not None
+        left, right = halves
+        return (left @ right).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -68,16 +75,17 @@ class Hadamard:
         return self.scale * (self.first.value() * self.second.value())
 
     def low_rank(self) -> tuple[mx.array, mx.array] | None:
-        """Of rank r * r: each column of one with each of the other."""
-        if self.first.core is not None or self.second.core is not None:
+        """Of rank r * r: each column of one with each of the other. None where that is not low."""
+        first, second = self.first.halves(), self.second.halves()
+        assert first is not None
+        assert second is not None
+        (a1, b1), (a2, b2) = first, second
+        rank = a1.shape[1] * a2.shape[1]
+        if rank >= min(a1.shape[0], b1.shape[1]):
             return None
-        a1, b1, a2, b2 = (
-            x.astype(mx.float32) for x in (self.first.a, self.first.b, self.second.a, self.second.b) if x is not None
-        )
-        out, rank = a1.shape[0], a1.shape[1] * a2.shape[1]
-        up = (a1[:, :, None] * a2[:, None, :]).reshape(out, rank)
-        down = (b1.reshape(b1.shape[0], 1, -1) * b2.reshape(1, b2.shape[0], -1)).reshape(rank, -1)
-        return (down * self.scale, up) if rank < min(out, down.shape[1]) else None
+        up = (a1[:, :, None] * a2[:, None, :]).reshape(-1, rank)
+        down = (b1[:, None, :] * b2[None, :, :]).reshape(rank, -1)
+        return down * self.scale, up
 
 
 @dataclass(frozen=True)
@@ -95,15 +103,31 @@ class Kronecker:
 
     def delta(self, weight: mx.array) -> mx.array:
         del weight
-        (a, b), c = self.first.shape, self.second.shape[0]
-        size = math.prod(self.kernel)
-        second = self.second.value().reshape(c, -1, size)
-        d = second.shape[1]
-        product = self.first.value()[:, None, :, None, None] * second[None, :, None, :, :]
-        return self.scale * product.reshape(a * c, b * d, *self.kernel)
+        rows = self.first.shape[0] * self.second.shape[0]
+        # Channels are in front of the kernel, so that it takes no part in the product.
+        second = self.second.value().reshape(self.second.shape[0], -1)
+        return self.scale * _kron(self.first.value(), second).reshape(rows, -1, *self.kernel)
 
-    def low_rank(self) -> None:
-        return None
+    def low_rank(self) -> tuple[mx.array, mx.array] | None:
+        """Of the rank of the second factor times the shorter side of the first; None where that is not low."""
+        halves = self.second.halves()
+        if halves is None:
+            return None
+        (a, b), (left, right) = self.first.shape, halves
+        if min(a, b) * left.shape[1] >= min(a * left.shape[0], b * right.shape[1]):
+            return None
+        first = self.first.value()
+        if a <= b:
+            up, down = _kron(mx.eye(a), left), _kron(first, right)
+        else:
+            up, down = _kron(first, left), _kron(mx.eye(b), right)
+        return down * self.scale, up
+
+
+def _kron(first: mx.array, second: mx.array) -> mx.array:
+    """The Kronecker product of two matrices."""
+    (a, b), (c, d) = first.shape, second.shape
+    return (first[:, None, :, None] * second[None, :, None, :]).reshape(a * c, b * d)
 
 
 def hadamard(layer: Layer, shape: Shape) -> Hadamard:

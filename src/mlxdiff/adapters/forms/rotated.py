@@ -96,7 +96,7 @@ def orthogonal(layer: Layer, shape: Shape) -> Orthogonal:
         raise Misfit(f"has an OFT of {tuple(blocks.shape)}")
     if blocks.shape[0] * blocks.shape[1] != shape[0]:
         raise Misfit(f"has an OFT of {blocks.shape[0] * blocks.shape[1]} rows, where the model has {shape}")
-    if mx.abs(blocks).max().item() > _LARGEST:
+    if (mx.abs(blocks).max() > _LARGEST).item():
         raise Broken(f"has an OFT of numbers above {_LARGEST:g}")
     rescale = layer.parts.get("oft_rescale")
     if rescale is not None:

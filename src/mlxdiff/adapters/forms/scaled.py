@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from ..change import Form, Shape
 from ..read import Layer
-from .misfit import Misfit
+from .misfit import Broken, Misfit
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,16 @@ def multiplied(layer: Layer, shapes: Mapping[str, Shape]) -> dict[str, Multiplie
     shape = shapes["weight"]
     ones = (1,) * (len(shape) - 2)
     is_peft = "factor" in layer.parts
-    given = layer.parts["factor" if is_peft else "weight"]
+    given = layer.parts.get("factor" if is_peft else "weight")
+    if given is None:
+        raise Broken("has an IA3 without factors")
     if "on_input" in layer.numbers:
         on_input = layer.numbers["on_input"] != 0
-    else:  # PEFT's linear layers say it by their shape, its convolutions need the config
+    elif given.ndim == 4 and shape[0] == shape[1]:
+        raise Broken(
+            "has an IA3 that multiplies its input or its output: adapter_config.json beside the file says which"
+        )
+    else:  # PEFT's linear layers say it by their shape, its convolutions by their size
         on_input = tuple(given.shape) == (1, shape[1]) or (given.ndim == 4 and given.size != shape[0])
     if given.size != (shape[1] if on_input else shape[0]):
         raise Misfit(f"has an IA3 of {given.size} factors, where the model has {shape}")
