@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 
 import cv2
+import lora_files
 import numpy as np
 import pytest
 import tiny
 import tiny_controls
 import torch
+from diffusers import ControlNetModel as ControlNetReference
 from diffusers import (
     EulerDiscreteScheduler,
     MultiAdapter,
@@ -24,7 +26,7 @@ from diffusers import (
     StableDiffusionXLControlNetUnionPipeline,
     StableDiffusionXLPipeline,
 )
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from skimage import data
 from test_pipeline import generators, ours, psnr, quiet
 
@@ -34,6 +36,7 @@ from mlxdiff.controls import control_picture
 from mlxdiff.declarations import declared
 from mlxdiff.errors import InputError, MlxdiffWarning, ModelNotFoundError, RequestError
 from mlxdiff.hashing import content_hash
+from mlxdiff.hub import find_part
 from mlxdiff.models.controlnet import ControlNetModel
 
 torch.set_num_threads(1)
@@ -383,3 +386,44 @@ def test_a_control_that_acts_in_no_step_is_said(stage):
     _, (path,) = networks(stage, "sd15")
     with pytest.warns(MlxdiffWarning, match=r"acts in none of 4 steps, from 0 to 0\.1"):
         mine(stage, "sd15", [f"{path}={stage.picture('coffee')},end=0.1"])
+
+
+def test_a_lora_and_a_controlnet_together(stage):
+    (network,), (path,) = networks(stage, "sd15")
+    lora = lora_files.by_diffusers(stage.pipe("sd15"), stage.folder / "lora")
+    pipe = as_kind(KINDS["sd15"], stage.pipe("sd15"), controlnet=network)
+    pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    picture = stage.picture("coffee")
+    expected = theirs(pipe, image=opened(picture))
+    control = [f"{path}={picture}"]
+    same(mine(stage, "sd15", control, lora=[str(lora)]), expected, mine(stage, "sd15", control))
+
+
+def test_the_built_in_controlnet_draws_what_diffusers_draws_and_follows_edges(tmp_path):
+    """Of the edges of a disc that is not in the middle, most are edges of the picture too; without them few are."""
+    disc = Image.new("RGB", (128, 128), "white")
+    ImageDraw.Draw(disc).ellipse((12, 44, 72, 104), fill="red")
+    edges = cv2.Canny(np.asarray(disc), 100, 200)
+    Image.fromarray(edges).save(tmp_path / "edges.png")
+    network = ControlNetReference.from_pretrained(find_part("emoji-edges", "control"), torch_dtype=torch.float32)
+    pipe = quiet(StableDiffusionPipeline.from_pretrained(tiny.EMOJI, torch_dtype=torch.float32))
+    asked = {"guidance_scale": 4.0}
+    expected = as_kind(StableDiffusionControlNetPipeline, pipe, controlnet=network)(
+        "a red ball",
+        image=opened(tmp_path / "edges.png"),
+        num_inference_steps=8,
+        generator=generators([2]),
+        output_type="np",
+        **asked,
+    ).images
+    asked |= {"prompt": "a red ball", "steps": 8, "seed": 2}
+    found = ours("emoji", control=[f"emoji-edges={tmp_path / 'edges.png'}"], **asked)
+    assert psnr(found, expected) > 60
+
+    def followed(picture):
+        drawn = cv2.Canny((picture[0] * 255).round().astype(np.uint8), 50, 100)
+        near = cv2.dilate(drawn, np.ones((5, 5), np.uint8))
+        return (near > 0)[edges > 0].mean()
+
+    assert followed(found) > 0.9
+    assert followed(ours("emoji", **asked)) < 0.5

@@ -57,10 +57,10 @@ def test_every_sampler_and_schedule_is_named_in_the_readme_or_the_changelog():
     assert all(f"`{name}`" in text for name in (*SAMPLERS, *SCHEDULES))
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_the_python_page_s_examples_run(number, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", blocks[number]],
         cwd=tmp_path,

@@ -18,9 +18,11 @@ LEAVES = {
     "errors",
     "few_steps",
     "files",
+    "fitting",
     "hashing",
     "inputs",
     "ip_adapter_setting",
+    "masks",
     "part_kinds",
     "parts",
     "pictures",
@@ -33,9 +35,10 @@ LEAVES = {
 }
 PIPELINE = {
     "pipeline",
+    "adapting",
     "autoencoding",
     "branches",
-    "adapting",
+    "canvas",
     "controls",
     "encoding",
     "guiding",
@@ -46,6 +49,7 @@ PIPELINE = {
     "picture_prompts",
     "randomness",
     "resolve",
+    "starting",
     "steering",
 }
 ALLOWED = {
@@ -71,8 +75,14 @@ ALLOWED = {
         *("adapters", "families", "checkpoint", "diffusion", "text"),
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
+    "repainting": {"canvas", "diffusion", "families"},
+    "canvas": {"images"},
+    "starting": {
+        *("autoencoding", "canvas", "images", "networks", "randomness", "steering"),
+        *("diffusion", "families"),
+    },
     "resolve": {
-        *("families", "named_files", "hub", "diffusion", "images", "backend", "loras", "memory"),
+        *("families", "named_files", "hub", "diffusion", "canvas", "repainting", "backend", "loras", "memory"),
         *("ip_adapters", "upscaling"),
     },
     "named_files": {"hub"},

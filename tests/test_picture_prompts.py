@@ -78,7 +78,10 @@ def test_a_scale_of_zero_is_no_adapter(sd, adapters, cat):
 def test_a_mask_that_is_white_changes_nothing(sd, adapters, cat, tmp_path):
     Image.new("L", (7, 5), 255).save(tmp_path / "white.png")
     asked = f"{adapters}/plain.safetensors={cat}"
-    assert np.allclose(latents(sd, ip_adapter=asked), latents(sd, ip_adapter=f"{asked},mask={tmp_path}/white.png"))
+    expected = latents(sd, ip_adapter=asked)
+    assert np.allclose(expected, latents(sd, ip_adapter=f"{asked},mask={tmp_path}/white.png"))
+    white = {"ref": adapters / "plain.safetensors", "image": cat, "mask": np.ones((4, 4), bool)}
+    assert np.allclose(expected, latents(sd, ip_adapter=white))
 
 
 def test_compiled_calls_keep_no_picture_of_another_request(model, sd, adapters, cat, monkeypatch):

@@ -15,12 +15,25 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessorPil,
+)
 
 EMOJI = Path(__file__).parents[1] / "src" / "mlxdiff" / "assets" / "emoji"
 WORDS = 3414
@@ -77,8 +90,9 @@ def vae(**changes) -> AutoencoderKL:
     return AutoencoderKL(**values | changes)
 
 
-def _xl_unet(*, time_ids: int, context: int = 64) -> UNet2DConditionModel:
+def _xl_unet(*, time_ids: int, context: int = 64, in_channels: int = 4) -> UNet2DConditionModel:
     return unet(
+        in_channels=in_channels,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2),
@@ -119,14 +133,14 @@ def sd21() -> StableDiffusionPipeline:
     )
 
 
-def _xl(scheduler, *, zeros: bool = True) -> StableDiffusionXLPipeline:
-    return StableDiffusionXLPipeline(
+def _xl(scheduler, *, zeros: bool = True, kind=StableDiffusionXLPipeline, in_channels: int = 4):
+    return kind(
         vae=vae(scaling_factor=0.13025),
         text_encoder=CLIPTextModel(text_config()),
         text_encoder_2=CLIPTextModelWithProjection(text_config(hidden_act="gelu")),
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(pad_token="!"),
-        unet=_xl_unet(time_ids=6),
+        unet=_xl_unet(time_ids=6, in_channels=in_channels),
         scheduler=scheduler,
         force_zeros_for_empty_prompt=zeros,
         add_watermarker=False,
@@ -158,6 +172,43 @@ def refiner() -> StableDiffusionXLImg2ImgPipeline:
         force_zeros_for_empty_prompt=False,
         add_watermarker=False,
     )
+
+
+def _taking(channels: int, kind, base=sd15, **more):
+    """A pipeline of another kind, whose UNet takes so many channels."""
+    pipe = base()
+    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
+    return kind(**parts, unet=unet(in_channels=channels), **more)
+
+
+_UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def sd15_inpainting() -> StableDiffusionInpaintPipeline:
+    return _taking(9, StableDiffusionInpaintPipeline, **_UNCHECKED)
+
+
+def sd15_editing() -> StableDiffusionInstructPix2PixPipeline:
+    return _taking(8, StableDiffusionInstructPix2PixPipeline, **_UNCHECKED)
+
+
+def depth() -> StableDiffusionDepth2ImgPipeline:
+    size = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+    neck = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "backbone_out_indices": [0, 1, 2, 3]}
+    estimator = DPTForDepthEstimation(DPTConfig(**size, **neck, image_size=32, patch_size=16))
+    return _taking(
+        5, StableDiffusionDepth2ImgPipeline, depth_estimator=estimator, feature_extractor=DPTImageProcessorPil()
+    )
+
+
+def sdxl_inpainting() -> StableDiffusionXLInpaintPipeline:
+    scheduler = EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading")
+    return _xl(scheduler, kind=StableDiffusionXLInpaintPipeline, in_channels=9)
+
+
+def sdxl_editing() -> StableDiffusionXLInstructPix2PixPipeline:
+    scheduler = EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading")
+    return _xl(scheduler, kind=StableDiffusionXLInstructPix2PixPipeline, in_channels=8)
 
 
 PIPELINES = {"sd15": sd15, "sd21": sd21, "sdxl": sdxl, "sdxl_encoded_empty": sdxl_encoded_empty, "turbo": turbo}

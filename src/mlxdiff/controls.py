@@ -19,7 +19,7 @@ import numpy as np
 from . import hub, images, preprocess
 from .conditioning import Conditioning, concatenate
 from .controlling import TYPES, Control
-from .diffusion.guidance import NEGATIVE
+from .diffusion.guidance import IMAGE, NEGATIVE
 from .diffusion.schedule import Schedule
 from .errors import MlxdiffWarning, RequestError
 from .families.control import ControlSource, load_control, read_control
@@ -32,7 +32,8 @@ from .pictures import Pixels, in_file
 from .request import Request, Resolved
 from .steering import Steer
 
-KEPT = 16  # pictures that networks have seen, each a few megabytes; and what files are
+KEPT = 16  # files of which it is known what they are
+MOST_SEEN = 2**26  # bytes of what networks made of pictures; one at 1024x1024 pixels takes 21 MB in fp32
 
 T = TypeVar("T")
 
@@ -91,9 +92,9 @@ class Controls:
         path = hub.find_part(control.ref, "control")
         key = f"control {path} {content_hash(path)}"
         if key not in self._sources:
-            if len(self._sources) == KEPT:
-                del self._sources[next(iter(self._sources))]
-            self._sources[key] = read_control(control.ref, path, self._networks.checkpoint)
+            source = read_control(control.ref, path, self._networks.checkpoint)
+            # Made anew, since any thread may resolve a request.
+            self._sources = {**dict(list(self._sources.items())[1 - KEPT :]), key: source}
         source = self._sources[key]
         check_type(control, source)
         return key, source
@@ -141,15 +142,12 @@ class Controls:
 
     def _once(self, key: tuple, see: Callable[[], T]) -> T:
         """What a network makes of pictures, evaluated: of those that it has seen before, what it made then."""
-        if key in self._seen:  # what was used last goes last
-            self._seen[key] = self._seen.pop(key)
-        else:
-            if len(self._seen) == KEPT:
-                del self._seen[next(iter(self._seen))]
-            seen = see()
-            mx.eval(seen)
-            self._seen[key] = seen
-        return self._seen[key]
+        seen = self._seen.pop(key) if key in self._seen else see()
+        mx.eval(seen)
+        self._seen[key] = seen  # what was used last goes last
+        while len(self._seen) > 1 and sum(map(_nbytes, self._seen.values())) > MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+        return seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +172,7 @@ class _Adapter:
 class _Beside:
     """A ControlNet that runs beside the backbone.
 
-    guess  whether it runs for the prompt's branches alone, and adds nothing to the negative one
+    guess  whether it runs for the prompt's branches alone, and adds nothing to those without it
     """
 
     network: ControlNet
@@ -193,7 +191,7 @@ class _Beside:
         parts: list[slice | int] = []
         first = 0
         for branch, count in branches:
-            parts.append(count if self.guess and branch == NEGATIVE else slice(first, first + count))
+            parts.append(count if self.guess and branch in (NEGATIVE, IMAGE) else slice(first, first + count))
             first += count
         seen = [_rows(conditioning, part) for part in parts if isinstance(part, slice)]
         prepared = None if not seen else self.network.prepare(concatenate(seen), self.timesteps, self.types)
@@ -278,6 +276,10 @@ def _channels(picture: np.ndarray, channels: int, name: str) -> mx.array:
             f"The control {name} sees pictures of {channels} channels, and a picture has 3.", "Use another control."
         )
     return mx.array(picture)[None]
+
+
+def _nbytes(arrays: Any) -> int:
+    return sum(map(_nbytes, arrays)) if isinstance(arrays, list) else arrays.nbytes
 
 
 def _rows(conditioning: Conditioning, part: slice) -> Conditioning:

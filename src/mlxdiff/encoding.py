@@ -182,16 +182,19 @@ def is_composed(prompts: Iterable[Prompt]) -> bool:
 def is_guided(request: Resolved, *, embedded: bool) -> bool:
     """Whether a second branch is computed. Guidance at 1 or below changes nothing and costs half the time.
 
-    `embedded`: the network takes the guidance scale as an input, and needs no second branch.
+    `embedded`: the network takes the guidance scale as an input, and needs no second branch. An editing model is
+    guided by its picture too, and by neither where that scale is below 1, as in diffusers.
     """
-    return request.guidance_scale > 1 and not embedded
+    edits = request.image_guidance_scale is None or request.image_guidance_scale >= 1
+    return request.guidance_scale > 1 and edits and not embedded
 
 
 def branch_count(request: Resolved) -> int:
     """How many branches of guidance are computed for an image, at most."""
     parsed = parsed_texts(request, guided=request.guidance_scale > 1)
-    parts = max(len(prompt.parts) for prompt in parsed.prompts.values())
-    return parts + (NEGATIVE in parsed.texts) + (request.pag_scale > 0)
+    several = max(len(prompt.parts) for prompt in parsed.prompts.values()) + (NEGATIVE in parsed.texts)
+    several += request.pag_scale > 0
+    return several + (request.image_guidance_scale is not None and NEGATIVE in parsed.texts)
 
 
 def inversions_of(request: Resolved) -> dict[str, Inversion]:

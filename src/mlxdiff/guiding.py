@@ -9,6 +9,7 @@ import mlx.core as mx
 from .catalogue import find_sampler
 from .diffusion import guidance
 from .encoding import is_guided
+from .errors import RequestError
 
 if TYPE_CHECKING:
     from .families.base import Checkpoint
@@ -26,6 +27,12 @@ def guidance_of(request: Resolved, checkpoint: Checkpoint, weights: tuple[float 
     chosen: guidance.Guidance = unguided
     if guided:
         chosen = guidance.Composed(scale, weights) if weights else guidance.ClassifierFree(scale)
+        if request.image_guidance_scale is not None:
+            if weights:
+                raise RequestError(
+                    "The prompt has several parts (AND), and this model follows one instruction.", "Give one prompt."
+                )
+            chosen = guidance.Pix2Pix(scale, request.image_guidance_scale)
     if request.pag_scale > 0:
         chosen = guidance.Perturbed(chosen, request.pag_scale)
     if guided and request.guidance_rescale > 0:

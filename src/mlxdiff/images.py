@@ -24,7 +24,7 @@ from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, Reque
 from .files import atomic_write
 from .inputs import open_input
 from .pictures import Pixels, in_file
-from .rgb import to_rgb
+from .rgb import layers, to_rgb
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -81,8 +81,52 @@ def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np
     """As `load_picture`, of a picture that a request names or holds."""
     if isinstance(source, str):
         return load_picture(in_file(source), size)
+    return _fitted(to_rgb(_held(source), "The picture"), size)
+
+
+def read_layers(source: str | Pixels) -> tuple[Image.Image, Image.Image | None]:
+    """A picture that a request names or holds, upright: RGB on white, and its opacity (L) if a part is transparent.
+
+    Raises InputError.
+    """
+    if isinstance(source, Pixels):
+        return layers(_held(source), "The picture")
+    path = in_file(source)
+    with open_picture(path) as opened:
+        _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+        return layers(ImageOps.exif_transpose(opened), path)
+
+
+def may_be_transparent(source: str | Pixels) -> bool:
+    """Whether the picture's format has a place for transparency here: nothing is decoded."""
+    if isinstance(source, Pixels):
+        return source.array.shape[2] == 4
+    with open_picture(in_file(source)) as opened:
+        return opened.has_transparency_data
+
+
+def read_mask(source: str | Pixels) -> Image.Image:
+    """A mask that a request names or holds, as 8-bit gray (L): its opacity if a part of it is transparent."""
+    colours, alpha = read_layers(source)
+    return colours.convert("L") if alpha is None else alpha
+
+
+def read_gray(source: str | Pixels) -> np.ndarray:
+    """A picture that a request names or holds as (H, W) float32 in [0, 1], 16 bits of gray with all of them."""
+    if isinstance(source, str):
+        path = in_file(source)
+        with open_picture(path) as opened:
+            _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+            if opened.mode.startswith("I"):
+                upright = ImageOps.exif_transpose(opened)
+                to_rgb(upright, path)  # which refuses what is more than 16 bits
+                return np.asarray(upright).astype(np.float32) / 65535
+    return np.asarray(read_layers(source)[0].convert("L"), np.float32) / 255
+
+
+def _held(source: Pixels) -> Image.Image:
     array = source.array
-    return _fitted(Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array)), size)
+    return Image.fromarray(array if array.dtype == np.uint8 else to_uint8(array))
 
 
 def source_size(source: str | Pixels) -> tuple[int, int]:

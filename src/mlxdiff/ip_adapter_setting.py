@@ -9,7 +9,7 @@ from typing import Any
 
 from .declarations import Number, PartReference, setting, shown
 from .errors import RequestError
-from .pictures import PictureSources
+from .pictures import MaskSource, PictureSources
 
 MAX_SCALE = 10
 BlockScales = tuple[tuple[str, float], ...]
@@ -77,7 +77,7 @@ class IPAdapterSetting:
         Scale(), "How much the pictures count: one number, or some for blocks (up.0.1:1+down.2:0.5).", unset="1"
     )
     mask: tuple[Any, ...] | None = setting(
-        PictureSources(), "Where a picture counts: white, in a mask for each picture.", unset="everywhere"
+        PictureSources(MaskSource()), "Where a picture counts: white, in a mask for each picture.", unset="everywhere"
     )
     start: float | None = setting(Number(0, 1), "Fraction of the steps at which it begins.", unset="0")
     end: float | None = setting(Number(0, 1), "Fraction of the steps at which it ends.", unset="1")

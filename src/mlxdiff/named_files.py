@@ -14,7 +14,7 @@ from . import hub
 from .declarations import PartReference, Structured, declared
 from .errors import MlxdiffError, ModelNotFoundError
 from .hashing import content_hash
-from .pictures import PictureSource, PictureSources, Pixels, in_file
+from .pictures import ALPHA, MaskSource, PictureSource, PictureSources, Pixels, in_file
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> 
         if isinstance(kind, Structured):
             for one in value:
                 yield from named_files(one, setting=name)
+        elif isinstance(kind, MaskSource) and value == ALPHA:
+            continue  # the image's own
         elif isinstance(kind, PictureSource):
             yield _picture(value, name)
         elif isinstance(kind, PictureSources):

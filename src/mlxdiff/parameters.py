@@ -91,6 +91,8 @@ _NAMES: dict[str, Callable[[Any], str]] = {
     "schedule": schedule_name,
     "rng": lambda name: str(RNG_NAMES.get(name, name)),
     "seed": lambda seed: str(seed[0] if isinstance(seed, tuple) else seed),
+    "inpaint_fill": lambda fill: str({"noise": "latent noise", "blank": "latent nothing"}.get(fill, fill)),
+    "inpaint_area": lambda area: {"whole": "Whole picture", "masked": "Only masked"}[area],
 }
 _COMPOSED: dict[str, Callable[[Request], dict[str, str]]] = {
     "n_images": lambda request: {} if request.batch_size == 1 else {"Batch size": str(request.batch_size)},

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 IN_MEMORY = "memory:"
+ALPHA = "alpha"
+"""The mask that is the transparent part of the picture itself."""
 MAX_PIXELS = 2**28
 BETWEEN = "|"  # pictures in one text: no Windows path and hardly any other has one
 MAX_PICTURES = 100  # of one part of a request
@@ -22,6 +24,8 @@ MAX_PICTURES = 100  # of one part of a request
 @dataclass(frozen=True, eq=False)
 class Pixels:
     """A picture that was given as an array or a PIL image: (H, W, 3) uint8, or float32 in [0, 1].
+
+    A PIL image with transparent parts is (H, W, 4) uint8.
 
     Two are equal when their pixels are; JSON says only `memory:` and their SHA-256.
     """
@@ -77,9 +81,33 @@ class PictureSource(Text):
 
 
 @dataclass(frozen=True)
-class PictureSources:
-    """Several pictures: a list of them, or paths with | between them in one text. The value is always a tuple."""
+class MaskSource(PictureSource):
+    """A mask: as a picture, and in Python also an array (H, W) of bool, uint8 or numbers in [0, 1]."""
 
+    def check(self, name: str, value: Any) -> Any:
+        if hasattr(value, "getbands") or not hasattr(value, "shape"):
+            return super().check(name, value)
+        import numpy as np
+
+        array = np.asarray(value)
+        array = array.astype(np.uint8) * 255 if array.dtype == bool else array
+        flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+        if flat:
+            array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+        return super().check(name, array)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "picture"}
+
+
+@dataclass(frozen=True)
+class PictureSources:
+    """Several pictures: a list of them, or paths with | between them in one text. The value is always a tuple.
+
+    one  what each of them may be
+    """
+
+    one: PictureSource = PictureSource()
     type = str
     many = False
 
@@ -90,7 +118,7 @@ class PictureSources:
             value = [value]
         if not 0 < len(value) <= MAX_PICTURES:
             raise RequestError(f"{name} is {len(value)} pictures.", f"Give 1 to {MAX_PICTURES}.")
-        return tuple(PictureSource().check(name, one) for one in value)
+        return tuple(self.one.check(name, picture) for picture in value)
 
     def parse(self, name: str, text: str) -> tuple[str | Pixels, ...]:
         return self.check(name, text)

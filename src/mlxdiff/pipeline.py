@@ -7,7 +7,7 @@ There is one denoising loop, `StableDiffusion.denoise`; everything else prepares
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from . import backend
 backend.require_mlx()
 
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
+import numpy as np  # noqa: E402
 
-from . import autoencoding, hub, images, memory, quantized, resolve, upscaling  # noqa: E402
+from . import autoencoding, canvas, hub, images, memory, quantized, resolve, starting, upscaling  # noqa: E402
 from .branches import Branches  # noqa: E402
 from .catalogue import find_sampler  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
@@ -37,7 +38,6 @@ from .networks import Networks, dtype_of  # noqa: E402
 from .picture_prompts import PicturePrompts  # noqa: E402
 from .randomness import Randomness  # noqa: E402
 from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
-from .steering import Steering  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class StableDiffusion:
         self._turn = Turn()
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
+        self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
         self._picture_prompts = PicturePrompts(self.networks)
 
@@ -128,6 +129,7 @@ class StableDiffusion:
         """Lets all weights and encoded prompts go; the next call loads what it needs."""
         self.networks.unload()
         self._prompts = EncodedPrompts(self.networks)
+        self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
         self._picture_prompts = PicturePrompts(self.networks)
 
@@ -172,8 +174,8 @@ class StableDiffusion:
                     if on_step is not None:
                         on_step(step)
                 for i, single in enumerate(part.singles()):
-                    picture = images.to_uint8(self.decode(latents[i : i + 1]), part.rounding)[0]
-                    pictures.append(images.with_texts(self.finish(picture, single), picture_text(single)))
+                    picture = self.finish(single, self.decode(latents[i : i + 1])[0])
+                    pictures.append(images.with_texts(picture, picture_text(single)))
         return pictures
 
     def generate_latents(
@@ -205,28 +207,34 @@ class StableDiffusion:
             shape = self._shape(resolved)
             pictures = self._picture_prompts.of(resolved, shape[:2])
             randomness = Randomness(resolved, shape)
-            start = self._start(resolved, randomness, latents)
+            branches = encoded.branches
+            if self.checkpoint.takes == base.PICTURE and guidance.NEGATIVE in branches:
+                branches = {**branches, guidance.IMAGE: branches[guidance.NEGATIVE]}
+            start = self._start(resolved, randomness, branches, latents)
+            controls = self._controls.of(resolved, levels, (resolved.height, resolved.width))
             backbone = self.networks.adapted("backbone", adapters)
             predict = Branches(
                 backbone.network,
-                encoded.branches,
+                branches,
                 levels,
                 resolved.guidance_scale,
                 token_merging=resolved.token_merging,
                 cache_interval=resolved.cache_interval,
-                steering=Steering(
-                    controls=self._controls.of(resolved, levels, (resolved.height, resolved.width)), pictures=pictures
-                ),
+                steering=replace(start.steering, controls=controls, pictures=pictures),
             )
             row = find_sampler(resolved.sampler)
             always = (guidance.NEGATIVE,) if row.unconditional else ()
             denoise = guidance.guided(predict, guidance_of(resolved, self.checkpoint, encoded.weights), always)
         options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
         options |= {name: getattr(resolved, name) for name in OPTIONS}
-        steps = samplers.sample(row, denoise, start, levels, randomness.steps(), options)
+        keeping = start.keeping
+        steps = samplers.sample(row, denoise, start.latents, levels, randomness.steps(), options, keeping)
+        end = levels.ends[0] if row.own_levels else levels.sigmas[-1]
         for step in self.networks.stepping(steps, backbone, adapters):
-            last = step.sigma == levels.sigmas[-1]
-            yield replace(step, latents=levels.end(step.latents)) if last else step
+            if step.sigma <= end * (1 + 1e-9):
+                last = levels.end(step.latents)
+                step = replace(step, latents=last if keeping is None else keeping.ended(last))
+            yield step
             owner.check()
 
     def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
@@ -260,8 +268,16 @@ class StableDiffusion:
         with self._turn:
             return autoencoding.decode(self.networks, latents, tile)
 
-    def finish(self, picture: np.ndarray, request: Request) -> np.ndarray:
-        """A decoded picture (H, W, 3) uint8 as the request wants it: (k H, k W, 3) where it has an upscaler."""
+    def finish(self, request: Resolved, decoded: mx.array) -> np.ndarray:
+        """One decoded picture (H, W, 3) in [0, 1] as it is kept: uint8, of `request.finished_size`.
+
+        Where a part of a picture was repainted, it is put back into that picture through the mask, and what is not
+        masked has the bytes that it had. An upscaler enlarges the whole. Raises NonFiniteError, and InputError where
+        a file that the request names is gone.
+        """
+        picture = images.to_uint8(decoded, request.rounding)
+        if request.image is not None and (request.mask is not None or request.expand is not None):
+            picture = canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
         if request.upscaler is None:
             return picture
         with self._turn:
@@ -285,23 +301,14 @@ class StableDiffusion:
         factor = self.checkpoint.scale_factor
         return request.height // factor, request.width // factor, self.checkpoint.vae.latent_channels
 
-    def _start(self, request: Resolved, randomness: Randomness, latents: mx.array | None) -> mx.array:
-        """Where the loop starts: noise of the first level, alone or on top of the encoded picture."""
+    def _start(
+        self, request: Resolved, randomness: Randomness, branches: Iterable[str], latents: mx.array | None
+    ) -> starting.Start:
+        """What the loop starts from, and what the request's pictures add to each call."""
         shape = (request.batch_size, *self._shape(request))
         if latents is not None and tuple(latents.shape) != shape:
             raise RequestError(f"The noise given has shape {tuple(latents.shape)}.", f"It must be {shape}.")
-        picture = None
-        if request.image is not None:
-            pixels = images.read_source(request.image, size=(request.height, request.width))
-            vae = self.networks.vae
-            mean, logvar = autoencoding.posterior(vae, mx.array(pixels)[None])
-            # Drawn before the noise of the start: diffusers' order.
-            spread = None if logvar is None else randomness.posterior()
-            if logvar is not None and spread is not None:
-                mean = mean + mx.exp(0.5 * logvar) * spread
-            picture = vae.normalize(mean)
-        noise = randomness.start() if latents is None else latents.astype(mx.float32)
-        return request.noise_levels.start(noise, picture)
+        return starting.start(request, self.networks, self._pictures, randomness, branches, latents)
 
     def batch_size(self, request: Resolved) -> int:
         """The default batch size for a request: as many images as fit into memory."""
@@ -314,7 +321,8 @@ class StableDiffusion:
         """What a row of a batch needs in a call of the backbone, in bytes."""
         factor, config = self.checkpoint.scale_factor, self.checkpoint.backbone
         cells = (request.height // factor) * (request.width // factor)
-        return config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        row = config.bytes_per_row(cells, self.dtype.size, fused_attention=fused_attention)
+        return row + len(request.control or ()) * row // 4  # what a control adds waits for the way up
 
 
 def _request(prompt: Any, settings: Any) -> Request:

@@ -29,12 +29,13 @@ from .declarations import (
     Whole,
     WholeChoice,
     declared,
+    nearest,
     setting,
     shown,
 )
 from .errors import RequestError
 from .ip_adapter_setting import IPAdapterSetting
-from .pictures import PictureSource
+from .pictures import MaskSource, PictureSource
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -45,6 +46,8 @@ SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
 PROMPT_SYNTAXES = ("a1111", "comfyui", "compel", "plain")
 RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a choice
+FITS = ("crop", "pad", "stretch")
+FILLS = ("original", "fill", "noise", "blank")
 NOISE_SOURCES = ("torch", "mlx", "philox")
 GUIDANCE_MODES = ("cfg", "cfgpp")
 COMPAT = ("diffusers", "a1111", "comfyui")
@@ -214,6 +217,57 @@ class Sizes(Text):
 
 
 @dataclass(frozen=True)
+class Margins:
+    """Pixels at each side of a picture."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def __str__(self) -> str:
+        return f"{self.left},{self.top},{self.right},{self.bottom}"
+
+
+@dataclass(frozen=True)
+class Sides(Text):
+    """LEFT,TOP,RIGHT,BOTTOM in pixels, such as 64,0,64,0; one number is all four."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, Margins):
+            return value
+        if isinstance(value, list | tuple):
+            value = ",".join(str(side) for side in value)
+        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        pattern = r"\s*([0-9]{1,5})\s*(?:,\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*)?"
+        found = re.fullmatch(pattern, value) if isinstance(value, str) else None
+        if found is None:
+            raise RequestError(f"{name} is {shown(value)}.", "Write it as LEFT,TOP,RIGHT,BOTTOM in pixels: 64,0,64,0.")
+        sides = [int(side or found[1]) for side in found.groups()]
+        if not any(sides) or max(sides) > MAX_SIDE:
+            raise RequestError(f"{name} is {shown(value)}.", f"Give 1 to {MAX_SIDE} pixels to one side at least.")
+        return Margins(*sides)
+
+    def to_json(self, value: Any) -> str:
+        return str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "LEFT,TOP,RIGHT,BOTTOM"}
+
+
+def _spelled(choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
+    """A choice that A1111's words mean too."""
+
+    def find(text: str) -> str:
+        known = others.get(text.strip().lower(), text.strip().lower())
+        if known not in choices:
+            raise RequestError(f"There is no {shown(text)} among these.", nearest(text, choices))
+        return known
+
+    return Choice(choices, find)
+
+
+@dataclass(frozen=True)
 class Hashes(Text):
     """File -> SHA-256 of its content, in hexadecimal digits."""
 
@@ -311,8 +365,68 @@ class Request:
         Number(0, 1),
         "How far to go from --image: 0 keeps it, 1 redraws it.",
         group="From a picture",
-        unset="0.8 with --image",
+        unset="0.8 with --image, and 1 where a part of it is repainted",
         a1111="Denoising strength",
+    )
+    mask: Any = setting(
+        MaskSource(),
+        "Picture of what to repaint of --image: white is repainted, black stays. `alpha` is its transparent part.",
+        group="From a picture",
+        unset="alpha where --image has a transparent part, else none",
+    )
+    mask_blur: float | None = setting(
+        Number(0, 256),
+        "Pixels over which the mask's edge is blurred, so that it fades into the rest.",
+        group="From a picture",
+        unset="0, and 4 with --compat a1111",
+        a1111="Mask blur",
+    )
+    fit: str | None = setting(
+        Choice(FITS),
+        "How pictures of another shape are brought to the size: cut off, continued at the edges, or distorted.",
+        group="From a picture",
+        unset="crop",
+        neutral="crop",
+    )
+    inpaint_fill: str | None = setting(
+        _spelled(FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
+        "What the repainted part starts from: what is there, noise, nothing, or the colors around it (fill).",
+        group="From a picture",
+        unset="original, and fill with --expand",
+        a1111="Masked content",
+    )
+    inpaint_area: str | None = setting(
+        _spelled(("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
+        "What is rendered at the size asked for: the whole picture, or the masked part with some pixels around it.",
+        group="From a picture",
+        unset="whole",
+        a1111="Inpaint area",
+    )
+    inpaint_padding: int | None = setting(
+        Whole(0, 4096),
+        "Pixels around the masked part that are rendered with it (--inpaint-area masked).",
+        group="From a picture",
+        unset="32",
+        a1111="Masked area padding",
+    )
+    expand: Margins | None = setting(
+        Sides(),
+        "LEFT,TOP,RIGHT,BOTTOM: pixels to add to --image at each side, and to paint (outpainting).",
+        group="From a picture",
+        unset="none",
+    )
+    image_guidance_scale: float | None = setting(
+        Number(0, MAX_GUIDANCE_SCALE),
+        "How closely a model that edits by instructions keeps to --image.",
+        group="Guidance",
+        unset="1.5 with such a model",
+        a1111="Image CFG scale",
+    )
+    depth: Any = setting(
+        PictureSource(),
+        "Depth map for a model that takes one: near is white, far is black.",
+        group="From a picture",
+        unset="none",
     )
     control: tuple[Control, ...] | None = setting(
         Structured(Control),
@@ -566,13 +680,14 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its run, `enlarged` how many times its upscaler enlarges the picture. Fields that
-    only apply with others stay None: `image`, `strength` without an image, `negative_prompt`, `schedule` and `sigmas`
-    where the checkpoint's own are used.
+    `noise_levels` is the schedule of its run, `finished_size` the (height, width) in pixels of the pictures that are
+    kept, which differs from what is rendered where a part of a picture is, or an upscaler enlarges it. Fields that only
+    apply with others stay None: `image`, `strength` without an image, `negative_prompt`, `schedule` and `sigmas` where
+    the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-    enlarged: int = field(default=1, compare=False, repr=False)
+    finished_size: tuple[int, int] = field(default=(0, 0), compare=False, repr=False)
 
     if TYPE_CHECKING:  # what resolve has filled in, for whoever reads the fields
         seed: int | tuple[int, ...] = _FILLED
@@ -596,16 +711,12 @@ class Resolved(Request):
         pag_scale: float = _FILLED
         cache_interval: int = _FILLED
         token_merging: float = _FILLED
+        fit: str = _FILLED
 
     def values(self) -> dict[str, Any]:
         """As of any request, but what changes nothing is left out, so that a picture's text stays short."""
         neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
         return {name: value for name, value in super().values().items() if neutral.get(name, ...) != value}
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """Height and width of the finished picture, in pixels."""
-        return self.height * self.enlarged, self.width * self.enlarged
 
     def parts(self, size: int) -> Iterator[Resolved]:
         """The request cut into ones of at most `size` images."""
@@ -671,6 +782,15 @@ if TYPE_CHECKING:
         width: int | None
         image: Any
         strength: float | None
+        mask: Any
+        mask_blur: float | None
+        fit: str | None
+        inpaint_fill: str | None
+        inpaint_area: str | None
+        inpaint_padding: int | None
+        expand: Any
+        image_guidance_scale: float | None
+        depth: Any
         control: list[Any] | tuple[Any, ...] | str | None
         ip_adapter: list[Any] | tuple[Any, ...] | str | None
         compat: str | None

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, hub, images, ip_adapters, loras, presets, upscaling
+from . import backend, canvas, hub, ip_adapters, loras, presets, repainting, upscaling
 from .catalogue import SAMPLERS, SCHEDULES
 from .diffusion import guidance
 from .diffusion.programs import PROGRAMS, program_schedule
@@ -22,8 +22,6 @@ from .families import Checkpoint
 from .families.base import Defaults
 from .named_files import named_files
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
-
-STRENGTH = 0.8
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
-    if request.strength is not None and request.image is None:
-        raise RequestError("There is a strength but no image.", "Give the image to start from.")
+    hashes = _hashes(request)
+    request = replace(request, **repainting.settled(request, checkpoint, hashes))
     config = _config(request, checkpoint)
     schedule = _schedule_name(request, config, checkpoint)
     options = _options(request, config)
@@ -49,15 +47,12 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
     steps = defaults.steps if request.steps is None else request.steps
     if request.sigmas is not None and request.steps is None:
         steps = len(request.sigmas) - 1
-    strength = request.strength
-    if request.image is not None:
-        strength = STRENGTH if strength is None else strength
-        steps = _enough(steps, strength)
+    if request.strength is not None:
+        steps = _enough(steps, request.strength)
     guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     request = replace(
         request.for_model(loaded.model),
         steps=steps,
-        strength=strength,
         guidance_scale=guidance_scale,
         height=height,
         width=width,
@@ -66,7 +61,7 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-        hashes=(*loaded.hashes, *_hashes(request)) or None,
+        hashes=(*loaded.hashes, *hashes) or None,
         **options,
         **{
             item.name: item.neutral
@@ -85,7 +80,8 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         ip_adapters.levels_of(adapter, levels.sigmas)
     _check_memory(request, checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    return Resolved(**values, noise_levels=levels, enlarged=_enlarged(request))
+    finished = _enlarged(request, canvas.finished_size(request, (height, width), checkpoint.scale_factor))
+    return Resolved(**values, noise_levels=levels, finished_size=finished)
 
 
 def _config(request: Request, checkpoint: Checkpoint) -> SchedulerConfig:
@@ -142,7 +138,11 @@ def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple
     factor = checkpoint.scale_factor
     height, width = defaults.height, defaults.width
     if request.image is not None and request.height is None and request.width is None:
-        own = images.source_size(request.image)
+        own = canvas.base_size(request.image, request.expand)
+        if request.inpaint_area == "masked":
+            return height, width
+        if request.mask is not None or request.expand is not None:
+            return canvas.rounded_up(own, factor)
         height, width = (max(factor, side // factor * factor) for side in own)
         if (height, width) != own:
             text = f"The picture is {own[1]}x{own[0]} pixels; {width}x{height} are drawn, multiples of {factor}."
@@ -177,15 +177,14 @@ def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
 
 
-def _enlarged(request: Request) -> int:
-    """How many times the request's upscaler enlarges a picture. Raises what `upscaling.check` raises."""
+def _enlarged(request: Request, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture behind the request's upscaler. Raises what `upscaling.check` raises."""
     if request.upscaler is None:
-        return 1
+        return size
     path = hub.find_part(request.upscaler, "upscaler")
-    assert request.height is not None
-    assert request.width is not None
-    upscaling.check(path, request.height, request.width)
-    return upscaling.factor_of(path)
+    upscaling.check(path, *size)
+    factor = upscaling.factor_of(path)
+    return size[0] * factor, size[1] * factor
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

@@ -11,8 +11,24 @@ from .errors import InputError
 
 
 def picture_array(picture: Image.Image) -> np.ndarray:
-    """A PIL image as (H, W, 3) uint8: upright, and on white where it is transparent. Raises InputError."""
-    return np.asarray(to_rgb(ImageOps.exif_transpose(picture), "The picture"), dtype=np.uint8)
+    """A PIL image, upright, as (H, W, 3) uint8; (H, W, 4) where a part of it is transparent. Raises InputError."""
+    upright = ImageOps.exif_transpose(picture)
+    colours, alpha = layers(upright, "The picture")
+    transparent = alpha is not None and not upright.mode.startswith("I")
+    return np.asarray(upright.convert("RGBA") if transparent else colours, dtype=np.uint8)
+
+
+def layers(picture: Image.Image, path: str | Path) -> tuple[Image.Image, Image.Image | None]:
+    """The picture on white as `to_rgb` has it, and its opacity, 8 bits; None where all of it is opaque."""
+    colours = to_rgb(picture, path)
+    if not picture.has_transparency_data:
+        return colours, None
+    if picture.mode.startswith("I"):
+        clear = np.asarray(picture).astype(np.int64) == picture.info["transparency"]
+        alpha = Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+    else:
+        alpha = picture.convert("RGBA").getchannel("A")
+    return colours, None if alpha.getextrema()[0] == 255 else alpha
 
 
 def to_rgb(picture: Image.Image, path: str | Path) -> Image.Image:

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
+from mlxdiff import images
 from mlxdiff.batch import claims, store
 from mlxdiff.batch.jobs import Job, by_model, grouped
 from mlxdiff.batch.journal import Journal, Run
@@ -20,7 +22,7 @@ from mlxdiff.batch.runner import Failed, Policy, Written, run
 from mlxdiff.batch.store import Store
 from mlxdiff.errors import CheckpointError, OutputError
 from mlxdiff.files import output_error
-from mlxdiff.request import Model, Resolved
+from mlxdiff.request import Model, Request, Resolved
 
 
 @dataclass
@@ -54,6 +56,9 @@ class Fake:
     def decode(self, latents: mx.array, *, tile: int | None = None) -> mx.array:
         del tile
         return mx.zeros((latents.shape[0], 8, 8, 3))
+
+    def finish(self, request: Request, decoded: mx.array) -> np.ndarray:
+        return images.to_uint8(decoded, request.rounding or "nearest")
 
 
 @dataclass

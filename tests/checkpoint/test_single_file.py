@@ -238,6 +238,30 @@ def test_diffusers_loads_the_same_file_as_the_same_weights(pairs, name):
             assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+@pytest.mark.parametrize(("name", "channels"), [("sd1", 9), ("sdxl", 9), ("sd1", 8)])
+def test_a_file_that_repaints_or_edits_gives_exactly_the_folders_picture(
+    pairs, as_published, tokenizers, tmp_path, name, channels
+):
+    as_published(name, pairs(name)[0])  # of the model that draws from text
+    pipe = PIPELINES[name](tokenizers)
+    torch.manual_seed(1)
+    pipe.unet = type(pipe.unet).from_config({**pipe.unet.config, "in_channels": channels})
+    pipe.save_pretrained(tmp_path / "folder")
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    modules = {part: module for part in parts if (module := getattr(pipe, part, None)) is not None}
+    save_file(ldm_layout.whole(name, modules), tmp_path / "edit.safetensors")
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 8:24] = 255
+    given = {"image": np.full((32, 32, 3), mask[..., None] // 2 + 40, np.uint8), "steps": 2, "seed": 3}
+    given |= {"mask": mask} if channels == 9 else {}
+    drawn = [
+        np.asarray(StableDiffusion(str(tmp_path / made), dtype="fp32").generate("a Red apple!", **given)[0])
+        for made in ("edit.safetensors", "folder")
+    ]
+    assert np.array_equal(*drawn)
+    assert drawn[0].std() > 5
+
+
 def small(path: Path, name: str = "sd1", *, without: str = "", shapes=None, **unet) -> Path:
     """A published model's file, less what begins with `without`."""
     found = shapes_of(name, **unet) | ({} if shapes is None else shapes)
@@ -252,6 +276,8 @@ def small(path: Path, name: str = "sd1", *, without: str = "", shapes=None, **un
         ("sd1", 8, "StableDiffusionInstructPix2PixPipeline"),
         ("sd2", 9, "StableDiffusionInpaintPipeline"),
         ("sdxl", 9, "StableDiffusionXLInpaintPipeline"),
+        ("sdxl", 8, "StableDiffusionXLInstructPix2PixPipeline"),
+        ("sd2", 5, "StableDiffusionDepth2ImgPipeline"),
     ],
 )
 def test_editing_models_are_told_by_what_their_unet_takes(tmp_path, name, channels, class_name):

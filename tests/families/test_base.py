@@ -110,12 +110,21 @@ def test_a_refused_pipeline_is_answered_with_pipelines_that_are_not_refused():
         assert name in family_of(SimpleNamespace(index=index)).pipelines
 
 
-def test_an_editing_unet_is_refused_by_what_it_takes(tmp_path):
-    def nine():
+def test_a_unet_that_takes_something_unknown_is_refused_by_its_channels(tmp_path):
+    def seven():
         pipe = tiny.sd15()
-        pipe.unet = tiny.unet(in_channels=9)
+        pipe.unet = tiny.unet(in_channels=7)
         return pipe
 
-    checkpoint = base.read_checkpoint(tiny.write(nine, tmp_path / "nine"))
-    with pytest.raises(UnsupportedError, match="takes 9 channels, the VAE has 4: an inpainting or editing checkpoint"):
+    checkpoint = base.read_checkpoint(tiny.write(seven, tmp_path / "seven"))
+    with pytest.raises(UnsupportedError, match="takes 7 channels, the VAE has 4: it expects something beside the"):
         base.load_backbone(checkpoint, mx.float32, None)
+
+
+@pytest.mark.parametrize("name", ["StableUnCLIPImg2ImgPipeline", "StableDiffusionImageVariationPipeline"])
+def test_a_checkpoint_of_variations_is_refused_by_what_it_is(tmp_path, name):
+    folder = tiny.write(tiny.sd15, tmp_path / "variations")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+    with pytest.raises(UnsupportedError, match=f"makes variations of a picture .{name}.*CLIP embedding"):
+        StableDiffusion(str(folder))

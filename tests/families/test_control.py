@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from pathlib import Path
 
 import ldm_layout
@@ -161,8 +163,11 @@ def test_what_is_no_control_says_what_it_is(sd, tmp_path):
     refused(file(lora_unet_down__lora_down__weight=(2, 2)), sd, UnsupportedError, "given is a LoRA, no ControlNet")
     whole = file(model__diffusion_model__input_blocks__0__0__weight=(2, 2))
     refused(whole, sd, UnsupportedError, "given is a whole checkpoint, no")
-    refused(file(emb_params=(1, 2)), sd, UnsupportedError, "given is a textual inversion, no")
+    refused(file(emb_params=(1, 768)), sd, UnsupportedError, "given is an embedding, no")
     refused(file(encoder__conv_in__weight=(1, 2)), sd, UnsupportedError, "given is a VAE, no")
+    refused(
+        file(image_proj__proj__weight=(1,), ip_adapter__1__to_k_ip__weight=(1,)), sd, UnsupportedError, "an IP-Adapter"
+    )
     refused(file(lora_controlnet=(1,)), sd, UnsupportedError, "ControlNet-LoRA, which mlxdiff does not")
     refused(file(lllite_unet__depth__weight=(1,)), sd, UnsupportedError, "ControlNet-LLLite, which")
     refused(file(difference=(1,)), sd, UnsupportedError, "stored as differences")
@@ -190,3 +195,28 @@ def test_damaged_files_say_so(sd, tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
         save_file(sd.tensors, folder / "diffusion_pytorch_model.safetensors")
         refused(folder, sd, CheckpointError, "config")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_mutilated_files_load_or_are_refused_in_words(sd, tmp_path, seed):
+    chance = random.Random(seed)
+    tensors = sd.tensors if seed % 4 else dict(tiny_controls.adapter().state_dict())
+    written = {0: ldm_layout.t2i_adapter, 1: lambda held: ldm_layout.controlnet(held, layers=1)}.get(seed % 4, dict)
+    shapes = {key: tuple(value.shape) for key, value in written(tensors).items()}
+    for key in chance.sample(list(shapes), 2):
+        shape = shapes.pop(key)
+        kept = {
+            0: {},
+            1: {key: tuple(chance.choice((0, 1, 3, 64, 2**20)) for _ in range(chance.randint(0, 3)))},
+            2: {key.replace(chance.choice("012"), chance.choice(("9", "12345", ""))): shape},
+            3: {key: shape, key[: chance.randint(1, len(key))]: shape},
+        }[chance.randint(0, 3)]
+        shapes |= {name: each for name, each in kept.items() if math.prod(each) < 2**30}
+    path = ldm_layout.write_sparse(tmp_path / "mutilated.safetensors", shapes)
+    refusal = ""
+    try:
+        load_control(read_control("given", path, sd.checkpoint), mx.float32, None)
+    except MlxdiffError as error:
+        refusal = str(error)
+    assert refusal or len(shapes) >= len(tensors) or any(key.startswith("control_model.") for key in shapes)
+    assert len(refusal) < 2000

@@ -71,7 +71,7 @@ def contact_sheet(
     """All pictures of one request; raises RequestError for a sheet that cannot be, OutputError for what is there."""
     if n_rows > len(cells):
         raise RequestError(f"{len(cells)} pictures do not fill {n_rows} rows.", "Ask for fewer rows or more pictures.")
-    height, width = request.picture_size
+    height, width = request.finished_size
     size = n_rows * height, -(-len(cells) // n_rows) * width
     texts = picture_text(request) if options.metadata else None
     sheet = ContactSheet(
@@ -100,7 +100,7 @@ def sweep_sheet(
     first = cells[0].request
     again = replace(request, seed=first.seed, model=first.model, revision=first.revision, dtype=first.dtype)
     texts = sweep_text(again, vary) if options.metadata else None
-    height, width = (max(sides) for sides in zip(*(job.request.picture_size for job in cells), strict=True))
+    height, width = (max(job.request.finished_size[axis] for job in cells) for axis in (0, 1))
     top, left = labels.margins(axes[0].labels, rows, (height, width))
     size = top + n_rows * (height + gap) - gap, left + len(axes[0].values) * (width + gap) - gap
     sheet = ContactSheet(path, cells, size, draw, again, texts)

@@ -18,7 +18,7 @@ from itertools import groupby
 import mlx.core as mx
 import numpy as np
 
-from .. import files, images
+from .. import files
 from ..errors import BackendError, MlxdiffError
 from ..request import Model, Resolved
 from . import claims
@@ -286,6 +286,7 @@ class _Runner:
             return
         yield from self._collect(WITH_WRITER - 1)
         self.writing.append(active)
+        sd = self.models.open(active.batch.model)
         missing = {job.index for job in active.missing}
         steps = {} if self.recorder is None else {job.index: self.recorder.take(job.index) for job in active.batch.jobs}
         for first, chunk in active.decoding:
@@ -294,8 +295,7 @@ class _Runner:
                 if job.index not in missing:
                     continue
                 try:
-                    picture = images.to_uint8(chunk[offset], job.request.rounding)
-                    picture = self.models.open(job.model).finish(picture, job.request)
+                    picture = sd.finish(job.request, chunk[offset])
                 except (MlxdiffError, MemoryError, RuntimeError) as problem:
                     yield self._fail(job, _in_words(problem, len(active.batch.jobs)))
                     continue

@@ -37,7 +37,7 @@ PUBLISHED = Path(__file__).parents[1] / "assets" / "single_file"
 V_PREDICTION, EPSILON = "v_prediction", "epsilon"
 
 # What the UNet takes tells these apart; the suffix is the pipeline's.
-_EDITORS = {9: "InpaintPipeline", 8: "InstructPix2PixPipeline"}
+_EDITORS = {9: "InpaintPipeline", 8: "InstructPix2PixPipeline", 5: "Depth2ImgPipeline"}
 
 # The step at which Stability AI's 2.0-base and 2.1 (768 pixels) were saved, where a file still has it.
 _STEPS = {875_000: EPSILON, 110_000: V_PREDICTION}

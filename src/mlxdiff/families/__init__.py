@@ -26,5 +26,5 @@ def family_of(checkpoint: Checkpoint) -> Family:
     )
 
 
-# Served where their UNet takes latents alone, and refused by name where it does not: no pipelines to advise.
-_EDITOR = re.compile("Inpaint|InstructPix2Pix")
+# They need a picture beside the prompt: no pipelines to advise.
+_EDITOR = re.compile("Inpaint|InstructPix2Pix|Depth2Img")

@@ -121,6 +121,18 @@ class Checkpoint:
         """Whether the VAE is a tiny one, which decodes in a fraction of a step's time."""
         return isinstance(self.vae, autoencoders.TinyVAEConfig)
 
+    @property
+    def takes(self) -> str:
+        """What the backbone takes behind the latents, as the number of its channels says; see TAKES."""
+        extra = self.backbone.in_channels - self.vae.latent_channels
+        known = {0: NOTHING, 1: DEPTH, self.vae.latent_channels: PICTURE, self.vae.latent_channels + 1: MASKED}
+        return known.get(extra, UNKNOWN)
+
+
+NOTHING, DEPTH, PICTURE, MASKED, UNKNOWN = TAKES = ("nothing", "depth", "picture", "masked picture", "unknown")
+"""nothing: it draws from text; depth: a depth map; picture: one to edit by an instruction; masked picture: one to
+repaint and its mask."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -171,6 +183,7 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
     if isinstance(source, Path):
         source = open_source(source)
     index = source.index()
+    _refuse_variations(index, source.path)
     check_parts(index, source.path)
     # diffusers makes the class that model_index.json names, from a config that another class may have written.
     scheduler = {**source.config("scheduler"), "_class_name": index.components["scheduler"].class_name}
@@ -182,6 +195,25 @@ def read_checkpoint(source: Source | Path, *, prediction_type: str | None = None
         scheduler=scheduler if prediction_type is None else {**scheduler, "prediction_type": prediction_type},
         settings=source.settings(),
     )
+
+
+def _refuse_variations(index: ModelIndex, path: Path) -> None:
+    """Raises UnsupportedError for what draws from a picture's CLIP embedding; its UNet is refused in other words."""
+    if index.class_name in _VARIATIONS:
+        raise UnsupportedError(
+            f"{path} makes variations of a picture ({index.class_name}): its network takes a picture's CLIP embedding,"
+            " which mlxdiff does not give it.",
+            "Use a text-to-image checkpoint with --image instead.",
+        )
+
+
+_VARIATIONS = (
+    "StableDiffusionImageVariationPipeline",
+    "StableUnCLIPPipeline",
+    "StableUnCLIPImg2ImgPipeline",
+    "UnCLIPPipeline",
+    "UnCLIPImageVariationPipeline",
+)
 
 
 def defaults(family: Family, checkpoint: Checkpoint) -> Defaults:
@@ -219,12 +251,12 @@ def is_distilled(checkpoint: Checkpoint) -> bool:
 
 
 def load_backbone(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> Backbone:
-    """The denoiser. Raises UnsupportedError for an inpainting or editing checkpoint."""
-    if checkpoint.backbone.in_channels != checkpoint.vae.latent_channels:
+    """The denoiser. Raises UnsupportedError for one that takes what no kind of checkpoint does."""
+    if checkpoint.takes == UNKNOWN:
         raise UnsupportedError(
             f"The UNet of {checkpoint.folder} takes {checkpoint.backbone.in_channels} channels, the VAE has"
-            f" {checkpoint.vae.latent_channels}: an inpainting or editing checkpoint.",
-            "Use a text-to-image checkpoint.",
+            f" {checkpoint.vae.latent_channels}: it expects something beside the latents that mlxdiff does not know.",
+            "Use a checkpoint that draws from text, inpaints, edits by instructions, or takes a depth map.",
         )
     loaded = load_network(checkpoint, BACKBONE, dtype, bits, finish=(transform.fuse(),))
     return UNetBackbone(loaded.module, reload=loaded.reload)

@@ -17,12 +17,14 @@ from ..checkpoint import transform
 from ..checkpoint.detect import MODEL_INDEX, read_json, weight_files
 from ..checkpoint.header import Header, read_header
 from ..checkpoint.identify import described
+from ..checkpoint.kinds import kind_of
 from ..checkpoint.ldm_names import controlnet_places
 from ..checkpoint.load import LoadedNetwork, StoredWeights, read_arrays, read_component
 from ..errors import CheckpointError, RequestError, UnsupportedError
 from ..models.controlnet import MODEL, UNION, ControlNet, ControlNetConfig, ControlNetModel, ControlNetUnionModel
 from ..models.t2i_adapter import FULL, FULL_XL, T2IAdapter, T2IAdapterConfig
 from ..models.unet_config import UNetConfig
+from ..part_kinds import KINDS
 from ..parts import BACKBONE
 from .base import Checkpoint
 from .control_shapes import adapter_places, adapter_values, context_width, controlnet_values, reads_sizes
@@ -129,7 +131,9 @@ def _in_file(name: str, path: Path, checkpoint: Checkpoint, unet: UNetConfig) ->
         if len(set(names.values())) < len(names):
             raise CheckpointError(f"{name} holds a weight under two names.", "Use a file with one of them.")
     elif _DIFFUSERS not in names.values():
-        raise UnsupportedError(f"{name} is {described(header.tensors)}, no ControlNet or T2I-Adapter.", WANTED)
+        kind = kind_of(header)
+        what = KINDS[kind].article if kind in KINDS else described(header.tensors)
+        raise UnsupportedError(f"{name} is {what}, no ControlNet or T2I-Adapter.", WANTED)
     shapes = {place: header.tensors[key].shape for key, place in names.items()}
     _check_shapes(name, shapes, unet)
     values = controlnet_values(shapes, name, unet, checkpoint.source.config(BACKBONE))

@@ -10,6 +10,7 @@ from ..models.clip import CLIPOutput
 from ..text.encode import Encoder
 from ..text.tokenizer import Tokenizer
 from .base import (
+    PICTURE,
     Branches,
     Checkpoint,
     Conditioning,
@@ -70,6 +71,8 @@ def tokenizers(checkpoint: Checkpoint) -> tuple[Tokenizer, ...]:
 def usual(checkpoint: Checkpoint) -> tuple[int, float]:
     if checkpoint.index.class_name in LCM:
         return 4, 8.5
+    if checkpoint.takes == PICTURE:
+        return 100, 7.5
     return (1, 0.0) if is_distilled(checkpoint) else (50, 7.5)
 
 
@@ -80,6 +83,7 @@ SD = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionDepth2ImgPipeline",
         *LCM,
     ),
     load_encoder=load_encoder,

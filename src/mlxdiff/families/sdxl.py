@@ -16,6 +16,8 @@ from ..models.clip import CLIPOutput
 from ..text.encode import Encoder
 from ..text.tokenizer import Tokenizer
 from .base import (
+    MASKED,
+    PICTURE,
     Branches,
     Checkpoint,
     Conditioning,
@@ -88,12 +90,21 @@ def _suffixes(checkpoint: Checkpoint) -> list[str]:
 
 
 def usual(checkpoint: Checkpoint) -> tuple[int, float]:
+    if checkpoint.takes == PICTURE:
+        return 100, 5.0
+    if checkpoint.takes == MASKED:
+        return 50, 7.5
     return (1, 0.0) if is_distilled(checkpoint) else (50, 5.0)
 
 
 SDXL = Family(
     name="sdxl",
-    pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
+    ),
     load_encoder=load_encoder,
     tokenizers=tokenizers,
     usual=usual,

@@ -15,6 +15,7 @@ from ..request import OPTIONS, Request
 from .recipe import Recipe, Remark
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_OF_MASK = ("mask_blur", "inpaint_fill", "inpaint_area", "inpaint_padding")
 _TAG = re.compile(r"(<(?:lora|lyco):)([^:<>\n]{1,200})")
 _MOST = 100  # things that one sentence names
 
@@ -36,13 +37,7 @@ def finished(
         recipe = _with_loras(recipe, settings, find_lora)
     said = sayings(recipe, given)
     said += _without_options(settings, given)
-    strength = settings.get("strength")
-    if strength is not None and given.get("image", settings.get("image")) is None:
-        del settings["strength"]
-        said.append(
-            f"The text has a denoising strength of {strength:g} but not the picture that this one was made from:"
-            " it is left out. Give that picture with --image, or expect another one."
-        )
+    said += _without_pictures(settings, given)
     try:
         return Request.from_dict({**settings, **given}), said
     except RequestError as error:
@@ -54,6 +49,31 @@ def finished(
                 continue
             return request, [*said, f"The text's {name} is left out. {error.problem}"]
         raise
+
+
+def _without_pictures(settings: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Drops what goes with the picture, or the mask, that the text does not name; says so."""
+    has = {name for name in ("image", "mask", "expand") if given.get(name, settings.get(name)) is not None}
+    said = []
+    strength = settings.get("strength")
+    if strength is not None and "image" not in has:
+        del settings["strength"]
+        said.append(
+            f"The text has a denoising strength of {strength:g} but not the picture that this one was made from:"
+            " it is left out. Give that picture with --image, or expect another one."
+        )
+    if settings.get("image_guidance_scale") is not None and "image" not in has:
+        del settings["image_guidance_scale"]
+        said.append("The text names no picture that its instruction edits. Give it with --image.")
+    of_mask = [name for name in _OF_MASK if settings.get(name) is not None]
+    if of_mask and not ("image" in has and {"mask", "expand"} & has):
+        for name in of_mask:
+            del settings[name]
+        said.append(
+            f"The picture was made with a mask that its text does not name: its {_listed(of_mask)} are left out."
+            " Give it with --mask, or expect another picture."
+        )
+    return said
 
 
 def _with_loras(recipe: Recipe, settings: dict[str, Any], find: FindLora) -> Recipe:

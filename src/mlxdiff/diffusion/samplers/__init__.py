@@ -28,6 +28,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...catalogue import SAMPLERS, Sampler
+from ..keeping import Keeping, keeper, kept
 from ..schedule import Schedule
 from ..step import Denoiser, Noise, Step
 
@@ -41,12 +42,14 @@ def sample(
     schedule: Schedule,
     noise: Noise,
     options: Mapping[str, Any] | None = None,
+    keeping: Keeping | None = None,
 ) -> Iterator[Step]:
     """Runs a sampler on latents that carry noise of schedule.sigmas[0] (`Schedule.start`).
 
     denoise   guidance included; with `branches` where the row says `unconditional`
     noise     is called if the sampler draws any
     options   the row's; None, and what is left out or None, is the checkpoint's or the row's default
+    keeping   what stays of a picture, whatever the sampler is
 
     Raises RequestError for an option that the sampler has not.
     """
@@ -56,4 +59,4 @@ def sample(
     given = {name: getattr(schedule, name) for name in row.takes}
     if row.noise != "none":
         given["noise"] = noise
-    return row.run(denoise, latents, schedule.sigmas, **given, **settled)
+    return kept(row.run(keeper(denoise, keeping), latents, schedule.sigmas, **given, **settled), keeping)
