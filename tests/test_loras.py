@@ -386,8 +386,15 @@ def test_a_tag_without_a_file_is_said_and_left_out(sd15):
     with pytest.warns(MlxdiffWarning, match=r"There is no LoRA for <lora:inc:0\.5>: it is left out.*ink"):
         found = last(sd15.sd, f"{PROMPT}<lora:inc:0.5>")
     assert np.array_equal(found, sd15.base)
-    with pytest.raises(RequestError, match="'much' where a number belongs"):
-        last(sd15.sd, "a<lora:ink:much>")
+    for value, words in (
+        ("much", "'much' where a number belongs"),
+        ("nan", "scale is nan"),
+        ("1e9", "scale is 1000000000"),
+        ("1:dyn=2.5", "rank is 2.5"),
+        ("1:dyn=inf", "rank is inf"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            last(sd15.sd, f"a<lora:ink:{value}>")
 
 
 @pytest.mark.usefixtures("shelf")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def alike(request: Request) -> Iterator[Request]:
 
     One whose prompts agree comes back as it is. A seed is drawn where there is none and they do not.
     """
-    texts = request.prompts
-    tags = [_split(request, text)[1] for text in texts]
+    texts, split = request.prompts, _splitting(request)
+    tags = [split(text)[1] for text in texts]
     if len(set(tags)) <= 1:
         yield request
         return
@@ -82,7 +83,7 @@ def with_tags(request: Request) -> Request:
     a scale that is no number, and for prompts that name different LoRAs.
     """
     texts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
-    read = [_split(request, text) for text in texts]
+    read = list(map(_splitting(request), texts))
     if not any(tags for _, tags in read):
         return request
     if len({tags for _, tags in read}) > 1:
@@ -116,33 +117,45 @@ def with_few_steps(request: Request) -> Request:
 def _names(lora: Lora) -> list[str]:
     """What a LoRA is called: as it was asked for, by its file and folder, and in its metadata."""
     path = hub.find_part(lora.ref, "lora")
-    metadata = read_header(weights_in(path)).metadata
+    metadata = _metadata(path, content_hash(path))
     return [lora.ref, path.stem, path.parent.name, *(metadata[key] for key in _TITLES if key in metadata)]
 
 
-def _split(request: Request, text: str) -> tuple[str, tuple[Network, ...]]:
-    """A prompt without its tags, and those: only A1111's syntax has any."""
+@lru_cache(maxsize=256)
+def _metadata(path: Path, _digest: str) -> Mapping[str, str]:
+    return read_header(weights_in(path)).metadata
+
+
+def _splitting(request: Request) -> Callable[[str], tuple[str, tuple[Network, ...]]]:
+    """A prompt to what is left of it without its tags, and those: only A1111's syntax has any."""
     if presets.applied(request).prompt_syntax not in (None, "a1111"):
-        return text, ()
-    rest, tags = split_networks(text, KINDS)
-    return (rest.strip(), tags) if tags else (text, ())
+        return lambda text: (text, ())
+
+    @cache  # images of one prompt
+    def split(text: str) -> tuple[str, tuple[Network, ...]]:
+        rest, tags = split_networks(text, KINDS)
+        return (rest.strip(), tags) if tags else (text, ())
+
+    return split
 
 
-def _found(tag: Network) -> Lora | None:
+def _found(tag: Network) -> dict[str, Any] | None:
     """A1111's arguments: NAME, the text encoder's scale, the UNet's (the same if it is not said), and a rank; the last
     three may be given by name."""
     values: dict[str, Any] = dict(zip(("te", "unet", "dyn"), tag.positional[1:], strict=False)) | dict(tag.named)
     name = tag.positional[0].strip() if tag.positional else ""
     text = _number(tag, values.get("te", "1"))
     scale = _number(tag, values["unet"]) if "unet" in values else text
-    rank = int(_number(tag, values["dyn"])) if "dyn" in values else None
+    rank = _number(tag, values["dyn"]) if "dyn" in values else None
     try:
         hub.find_part(name, "lora")
     except ModelNotFoundError as error:
         said = f"There is no LoRA for {shown(tag)}: it is left out. Expect another picture. {error.remedy}"
         warnings.warn(MlxdiffWarning(said), stacklevel=2)
         return None
-    return Lora(name, scale=scale, text=None if text == scale else text, rank=rank)
+    if rank is not None and rank.is_integer():
+        rank = int(rank)
+    return {"ref": name, "scale": scale, "text": None if text == scale else text, "rank": rank}  # for Request to check
 
 
 def shown(tag: Network) -> str:

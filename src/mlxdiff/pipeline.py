@@ -144,7 +144,9 @@ class StableDiffusion:
         Raises RequestError where the request does not fit the checkpoint.
         """
         resolved = resolve.resolve(request, self._loaded)
-        self.networks.adapting.check(adapters_of(resolved))
+        if resolved.lora:
+            with self._turn:
+                self.networks.adapting.check(adapters_of(resolved))
         self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
         shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)

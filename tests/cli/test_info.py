@@ -175,7 +175,7 @@ def test_latents_of_any_size_are_not_read(tmp_path, capsys):
         (["a [cat:dog:0.5]", "--negative"], ["calls 1 to 13", "calls 14 to 25"]),
         (["a AND b", "--negative"], ["a and b"]),
         (["a cat " * 60, "--prompt-syntax", "plain"], ["75 of 75 tokens", "cut"]),
-        (["a cat <lora:ink:0.5>"], ["left out", "<lora:ink:0.5>"]),
+        (["a cat <lora:pixel-art:0.5>"], ["LoRA", "pixel-art,scale=0.5", "a cat"]),
         (['("a cat", "a dog++").blend(0.3, 0.7)', "--prompt-syntax", "compel"], ["weight 0.3", "(dog):1.21"]),
     ],
 )
@@ -189,6 +189,13 @@ def test_what_a_prompt_tells_a_model(capsys, arguments, said):
     assert code == 0
     assert values["prompt"] == arguments[0]
     assert sum(len(chunk["tokens"]) for part in values["parts"] for e in part["entries"] for chunk in e["chunks"]) > 0
+
+
+def test_a_lora_that_a_prompt_names_and_nobody_has_is_said(capsys):
+    code, out, err = run(["info", "--model", "emoji", "--prompt", "a cat <lora:ink:0.5>"], capsys)
+    assert code == 0
+    assert "There is no LoRA for <lora:ink:0.5>" in err
+    assert "ink" not in out
 
 
 def test_options_of_a_prompt_need_one(capsys):

@@ -168,6 +168,7 @@ def tell_prompt(values: Mapping[str, Any], *, json: bool) -> None:
         ("prompt syntax", values["prompt_syntax"]),
         ("steps", f"{values['steps']}{calls}"),
     ]
+    rows += [("LoRA", lora) for lora in values["lora"]]
     for i, part in enumerate(values["parts"], start=1):
         if len(values["parts"]) > 1 or part["weight"] != 1:
             rows.append((f"part {i}", f"weight {part['weight']:g}"))
