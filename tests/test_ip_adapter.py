@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     ControlNetModel,
     StableDiffusionControlNetPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -225,3 +226,25 @@ def test_with_a_controlnet_which_sees_no_picture_prompt(models, photos, tmp_path
         control=f"{tmp_path}/control={tmp_path}/edges.png",
     )
     assert psnr(found, expected) > 100
+
+
+def test_inpainting_with_a_picture_as_a_prompt(models, photos, tmp_path):
+    folder, adapters, sd, pipe = models("sd15")
+    whole = StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+    whole.set_progress_bar_config(disable=True)
+    picture = Image.open(photos["rocket"]).convert("RGB").resize((SIZE["width"], SIZE["height"]))
+    mask = Image.new("L", picture.size, 0)
+    mask.paste(255, (0, 0, 24, 32))
+    picture.save(tmp_path / "picture.png")
+    mask.save(tmp_path / "mask.png")
+    model = folder, adapters, sd, whole
+    expected = theirs(model, ["plus"], opened(photos, "cat"), 0.7, image=picture, mask_image=mask, strength=1.0)
+    found = ours(
+        sd,
+        ip_adapter=f"{adapters}/plus.safetensors={photos['cat']},scale=0.7",
+        image=str(tmp_path / "picture.png"),
+        mask=str(tmp_path / "mask.png"),
+        mask_blur=0,
+        strength=1.0,
+    )
+    assert psnr(found, expected) > 60
