@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
-from mlxdiff import Request, StableDiffusion, memory, resolve
+from mlxdiff import Request, StableDiffusion, ip_adapters, memory, resolve
+from mlxdiff.cli import info
 from mlxdiff.errors import CheckpointError, InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from mlxdiff.ip_adapter_files import read_config
 from mlxdiff.models.clip_vision import CLIPVisionModel
@@ -315,3 +316,12 @@ def test_a_damaged_file_is_named(sd, adapters, cat, tmp_path, changes, message):
     asked = f"{tmp_path}/bad.safetensors={cat},encoder={adapters}/image_encoder"
     with pytest.raises(CheckpointError, match=message):
         next(sd.denoise(Request("a cat", ip_adapter=asked, **SETTINGS)))
+
+
+def test_info_says_what_a_file_is(model, adapters, capsys):
+    info.about_all([str(adapters / "plus.safetensors"), str(adapters / "plain.safetensors")], json=True)
+    plus, plain = map(json.loads, capsys.readouterr().out.splitlines())
+    assert plus["kind"] == "IP-Adapter, plus"
+    assert plus["image encoder"] == f"gives {tiny_ip_adapters.HIDDEN} numbers a patch"
+    assert (plain["kind"], plain["tokens of a picture"], plain["cross-attentions"]) == ("IP-Adapter, plain", 4, 4)
+    assert ip_adapters.describe(model / "unet" / "diffusion_pytorch_model.safetensors") is None

@@ -55,7 +55,7 @@ def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> 
             yield _picture(value, name)
         elif isinstance(kind, PictureSources):
             yield from (_picture(one, name) for one in value)
-        elif isinstance(kind, PartReference):
+        elif isinstance(kind, PartReference) and kind.is_file(value):
             yield _part(value, name, kind.part)
 
 

@@ -175,7 +175,6 @@ def test_latents_of_any_size_are_not_read(tmp_path, capsys):
         (["a [cat:dog:0.5]", "--negative"], ["calls 1 to 13", "calls 14 to 25"]),
         (["a AND b", "--negative"], ["a and b"]),
         (["a cat " * 60, "--prompt-syntax", "plain"], ["75 of 75 tokens", "cut"]),
-        (["a cat <lora:pixel-art:0.5>"], ["LoRA", "pixel-art,scale=0.5", "a cat"]),
         (['("a cat", "a dog++").blend(0.3, 0.7)', "--prompt-syntax", "compel"], ["weight 0.3", "(dog):1.21"]),
     ],
 )
@@ -189,6 +188,16 @@ def test_what_a_prompt_tells_a_model(capsys, arguments, said):
     assert code == 0
     assert values["prompt"] == arguments[0]
     assert sum(len(chunk["tokens"]) for part in values["parts"] for e in part["entries"] for chunk in e["chunks"]) > 0
+
+
+def test_the_loras_that_a_prompt_names_are_told(capsys):
+    arguments = ["info", "--model", "emoji", "--prompt", "a cat <lora:pixel-art:0.5>"]
+    code, out, err = run(arguments, capsys)
+    assert (code, err) == (0, "")
+    assert re.search(r"^LoRA +pixel-art,scale=0\.5$", out, re.MULTILINE)
+    values = json.loads(run([*arguments, "--json"], capsys)[1])
+    assert values["lora"] == ["pixel-art,scale=0.5"]
+    assert values["prompt"].strip() == "a cat"
 
 
 def test_a_lora_that_a_prompt_names_and_nobody_has_is_said(capsys):
