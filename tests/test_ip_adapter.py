@@ -248,3 +248,15 @@ def test_inpainting_with_a_picture_as_a_prompt(models, photos, tmp_path):
         strength=1.0,
     )
     assert psnr(found, expected) > 60
+
+
+def test_every_pass_of_the_model_sees_the_picture_and_its_refiner_does_not(models, photos, tmp_path):
+    _, adapters, sd, _ = models("sdxl")
+    refiner = tiny.write(tiny.refiner, tmp_path / "refiner")
+    asked = f"{adapters}/plain.safetensors={photos['cat']},mask={photos['left']},scale=0.7"
+    for settings in ({"hires": 1.5, "hires_strength": 0.6}, {"refiner": str(refiner), "refiner_switch": 0.5}):
+        found, without = ours(sd, ip_adapter=asked, **settings), ours(sd, **settings)
+        assert np.isfinite(found).all()
+        assert psnr(found, without) < 40
+    early = ours(sd, ip_adapter=f"{asked},end=0.5", hires=1.5, hires_strength=0.6)
+    assert psnr(early, ours(sd, ip_adapter=asked, hires=1.5, hires_strength=0.6)) < 60
