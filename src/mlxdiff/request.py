@@ -34,6 +34,7 @@ from .declarations import (
     shown,
 )
 from .errors import RequestError
+from .ip_adapter_setting import IPAdapterSetting
 from .pictures import MaskSource, PictureSource
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a c
 FITS = ("crop", "pad", "stretch")
 FILLS = ("original", "fill", "noise", "blank")
 NOISE_SOURCES = ("torch", "mlx", "philox")
+GUIDANCE_MODES = ("cfg", "cfgpp")
 COMPAT = ("diffusers", "a1111", "comfyui")
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
 ONLY_WITH_HIRES = (
@@ -64,6 +66,7 @@ MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
+MAX_PAG_SCALE = 100
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
 MAX_CLIP_SKIP = 12
@@ -504,6 +507,12 @@ class Request:
         group="From a picture",
         unset="none",
     )
+    ip_adapter: tuple[IPAdapterSetting, ...] | None = setting(
+        Structured(IPAdapterSetting),
+        "Picture as a prompt, through an IP-Adapter's file; repeatable.",
+        group="Adapters",
+        unset="none",
+    )
     compat: str | None = setting(
         Choice(COMPAT),
         "Program whose pictures to reproduce: its noise, schedules, rounding and prompt syntax.",
@@ -577,6 +586,20 @@ class Request:
         unset="0",
         neutral=0.0,
         a1111="Guidance rescale",
+    )
+    guidance_mode: str | None = setting(
+        Choice(GUIDANCE_MODES),
+        "cfgpp takes the sampler's CFG++ form, which wants a guidance scale of about 1.",
+        group="Guidance",
+        unset="the sampler's own",
+    )
+    pag_scale: float | None = setting(
+        Number(0, MAX_PAG_SCALE),
+        "Perturbed-attention guidance (Ahn et al. 2024): sounder shapes for half more time; 0 is off, 3 is usual.",
+        group="Guidance",
+        unset="0",
+        neutral=0.0,
+        a1111="PAG scale",
     )
     hires: float | None = setting(
         Number(1, MAX_HIRES),
@@ -868,6 +891,7 @@ class Resolved(Request):
         guidance_start: float = _FILLED
         guidance_end: float = _FILLED
         guidance_rescale: float = _FILLED
+        pag_scale: float = _FILLED
         cache_interval: int = _FILLED
         token_merging: float = _FILLED
         fit: str = _FILLED
@@ -965,6 +989,7 @@ if TYPE_CHECKING:
         image_guidance_scale: float | None
         depth: Any
         control: list[Any] | tuple[Any, ...] | str | None
+        ip_adapter: list[Any] | tuple[Any, ...] | str | None
         compat: str | None
         rng: str | None
         variation_seed: int | None
@@ -981,6 +1006,8 @@ if TYPE_CHECKING:
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None
+        guidance_mode: str | None
+        pag_scale: float | None
         hires: float | None
         hires_size: Any
         hires_strength: float | None
