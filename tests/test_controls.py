@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw, ImageOps
 from skimage import data
 from test_pipeline import generators, ours, psnr, quiet
 
-from mlxdiff import Request, StableDiffusion, memory
+from mlxdiff import Request, StableDiffusion, controls, memory
 from mlxdiff.control_pictures import look_at, picture_for
 from mlxdiff.controlling import Control
 from mlxdiff.declarations import declared
@@ -493,3 +493,17 @@ def test_a_part_is_repainted_under_a_controlnet(stage, name):
     settings = {"image": str(start), "mask": mask, "strength": 0.75}
     found = mine(stage, name, [f"{path}={picture},scale=0.9"], **settings)
     same(found, expected, mine(stage, name, None, **settings))
+
+
+def test_each_pass_sees_the_control_picture_at_its_own_size(stage, monkeypatch):
+    _, (path,) = networks(stage, "sd15")
+    sizes = []
+    monkeypatch.setattr(
+        controls, "picture_for", lambda control, look: sizes.append(look.size) or picture_for(control, look)
+    )
+    control = [f"{path}={stage.picture('coffee')},preprocess=canny"]
+    settings = {"hires": 2, "hires_steps": 2}
+    found = mine(stage, "sd15", control, **settings)
+    assert sizes == [SIZE, (64, 96)]
+    assert found.shape == (1, 64, 96, 3)
+    assert psnr(found, mine(stage, "sd15", None, **settings)) < 40
