@@ -60,6 +60,16 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_structured_settings_are_shown_as_they_are_typed(tmp_path, capsys):
+    control = "edges=dog.png,scale=0.5,preprocess=canny"
+    request = Request("a", lora=("style,scale=0.5", "ink"), control=(control,))
+    (tmp_path / "a.json").write_text(request.to_json())
+    _, out, _ = run(["info", str(tmp_path / "a.json")], capsys)
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert shown["lora"] == "style,scale=0.5 ink"
+    assert shown["control"] == control
+
+
 @pytest.mark.usefixtures("here")
 def test_many_files_are_one_object_a_line(capsys):
     code, out, err = run(["info", "a.png", "b.png", "c.txt", "--json"], capsys)
