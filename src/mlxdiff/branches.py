@@ -40,6 +40,7 @@ class Branches:
     strands         by the name of the branch; those of a branch cover all images
     cache_interval  calls of the backbone that share its deep features; 1 computes them each time
     steering        what pictures add to each call
+    calls_before    calls of the network that the prompts have seen, of another model in the same run
 
     What prompts and timesteps alone decide is computed once for each group of conditionings that share a call. Calls
     are counted from 0: prompts may change from one to the next.
@@ -55,11 +56,12 @@ class Branches:
         token_merging: float = 0.0,
         cache_interval: int = 1,
         steering: Steering = NOTHING,
+        calls_before: int = 0,
     ) -> None:
         self._backbone, self._strands, self._levels = backbone, strands, levels
         self._guidance_scale, self._token_merging, self._interval = guidance_scale, token_merging, cache_interval
         self._steering = steering
-        self._n_calls = 0
+        self._n_calls = calls_before
         # By identity: the strands hold the conditionings for as long as this lives.
         self._prepared: dict[tuple[tuple[str, int], ...], tuple[Any, list[Any]]] = {}
         self._active: list[int] = []

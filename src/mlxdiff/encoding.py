@@ -84,9 +84,11 @@ class EncodedPrompts:
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
         self._kept: dict[tuple, EncodedRequest] = {}
+        self._room = KEPT
 
     def of(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
-        """What each request tells, evaluated. More than KEPT requests push out their own first."""
+        """What each request tells, evaluated. KEPT are kept at least, and all of these."""
+        self._room = max(KEPT, len(requests))
         found: list[EncodedRequest] = []
         for before, request in zip([None, *requests], requests, strict=False):
             if before is not None and before.lora != request.lora:
@@ -119,7 +121,7 @@ class EncodedPrompts:
         if key in self._kept:  # what was used last goes last
             self._kept[key] = self._kept.pop(key)
         else:
-            if len(self._kept) == KEPT:
+            if len(self._kept) >= self._room:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = self._encode(request, parsed)
         self._warn(request, parsed)

@@ -45,6 +45,11 @@ def keeps_encoders(encoders: int, backbone: int) -> bool:
     return encoders + backbone <= NETWORKS * backend.memory_size()
 
 
+def keeps_both(base: int, refiner: int) -> bool:
+    """Whether a base's networks of that many bytes stay while a refiner of that many works."""
+    return base + refiner <= NETWORKS * backend.memory_size()
+
+
 def keeps_backbone(backbone: int, decoding: int) -> bool:
     """Whether a backbone of that many bytes stays while pictures are decoded in strips."""
     return backbone + decoding <= ALL * backend.memory_size()

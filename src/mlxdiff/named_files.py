@@ -53,7 +53,7 @@ def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> 
             continue  # the image's own
         elif isinstance(kind, PictureSource):
             yield _picture(value, name)
-        elif isinstance(kind, PartReference):
+        elif isinstance(kind, PartReference) and kind.is_file(value):
             yield _part(value, name, kind.part)
 
 
