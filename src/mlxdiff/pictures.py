@@ -47,7 +47,8 @@ def in_file(source: str) -> str:
     """The path as it is; raises InputError for what stands in metadata for a picture that was in memory."""
     if source.startswith(IN_MEMORY):
         raise InputError(
-            "The picture that this started from was in memory, not in a file.", "Give it again, with --image or image=."
+            "A picture that this was made from was in memory, not in a file.",
+            "Give it again: its image, mask, depth map or control.",
         )
     return source
 

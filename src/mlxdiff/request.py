@@ -319,13 +319,13 @@ class Sides(Text):
         return {"type": "LEFT,TOP,RIGHT,BOTTOM"}
 
 
-def _spelled(choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
+def _spelled(name: str, choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
     """A choice that A1111's words mean too."""
 
     def find(text: str) -> str:
         known = others.get(text.strip().lower(), text.strip().lower())
         if known not in choices:
-            raise RequestError(f"There is no {shown(text)} among these.", nearest(text, choices))
+            raise RequestError(f"There is no {name} {shown(text)}.", nearest(text, choices))
         return known
 
     return Choice(choices, find)
@@ -462,14 +462,14 @@ class Request:
         neutral="crop",
     )
     inpaint_fill: str | None = setting(
-        _spelled(FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
+        _spelled("inpaint_fill", FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
         "What the repainted part starts from: what is there, noise, nothing, or the colors around it (fill).",
         group="From a picture",
         unset="original, and fill with --expand",
         a1111="Masked content",
     )
     inpaint_area: str | None = setting(
-        _spelled(("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
+        _spelled("inpaint_area", ("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
         "What is rendered at the size asked for: the whole picture, or the masked part with some pixels around it.",
         group="From a picture",
         unset="whole",
