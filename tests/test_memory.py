@@ -16,9 +16,10 @@ from mlx.utils import tree_flatten
 
 from mlxdiff import Request, StableDiffusion, backend, memory
 from mlxdiff.batch.ahead import encoded_ahead
+from mlxdiff.batch.events import Written
 from mlxdiff.batch.jobs import Batch, Job
 from mlxdiff.batch.models import Models
-from mlxdiff.batch.runner import Written, run
+from mlxdiff.batch.runner import run
 from mlxdiff.batch.store import Store
 from mlxdiff.errors import InputError, MlxdiffError, RequestError
 from mlxdiff.models.vae import VAEConfig

@@ -14,11 +14,12 @@ import pytest
 
 from mlxdiff import images
 from mlxdiff.batch import claims, store
+from mlxdiff.batch.events import Failed, Policy, Written
 from mlxdiff.batch.jobs import Job, by_model, grouped
 from mlxdiff.batch.journal import Journal, Run
 from mlxdiff.batch.models import Models
 from mlxdiff.batch.render import Rendered
-from mlxdiff.batch.runner import Failed, Policy, Written, run
+from mlxdiff.batch.runner import run
 from mlxdiff.batch.store import Store
 from mlxdiff.errors import CheckpointError, OutputError
 from mlxdiff.files import output_error

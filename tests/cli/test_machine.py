@@ -71,10 +71,8 @@ def test_a_terminal_gets_no_bytes(here):
     )
     os.close(ours)
     os.close(theirs)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: A picture is bytes, which a terminal does not show. Send them on: -o - > picture.png, or name a file.\n",
-    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: A picture is bytes, which a terminal does not show. Send them on: -o - >")
 
 
 def test_a_reader_that_goes_and_a_full_disk(here):
@@ -91,7 +89,8 @@ def test_a_reader_that_goes_and_a_full_disk(here):
         assert done.stderr.splitlines()[-1].startswith("error: Standard output cannot be written (No space left")
 
 
-def test_progress_is_an_object_a_line_on_stderr(here, capfd):
+@pytest.mark.usefixtures("here")
+def test_progress_is_an_object_a_line_on_stderr(capfd):
     command = ("generate", "--prompts-file", "prompts.txt", "-o", "out/", "--batch-size", "2", *SMALL)
     code, out, err = run(capfd, *command, "--progress", "json", "--json", "--limit", "2")
     events = [json.loads(line) for line in err]

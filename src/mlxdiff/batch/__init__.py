@@ -8,6 +8,7 @@ runner      batches to pictures on disk: store.py writes, journal.py remembers, 
 unfinished  what is remembered of a command that has no journal of its own
 contact     the sheet that is made of a run's pictures
 stream      items that come when they come; ahead: prompts encoded before their turn
+events      what a runner is asked to do, and what it says has happened
 pace        how long pictures take here
 sizing      how many images share a batch
 render      one batch, a step at a time

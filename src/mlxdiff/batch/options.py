@@ -22,6 +22,7 @@ class RunOptions:
     dry_run          whether pictures are only listed, and nothing is rendered or written
     json             whether results are printed as JSON
     progress         how it is shown: `bar`, `json` or `none`
+    open             whether the system's viewer is to show the result
     preview          whether pictures are drawn in the terminal as they emerge
     preview_vae      a VAE to decode these with, best a tiny one; implies `preview`
     """
@@ -41,6 +42,7 @@ class RunOptions:
     dry_run: bool = False
     json: bool = False
     progress: str = "bar"
+    open: bool = False
     preview: bool = False
     preview_vae: str | None = None
 

@@ -18,6 +18,7 @@ from ..files import remove_parts
 from ..request import Model, Request, Resolved
 from . import claims, contact, ranks, stream, sweep
 from .contact import ContactSheet
+from .events import Policy
 from .jobs import Batch, Job, JobMaker, by_model, canonical, essence, grouped, jobs_of, largest, listed
 from .journal import Journal, Run, hash_of
 from .models import Models
@@ -25,7 +26,6 @@ from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_tem
 from .options import RunOptions
 from .prompts import STANDARD_INPUT, Entry, open_prompts, read_entries, source_name
 from .ranks import Ranks
-from .runner import Policy
 from .sizing import default_batch_size
 from .store import Standing, Store
 from .unfinished import CELLS, RUN, Unfinished

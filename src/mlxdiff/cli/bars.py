@@ -176,8 +176,8 @@ class Bars:
 
     def follow(self, events: Iterable[T]) -> Iterator[T]:
         """Shows every event, of a render or of a runner, and passes it on."""
+        from ..batch.events import Failed, Written
         from ..batch.render import Denoised, Rendered
-        from ..batch.runner import Failed, Written
 
         for event in events:
             if isinstance(event, Denoised):

@@ -113,7 +113,7 @@ def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | 
 
 def _check_stdout_alone(prompts_file: str | None, n_rows: int | None, run: options.RunOptions) -> None:
     """Standard output takes one picture, and nothing beside it."""
-    beside = ("--json", "--dry-run", "--save-latents", "--save-trajectory")
+    beside = ("--json", "--dry-run", "--save-latents", "--save-trajectory", "--open")
     others = [name for name in options.given(run) if name in beside]
     others += ["--prompts-file"] if prompts_file is not None else []
     others += ["--n-rows"] if n_rows is not None else []

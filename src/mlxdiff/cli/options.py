@@ -76,6 +76,12 @@ Progress = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Open = Annotated[
+    bool,
+    typer.Option(
+        "--open", help="Open the picture in the system's viewer; of several, their folder.", rich_help_panel=OUTPUT
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.", rich_help_panel=OUTPUT)]
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Write no settings into the picture.", rich_help_panel=OUTPUT)
@@ -185,6 +191,7 @@ _OF_A_RUN = {
     "skip_existing": SkipExisting,
     "json": Json,
     "progress": Progress,
+    "open": Open,
     "preview": Preview,
     "preview_vae": PreviewVae,
     "batch_size": BatchSize,

@@ -14,7 +14,7 @@ import typer
 from ..batch.options import RunOptions
 from ..errors import MlxdiffError, RequestError
 from ..request import Request
-from . import output
+from . import output, viewer
 from . import plan as plans
 from .bars import Bars
 from .deadline import clock
@@ -24,9 +24,9 @@ from .measured import load_pace, save_pace
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..batch.events import Event, Policy, Written
     from ..batch.jobs import Job
     from ..batch.models import Models
-    from ..batch.runner import Event, Policy, Written
     from ..batch.work import Work
     from .preview import Preview
 
@@ -42,6 +42,7 @@ class Outcome:
     rendered: int = 0
     found: int = 0
     failures: list[tuple[Job, MlxdiffError]] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)  # of the user's pictures that are there
     stopped: str | None = None  # "limit" or "until", where one of these ended it
 
 
@@ -173,6 +174,8 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
         output.note(f"Done before, or by another process: {outcome.found}.", style="dim")
     if interrupts.is_set() and not complete:
         _end_interrupted(outcome, work, interrupts)
+    if options.open and bars.visible:
+        viewer.show(outcome.paths if work.sheet is None else [work.sheet.path] if complete else [])
     if outcome.stopped:
         _say_stopped(outcome.stopped, None if work.n_images is None else left, options)
     _end(outcome, work, options)
@@ -209,7 +212,8 @@ def _follow(
     models: Models, work: Work, options: RunOptions, bars: Bars, preview: Preview | None, policy: Policy
 ) -> Outcome:
     """Runs the batches: draws, prints a line a picture, and counts."""
-    from ..batch.runner import Failed, Stopped, Written, run
+    from ..batch.events import Failed, Stopped, Written
+    from ..batch.runner import run
 
     outcome = Outcome()
     events: Iterator[Event] = bars.follow(_expecting(run(models, work.batches, work.store, policy), work, bars))
@@ -220,6 +224,8 @@ def _follow(
         elif isinstance(event, Written):
             outcome.found += event.found
             outcome.rendered += not event.found
+            if not work.is_hidden:
+                outcome.paths.append(event.job.path)
             _say_written(event, work, options)
         elif isinstance(event, Stopped):
             outcome.stopped = event.why
@@ -228,8 +234,8 @@ def _follow(
 
 def _expecting(events: Iterator[Event], work: Work, bars: Bars) -> Iterator[Event]:
     """The events of a run, of which the bars learn how many pictures a stream has so far."""
+    from ..batch.events import Stopped
     from ..batch.render import Denoised
-    from ..batch.runner import Stopped
 
     if work.n_images is not None:
         yield from events
