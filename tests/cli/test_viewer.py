@@ -51,9 +51,7 @@ def run(capsys, *arguments: str) -> tuple[int, str]:
         (("-o", "s.png", "--n-images", "2", "--n-rows", "1"), "s.png"),
     ],
 )
-def test_the_result_is_opened_by_its_whole_path(
-    desktop, capsys, monkeypatch, tmp_path, system, program, arguments, opened
-):
+def test_the_result_is_opened_by_its_whole_path(desktop, capsys, monkeypatch, system, program, arguments, opened):
     monkeypatch.setattr(viewer.sys, "platform", system)
     code, err = run(capsys, "generate", "a cat", "--open", *arguments, *SMALL)
     assert code == 0, err

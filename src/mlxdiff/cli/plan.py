@@ -15,7 +15,7 @@ from .info import size_text
 if TYPE_CHECKING:
     from ..batch.jobs import Job
     from ..batch.pace import Pace
-    from ..batch.work import Work
+    from ..batch.workload import Work
 
 TEXTS = 8192  # bytes in a file that says how it was made; a longer prompt is seldom
 SHOWN = ("seed", "steps", "sampler", "guidance_scale")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..batch.events import Event, Policy, Written
     from ..batch.jobs import Job
     from ..batch.models import Models
-    from ..batch.work import Work
+    from ..batch.workload import Work
     from .preview import Preview
 
 SOME_FAILED = 3
