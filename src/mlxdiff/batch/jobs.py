@@ -30,6 +30,7 @@ from ..request import Model, Request, Resolved
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
+from .wildcards import Wildcards
 
 MAX_BAD_LINES = 20
 
@@ -47,6 +48,7 @@ class Job:
     former_id  its identity in journals of mlxdiff 0.1, which was of its seed and its name
     counted    whether its seed was counted, and not asked for
     copies     further paths at which the same picture is wanted
+    drawn      the prompts, where they were drawn from templates
     """
 
     index: int
@@ -58,11 +60,14 @@ class Job:
     former_id: str = ""
     counted: bool = False
     copies: tuple[Path, ...] = ()
+    drawn: str = ""
 
     @cached_property
     def inputs(self) -> str | None:
-        """A hash of the contents of the files that the request names; None where it names none."""
-        return hash_of(json.dumps(dict(self.request.hashes), sort_keys=True)) if self.request.hashes else None
+        """A hash of the contents of the files that the request names, and of what was drawn; None without either."""
+        files = json.dumps(dict(self.request.hashes), sort_keys=True) if self.request.hashes else ""
+        texts = [text for text in (files, self.drawn) if text]
+        return hash_of(*texts) if texts else None
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class JobMaker:
         try:
             several = entry.request.batch_size > 1
             where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
+            if entry.wildcards is not None:
+                return [self._drawn(entry, entry.wildcards, i, where) for i in range(entry.request.batch_size)]
             singles = (one for part in alike(entry.request) for one in self._resolve(part).singles())
             found = [self._job(entry, single, where) for single in singles]
         except MlxdiffError as error:
@@ -119,8 +126,7 @@ class JobMaker:
             asked["seed"] = None
         place = str(self._index) if asks_for_index(where.template) else ""
         content = hash_of(canonical(asked), str(entry.counted_from), str(where.template), place)
-        nth = self._met[content] = self._met.get(content, -1) + 1
-        identity = hash_of(content, str(nth))
+        identity = self._identity(content)
         known = self._recall(identity, former)
         if known is not None and known.id == identity:
             path = self._kept(known, path)
@@ -139,6 +145,45 @@ class JobMaker:
         self._index += 1
         self._places.append(where)
         return job
+
+    def _drawn(self, entry: Entry, wildcards: Wildcards, image: int, where: OutputPattern) -> Job:
+        """The job of an image whose prompts are templates.
+
+        Its identity is that of the templates, since what is drawn follows from the seed, and that may be one which the
+        journal keeps for it. A picture of which other words were drawn, because the wildcards changed, is another.
+        """
+        asked = entry.request.single(image)
+        plain = essence(self._resolve(replace(asked, prompt="", negative_prompt=None)))
+        plain |= {"prompt": asked.prompt, "negative_prompt": asked.negative_prompt}
+        if entry.counted_from is not None:
+            plain["seed"] = None
+        place = str(self._index) if asks_for_index(where.template) else ""
+        template = canonical(plain)
+        identity = self._identity(hash_of("template", template, str(entry.counted_from), str(where.template), place))
+        known = self._recall(identity, "")
+        if entry.counted_from is not None and known is not None and known.seed is not None:
+            asked = replace(asked, seed=known.seed)
+        single = self._resolve(wildcards.drawn(asked))
+        job = Job(
+            self._index,
+            single,
+            picture_path(where, single, self._index),
+            entry.source,
+            identity,
+            model=entry.request.wanted_model,
+            counted=entry.counted_from is not None,
+            drawn=canonical({"prompt": single.prompt, "negative_prompt": single.negative_prompt}),
+        )
+        if known is not None and known.inputs == job.inputs:
+            job = replace(job, path=self._kept(known, job.path))
+        self._index += 1
+        self._places.append(where)
+        return job
+
+    def _identity(self, content: str) -> str:
+        """Of jobs that are alike, each has its own."""
+        nth = self._met[content] = self._met.get(content, -1) + 1
+        return hash_of(content, str(nth))
 
     def apart(self, jobs: list[Job]) -> list[Job]:
         """The jobs, new ones renamed that were inserted where a picture has the name already that they would get.

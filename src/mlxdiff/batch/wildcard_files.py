@@ -147,7 +147,9 @@ class WildcardFiles:
         close = difflib.get_close_matches(name[:_LONGEST], list(self._paths)[:10_000], 1)
         if close:
             return f"Did you mean __{close[0]}__?"
-        return f"It would be {name.rpartition('/')[2][:_LONGEST]}.txt there." if self._paths else "It has no .txt files."
+        return (
+            f"It would be {name.rpartition('/')[2][:_LONGEST]}.txt there." if self._paths else "It has no .txt files."
+        )
 
     def _text(self, file: str) -> list[str]:
         if file not in self._read:
@@ -190,7 +192,9 @@ def _lines_of(path: Path) -> list[str]:
             line = _COMMENT.sub("", line)
         line = line.strip()
         if len(line) > MAX_LINE:
-            raise InputError(f"{path}, line {number}, is longer than {MAX_LINE} characters.", "Write one option a line.")
+            raise InputError(
+                f"{path}, line {number}, is longer than {MAX_LINE} characters.", "Write one option a line."
+            )
         if line:
             found.append(line)
     return found

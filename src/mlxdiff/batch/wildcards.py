@@ -51,6 +51,11 @@ class Wildcards:
             raise RequestError("nothing is left of the prompt.", "Give it words beside the braces.")
         return replace(request, **{"prompt": values["prompt"], **found})
 
+    def drawn_all(self, request: Request) -> Request:
+        """A request of all its images, each with a prompt that is drawn from its own seed."""
+        prompts = tuple(self.drawn(request.single(i)).prompt for i in range(request.batch_size))
+        return replace(request, prompt=prompts, n_images=1)
+
     def draw(self, text: str, seed: str) -> str:
         """The text with everything drawn, from a seed of any text."""
         parts = self._parsed(text)

@@ -20,6 +20,7 @@ mlxdiff generate "a red apple" --seed 0 -o apple.png
 mlxdiff generate "a cat" --n-images 8 --n-rows 2 -o sheet.png
 mlxdiff generate "a fox" --image photo.jpg --strength 0.6
 mlxdiff generate --prompts-file prompts.txt -o out/
+mlxdiff generate "a {red|green} __fruit__" --wildcards lists/ --n-images 8
 mlxdiff generate --from apple.png --seed 8
 """
 
@@ -36,12 +37,30 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Render every line of this file (- is standard input): prompts, or JSON objects with the fields of a"
-            " request. The same command again renders only what is missing.",
+            help="Render every line of this file (- is standard input): prompts, A1111's lines with options, JSON"
+            " objects with the fields of a request, or a .csv or .tsv table. The same command again renders only what"
+            " is missing.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
     ] = None,
+    wildcards: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw {a|b} and __name__ in prompts from the seed; __name__ is a line of DIR/name.txt.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    wildcards_all: Annotated[
+        bool,
+        typer.Option(
+            "--wildcards-all",
+            help="Render every combination of {a|b} and __name__ instead.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = False,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +88,10 @@ def generate(
     pictures of a file go into a folder, with a journal of finished pictures.
     """
     _check_sources(prompt, prompts_file, source, n_rows)
-    usage.remark(prompt, settings)
+    expands = wildcards is not None or wildcards_all
+    if expands and source is not None:
+        raise RequestError("The prompt of a picture is never drawn again.", "Leave --wildcards out, or --from.")
+    usage.remark(prompt, settings, expands=expands)
     usage.check_settings(settings)
     given = dict(settings)
     if prompt is not None:
@@ -79,12 +101,17 @@ def generate(
     request = with_model(Request(**given) if source is None else _read(source, given), settings)
     from . import render
 
+    drawn = None
+    if expands:
+        from ..batch.wildcards import Wildcards, WildcardFiles
+
+        drawn = Wildcards(WildcardFiles(wildcards), every=wildcards_all)
     if prompts_file is not None:
-        render.prompt_file(request, prompts_file, output_path, run)
+        render.prompt_file(request, prompts_file, output_path, run, drawn)
     elif n_rows is not None:
-        render.sheet(request, n_rows, output_path, run)
+        render.sheet(request, n_rows, output_path, run, drawn)
     else:
-        render.pictures(request, output_path, run)
+        render.pictures(request, output_path, run, drawn)
 
 
 def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | None, n_rows: int | None) -> None:
