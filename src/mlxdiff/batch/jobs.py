@@ -108,7 +108,7 @@ class JobMaker:
             several = entry.request.batch_size > 1
             where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
             if entry.wildcards is not None:
-                return [self._drawn(entry, entry.wildcards, i, where) for i in range(entry.request.batch_size)]
+                return self._drawn(entry, entry.wildcards, where)
             singles = (one for part in alike(entry.request) for one in self._resolve(part).singles())
             found = [self._job(entry, single, where) for single in singles]
         except MlxdiffError as error:
@@ -146,39 +146,42 @@ class JobMaker:
         self._places.append(where)
         return job
 
-    def _drawn(self, entry: Entry, wildcards: Wildcards, image: int, where: OutputPattern) -> Job:
-        """The job of an image whose prompts are templates.
+    def _drawn(self, entry: Entry, wildcards: Wildcards, where: OutputPattern) -> list[Job]:
+        """The jobs of a request whose prompts are templates.
 
-        Its identity is that of the templates, since what is drawn follows from the seed, and that may be one which the
-        journal keeps for it. A picture of which other words were drawn, because the wildcards changed, is another.
+        Their identity is that of the templates, since what is drawn follows from the seed, and that may be one which
+        the journal keeps. A picture of which other words were drawn, because the wildcards changed, is another.
         """
-        asked = entry.request.single(image)
-        plain = essence(self._resolve(replace(asked, prompt="", negative_prompt=None)))
-        plain |= {"prompt": asked.prompt, "negative_prompt": asked.negative_prompt}
-        if entry.counted_from is not None:
-            plain["seed"] = None
-        place = str(self._index) if asks_for_index(where.template) else ""
-        template = canonical(plain)
-        identity = self._identity(hash_of("template", template, str(entry.counted_from), str(where.template), place))
-        known = self._recall(identity, "")
-        if entry.counted_from is not None and known is not None and known.seed is not None:
-            asked = replace(asked, seed=known.seed)
-        single = self._resolve(wildcards.drawn(asked))
-        job = Job(
-            self._index,
-            single,
-            picture_path(where, single, self._index),
-            entry.source,
-            identity,
-            model=entry.request.wanted_model,
-            counted=entry.counted_from is not None,
-            drawn=canonical({"prompt": single.prompt, "negative_prompt": single.negative_prompt}),
-        )
-        if known is not None and known.inputs == job.inputs:
-            job = replace(job, path=self._kept(known, job.path))
-        self._index += 1
-        self._places.append(where)
-        return job
+        request = entry.request
+        content = essence(self._resolve(replace(request.single(0), prompt="", negative_prompt=None)))
+        counted = entry.counted_from is not None
+        found = []
+        for asked in request.singles():
+            content |= {"prompt": asked.prompt, "negative_prompt": asked.negative_prompt}
+            content["seed"] = None if counted else asked.seed
+            place = str(self._index) if asks_for_index(where.template) else ""
+            texts = canonical(content), str(entry.counted_from), str(where.template), place
+            identity = self._identity(hash_of("template", *texts))
+            known = self._recall(identity, "")
+            if counted and known is not None and known.seed is not None:
+                asked = replace(asked, seed=known.seed)
+            single = self._resolve(wildcards.drawn(asked))
+            job = Job(
+                self._index,
+                single,
+                picture_path(where, single, self._index),
+                entry.source,
+                identity,
+                model=request.wanted_model,
+                counted=counted,
+                drawn=canonical({"prompt": single.prompt, "negative_prompt": single.negative_prompt}),
+            )
+            if known is not None and known.inputs == job.inputs:
+                job = replace(job, path=self._kept(known, job.path))
+            self._index += 1
+            self._places.append(where)
+            found.append(job)
+        return found
 
     def _identity(self, content: str) -> str:
         """Of jobs that are alike, each has its own."""

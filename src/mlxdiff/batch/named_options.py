@@ -80,14 +80,13 @@ def read_pairs(
     pairs: Iterable[tuple[str, str]], place: str, dashes: str = "", remedy: str = "", about: str = ""
 ) -> dict[str, Any]:
     """The settings of names with their values as text; raises RequestError, which begins with `about` and the name."""
-    reader = _Reader(place, dashes, remedy)
-    for name, text in pairs:
-        try:
+    reader, at = _Reader(place, dashes, remedy), ""
+    try:
+        for name, text in pairs:
+            at = f"{about}{name}: " if about else ""
             reader.add(name, text)
-        except RequestError as error:
-            if not about:
-                raise
-            raise RequestError(f"{about}{name}: {error.problem}", error.remedy) from None
+    except RequestError as error:
+        raise RequestError(f"{at}{error.problem}", error.remedy) from None
     return reader.settings()
 
 
@@ -210,7 +209,7 @@ def _value(item: Setting, name: str, text: str) -> Any:
             'Name the sampler: --sampler_name "Euler a".',
         )
     if isinstance(item.kind, Choice):
-        Request(**{item.name: stripped})  # checks it: some names say two settings at once ("DPM++ 2M Karras")
+        Request.from_dict({item.name: stripped})  # checks it: some names say two settings at once ("DPM++ 2M Karras")
         return stripped
     return item.kind.parse(name, text)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from ..errors import RequestError
 
@@ -71,8 +71,8 @@ class Choice:
     joiner: str = JOINER
 
 
-Part: TypeAlias = Union[str, Choice, Wildcard, Range]
-Parts: TypeAlias = tuple[Part, ...]
+Part: TypeAlias = "str | Choice | Wildcard | Range"
+Parts: TypeAlias = "tuple[Part, ...]"
 
 
 def is_template(text: str) -> bool:
@@ -144,7 +144,7 @@ class _Parser:
         if mark[0] != "{" or close is None:
             return None, mark.end()
         before = text[start - 1] if start else ""
-        if before in ("$", "%") and start - 1 >= 0:
+        if before in ("$", "%"):
             what = "Variables" if before == "$" else "Wrappers"
             raise RequestError(
                 f"{what} ({before}{{...}}) are a part of dynamic prompts that there is not here.",

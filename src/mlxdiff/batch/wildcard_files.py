@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, RequestError
 from ..files import open_regular
@@ -43,9 +44,8 @@ class Lines(Sequence[Option]):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index):  # type: ignore[override]
-        text = self.texts[index]
-        return Option(_parsed(text), self.weights[index])
+    def __getitem__(self, index: Any) -> Any:
+        return Option(_parsed(self.texts[index]), self.weights[index])
 
     @cached_property
     def sums(self) -> list[float]:

@@ -10,6 +10,7 @@ import heapq
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate, permutations, product
 from random import Random
@@ -22,6 +23,7 @@ from .wildcard_files import Lines, WildcardFiles
 MAX_TEXT = 2**16  # characters of a prompt
 MAX_DRAWS = 10_000  # for one prompt: wildcards that name each other may double at every level
 MAX_TOTAL = 10**8  # characters of all combinations
+_ENOUGH = 10**30  # combinations are counted up to here: files that name each other square their number
 _MANY = 500  # options of which several are taken: with more there are over MAX_IMAGES combinations
 TEXTS = ("prompt", "negative_prompt")
 
@@ -57,9 +59,11 @@ class Wildcards:
         return replace(request, prompt=prompts, n_images=1)
 
     def draw(self, text: str, seed: str) -> str:
-        """The text with everything drawn, from a seed of any text."""
-        parts = self._parsed(text)
-        return _Draw(self._files, Random(f"{seed}\0{text}")).text(parts).strip()
+        """The text with everything drawn, from a seed of any text; one that is no template as it is."""
+        if not is_template(text):
+            return text
+        with _not_too_deep():
+            return _Draw(self._files, Random(f"{seed}\0{text}")).text(self._parsed(text)).strip()
 
     def combinations(self, request: Request) -> list[Request]:
         """Requests of every combination of the prompts, one for each negative prompt; seeds are counted through.
@@ -72,7 +76,7 @@ class Wildcards:
         if negative is not None:
             n_images *= self.count(negative)
         if n_images > MAX_IMAGES:
-            many = f"{n_images:,}" if n_images < 10**15 else "over a thousand million million"
+            many = f"{n_images:,}" if n_images < 10**15 else "over 10^15"
             raise RequestError(
                 f"it has {many} combinations, and at most {MAX_IMAGES:,} are rendered.",
                 "Leave --wildcards-all out to draw some of them, with --n-images, or shorten the lists.",
@@ -88,7 +92,8 @@ class Wildcards:
 
     def count(self, text: str) -> int:
         """How many combinations a text has; those that read alike are counted each."""
-        return self._count(self._parsed(text)) if is_template(text) else 1
+        with _not_too_deep():
+            return self._count(self._parsed(text)) if is_template(text) else 1
 
     def _parsed(self, text: str) -> Parts:
         parts = parse(text)
@@ -96,7 +101,10 @@ class Wildcards:
         return parts
 
     def _count(self, parts: Parts) -> int:
-        return math.prod(self._count_of(part) for part in parts)
+        found = 1
+        for part in parts:
+            found = min(found * self._count_of(part), _ENOUGH)
+        return found
 
     def _count_of(self, part: Part) -> int:
         if isinstance(part, str):
@@ -118,17 +126,18 @@ class Wildcards:
         for option in options:
             count = self._count(option.parts)
             ways = [a + b * count for a, b in zip([*ways, 0], [0, *ways], strict=True)][: high + 1]
-        return sum(math.factorial(k) * ways[k] for k in range(low, high + 1))
+        return min(sum(math.factorial(k) * ways[k] for k in range(low, high + 1)), _ENOUGH)
 
     def _all(self, text: str) -> list[str]:
         if not is_template(text):
             return [text]
         found, total = [], 0
-        for one in self._texts(self._parsed(text)):
-            total += len(one)
-            if len(one) > MAX_TEXT or total > MAX_TOTAL:
-                raise RequestError("its combinations are too long together.", "Shorten the lists.")
-            found.append(one.strip())
+        with _not_too_deep():
+            for one in self._texts(self._parsed(text)):
+                total += len(one)
+                if len(one) > MAX_TEXT or total > MAX_TOTAL:
+                    raise RequestError("its combinations are too long together.", "Shorten the lists.")
+                found.append(one.strip())
         return found
 
     def _texts(self, parts: Parts) -> Iterator[str]:
@@ -148,6 +157,14 @@ class Wildcards:
             for k in range(min(part.low, len(options)), min(part.high, len(options)) + 1):
                 for chosen in permutations(options, k):
                     yield from map(part.joiner.join, product(*chosen))
+
+
+@contextmanager
+def _not_too_deep() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise RequestError("braces and wildcards are nested too deeply.", "Use fewer in each other.") from None
 
 
 class _Draw:

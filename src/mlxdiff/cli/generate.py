@@ -96,14 +96,15 @@ def generate(
     given = dict(settings)
     if prompt is not None:
         given["prompt"] = prompt
-    if n_rows is not None:
+    if n_rows is not None and not wildcards_all:
         given.setdefault("n_images", 2 * n_rows)
     request = with_model(Request(**given) if source is None else _read(source, given), settings)
     from . import render
 
     drawn = None
     if expands:
-        from ..batch.wildcards import Wildcards, WildcardFiles
+        from ..batch.wildcard_files import WildcardFiles
+        from ..batch.wildcards import Wildcards
 
         drawn = Wildcards(WildcardFiles(wildcards), every=wildcards_all)
     if prompts_file is not None:
