@@ -85,6 +85,7 @@ def test_the_combinations_are_those_of_dynamic_prompts(text, folder):
     assert Wildcards(WildcardFiles(folder)).count(text) >= len(wanted)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # its own, of pyparsing
 @pytest.mark.parametrize("text", COMBINATIONS)
 def test_the_package_says_the_same(text, folder):
     generators = pytest.importorskip("dynamicprompts.generators")

@@ -31,7 +31,7 @@ _BOUNDS = re.compile(
 _WEIGHT = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})::")
 _NUMBER = r"(-?[0-9]{1,9}(?:\.([0-9]{1,6}))?)"
 _RANGE = re.compile(rf"\s*{_NUMBER}-{_NUMBER}\s*")
-_SPECIAL = re.compile(r"\{[^{}]*\}|__[^\s_{}|#$()][^{}|#$()\n]{0,200}?__")
+_SPECIAL = re.compile(r"\{[^{}]*\}|__[^\s_{}|#$()][^{}|#$()\n]{0,200}?(?:\([^)\n]{0,200}\))?__")
 
 
 @dataclass(frozen=True)
