@@ -18,7 +18,7 @@ from mlxdiff.errors import InputError, MlxdiffError, RequestError
 from mlxdiff.request import Request
 
 FILES = {
-    "colors.txt": "# common\nred\n\ngreen # of grass\nblue\nred\n",
+    "colors.txt": "# common\nred\n\ngreen\nblue\nred\n",
     "colors-warm.txt": "orange\n",
     "clothes/hats.txt": "a {straw|felt} hat\na __colors__ cap\n",
     "clothes/shoes.txt": "boots\n",
@@ -111,6 +111,11 @@ def test_weights_of_options_and_of_lines(tmp_path):
     firsts = Counter(wildcards.draw("{2$$ $$3::red|blue|green}", str(seed)).split()[0] for seed in range(4000))
     assert 0.57 < firsts["red"] / 4000 < 0.63  # 3 of 5
     assert {wildcards.draw("{1-3$$ $$a|b|c}", str(seed)).count(" ") for seed in range(60)} == {0, 1, 2}
+
+
+def test_comments_and_blank_lines_of_a_file_are_no_options(tmp_path):
+    folder = written(tmp_path, {"c.txt": b"\xef\xbb\xbf# all\r\n\r\n  red # of roses\r\n#ff0000\r\ncolor#3\n"})
+    assert all_of("__c__", folder) == ["red", "color#3"]
 
 
 def test_ranges_have_the_decimals_that_are_written():
