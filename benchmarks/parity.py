@@ -209,6 +209,84 @@ def pictures(folders: dict[str, tuple[Path, type]]) -> str:
     return table(["pipeline", "sampler", "steps", "guidance", "PSNR"], rows)
 
 
+def loras(folders: dict[str, tuple[Path, type]], root: Path) -> str:
+    """Random LoRAs on the UNet and the text encoders, and the one that is built in, beside diffusers with PEFT."""
+    import lora_files
+    import torch
+    from test_pipeline import PROMPTS, generators, ours, psnr
+
+    from mlxdiff import hub
+
+    rows = []
+    for name in ("sd15", "sd21", "sdxl", "emoji"):
+        folder, kind = folders[name]
+
+        def pipeline(folder: Path = folder, kind=kind):
+            pipe = kind.from_pretrained(folder, torch_dtype=torch.float32)
+            pipe.set_progress_bar_config(disable=True)
+            return pipe
+
+        if name == "emoji":
+            files = {"pixel-art, built in": hub.find_part("pixel-art", "lora")}
+        else:
+            files = {
+                "by diffusers": lora_files.by_diffusers(pipeline(), root / f"{name}-lora", seed=1),
+                "in kohya's names": lora_files.by_kohya(pipeline(), root / f"{name}.safetensors", seed=2),
+            }
+        every = [{label: 1.0} for label in files]
+        for scales in [*every, dict(zip(files, (0.7, -0.4), strict=False))] if len(files) > 1 else [*every]:
+            pipe = pipeline()
+            for i, label in enumerate(scales):
+                path = files[label]
+                pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=str(i))
+            pipe.set_adapters([str(i) for i in range(len(scales))], list(scales.values()))
+            options = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "np"}
+            theirs = pipe(PROMPTS, generator=generators([3, 4]), **options).images
+            lora = [f"{files[label]},scale={scale}" for label, scale in scales.items()]
+            found = ours(folder, prompt=PROMPTS, steps=5, guidance_scale=5.0, seed=3, lora=lora)
+            said = " and ".join(f"{label} ({scale:g})" for label, scale in scales.items())
+            rows.append([name, said, f"{psnr(found, theirs):.0f} dB"])
+    return table(["pipeline", "LoRA (scale)", "PSNR"], rows)
+
+
+def from_pictures(folder: Path) -> str:
+    """Tiny models that repaint a part of a picture, edit it, or follow a depth map."""
+    import test_inpainting as inpainting
+    import tiny
+    import torch
+    from PIL import Image
+
+    from mlxdiff import StableDiffusion
+
+    rows = []
+    start, mask, size = inpainting.photo(), inpainting.box_mask(), inpainting.SIZE
+    for name, (make, kind) in inpainting.MAKERS.items():
+        place = tiny.write(make, folder / f"pictures-{name}")
+        pipe = kind.from_pretrained(place)
+        pipe.set_progress_bar_config(disable=True)
+        sd = StableDiffusion(str(place), dtype="fp32")
+        edits, depth = name.endswith("editing"), name == "depth"
+        for strength in (None,) if edits else (0.8,) if depth else (0.5, 0.8, 1.0):
+            common = {"guidance_scale": 4.0, **({} if strength is None else {"strength": strength})}
+            more: dict[str, object] = {}
+            own: dict[str, object] = {}
+            if depth:
+                levels = np.arange(1024, dtype=np.uint8).reshape(32, 32)
+                more, own = (
+                    {"depth_map": torch.from_numpy(levels.astype(np.float32))[None]},
+                    {"depth": Image.fromarray(levels)},
+                )
+            elif not edits:
+                more, own = {"mask_image": mask, **size}, {"mask": mask}
+            elif name.startswith("sdxl"):
+                more = size
+            expected = inpainting.theirs(pipe, image=start, num_inference_steps=6, **common, **more)
+            found = inpainting.raw(sd, image=start, steps=6, **common, **own, **size)
+            shown = "" if strength is None else f"{strength:g}"
+            rows.append([kind.__name__, name, shown, f"{inpainting.psnr(found, expected):.0f} dB"])
+    return table(["diffusers' pipeline", "model", "strength", "PSNR"], rows)
+
+
 def report() -> str:
     import tiny
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -235,6 +313,10 @@ def report() -> str:
                 prompts(),
                 "### Whole pictures, two prompts each: peak signal-to-noise ratio",
                 pictures(folders),
+                "### Whole pictures with LoRAs, beside diffusers with PEFT: peak signal-to-noise ratio",
+                loras(folders, Path(root)),
+                "### Repainted, edited and depth-guided pictures, 6 steps, guidance 4: peak signal-to-noise ratio",
+                from_pictures(Path(root)),
                 "",
             ]
         )

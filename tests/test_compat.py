@@ -14,6 +14,8 @@ from diffusers import StableDiffusionPipeline
 
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.diffusion.noise import NoiseStream
+from mlxdiff.errors import RequestError
+from mlxdiff.randomness import Randomness
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -172,3 +174,34 @@ def test_samplers_with_steps_of_their_own_end_in_a_picture(sd, sampler):
     *_, last = sd.denoise(Request(PROMPT, sampler=sampler, steps=STEPS, height=SIDE, width=SIDE, seed=1))
     mx.eval(last.latents)
     assert mx.isfinite(last.latents).all()
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde"])
+def test_an_image_of_comfyuis_batch_is_rendered_alone_and_in_any_other_batch(sd, sampler):
+    size = {"height": SIDE, "width": SIDE, "steps": 3, "sampler": sampler, "compat": "comfyui"}
+    request = sd.resolve(Request(PROMPT, n_images=3, seed=4, **size))
+    assert request.seeds == (4, 4, 4)
+    together = [np.asarray(picture).astype(int) for picture in sd.generate(PROMPT, n_images=3, seed=4, **size)]
+    record = Request.recorded(request.single(2).to_json())
+    assert (record.seed, str(record.batch_index)) == (4, "2/3")
+    alone = list(sd.denoise(sd.resolve(record)))[-1].latents
+    pair = list(sd.denoise(next(iter(request.parts(2)))))[-1].latents
+    for index, latents in ((2, alone), (0, pair[:1]), (1, pair[1:])):
+        picture = np.array(sd.decode(latents))[0] * 255
+        assert np.abs(picture - together[index]).max() < 2
+    assert np.abs(together[0] - together[1]).max() > 20
+
+
+def test_comfyuis_batch_is_drawn_by_one_generator(sd):
+    request = sd.resolve(Request(PROMPT, n_images=2, seed=4, height=SIDE, width=SIDE, compat="comfyui", steps=1))
+    drawn_ = torch.randn(2, 4, SIDE // 4, SIDE // 4, generator=torch.Generator().manual_seed(4))
+    found = Randomness(request, (SIDE // 4, SIDE // 4, 4)).start()
+    np.testing.assert_allclose(np.array(found).transpose(0, 3, 1, 2), drawn_.numpy(), atol=2e-6)
+
+
+def test_a_place_in_a_batch_needs_comfyui(sd):
+    with pytest.raises(RequestError, match="only ComfyUI"):
+        sd.resolve(Request(PROMPT, batch_index="1/2"))
+    for bad in ("2/2", "x", "-1", "1/2/3", 1.5):
+        with pytest.raises(RequestError, match="batch_index"):
+            Request(PROMPT, batch_index=bad)

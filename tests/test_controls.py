@@ -18,10 +18,13 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLControlNetUnionPipeline,
     StableDiffusionXLPipeline,
@@ -30,14 +33,16 @@ from PIL import Image, ImageDraw, ImageOps
 from skimage import data
 from test_pipeline import generators, ours, psnr, quiet
 
-from mlxdiff import Request, StableDiffusion, memory
+from mlxdiff import Request, StableDiffusion, controls, memory
+from mlxdiff.control_pictures import look_at, picture_for
 from mlxdiff.controlling import Control
-from mlxdiff.controls import control_picture
 from mlxdiff.declarations import declared
 from mlxdiff.errors import InputError, MlxdiffWarning, ModelNotFoundError, RequestError
+from mlxdiff.fitting import fitted
 from mlxdiff.hashing import content_hash
 from mlxdiff.hub import find_part
 from mlxdiff.models.controlnet import ControlNetModel
+from mlxdiff.request import Resolved
 
 torch.set_num_threads(1)
 
@@ -65,21 +70,28 @@ def light():
     return pipe
 
 
-MODELS = tiny.PIPELINES | {"light": light}
+MODELS = tiny.PIPELINES | {"light": light, "sd15_inpainting": tiny.sd15_inpainting}
 
 
 class Stage:
     """A folder of pipelines, controls and pictures, each made when it is first asked for."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.pipes = folder, {}
 
     def model(self, name):
         path = self.folder / name
         return path if path.exists() else tiny.write(MODELS[name], path)
 
     def pipe(self, name):
+        """diffusers' pipeline, shared by the tests."""
+        if name not in self.pipes:
+            self.pipes[name] = self.fresh(name)
+        return self.pipes[name]
+
+    def fresh(self, name):
         kind = StableDiffusionXLPipeline if name.startswith("sdxl") else StableDiffusionPipeline
+        kind = StableDiffusionInpaintPipeline if name == "sd15_inpainting" else kind
         pipe = quiet(kind.from_pretrained(self.model(name)))
         if isinstance(pipe.scheduler, PNDMScheduler):  # its steps are not its calls, which diffusers counts
             pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
@@ -120,7 +132,7 @@ def theirs(pipe, **arguments):
 
 
 def mine(stage, name, control, **settings):
-    if name in ("sd15", "light"):
+    if name in ("sd15", "light", "sd15_inpainting"):
         settings["sampler"] = "euler"
     return ours(stage.model(name), prompt=PROMPT, steps=STEPS, seed=3, control=control, **COMMON | settings)
 
@@ -339,14 +351,48 @@ def test_a_record_names_the_control_and_its_picture_by_content(stage):
     assert kind.parse("control", kind.show(resolved.control)) == resolved.control
 
 
+def seen_by(control, size=(64, 64), **settings):
+    """What a control sees of a request."""
+    request = Resolved("a", control=[control], height=size[0], width=size[1], **{"fit": "crop"} | settings)
+    return picture_for(request.control[0], look_at(request.control[0], request, size, 8))
+
+
 def test_control_pictures_are_cropped_to_the_picture_and_then_preprocessed(tmp_path):
     Image.fromarray(data.coffee()).save(tmp_path / "coffee.png")
-    control = Control("any", str(tmp_path / "coffee.png"), preprocess="canny:80:160")
-    found = control_picture(control, (64, 64))
+    found = seen_by(f"any={tmp_path / 'coffee.png'},preprocess=canny:80:160")
     fitted = ImageOps.fit(Image.fromarray(data.coffee()), (64, 64), Image.Resampling.LANCZOS)
     edges = cv2.Canny(np.asarray(fitted), 80, 160)
-    assert (found == edges[..., None] / 255).all()
+    assert (found == edges[..., None] / np.float32(255)).all()
     assert 0 < edges.mean() < 255
+    small = fitted.resize((40, 32))
+    padded = seen_by({"ref": "any", "image": small}, fit="pad")
+    assert not padded[:5].any()
+    assert (seen_by({"ref": "any", "image": small}, fit="stretch")[:5] > 0).any()
+
+
+def test_a_control_sees_the_part_that_is_repainted_where_only_that_is_rendered():
+    """The control picture lies over the picture, whatever its resolution."""
+    picture = Image.fromarray(data.astronaut()).resize((128, 128))
+    mask = Image.new("L", (128, 128), 0)
+    ImageDraw.Draw(mask).rectangle((64, 32, 95, 63), fill=255)
+    settings = {"image": picture, "mask": mask, "inpaint_area": "masked", "inpaint_padding": 0, "mask_blur": 0}
+    for control in (picture, picture.resize((64, 64), Image.Resampling.NEAREST)):
+        found = seen_by({"ref": "any", "image": control}, **settings)
+        part = fitted(control.resize((128, 128), Image.Resampling.LANCZOS).crop((64, 32, 96, 64)), (64, 64), "pad")
+        assert np.abs(found * 255 - np.asarray(part)).max() <= 1
+    wide = Image.new("RGB", (100, 50), "red")
+    assert (seen_by({"ref": "any", "image": wide}, **settings) == np.float32([1, 0, 0])).all()
+
+
+def test_a_control_reaches_as_far_as_an_expanded_picture():
+    picture = Image.fromarray(data.astronaut()).resize((64, 64))
+    settings = {"image": picture, "expand": "32,0,32,0", "size": (64, 128)}
+    found = seen_by({"ref": "any", "image": picture}, **settings)
+    assert not found[:, :32].any()
+    assert not found[:, 96:].any()
+    assert (found[:, 32:96] * 255 == np.asarray(picture)).all()
+    blurred = seen_by({"ref": "any", "image": picture, "preprocess": "blur:1"}, **settings)
+    assert blurred[:, :32].any(), "the photo's outermost pixels, which make no edge"
 
 
 def refused(stage, match, control, name="sd15", kind=RequestError, **settings):
@@ -390,8 +436,8 @@ def test_a_control_that_acts_in_no_step_is_said(stage):
 
 def test_a_lora_and_a_controlnet_together(stage):
     (network,), (path,) = networks(stage, "sd15")
-    lora = lora_files.by_diffusers(stage.pipe("sd15"), stage.folder / "lora")
-    pipe = as_kind(KINDS["sd15"], stage.pipe("sd15"), controlnet=network)
+    lora = lora_files.by_diffusers(stage.fresh("sd15"), stage.folder / "lora")
+    pipe = as_kind(KINDS["sd15"], stage.fresh("sd15"), controlnet=network)
     pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
     picture = stage.picture("coffee")
     expected = theirs(pipe, image=opened(picture))
@@ -427,3 +473,37 @@ def test_the_built_in_controlnet_draws_what_diffusers_draws_and_follows_edges(tm
 
     assert followed(found) > 0.9
     assert followed(ours("emoji", **asked)) < 0.5
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15_inpainting", "sdxl"])
+def test_a_part_is_repainted_under_a_controlnet(stage, name):
+    (network,), (path,) = networks(stage, name)
+    kind = StableDiffusionXLControlNetInpaintPipeline if name == "sdxl" else StableDiffusionControlNetInpaintPipeline
+    mask = Image.new("L", SIZE[::-1], 0)
+    mask.paste(255, (12, 8, 40, 24))
+    start, picture = stage.picture("astronaut"), stage.picture("coffee")
+    expected = theirs(
+        as_kind(kind, stage.pipe(name), controlnet=network),
+        image=opened(start),
+        mask_image=mask,
+        control_image=opened(picture),
+        strength=0.75,
+        controlnet_conditioning_scale=0.9,
+    )
+    settings = {"image": str(start), "mask": mask, "strength": 0.75}
+    found = mine(stage, name, [f"{path}={picture},scale=0.9"], **settings)
+    same(found, expected, mine(stage, name, None, **settings))
+
+
+def test_each_pass_sees_the_control_picture_at_its_own_size(stage, monkeypatch):
+    _, (path,) = networks(stage, "sd15")
+    sizes = []
+    monkeypatch.setattr(
+        controls, "picture_for", lambda control, look: sizes.append(look.size) or picture_for(control, look)
+    )
+    control = [f"{path}={stage.picture('coffee')},preprocess=canny"]
+    settings = {"hires": 2, "hires_steps": 2}
+    found = mine(stage, "sd15", control, **settings)
+    assert sizes == [SIZE, (64, 96)]
+    assert found.shape == (1, 64, 96, 3)
+    assert psnr(found, mine(stage, "sd15", None, **settings)) < 40

@@ -89,6 +89,9 @@ def test_what_is_asked_for_stays():
     request, _ = filled(Request("a", sigmas=(14.0, 1.0, 0.0)), row, name)
     assert (request.steps, request.schedule, request.sampler) == (None, None, "euler")
     assert filled(Request("a", compat="a1111"), row, name)[0].schedule == "sgm_uniform"
+    row, name = row_of(["Hyper-SD15-8steps-lora"])
+    request, _ = filled(Request("a", compat="comfyui"), row, name)
+    assert (request.sampler, request.schedule) == ("euler", "sgm_uniform")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny
+import tiny_controls
 import torch
 from PIL import Image
 from skimage import data
+from test_controls import as_kind
 
 from mlxdiff import Request, StableDiffusion
 
@@ -162,3 +164,23 @@ def test_only_the_masked_part_is_rendered_and_put_back_as_diffusers_does_it(mode
     kept = np.asarray(mask) == 0
     assert (np.asarray(found)[kept] == np.asarray(whole)[kept]).all()
     assert (np.asarray(found)[~kept] != np.asarray(whole)[~kept]).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15_inpainting", "sdxl"])
+def test_a_part_is_repainted_under_a_controlnet_as_diffusers_does_it(models, tmp_path, name):
+    pipe, sd = models(name)
+    network = tiny_controls.controlnet(pipe.unet, 0)
+    folder = tiny_controls.write(network, tmp_path / "control")
+    xl = name.startswith("sdxl")
+    kind = getattr(diffusers, f"StableDiffusion{'XL' if xl else ''}ControlNetInpaintPipeline")
+    both = as_kind(kind, pipe, controlnet=network)
+    both.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    edges = Image.fromarray(data.coffee()).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    edges.save(tmp_path / "edges.png")
+    settings = {"strength": 0.75, "guidance_scale": 4.0, **SIZE}
+    more = {"control_image": edges, "controlnet_conditioning_scale": 1.0, "num_inference_steps": 4}
+    expected = theirs(both, image=photo(), mask_image=box_mask(), **more, **settings)
+    ours = {"image": photo(), "mask": box_mask(), "steps": 4, "sampler": "euler"}
+    found = raw(sd, control=f"{folder}={tmp_path / 'edges.png'}", **ours, **settings)
+    assert psnr(found, expected) > 60
+    assert psnr(raw(sd, **ours, **settings), expected) < 50, "a control that does nothing would prove nothing"

@@ -102,10 +102,11 @@ def test_the_transparent_part_of_a_picture_is_repainted_where_no_mask_is_given(s
     hole.putalpha(ImageOps.invert(box_mask()))
     hole.save(tmp_path / "hole.png")
     for image in (str(tmp_path / "hole.png"), hole):
-        request = resolved(sd, image=image)
+        with pytest.warns(MlxdiffWarning, match="is transparent, and is repainted; the rest stays"):
+            request = resolved(sd, image=image)
         assert (request.mask, request.strength) == ("alpha", 1.0)
         assert np.array_equal(np.rint(canvas_of(request, 4).mask * 255), MASK)
-    again = Request.from_json(resolved(sd, image=str(tmp_path / "hole.png")).to_json())
+    again = Request.from_json(resolved(sd, image=str(tmp_path / "hole.png"), mask="alpha").to_json())
     assert again.mask == "alpha"
     assert [name for name, _ in again.hashes] == [str(tmp_path / "hole.png")]
     assert resolved(sd, image=hole, compat="a1111").mask is None  # which puts it on white
@@ -136,12 +137,29 @@ def test_a_mask_of_another_size_is_fitted_and_of_another_shape_said(sd):
         ({"expand": "0,0,0,0"}, "expand is '0,0,0,0'"),
         ({"expand": "4,4,99999,4"}, "expand is"),
         ({"fit": "tile"}, "no fit 'tile'"),
+        ({"inpaint_area": "half"}, "no inpaint_area 'half'"),
+        ({"inpaint_fill": "nois"}, "no inpaint_fill 'nois'. Did you mean noise"),
         ({"image": photo(), "mask": "nowhere.png"}, "There is no picture nowhere.png"),
     ],
 )
 def test_what_does_not_go_together_is_said_before_anything_is_drawn(sd, given, said):
     with pytest.raises(MlxdiffError, match=said):
         resolved(sd, **given)
+
+
+def test_a_mask_that_its_blur_wipes_out_is_said(sd):
+    dot = Image.new("L", (96, 64), 0)
+    dot.putpixel((40, 30), 255)
+    for area in ("whole", "masked"):
+        request = resolved(sd, image=photo(), mask=dot, mask_blur=8, inpaint_area=area, height=32, width=32)
+        with pytest.raises(MlxdiffError, match="A mask_blur of 8 pixels leaves nothing of the mask"):
+            canvas_of(request, 4)
+
+
+def test_margins_that_do_not_fit_into_memory_are_refused_before_they_are_made(sd, monkeypatch):
+    monkeypatch.setenv("MLXDIFF_MEMORY", "1")
+    with pytest.raises(MlxdiffError, match=r"picture with its margins, 60096x60064 pixels, .*Add fewer pixels"):
+        resolved(sd, image=photo(), expand="60000,60000,0,0")
 
 
 def test_a_white_mask_repaints_all(sd):

@@ -106,10 +106,14 @@ def test_a_picture_of_a_new_version_with_much_that_mlxdiff_does_not_do():
         height=512,
         rng="torch",
         model="owner/v1-5",
+        hires=2.0,
+        hires_strength=0.45,
+        hires_steps=12,
+        hires_upscaler="lanczos",  # instead of the network, which is named
     )
     (warning,) = said
     for part in (
-        "Hires upscale: 2",
+        "Hires upscaler: 4x, sharp",
         "ControlNet 0: Module: canny",
         "VAE: ft-mse",
     ):
@@ -212,7 +216,7 @@ def test_texts_without_settings(text):
     [
         ("Steps: many, Sampler: Euler", ("steps",)),
         ("Steps: 0, Sampler: Euler", ("steps",)),
-        ("Steps: 4, Seed: -1", ("seed",)),
+        ("Steps: 4, Seed: -2", ("seed",)),
         ("Steps: 4, Seed: " + "9" * 20, ("seed",)),
         ("Steps: 4, Seed: " + "9" * 10_000, ("seed",)),
         ("Steps: 4, Size: big", ("width", "height")),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxdiff.declarations import declared
 from mlxdiff.errors import RequestError
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
@@ -61,7 +62,7 @@ def test_json_gives_the_same_request_back(request):
         ({"n_images": 10**9}, "n_images is 1000000000"),
         ({"sampler": ["ddim"]}, "no sampler ['ddim']"),
         ({"strength": 1.5}, "strength is 1.5"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -2}, "seed is -2"),
         ({"seed": 2**64}, "seed is"),
         ({"seed": (1, 2)}, "2 seeds for 1 images"),
         ({"sampler": "eular"}, "no sampler 'eular'"),
@@ -123,3 +124,12 @@ def test_samplers_named_without_mlx_are_those_that_exist():
     from mlxdiff.diffusion import samplers
 
     assert tuple(samplers.SAMPLERS) == SAMPLERS
+
+
+def test_a_seed_of_minus_one_is_none():
+    assert Request("a cat", seed=-1) == Request("a cat")
+    item = next(item for item in declared(Request) if item.name == "seed")
+    assert item.kind.parse("seed", " -1 ") is None
+    for seed in (-2, [-1, 3], -1.5):
+        with pytest.raises(RequestError, match="seed"):
+            Request(("a", "b"), seed=seed)

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import images, masks
-from .errors import MlxdiffWarning, RequestError
+from . import budget, images, masks
+from .errors import InputError, MlxdiffWarning, RequestError
 from .fitting import fitted, padded, same_ratio
 from .pictures import ALPHA, Pixels
 from .request import Margins, Request, Resolved
 
 KEPT = 8  # canvases
+_BYTES = 48  # a pixel: the picture and the mask in 8 bits and as floats, and copies on the way
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,8 @@ def _canvas(
         picture = _floats(fitted(base, size, fit))
         return Canvas(picture, picture)
     shape = masks.blurred(shape, blur)
+    if np.asarray(shape).max() < masks.HALF:
+        raise InputError(f"A mask_blur of {blur:g} pixels leaves nothing of the mask.", "Blur less, or paint more.")
     alpha, box = shape, (0, 0, base.width, base.height)
     if area == "masked":
         box = masks.region_of(shape, size, padding or 0)
@@ -157,10 +160,19 @@ def _base(
     elif mask is not None:
         shape = _of_size(images.read_mask(mask), (base.height, base.width))
     if expand is not None:
+        _check_size(base_size(image, expand))
         shape = Image.new("L", base.size, 0) if shape is None else shape
         margins = (expand.left, expand.top, expand.right, expand.bottom)
         base, shape = padded(base, margins), padded(shape, margins, 255)
     return base, shape
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    needed = _BYTES * size[0] * size[1]
+    if not budget.fits(needed):
+        raise RequestError(
+            f"The picture with its margins, {size[1]}x{size[0]} pixels, {budget.lack(needed)}.", "Add fewer pixels."
+        )
 
 
 def _of_size(mask: Image.Image, size: tuple[int, int]) -> Image.Image:

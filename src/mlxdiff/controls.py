@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from . import hub, images, preprocess
+from . import hub
 from .conditioning import Conditioning, concatenate
+from .control_pictures import Look, look_at, picture_for
 from .controlling import TYPES, Control
 from .diffusion.guidance import IMAGE, NEGATIVE
 from .diffusion.schedule import Schedule
@@ -28,7 +28,6 @@ from .models.backbone import NO_RESIDUALS, Residuals
 from .models.controlnet import ControlNet
 from .models.t2i_adapter import T2IAdapter
 from .networks import Networks
-from .pictures import Pixels, in_file
 from .request import Request, Resolved
 from .steering import Steer
 
@@ -70,9 +69,10 @@ class Controls:
                 network = self._networks.beside(key)
                 interval = _interval(controls[0], levels)
                 if isinstance(network, T2IAdapter):
-                    found += [self._adapter(key, network, control, interval, size) for control in controls]
+                    found += [self._adapter(key, network, control, interval, request, size) for control in controls]
                 else:
-                    found.append(self._controlnet(key, network, controls, interval, size, levels))
+                    looks = [look_at(control, request, size, self._factor) for control in controls]
+                    found.append(self._controlnet(key, network, controls, looks, interval, levels))
         return tuple(found)
 
     def _by_network(self, controls: Sequence[Control]) -> list[tuple[str, list[Control]]]:
@@ -103,17 +103,29 @@ class Controls:
         network = load_control(source, self._networks.dtype, self._networks.bits)
         return network, (network.network if isinstance(network, ControlNet) else network,)
 
+    @property
+    def _factor(self) -> int:
+        return self._networks.checkpoint.scale_factor
+
     def _adapter(
-        self, key: str, network: T2IAdapter, control: Control, interval: tuple[float, float], size: tuple[int, int]
+        self,
+        key: str,
+        network: T2IAdapter,
+        control: Control,
+        interval: tuple[float, float],
+        request: Resolved,
+        size: tuple[int, int],
     ) -> Steer:
         config = network.config
         # A side that the adapter's cells do not divide is made a little longer, as the UNet rounds its halves up.
         size = tuple(-(-side // config.unshuffle) * config.unshuffle for side in size)  # type: ignore[assignment]
 
-        def see() -> list[mx.array]:
-            return network(_channels(control_picture(control, size), config.picture_channels, control.ref))
+        look = look_at(control, request, size, self._factor)
 
-        maps = self._once((key, *_look(control, size)), see)
+        def see() -> list[mx.array]:
+            return network(_channels(picture_for(control, look), config.picture_channels, control.ref))
+
+        maps = self._once((key, look), see)
         return _Adapter([x * factor for x, factor in zip(maps, control.factors(len(maps)), strict=True)], interval)
 
     def _controlnet(
@@ -121,8 +133,8 @@ class Controls:
         key: str,
         network: ControlNet,
         controls: Sequence[Control],
+        looks: Sequence[Look],
         interval: tuple[float, float],
-        size: tuple[int, int],
         levels: Schedule,
     ) -> Steer:
         types = [control.type_number or 0 for control in controls]
@@ -131,10 +143,11 @@ class Controls:
 
         def see() -> mx.array:
             channels = network.config.picture_channels
-            pictures = [_channels(control_picture(control, size), channels, control.ref) for control in controls]
+            pairs = zip(controls, looks, strict=True)
+            pictures = [_channels(picture_for(control, look), channels, control.ref) for control, look in pairs]
             return network.hint(pictures, types, scales)
 
-        hint = self._once((key, fused, *types, *(_look(control, size) for control in controls)), see)
+        hint = self._once((key, fused, *types, *looks), see)
         guess = controls[0].guess or network.config.pools
         alone = controls[0] if len(controls) == 1 else replace(controls[0], scale=1.0)
         scaled = network.scales(alone.factors(network.n_maps), guess=guess)
@@ -231,18 +244,6 @@ def check_type(control: Control, source: ControlSource) -> None:
         )
 
 
-def control_picture(control: Control, size: tuple[int, int]) -> np.ndarray:
-    """The picture that a control sees, (H, W, 3) float32 in [0, 1]: cropped and scaled to the size, then preprocessed.
-
-    Raises InputError for a file that is no picture.
-    """
-    picture = images.read_source(control.image, size)
-    if control.preprocessing[0] == "none":
-        return picture
-    made = preprocess.apply(control.preprocessing, images.to_uint8(picture))
-    return made.astype(np.float32) / 255
-
-
 def _together(control: Control) -> tuple:
     return control.start, control.end, control.guess, control.blocks
 
@@ -258,13 +259,6 @@ def _interval(control: Control, levels: Schedule) -> tuple[float, float]:
         return math.inf, math.inf
     first, last = inside[0], inside[-1]
     return (-math.inf if last == n - 1 else sigmas[last + 1]), (math.inf if first == 0 else sigmas[first])
-
-
-def _look(control: Control, size: tuple[int, int]) -> tuple:
-    """What decides the picture that a network sees."""
-    picture = control.image
-    digest = picture.sha256 if isinstance(picture, Pixels) else content_hash(Path(in_file(picture)))
-    return digest, control.preprocess, size
 
 
 def _channels(picture: np.ndarray, channels: int, name: str) -> mx.array:
@@ -284,9 +278,9 @@ def _nbytes(arrays: Any) -> int:
 
 def _rows(conditioning: Conditioning, part: slice) -> Conditioning:
     arrays = (conditioning.context, conditioning.pooled, conditioning.time_ids)
-    context, *others = (None if array is None else array[part] for array in arrays)
+    context, pooled, time_ids = (None if array is None else array[part] for array in arrays)
     assert context is not None
-    return Conditioning(context, *others)
+    return Conditioning(context, pooled, time_ids)
 
 
 def _spread(x: mx.array, parts: Sequence[slice | int]) -> mx.array:

@@ -155,6 +155,11 @@ class PartReference(Reference):
 
     part: str
 
+    def is_file(self, value: str) -> bool:
+        """Whether the value is a reference at all; a kind may know names of its own."""
+        del value
+        return True
+
 
 @dataclass(frozen=True)
 class Flag(_Plain):

@@ -84,9 +84,11 @@ class EncodedPrompts:
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
         self._kept: dict[tuple, EncodedRequest] = {}
+        self._room = KEPT
 
     def of(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
-        """What each request tells, evaluated. More than KEPT requests push out their own first."""
+        """What each request tells, evaluated. KEPT are kept at least, and all of these."""
+        self._room = max(KEPT, len(requests))
         found: list[EncodedRequest] = []
         for before, request in zip([None, *requests], requests, strict=False):
             if before is not None and before.lora != request.lora:
@@ -119,7 +121,7 @@ class EncodedPrompts:
         if key in self._kept:  # what was used last goes last
             self._kept[key] = self._kept.pop(key)
         else:
-            if len(self._kept) == KEPT:
+            if len(self._kept) >= self._room:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = self._encode(request, parsed)
         self._warn(request, parsed)
@@ -193,6 +195,7 @@ def branch_count(request: Resolved) -> int:
     """How many branches of guidance are computed for an image, at most."""
     parsed = parsed_texts(request, guided=request.guidance_scale > 1)
     several = max(len(prompt.parts) for prompt in parsed.prompts.values()) + (NEGATIVE in parsed.texts)
+    several += request.pag_scale > 0
     return several + (request.image_guidance_scale is not None and NEGATIVE in parsed.texts)
 
 
@@ -225,7 +228,8 @@ def _is_simple(parsed: ParsedTexts, tokenizers: Sequence[Tokenizer], names: Sequ
 
 def _warn_of_idle(request: Resolved, guided: bool) -> None:
     idle = "negative prompt" if request.negative_prompt else ""
-    idle = "guidance interval" if not idle and request.guidance_interval != (0, 1) else idle
+    if not idle and request.guidance_interval != (0, 1) and request.pag_scale == 0:
+        idle = "guidance interval"
     if idle and not guided:
         text = f"The {idle} does nothing at guidance scale {request.guidance_scale:g}."
         warnings.warn(MlxdiffWarning(text), stacklevel=2)

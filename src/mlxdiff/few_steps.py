@@ -12,8 +12,8 @@ from typing import Any
 
 from .request import Request
 
-# The schedule that A1111 and ComfyUI have for diffusers' trailing timesteps.
-_PROGRAMS_TRAILING = "sgm_uniform"
+# What A1111 and ComfyUI have for diffusers' trailing timesteps, and for DDIM on them: without noise it is Euler.
+_IN_PROGRAMS = {"trailing": "sgm_uniform", "ddim": "euler"}
 _COUNT = re.compile(r"(\d{1,2})[-_ ]?steps?(?![a-z])")
 
 
@@ -88,8 +88,8 @@ def filled(request: Request, row: FewSteps, name: str) -> tuple[Request, dict[st
     With a sampler of the request's own the options of another one stay out; with noise levels, steps and schedule.
     """
     settings = row.settings(name)
-    if request.compat in ("a1111", "comfyui") and settings.get("schedule") == "trailing":
-        settings["schedule"] = _PROGRAMS_TRAILING
+    if request.compat in ("a1111", "comfyui"):
+        settings = {key: _IN_PROGRAMS.get(value, value) for key, value in settings.items()}
     if request.sampler not in (None, settings["sampler"]):
         settings.pop("eta", None)
     if request.sigmas is not None:

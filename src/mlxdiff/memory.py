@@ -36,13 +36,23 @@ HEAD_MAPS, HEAD_MAPS_ON_CPU = 7, 40
 
 def size_of(*networks: nn.Module) -> int:
     """Bytes of the networks' weights."""
+    return sum(array.nbytes for array in arrays_of(*networks))
+
+
+def arrays_of(*networks: nn.Module) -> list[mx.array]:
+    """The networks' weights."""
     parameters: list[dict[str, mx.array]] = [dict(tree_flatten(network.parameters())) for network in networks]
-    return sum(array.nbytes for arrays in parameters for array in arrays.values())
+    return [array for arrays in parameters for array in arrays.values()]
 
 
 def keeps_encoders(encoders: int, backbone: int) -> bool:
     """Whether text encoders of that many bytes stay while a backbone of that many works."""
     return encoders + backbone <= NETWORKS * backend.memory_size()
+
+
+def keeps_both(base: int, refiner: int) -> bool:
+    """Whether a base's networks of that many bytes stay while a refiner of that many works."""
+    return base + refiner <= NETWORKS * backend.memory_size()
 
 
 def keeps_backbone(backbone: int, decoding: int) -> bool:

@@ -173,6 +173,9 @@ def _overridden(text: str, given: Mapping[str, Any]) -> Request:
         prompts = values.get("prompt")
         first = {"prompt": prompts[0]} if isinstance(prompts, list) and prompts else {}
         values |= {**first, "seed": values["seed"][0] if values["seed"] else None, "n_images": 1}
+        values.pop("batch_index", None)
+    if "n_images" in given:
+        values.pop("batch_index", None)  # of the picture, which is one
     return Request.from_dict(as_recorded(values) | dict(given))
 
 

@@ -181,6 +181,17 @@ class Networks:
         if self.holds("backbone") and not memory.keeps_backbone(self._size("backbone"), decoding):
             self._held.pop("backbone", None)
 
+    @property
+    def backbone_bytes(self) -> int:
+        """Bytes of the backbone's weights. Maps it, to know its size."""
+        return self._size("backbone")
+
+    def let_go(self, name: str) -> None:
+        """Lets a network go; it is loaded again when it is needed again."""
+        with self._turn:
+            if self._held.pop(name, None) is not None:
+                mx.clear_cache()
+
     def _size(self, name: str) -> int:
         if name not in self._sizes:
             self._sizes[name] = self._map(name).nbytes

@@ -18,6 +18,7 @@ from pathlib import PurePath
 from typing import Any
 
 from . import __version__
+from .catalogue import UPSCALERS
 from .declarations import Number, Setting, declared
 from .errors import MlxdiffWarning
 from .recipes import a1111, sayings
@@ -85,10 +86,21 @@ def _model_name(reference: str) -> str:
     return PurePath(reference).name.removesuffix(".safetensors")
 
 
+def _hires_strength(request: Request) -> dict[str, str]:
+    """A1111 has one strength, which is the second pass's where there is one and no picture to start from."""
+    if request.hires_strength is None:
+        return {}
+    return {"Denoising strength" if request.strength is None else "Hires strength": f"{request.hires_strength}"}
+
+
 # What A1111 calls these, or writes for several fields at once; all else goes by its declaration.
 _NAMES: dict[str, Callable[[Any], str]] = {
     "sampler": sampler_name,
     "schedule": schedule_name,
+    "hires_sampler": sampler_name,
+    "hires_schedule": schedule_name,
+    "hires_upscaler": lambda name: UPSCALERS[name].a1111[0] if name in UPSCALERS else PurePath(name).name,
+    "refiner": lambda name: _model_name(name).partition("@")[0],
     "rng": lambda name: str(RNG_NAMES.get(name, name)),
     "seed": lambda seed: str(seed[0] if isinstance(seed, tuple) else seed),
     "inpaint_fill": lambda fill: str({"noise": "latent noise", "blank": "latent nothing"}.get(fill, fill)),
@@ -96,6 +108,7 @@ _NAMES: dict[str, Callable[[Any], str]] = {
 }
 _COMPOSED: dict[str, Callable[[Request], dict[str, str]]] = {
     "n_images": lambda request: {} if request.batch_size == 1 else {"Batch size": str(request.batch_size)},
+    "hires_strength": lambda request: _hires_strength(request),
     "width": lambda request: {} if request.width is None else {"Size": f"{request.width}x{request.height}"},
     "model": lambda request: {} if request.model is None else {"Model": _model_name(request.model)},
 }

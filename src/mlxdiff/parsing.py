@@ -37,13 +37,13 @@ class Reading:
 
 def reading_of(request: Resolved) -> Reading:
     """How a request's prompts are read: A1111 counts two calls a step for samplers that take two."""
-    return reading(request.prompt_syntax, request.steps, request.sampler)
+    return reading(request.prompt_syntax, request.steps, request.sampler, request.first_calls)
 
 
-def reading(syntax: str, steps: int, sampler: str) -> Reading:
-    """As reading_of, from the three settings that decide it."""
+def reading(syntax: str, steps: int, sampler: str, first_calls: int | None = None) -> Reading:
+    """As reading_of, from the settings that decide it."""
     calls = 2 * steps if catalogue.find_sampler(sampler).evaluations == 2 else steps
-    return Reading(syntax, Run(calls))
+    return Reading(syntax, Run(calls, first_calls))
 
 
 def chunk(syntax: str, entry: Entry, tokenizer: Tokenizer, names: Names | None = None) -> Chunked:

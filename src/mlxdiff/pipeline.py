@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -19,24 +19,21 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import autoencoding, canvas, hub, images, memory, quantized, resolve, starting, upscaling  # noqa: E402
-from .branches import Branches  # noqa: E402
-from .catalogue import find_sampler  # noqa: E402
+from . import autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .controls import Controls  # noqa: E402
-from .diffusion import guidance, samplers  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
 from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
-from .guiding import guidance_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .loras import adapters_of, alike  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
+from .picture_prompts import PicturePrompts  # noqa: E402
 from .randomness import Randomness  # noqa: E402
-from .request import OPTIONS, Model, Request, Resolved, check_names  # noqa: E402
+from .request import Model, Request, Resolved, check_names  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
@@ -104,8 +101,10 @@ class StableDiffusion:
         self._turn = Turn()
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
+        self._refiner: tuple[str, StableDiffusion] | None = None  # by the name that it was asked for with
         self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
+        self._picture_prompts = PicturePrompts(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -129,6 +128,9 @@ class StableDiffusion:
         self._prompts = EncodedPrompts(self.networks)
         self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
+        self._picture_prompts = PicturePrompts(self.networks)
+        if self._refiner is not None:
+            self._refiner[1].unload()
 
     @property
     def keeps_encoders(self) -> bool:
@@ -140,13 +142,17 @@ class StableDiffusion:
 
         Raises RequestError where the request does not fit the checkpoint.
         """
-        resolved = resolve.resolve(request, self._loaded)
-        if resolved.lora:
+        refiner = self._refiner_of(request)
+        resolved = resolve.resolve(request, self._loaded, None if refiner is None else refiner._loaded)
+        views = [view for view in relay.own_views(resolved) if view.lora]
+        if views:
             with self._turn:
-                self.networks.adapting.check(adapters_of(resolved))
+                for view in views:
+                    self.networks.adapting.check(adapters_of(view))
         self._controls.check(resolved)
         factor, vae = self.checkpoint.scale_factor, self.checkpoint.vae
-        shape = (1, resolved.height // factor, resolved.width // factor, vae.latent_channels)
+        height, width = resolved.final_size
+        shape = (1, height // factor, width // factor, vae.latent_channels)
         memory.check_decoding(vae, shape, self.dtype.size)  # now, and not when all steps are done
         return resolved
 
@@ -196,48 +202,49 @@ class StableDiffusion:
         """
         owner = Owner()
         resolved = request if isinstance(request, Resolved) else self.resolve(request)
+        refiner = self._refiner_of(resolved)
         with self._turn:
-            row = self._row_bytes(resolved, fused_attention=True)
-            memory.check_denoising(row, branch_count(resolved) * resolved.batch_size)
-            levels = resolved.noise_levels
-            adapters = adapters_of(resolved)
-            self._controls.map(resolved)
-            encoded = self._prompts.of([resolved])[0]
-            randomness = Randomness(resolved, self._shape(resolved))
-            branches = encoded.branches
-            if self.checkpoint.takes == base.PICTURE and guidance.NEGATIVE in branches:
-                branches = {**branches, guidance.IMAGE: branches[guidance.NEGATIVE]}
-            start = self._start(resolved, randomness, branches, latents)
-            controls = self._controls.of(resolved, levels, (resolved.height, resolved.width))
-            backbone = self.networks.adapted("backbone", adapters)
-            predict = Branches(
-                backbone.network,
-                branches,
-                levels,
-                resolved.guidance_scale,
-                token_merging=resolved.token_merging,
-                cache_interval=resolved.cache_interval,
-                steering=replace(start.steering, controls=controls),
-            )
-            row = find_sampler(resolved.sampler)
-            always = (guidance.NEGATIVE,) if row.unconditional else ()
-            denoise = guidance.guided(predict, guidance_of(resolved, self.checkpoint, encoded.weights), always)
-        options = dict(row.a1111_defaults) if resolved.compat == "a1111" else {}
-        options |= {name: getattr(resolved, name) for name in OPTIONS}
-        keeping = start.keeping
-        steps = samplers.sample(row, denoise, start.latents, levels, randomness.steps(), options, keeping)
-        end = levels.ends[0] if row.own_levels else levels.sigmas[-1]
-        for step in self.networks.stepping(steps, backbone, adapters):
-            if step.sigma <= end * (1 + 1e-9):
-                last = levels.end(step.latents)
-                step = replace(step, latents=last if keeping is None else keeping.ended(last))
+            run = relay.Relay(self._runner, None if refiner is None else refiner._runner, resolved)
+        steps = run.steps(latents)
+        while True:
+            with self._turn:  # also while a pass is prepared
+                step = next(steps, None)
+            if step is None:
+                return
             yield step
             owner.check()
 
+    @property
+    def _runner(self) -> relay.Runner:
+        row_bytes = partial(self._row_bytes, fused_attention=True)
+        return relay.Runner(
+            self.networks, self.checkpoint, self._prompts, self._controls, self._picture_prompts, self._start, row_bytes
+        )
+
+    def _refiner_of(self, request: Request) -> StableDiffusion | None:
+        """The model that refines, of which only configs are read now; the last one is kept."""
+        name = request.refiner
+        if name is None:
+            return None
+        held = self._refiner
+        if held is None or name not in (held[0], held[1].model.place):
+            held = name, StableDiffusion(name, dtype=self.dtype, quantize=self.model.quantize)
+            self._refiner = held
+        return held[1]
+
     def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
-        """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then."""
+        """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then.
+
+        One for each pass of this model. What a refiner is told is encoded as well, and pictures that are prompts are
+        looked at.
+        """
         with self._turn:
-            return self._prompts.of(requests)
+            self._picture_prompts.see(requests)
+            for request in requests:
+                refiner = self._refiner_of(request)
+                if refiner is not None:
+                    refiner._prompts.of(relay.refined_views(request))
+            return self._prompts.of([view for request in requests for view in relay.own_views(request)])
 
     def encode_prompt(self, prompt: str | Sequence[str], **settings: Unpack[Settings]) -> Conditioning:
         """The conditioning of that prompt alone: context (B, S, D) and, for SDXL, pooled (B, P) and time_ids (B, 6).
@@ -271,10 +278,14 @@ class StableDiffusion:
         picture = images.to_uint8(decoded, request.rounding)
         if request.image is not None and (request.mask is not None or request.expand is not None):
             picture = canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
-        if request.upscaler is None:
+        return self.enlarge(picture, request.upscaler)
+
+    def enlarge(self, picture: np.ndarray, upscaler: str | None) -> np.ndarray:
+        """A picture (H, W, 3) uint8 as the upscaler of that name makes it: (k H, k W, 3); without one as it is."""
+        if upscaler is None:
             return picture
         with self._turn:
-            return upscaling.upscale(hub.find_part(request.upscaler, "upscaler"), picture, dtype=self.dtype)
+            return upscaling.upscale(hub.find_part(upscaler, "upscaler"), picture, dtype=self.dtype)
 
     def encode(self, pictures: mx.array) -> mx.array:
         """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
@@ -304,11 +315,20 @@ class StableDiffusion:
         return starting.start(request, self.networks, self._pictures, randomness, branches, latents)
 
     def batch_size(self, request: Resolved) -> int:
-        """The default batch size for a request: as many images as fit into memory."""
+        """The default batch size for a request: as many images as fit into memory in each of its passes."""
         with self._turn:
             self._controls.map(request)
-        row = self._row_bytes(request, fused_attention=backend.is_gpu())
-        return memory.batch_size(row, branch_count(request), self.networks.working_bytes)
+        refiner, weights = self._refiner_of(request), self.networks.working_bytes
+        if refiner is not None:
+            theirs = refiner.networks.working_bytes
+            weights = weights + theirs if relay.keeps_both(self.networks, refiner.networks) else max(weights, theirs)
+        rows = [
+            (refiner if refiner is not None and stage.refines else self)._row_bytes(
+                view, fused_attention=backend.is_gpu()
+            )
+            for stage, view in stages.views(request)
+        ]
+        return memory.batch_size(max(rows), branch_count(request), weights)
 
     def _row_bytes(self, request: Resolved, *, fused_attention: bool) -> int:
         """What a row of a batch needs in a call of the backbone, in bytes."""

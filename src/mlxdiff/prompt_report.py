@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import parsing
+from .declarations import declared
 from .request import Resolved
 from .text import Tokenizer
 from .text.chunking import compel
@@ -28,11 +29,18 @@ def prompt_report(request: Resolved, tokenizer: Tokenizer, *, negative: bool = F
         "prompt_syntax": reading.syntax,
         "steps": request.steps,
         "calls": reading.run.calls,
+        "lora": _loras(request),
         "parts": [
             {"weight": part.weight, "entries": list(_entries(part, reading, tokenizer))} for part in prompt.parts
         ],
         "left_out": parsing.unused(prompt),
     }
+
+
+def _loras(request: Resolved) -> list[str]:
+    """The LoRAs that the prompt names, as the option is written."""
+    kind = next(item.kind for item in declared(Resolved) if item.name == "lora")
+    return [kind.show((lora,)) for lora in request.lora or ()]
 
 
 def _entries(part: Part, reading: parsing.Reading, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from .catalogue import find_sampler
+from .diffusion.batches import BatchNoise
 from .diffusion.brownian import brownian_noise
 from .diffusion.noise import NoiseStream, batch_noise, stream_noise
 from .diffusion.programs import PROGRAMS
@@ -25,6 +26,9 @@ class Randomness:
     def __init__(self, request: Resolved, shape: tuple[int, int, int]) -> None:
         self._request, self._shape = request, shape
         self._streams = [NoiseStream(seed, request.rng) for seed in request.seeds]
+        self._batches = None
+        if request.compat == "comfyui":
+            self._batches = BatchNoise(request.seeds, request.batch_places, shape, request.rng)
 
     def posterior(self) -> mx.array | None:
         """(B, h, w, C) for the spread of an encoded picture; None where its mean is taken, as other programs do.
@@ -37,7 +41,7 @@ class Randomness:
         """(B, h, w, C) unit noise that the loop starts from."""
         request = self._request
         if request.variation_strength == 0 and request.seed_resize is None and request.ensd == 0:
-            return batch_noise(self._streams, *self._shape)
+            return batch_noise(self._streams, *self._shape) if self._batches is None else self._batches.start()
         factor = request.height // self._shape[0]
         resized, variation = request.seed_resize, None
         if request.variation_strength > 0:
@@ -60,10 +64,10 @@ class Randomness:
         """What the sampler draws in its steps; call it after `start`."""
         request, row = self._request, find_sampler(self._request.sampler)
         kind = row.program_noise if _program(request) and row.program_noise is not None else row.noise
+        if self._batches is not None:
+            return self._batches.brownian(request.noise_levels.ends) if kind == "brownian" else self._batches.steps()
         if kind == "brownian":
             return brownian_noise(request.seeds, *self._shape, request.noise_levels.ends, request.rng)
-        if request.compat == "comfyui":  # a second generator of the same seed
-            self._streams = [NoiseStream(seed, request.rng) for seed in request.seeds]
         return stream_noise(self._streams, *self._shape)
 
 

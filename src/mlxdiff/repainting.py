@@ -5,11 +5,12 @@ Each checkpoint takes other ones: what it takes behind the latents is `Checkpoin
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from . import canvas
 from .diffusion.programs import PROGRAMS
-from .errors import RequestError
+from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import DEPTH, MASKED, PICTURE
 from .pictures import ALPHA
@@ -39,6 +40,11 @@ def settled(request: Request, checkpoint: Checkpoint, hashes: Hashes) -> dict[st
     mask = request.mask
     if mask is None and (checkpoint.takes == MASKED or request.compat not in PROGRAMS):
         mask = ALPHA if canvas.is_transparent(request.image, hashes) else None
+        if mask is not None and checkpoint.takes != MASKED and request.expand is None:
+            text = (
+                "A part of the picture is transparent, and is repainted; the rest stays. Another mask says otherwise."
+            )
+            warnings.warn(MlxdiffWarning(text), stacklevel=2)
     masked = mask is not None or request.expand is not None
     found["strength"] = (REPAINTED if masked else STRENGTH) if request.strength is None else request.strength
     if not masked:

@@ -34,12 +34,14 @@ from .declarations import (
     shown,
 )
 from .errors import RequestError
+from .ip_adapter_setting import IPAdapterSetting
 from .pictures import MaskSource, PictureSource
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
 
     from .diffusion.schedule import Schedule
+    from .stages import Pass
 
 SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
@@ -48,8 +50,13 @@ RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a c
 FITS = ("crop", "pad", "stretch")
 FILLS = ("original", "fill", "noise", "blank")
 NOISE_SOURCES = ("torch", "mlx", "philox")
+GUIDANCE_MODES = ("cfg", "cfgpp")
 COMPAT = ("diffusers", "a1111", "comfyui")
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
+ONLY_WITH_HIRES = (
+    *("hires_strength", "hires_steps", "hires_upscaler", "hires_sampler", "hires_schedule"),
+    *("hires_guidance_scale", "hires_prompt", "hires_negative_prompt"),
+)
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 QUANTIZE_BITS = (8, 4)
 DTYPES = ("fp16", "bf16", "fp32")
@@ -59,9 +66,12 @@ MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
+MAX_PAG_SCALE = 100
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
 MAX_CLIP_SKIP = 12
+MAX_HIRES = 16
+RANDOM_SEED = -1  # as A1111 and ComfyUI write "another one each time"
 MAX_LORA_SCALE = 100
 MAX_LORA_RANK = 100_000
 _FILLED: Any = None
@@ -172,9 +182,11 @@ class Prompts(Text):
 
 @dataclass(frozen=True)
 class Seeds(Whole):
-    """A seed, of which image i takes seed + i; or one for each image."""
+    """A seed, of which image i takes seed + i; or one for each image. -1 is none: one is drawn."""
 
     def check(self, name: str, value: Any) -> Any:
+        if value == RANDOM_SEED and not isinstance(value, bool):
+            return None
         if isinstance(value, list | tuple):
             return tuple(super(Seeds, self).check(name, seed) for seed in value)
         return super().check(name, value)
@@ -211,6 +223,61 @@ class Sizes(Text):
 
     def describe(self) -> dict[str, Any]:
         return {"type": "WIDTHxHEIGHT"}
+
+
+@dataclass(frozen=True)
+class BatchPlace:
+    """A place in a batch of ComfyUI, counted from 0; without a count, an image that was taken out of its batch."""
+
+    index: int
+    count: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.index}" if self.count is None else f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True)
+class BatchPlaces(Text):
+    """INDEX/COUNT, or INDEX alone; of several images one for each, None for one that has no others."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(None if place is None else self._one(name, place) for place in value)
+        return self._one(name, value)
+
+    def _one(self, name: str, value: Any) -> BatchPlace:
+        if isinstance(value, BatchPlace):
+            return value
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        found = re.fullmatch(r"\s*([0-9]{1,6})(?:/([0-9]{1,6}))?\s*", text) if isinstance(text, str) else None
+        index, count = (None, None) if found is None else (int(found[1]), None if found[2] is None else int(found[2]))
+        if index is None or not index < (MAX_IMAGES if count is None else min(count, MAX_IMAGES + 1)):
+            raise RequestError(
+                f"{name} is {shown(value)}.", "Write it as 2/4: the third of four images, which are counted from 0."
+            )
+        return BatchPlace(index, count)
+
+    def to_json(self, value: Any) -> Any:
+        return [None if place is None else str(place) for place in value] if isinstance(value, tuple) else str(value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "INDEX/COUNT"}
+
+
+@dataclass(frozen=True)
+class Upscalers(PartReference):
+    """A way to enlarge by its name or A1111's, or the reference of a network that does."""
+
+    def check(self, name: str, value: Any) -> str:
+        value = super().check(name, value)
+        known = catalogue.find_upscaler(value)
+        return value if known is None else known.name
+
+    def is_file(self, value: str) -> bool:
+        return value not in catalogue.UPSCALERS
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "reference"}
 
 
 @dataclass(frozen=True)
@@ -252,13 +319,13 @@ class Sides(Text):
         return {"type": "LEFT,TOP,RIGHT,BOTTOM"}
 
 
-def _spelled(choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
+def _spelled(name: str, choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
     """A choice that A1111's words mean too."""
 
     def find(text: str) -> str:
         known = others.get(text.strip().lower(), text.strip().lower())
         if known not in choices:
-            raise RequestError(f"There is no {shown(text)} among these.", nearest(text, choices))
+            raise RequestError(f"There is no {name} {shown(text)}.", nearest(text, choices))
         return known
 
     return Choice(choices, find)
@@ -339,9 +406,18 @@ class Request:
         a1111="CFG scale",
     )
     seed: int | tuple[int, ...] | None = setting(
-        Seeds(0, MAX_SEED), "Same seed, same picture; image i takes seed + i.", unset="random", a1111="Seed"
+        Seeds(0, MAX_SEED),
+        "Same seed, same picture; image i takes seed + i. -1 is random.",
+        unset="random",
+        a1111="Seed",
     )
     n_images: int = setting(Whole(1, MAX_IMAGES), "Number of pictures.", default=1, unset="1", vary=False)
+    batch_index: BatchPlace | tuple[BatchPlace | None, ...] | None = setting(
+        BatchPlaces(),
+        "Place in a batch of ComfyUI's, such as 2/4: the third of four images of one seed.",
+        unset="counted with --compat comfyui",
+        vary=False,
+    )
     height: int | None = setting(Whole(8, MAX_SIDE), "Pixels.", unset="the checkpoint's")
     width: int | None = setting(Whole(8, MAX_SIDE), "Pixels.", unset="the checkpoint's")
     model: str | None = setting(
@@ -386,14 +462,14 @@ class Request:
         neutral="crop",
     )
     inpaint_fill: str | None = setting(
-        _spelled(FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
+        _spelled("inpaint_fill", FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
         "What the repainted part starts from: what is there, noise, nothing, or the colors around it (fill).",
         group="From a picture",
         unset="original, and fill with --expand",
         a1111="Masked content",
     )
     inpaint_area: str | None = setting(
-        _spelled(("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
+        _spelled("inpaint_area", ("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
         "What is rendered at the size asked for: the whole picture, or the masked part with some pixels around it.",
         group="From a picture",
         unset="whole",
@@ -429,6 +505,12 @@ class Request:
         Structured(Control),
         "ControlNet or T2I-Adapter, and the picture that it follows; repeatable.",
         group="From a picture",
+        unset="none",
+    )
+    ip_adapter: tuple[IPAdapterSetting, ...] | None = setting(
+        Structured(IPAdapterSetting),
+        "Picture as a prompt, through an IP-Adapter's file; repeatable.",
+        group="Adapters",
         unset="none",
     )
     compat: str | None = setting(
@@ -505,6 +587,101 @@ class Request:
         neutral=0.0,
         a1111="Guidance rescale",
     )
+    guidance_mode: str | None = setting(
+        Choice(GUIDANCE_MODES),
+        "cfgpp takes the sampler's CFG++ form, which wants a guidance scale of about 1.",
+        group="Guidance",
+        unset="the sampler's own",
+    )
+    pag_scale: float | None = setting(
+        Number(0, MAX_PAG_SCALE),
+        "Perturbed-attention guidance (Ahn et al. 2024): sounder shapes for half more time; 0 is off, 3 is usual.",
+        group="Guidance",
+        unset="0",
+        neutral=0.0,
+        a1111="PAG scale",
+    )
+    hires: float | None = setting(
+        Number(1, MAX_HIRES),
+        "Enlarge the picture by this factor and go over it again (hires fix).",
+        group="Stages",
+        unset="off",
+        a1111="Hires upscale",
+    )
+    hires_size: Size | None = setting(
+        Sizes(),
+        "WIDTHxHEIGHT to enlarge to, in place of a factor.",
+        group="Stages",
+        unset="off",
+        a1111="Hires resize",
+    )
+    hires_strength: float | None = setting(
+        Number(0, 1),
+        "How far the second pass may go from the enlarged picture: 0 keeps it, 1 redraws it.",
+        group="Stages",
+        unset="0.7 with --hires",
+        a1111="Hires strength",
+    )
+    hires_steps: int | None = setting(
+        Whole(1, MAX_STEPS),
+        "Steps that the second pass runs.",
+        group="Stages",
+        unset="those of the first",
+        a1111="Hires steps",
+    )
+    hires_upscaler: str | None = setting(
+        Upscalers("upscaler"),
+        f"How to enlarge: {', '.join(catalogue.UPSCALERS)}, or the reference of an upscaler network.",
+        group="Stages",
+        unset="latent with --hires",
+        a1111="Hires upscaler",
+    )
+    hires_sampler: str | None = setting(
+        Choice(SAMPLERS, lambda text: catalogue.find_sampler(text).name),
+        "Sampler of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        a1111="Hires sampler",
+    )
+    hires_schedule: str | None = setting(
+        Choice(SCHEDULES, lambda text: catalogue.find_schedule(text).name),
+        "Schedule of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        a1111="Hires schedule type",
+    )
+    hires_guidance_scale: float | None = setting(
+        Number(0, MAX_GUIDANCE_SCALE),
+        "Guidance scale of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        flags=("--hires-cfg",),
+        a1111="Hires CFG Scale",
+    )
+    hires_prompt: str | None = setting(
+        Text(), "Prompt of the second pass.", group="Stages", unset="that of the first", a1111="Hires prompt"
+    )
+    hires_negative_prompt: str | None = setting(
+        Text(),
+        "Negative prompt of the second pass.",
+        group="Stages",
+        unset="that of the first",
+        a1111="Hires negative prompt",
+    )
+    refiner: str | None = setting(
+        Reference(),
+        "Another checkpoint of the same latents, such as SDXL's refiner, which takes the last steps.",
+        group="Stages",
+        unset="none",
+        a1111="Refiner",
+    )
+    refiner_switch: float | None = setting(
+        Number(0, 1),
+        "Where the refiner takes over: 0.8 leaves it the last fifth of the timesteps.",
+        group="Stages",
+        unset="0.8 with --refiner",
+        a1111="Refiner switch at",
+    )
     upscaler: str | None = setting(
         PartReference("upscaler"),
         "Network (ESRGAN, Real-ESRGAN) that enlarges the finished picture: .safetensors file, name, or hub id.",
@@ -574,14 +751,21 @@ class Request:
                 f"There are {len(self.seed)} seeds for {self.batch_size} images.",
                 "Give one seed, or one for each image.",
             )
+        places = len(self.batch_index) if isinstance(self.batch_index, tuple) else 1
+        if self.batch_index is not None and places != self.batch_size:
+            raise RequestError(
+                f"There are {self.batch_size} images and {places} places in a batch.", "Give one for each image."
+            )
 
     def _split_sampler(self) -> None:
         """Older names say both at once: "DPM++ 2M Karras"."""
-        if isinstance(self.sampler, str) and self.sampler not in SAMPLERS and self.schedule is None:
-            row, schedule = catalogue.split_sampler(self.sampler)
-            object.__setattr__(self, "sampler", row.name)
-            if schedule is not None:
-                object.__setattr__(self, "schedule", schedule.name)
+        for sampler, kind in (("sampler", "schedule"), ("hires_sampler", "hires_schedule")):
+            name = getattr(self, sampler)
+            if isinstance(name, str) and name not in SAMPLERS and getattr(self, kind) is None:
+                row, schedule = catalogue.split_sampler(name)
+                object.__setattr__(self, sampler, row.name)
+                if schedule is not None:
+                    object.__setattr__(self, kind, schedule.name)
 
     @property
     def guidance_interval(self) -> tuple[float, float]:
@@ -606,7 +790,25 @@ class Request:
             raise RequestError("The request has no seed yet.", "Set one, or let StableDiffusion.resolve draw one.")
         if isinstance(self.seed, tuple):
             return self.seed
-        return tuple((self.seed + i) % (MAX_SEED + 1) for i in range(self.batch_size))
+        shared = self.n_images if self.compat == "comfyui" else 1  # images that ComfyUI draws from one seed
+        return tuple((self.seed + i // shared) % (MAX_SEED + 1) for i in range(self.batch_size))
+
+    @cached_property
+    def batch_places(self) -> tuple[BatchPlace | None, ...]:
+        """Each image's place in a batch that one seed is drawn for, which ComfyUI's have; None for an image alone."""
+        if isinstance(self.batch_index, tuple):
+            return self.batch_index
+        if self.batch_index is not None:
+            return (self.batch_index,)
+        if self.compat != "comfyui" or self.n_images == 1 or isinstance(self.seed, tuple):
+            return (None,) * self.batch_size
+        return tuple(BatchPlace(i % self.n_images, self.n_images) for i in range(self.batch_size))
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """What tells the images apart: their seeds, and their places where they share one."""
+        pairs = zip(self.seeds, self.batch_places, strict=True)
+        return tuple(f"{seed}" if place is None else f"{seed}-{place.index}" for seed, place in pairs)
 
     @property
     def wanted_model(self) -> Model:
@@ -621,7 +823,8 @@ class Request:
 
     def single(self, index: int) -> Any:
         """The request that renders image `index` of this one alone."""
-        return replace(self, prompt=self.prompts[index], seed=self.seeds[index], n_images=1)
+        place = self.batch_places[index]
+        return replace(self, prompt=self.prompts[index], seed=self.seeds[index], n_images=1, batch_index=place)
 
     def singles(self) -> Iterator[Any]:
         """The requests that render each image alone."""
@@ -657,13 +860,16 @@ class Request:
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its run, `finished_size` the (height, width) in pixels of the pictures that are
-    kept, which differs from what is rendered where a part of a picture is, or an upscaler enlarges it. Fields that only
-    apply with others stay None: `image`, `strength` without an image, `negative_prompt`, `schedule` and `sigmas` where
-    the checkpoint's own are used.
+    `noise_levels` is the schedule of its first pass; `passes` are all of them (stages.py). `first_calls` is of the view
+    of a second pass: the calls of the network in the first, which its prompts count (A1111's prompt editing).
+    `finished_size` is the (height, width) in pixels of the pictures that are kept, which differs from what is rendered
+    where a part of a picture is, or an upscaler enlarges it. Fields that only apply with others stay None: `image`,
+    `strength` without an image, `negative_prompt`, `schedule` and `sigmas` where the checkpoint's own are used.
     """
 
     noise_levels: Schedule = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    passes: tuple[Pass, ...] = field(default=(), compare=False, repr=False)
+    first_calls: int | None = field(default=None, compare=False, repr=False)
     finished_size: tuple[int, int] = field(default=(0, 0), compare=False, repr=False)
 
     if TYPE_CHECKING:  # what resolve has filled in, for whoever reads the fields
@@ -685,6 +891,7 @@ class Resolved(Request):
         guidance_start: float = _FILLED
         guidance_end: float = _FILLED
         guidance_rescale: float = _FILLED
+        pag_scale: float = _FILLED
         cache_interval: int = _FILLED
         token_merging: float = _FILLED
         fit: str = _FILLED
@@ -698,12 +905,25 @@ class Resolved(Request):
         """The request cut into ones of at most `size` images."""
         for first in range(0, self.batch_size, size):
             part = slice(first, first + size)
-            yield replace(self, prompt=self.prompts[part], seed=self.seeds[part], n_images=1)
+            places = self.batch_places[part]
+            yield replace(
+                self,
+                prompt=self.prompts[part],
+                seed=self.seeds[part],
+                n_images=1,
+                batch_index=places if any(places) else None,
+            )
 
     @property
     def n_steps(self) -> int:
-        """Steps that the loop yields: fewer than `steps` where an image starts it."""
-        return len(self.noise_levels.sigmas) - 1
+        """Steps that the loop yields, of all passes: fewer than `steps` where an image starts it."""
+        return sum(each.n_steps for each in self.passes) if self.passes else len(self.noise_levels.sigmas) - 1
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Height and width of the decoded picture in pixels, which a second pass may have enlarged."""
+        last = dict(self.passes[-1].settings) if self.passes else {}
+        return last.get("height", self.height), last.get("width", self.width)
 
 
 def check_names(values: Mapping[str, Any]) -> None:
@@ -754,6 +974,7 @@ if TYPE_CHECKING:
         guidance_scale: float | None
         seed: int | list[int] | tuple[int, ...] | None
         n_images: int
+        batch_index: Any
         height: int | None
         width: int | None
         image: Any
@@ -768,6 +989,7 @@ if TYPE_CHECKING:
         image_guidance_scale: float | None
         depth: Any
         control: list[Any] | tuple[Any, ...] | str | None
+        ip_adapter: list[Any] | tuple[Any, ...] | str | None
         compat: str | None
         rng: str | None
         variation_seed: int | None
@@ -784,6 +1006,20 @@ if TYPE_CHECKING:
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None
+        guidance_mode: str | None
+        pag_scale: float | None
+        hires: float | None
+        hires_size: Any
+        hires_strength: float | None
+        hires_steps: int | None
+        hires_upscaler: Any
+        hires_sampler: str | None
+        hires_schedule: str | None
+        hires_guidance_scale: float | None
+        hires_prompt: str | None
+        hires_negative_prompt: str | None
+        refiner: Any
+        refiner_switch: float | None
         upscaler: Any
         cache_interval: int | None
         token_merging: float | None

@@ -11,16 +11,16 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, canvas, hub, loras, presets, repainting, upscaling
-from .catalogue import SCHEDULES
+from . import backend, canvas, hub, ip_adapters, loras, presets, repainting, scheduling, stages, upscaling
+from .catalogue import SAMPLERS
 from .diffusion import guidance
-from .diffusion.programs import PROGRAMS, program_schedule
-from .diffusion.schedule import Schedule, make_schedule
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
-from .families.base import Defaults
+from .families.base import NOTHING, Defaults
+from .hashing import content_hash
 from .named_files import named_files
+from .parts import BACKBONE
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
 
 
@@ -34,14 +34,20 @@ class Loaded:
     hashes: tuple[tuple[str, str], ...] = ()
 
 
-def resolve(request: Request, loaded: Loaded) -> Resolved:
-    """The request as `loaded` will draw it. Raises RequestError where it does not fit, InputError for its files."""
+def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> Resolved:
+    """The request as `loaded` will draw it, and `refiner` what it refines.
+
+    Raises RequestError where it does not fit, InputError for its files.
+    """
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
+    if request.batch_index is not None and request.compat != "comfyui":
+        raise RequestError("There is a batch_index, which only ComfyUI's noise has.", "Add compat comfyui.")
     hashes = _hashes(request)
     request = replace(request, **repainting.settled(request, checkpoint, hashes))
-    config = SchedulerConfig.from_dict(checkpoint.scheduler, request.sampler, class_name=checkpoint.scheduler_class)
-    schedule = _schedule_name(request, config, checkpoint)
+    asked = request
+    config = _config(request, checkpoint)
+    schedule = scheduling.schedule_name(request, config, checkpoint)
     options = _options(request, config)
     height, width = _size(request, checkpoint, defaults)
     steps = defaults.steps if request.steps is None else request.steps
@@ -57,36 +63,78 @@ def resolve(request: Request, loaded: Loaded) -> Resolved:
         height=height,
         width=width,
         sampler=config.sampler,
+        guidance_mode=None,  # which the sampler's name says
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-        hashes=(*loaded.hashes, *hashes) or None,
+        hashes=(*loaded.hashes, *hashes, *(() if refiner is None else _hashes_of_model(refiner))) or None,
         **options,
+        **stages.settled(request),
         **{
             item.name: item.neutral
             for item in declared(Request)
             if item.neutral is not None and getattr(request, item.name) is None
         },
     )
-    levels = _levels(request, config, checkpoint)
-    guidance.interval_of(levels.sigmas, *request.guidance_interval)
+    levels = scheduling.levels_of(request, config, checkpoint)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
-    _check_memory(request, checkpoint)
+    if request.pag_scale and not checkpoint.backbone.can_be_perturbed:
+        raise RequestError("This model has no attention at the bottom of its UNet to perturb.", "Leave pag_scale out.")
+    for adapter in request.ip_adapter or ():
+        ip_adapters.find(adapter, checkpoint.backbone)
+    if refiner is not None:
+        _check_latents(checkpoint, refiner)
+        request = replace(request, refiner=refiner.model.place)
+    passes = stages.plan(request, levels, asked, checkpoint, None if refiner is None else refiner.checkpoint)
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
-    finished = _enlarged(request, canvas.finished_size(request, (height, width), checkpoint.scale_factor))
-    return Resolved(**values, noise_levels=levels, finished_size=finished)
+    resolved = Resolved(**values, noise_levels=levels, passes=passes)
+    size = resolved.final_size
+    if len(passes) == 1 or size == (height, width):
+        size = canvas.finished_size(request, (height, width), checkpoint.scale_factor)
+    resolved = replace(resolved, finished_size=_enlarged(request, size))
+    own = [pair for _, held in stages.views(resolved) for pair in _hashes(held)]
+    if set(own) - set(resolved.hashes or ()):  # of LoRAs that the prompt of a second pass names
+        resolved = replace(resolved, hashes=tuple(dict.fromkeys([*(resolved.hashes or ()), *own])))
+    for each, held in stages.views(resolved):
+        _check_memory(held, (refiner if each.refines and refiner is not None else loaded).checkpoint)
+        guidance.interval_of(held.noise_levels.sigmas, *held.guidance_interval)
+        for adapter in () if each.refines else held.ip_adapter or ():
+            ip_adapters.levels_of(adapter, held.noise_levels.sigmas)
+    return resolved
 
 
-def _schedule_name(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> str | None:
-    """The schedule by its name; None is the checkpoint's own, or where noise levels are given."""
-    name = request.schedule
-    if name is None and request.sigmas is None and request.compat in PROGRAMS:
-        name = config.row.automatic if request.compat == "a1111" else "uniform"
-    if name is not None and checkpoint.index.class_name.startswith("StableDiffusionXL"):
-        own = SCHEDULES[name].sdxl
-        return name if own is None else own
-    return name
+def _config(request: Request, checkpoint: Checkpoint) -> SchedulerConfig:
+    """The sampler that is asked for on this checkpoint, in the form that is asked for."""
+
+    config = scheduling.config_of(checkpoint, request.sampler)
+    row = config.row
+    if request.guidance_mode == "cfg" and row.unconditional:
+        plain = next(other.name for other in SAMPLERS.values() if other.cfg_pp == row.name)
+        raise RequestError(f"The sampler {row.name} is a CFG++ form.", f"Without guidance_mode cfgpp it is {plain}.")
+    if request.guidance_mode != "cfgpp" or row.unconditional:
+        return config
+    if row.cfg_pp is None:
+        there = ", ".join(other.name for other in SAMPLERS.values() if other.cfg_pp is not None)
+        raise RequestError(f"The sampler {row.name} has no CFG++ form.", f"These have one: {there}.")
+    return scheduling.config_of(checkpoint, row.cfg_pp)
+
+
+def _check_latents(base: Checkpoint, refiner: Loaded) -> None:
+    """Raises RequestError where the refiner cannot read what the base leaves."""
+    ours, theirs = base.vae, refiner.checkpoint.vae
+    kept = ("latent_channels", "scale_factor")
+    if type(ours) is type(theirs):  # a tiny VAE says it in numbers of its own
+        kept = (*kept, "scaling_factor", "shift_factor")
+    if any(getattr(ours, name, None) != getattr(theirs, name, None) for name in kept):
+        raise RequestError(
+            f"The refiner {refiner.model.place} has latents of another kind than the model.",
+            "Take one of the same family, such as SDXL's refiner for SDXL.",
+        )
+    if refiner.checkpoint.takes != NOTHING:
+        raise RequestError(
+            f"The refiner {refiner.model.place} draws from a picture.", "Take a text-to-image checkpoint."
+        )
 
 
 def _options(request: Request, config: SchedulerConfig) -> dict[str, Any]:
@@ -95,17 +143,6 @@ def _options(request: Request, config: SchedulerConfig) -> dict[str, Any]:
     given = {name: getattr(request, name) for name in OPTIONS}
     config.row.settle(given)
     return {name: defaults.get(name) if value is None else value for name, value in given.items()}
-
-
-def _levels(request: Request, config: SchedulerConfig, checkpoint: Checkpoint) -> Schedule:
-    """The schedule of the run, made as the program makes it whose picture is asked for."""
-    wanted = {"steps": request.steps, "schedule": request.schedule, "sigmas": request.sigmas}
-    if request.compat in PROGRAMS:
-        return program_schedule(request.compat, config, strength=request.strength, **wanted)
-    # A consistency model's own pipeline spreads the steps over the strength's part; all others leave steps out.
-    if checkpoint.index.class_name.startswith("LatentConsistencyModel") and config.row.placement.distilled:
-        return make_schedule(config, span=request.strength, **wanted)
-    return make_schedule(config, strength=request.strength, **wanted)
 
 
 def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple[int, int]:
@@ -150,6 +187,15 @@ def _enough(steps: int, strength: float) -> int:
 def _hashes(request: Request) -> tuple[tuple[str, str], ...]:
     """(name, SHA-256) of the files that the request names."""
     return tuple(dict.fromkeys((file.name, file.digest()) for file in named_files(request, scope="picture")))
+
+
+def _hashes_of_model(refiner: Loaded) -> tuple[tuple[str, str], ...]:
+    """Of a refiner on this disk, its file or the folder of its UNet: a revision says what one of the hub is."""
+    path, name = refiner.checkpoint.folder, refiner.model.reference
+    if refiner.model.revision is not None or name is None or name == hub.BUILT_IN:
+        return refiner.hashes
+    own = (name, content_hash(path)) if path.is_file() else (f"{name}/{BACKBONE}", content_hash(path / BACKBONE))
+    return (*refiner.hashes, own)
 
 
 def _enlarged(request: Request, size: tuple[int, int]) -> tuple[int, int]:

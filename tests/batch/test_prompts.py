@@ -143,6 +143,12 @@ def test_null_is_no_seed_of_its_own_and_zero_is_one():
     assert seeds('{"prompt": "a", "seed": 0}', '{"prompt": "a", "seed": null}') == [(0,), (8,)]
 
 
+def test_minus_one_is_counted_as_if_no_seed_were_there():
+    found = entries("a cat", '{"prompt": "a dog", "seed": -1}', "a bee")
+    assert [entry.request.seed for entry in found] == [7, 8, 9]
+    assert found[1].counted_from == 7
+
+
 def test_a_list_gives_each_image_its_seed():
     assert seeds('{"prompt": "a", "seed": [5, 3], "n_images": 2}', "b") == [(5, 3), (9,)]
     assert problem('{"prompt": "a", "seed": [5, 3]}') == "There are 2 seeds for 1 images."
@@ -179,7 +185,7 @@ def test_seeds_that_run_out():
         ('{"prompt": "a", "steps": true}', "steps is True."),
         ('{"prompt": "a", "steps": 2.5}', "steps is 2.5."),
         ('{"prompt": "a", "steps": "many"}', "steps is 'many'."),
-        ('{"prompt": "a", "seed": -1}', "seed is -1."),
+        ('{"prompt": "a", "seed": -2}', "seed is -2."),
         ('{"prompt": "a", "seed": 1.0}', "seed is 1.0."),
         ('{"prompt": 3}', "prompt is int, not text."),
         ('{"prompt": null}', "prompt is NoneType, not text."),

@@ -19,7 +19,7 @@ from mlxdiff.catalogue import (
     find_scheduler_class,
     split_sampler,
 )
-from mlxdiff.catalogue.find import _key
+from mlxdiff.catalogue.find import key_of
 from mlxdiff.errors import RequestError
 
 NAMES = [(name, row) for row in SAMPLERS.values() for name in row.names]
@@ -33,7 +33,7 @@ def test_every_name_finds_its_row_in_any_case_and_with_any_blanks(name, row):
 
 @pytest.mark.parametrize("table", [SAMPLERS, SCHEDULES], ids=["samplers", "schedules"])
 def test_no_two_rows_share_a_name(table):
-    owners = Counter(key for row in table.values() for key in {_key(name) for name in row.names})
+    owners = Counter(key for row in table.values() for key in {key_of(name) for name in row.names})
     assert [key for key, count in owners.items() if count > 1] == []
 
 

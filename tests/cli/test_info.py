@@ -60,6 +60,16 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_structured_settings_are_shown_as_they_are_typed(tmp_path, capsys):
+    control = "edges=dog.png,scale=0.5,preprocess=canny"
+    request = Request("a", lora=("style,scale=0.5", "ink"), control=(control,))
+    (tmp_path / "a.json").write_text(request.to_json())
+    _, out, _ = run(["info", str(tmp_path / "a.json")], capsys)
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert shown["lora"] == "style,scale=0.5 ink"
+    assert shown["control"] == control
+
+
 @pytest.mark.usefixtures("here")
 def test_many_files_are_one_object_a_line(capsys):
     code, out, err = run(["info", "a.png", "b.png", "c.txt", "--json"], capsys)
@@ -175,7 +185,6 @@ def test_latents_of_any_size_are_not_read(tmp_path, capsys):
         (["a [cat:dog:0.5]", "--negative"], ["calls 1 to 13", "calls 14 to 25"]),
         (["a AND b", "--negative"], ["a and b"]),
         (["a cat " * 60, "--prompt-syntax", "plain"], ["75 of 75 tokens", "cut"]),
-        (["a cat <lora:ink:0.5>"], ["left out", "<lora:ink:0.5>"]),
         (['("a cat", "a dog++").blend(0.3, 0.7)', "--prompt-syntax", "compel"], ["weight 0.3", "(dog):1.21"]),
     ],
 )
@@ -189,6 +198,23 @@ def test_what_a_prompt_tells_a_model(capsys, arguments, said):
     assert code == 0
     assert values["prompt"] == arguments[0]
     assert sum(len(chunk["tokens"]) for part in values["parts"] for e in part["entries"] for chunk in e["chunks"]) > 0
+
+
+def test_the_loras_that_a_prompt_names_are_told(capsys):
+    arguments = ["info", "--model", "emoji", "--prompt", "a cat <lora:pixel-art:0.5>"]
+    code, out, err = run(arguments, capsys)
+    assert (code, err) == (0, "")
+    assert re.search(r"^LoRA +pixel-art,scale=0\.5$", out, re.MULTILINE)
+    values = json.loads(run([*arguments, "--json"], capsys)[1])
+    assert values["lora"] == ["pixel-art,scale=0.5"]
+    assert values["prompt"].strip() == "a cat"
+
+
+def test_a_lora_that_a_prompt_names_and_nobody_has_is_said(capsys):
+    code, out, err = run(["info", "--model", "emoji", "--prompt", "a cat <lora:ink:0.5>"], capsys)
+    assert code == 0
+    assert "There is no LoRA for <lora:ink:0.5>" in err
+    assert "ink" not in out
 
 
 def test_options_of_a_prompt_need_one(capsys):

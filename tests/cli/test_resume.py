@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import THREADS, killed_after, names, start
 from PIL import Image
 from program import mlxdiff
 from safetensors.numpy import load_file
@@ -19,35 +16,8 @@ from safetensors.numpy import load_file
 from mlxdiff.batch.journal import NAME
 from mlxdiff.metadata import read_picture
 
-THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # their number may decide last bits
 SMALL = ("-m", "emoji", "--height", "32", "--width", "32", "--steps", "2")
 SIX = ("generate", "a cat", "--n-images", "6", "--batch-size", "2", *SMALL)
-
-
-def start(cwd: Path, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlxdiff", *command],
-        cwd=cwd,
-        env={**os.environ, **THREADS, "NO_COLOR": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def killed_after(cwd: Path, done: str, *command: str) -> None:
-    """Kills the command once a file matches `done`."""
-    process = start(cwd, *command)
-    until = time.monotonic() + 60
-    while not list(cwd.glob(done)) and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-    assert list(cwd.glob(done))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
 
 
 def test_killed_with_a_drawn_seed_the_same_command_finishes_the_six(tmp_path):

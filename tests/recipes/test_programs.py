@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from recipes_graphs import CATS, comfyui, of_graph, read
 from safetensors.numpy import save_file
 
 from mlxdiff import exif, recipes
@@ -20,49 +21,6 @@ from mlxdiff.errors import InputError, MlxdiffError, RequestError
 from mlxdiff.metadata import request_from_file
 from mlxdiff.named_files import known_part
 from mlxdiff.request import Lora, Request
-
-CATS = {"prompt": "a cat", "negative_prompt": "dogs", "steps": 20, "seed": 5, "width": 512, "height": 768}
-
-
-def read(texts: dict[str, str]) -> tuple[dict, list[str]]:
-    """The settings that are read, and the sentences about the rest; models are found."""
-    recipe = recipes.read(texts, lambda name: f"found/{name}")
-    assert recipe is not None
-    return dict(recipe.settings), recipes.sayings(recipe)
-
-
-def comfyui(**changes) -> dict:
-    """The graph of ComfyUI's default workflow, as its API takes it."""
-    graph = {
-        "3": {
-            "class_type": "KSampler",
-            "inputs": {
-                "seed": 5,
-                "steps": 20,
-                "cfg": 8.0,
-                "sampler_name": "dpmpp_2m",
-                "scheduler": "karras",
-                "denoise": 1.0,
-                "model": ["4", 0],
-                "positive": ["6", 0],
-                "negative": ["7", 0],
-                "latent_image": ["5", 0],
-            },
-        },
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd/v1-5.safetensors"}},
-        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 768, "batch_size": 1}},
-        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["4", 1]}},
-        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "dogs", "clip": ["4", 1]}},
-        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
-        "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "ComfyUI", "images": ["8", 0]}},
-    }
-    for name, inputs in changes.items():
-        graph[name.lstrip("_")]["inputs"] |= inputs
-    return graph
-
-
-def of_graph(graph: dict) -> tuple[dict, list[str]]:
-    return read({"prompt": json.dumps(graph), "workflow": "{}"})
 
 
 def test_comfyuis_default_graph():
@@ -136,17 +94,6 @@ def test_a_lora_is_used_where_it_is_found_by_name_or_hash_and_else_named(tmp_pat
     text = f'a <lora:renamed:0.4> b <lora:gone:1>\nSteps: 4, Seed: 1, Lora hashes: "renamed: {digest}, gone: 12"'
     (tmp_path / "a.txt").write_text(text)
     assert request_from_file(tmp_path / "a.txt").prompt == "a <lora:mine:0.4> b <lora:gone:1>"
-
-
-def test_comfyuis_second_pass_is_named_and_the_first_one_read():
-    graph = comfyui(_8={"samples": ["21", 0]})
-    graph["20"] = {"class_type": "LatentUpscale", "inputs": {"samples": ["3", 0], "width": 1024, "height": 1536}}
-    graph["21"] = {"class_type": "KSampler", "inputs": {**graph["3"]["inputs"], "seed": 9, "denoise": 0.5,
-                                                        "latent_image": ["20", 0]}}  # fmt: skip
-    settings_, (said,) = of_graph(graph)
-    assert (settings_["seed"], settings_["width"], "strength" in settings_) == (5, 512, False)
-    assert "LatentUpscale" in said
-    assert "KSampler: 9" in said
 
 
 def test_comfyuis_values_in_nodes_of_their_own():
@@ -253,6 +200,22 @@ def test_invokeai():
         "lora": (Lora("ink", 0.75),),
     }
     assert ":" not in said
+
+
+def test_invokeais_refiner_is_used_where_its_checkpoint_is_known():
+    values = {
+        "positive_prompt": "a cat",
+        "negative_prompt": "dogs",
+        "steps": 20,
+        "seed": 5,
+        "width": 512,
+        "height": 768,
+    }
+    told = {"refiner_model": {"name": "xl-refiner"}, "refiner_start": 0.8, "refiner_steps": 20, "refiner_cfg_scale": 3}
+    settings_, (said,) = read({"invokeai_metadata": json.dumps({**values, **told, "cfg_scale": 7.5})})
+    assert (settings_["refiner"], settings_["refiner_switch"]) == ("found/xl-refiner", 0.8)
+    assert "refiner_cfg_scale: 3" in said
+    assert "refiner_steps" not in said
 
 
 def test_invokeai_2_and_1():

@@ -50,7 +50,7 @@ class Change:
         return _to_mlx(added.reshape(torch_shape(self.shape))) * (strength * self.factor)
 
     def low_rank(self) -> tuple[mx.array, mx.array] | None:
-        """(down, up) in fp32 as models/live.py's LowRank takes them, for strength 1; None for a change of another form.
+        """(down, up) in fp32, as models/live.py takes them, for strength 1; None for a change of another form.
 
         down  (r, in); for a convolution (r, kh, kw, in), already scaled
         up    (out, r); for a convolution (out, 1, 1, r)

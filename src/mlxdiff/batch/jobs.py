@@ -17,6 +17,7 @@ when it was rendered first, its seed and its name, is what it keeps (`recall`).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -82,7 +83,8 @@ class Batch:
         """One request for all its images."""
         prompts = tuple(job.request.prompts[0] for job in self.jobs)
         seeds = tuple(job.request.seeds[0] for job in self.jobs)
-        return replace(self.jobs[0].request, prompt=prompts, seed=seeds)
+        places = tuple(job.request.batch_places[0] for job in self.jobs)
+        return replace(self.jobs[0].request, prompt=prompts, seed=seeds, batch_index=places if any(places) else None)
 
     @property
     def model(self) -> Model:
@@ -304,10 +306,10 @@ def _weights_of(batch: Batch) -> tuple[Any, Any]:
 
 
 def largest(jobs: Sequence[Job]) -> Job:
-    """The job of most pixels."""
-    return max(jobs, key=lambda job: job.request.height * job.request.width)
+    """The job of most pixels, in its largest pass."""
+    return max(jobs, key=lambda job: math.prod(job.request.final_size))
 
 
 def _alike(request: Request) -> Request:
-    """Equal for requests that can share a batch: everything but the prompt and the seed."""
-    return replace(request, prompt="", seed=0)
+    """Equal for requests that can share a batch: everything but the prompt, the seed and its place in a batch."""
+    return replace(request, prompt="", seed=0, batch_index=None)

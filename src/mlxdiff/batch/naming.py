@@ -123,6 +123,11 @@ def picture_path(pattern: OutputPattern, request: Request, index: int) -> Path:
                 f"The name {part[:40]}... is {len(os.fsencode(part))} bytes long, and at most {MAX_NAME} are possible.",
                 "Shorten the output's template, for example with {prompt:.20}.",
             )
+    place = request.batch_places[0]
+    fields = pattern.template.fields
+    if place is not None and "seed" in fields and "index" not in fields:  # the seed is that of others, too
+        name = PurePath(parts[-1])
+        parts = (*parts[:-1], f"{name.stem}-{place.index}{name.suffix}")
     return pattern.folder.joinpath(*parts)
 
 

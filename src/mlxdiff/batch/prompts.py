@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from ..declarations import MAX_DIGITS
 from ..errors import InputError, MlxdiffWarning, RequestError
-from ..request import Request
+from ..request import RANDOM_SEED, Request
 from . import tables
 from .named_options import SETTINGS, has_options, read_line
 from .naming import below, parse_output
@@ -57,7 +57,8 @@ class Entries:
 
     A bad line raises RequestError, which names the line and what is wrong with it; the next call gets the next line.
     What a line does not say comes from `base`. Where it has no seed, it gets base's plus the number of images before
-    it, so that each image has its own and lines added at the end change none; without a seed in base it stays None.
+    it, so that each image has its own and lines added at the end change none; without a seed in base it stays None. A
+    seed of -1 is none.
     """
 
     def __init__(self, rows: Iterator[Row], base: Request, wildcards: Wildcards | None = None) -> None:
@@ -90,7 +91,7 @@ class Entries:
             raise RequestError("there is no prompt.", 'Add one: {"prompt": "..."}.')
         output = values.pop("output", None)
         counted_from = None
-        if values.get("seed") is None:
+        if values.get("seed") in (None, RANDOM_SEED):
             counted_from = base.seed if isinstance(base.seed, int) else None
             values["seed"] = base.seed if counted_from is None else counted_from + self._n_images
         if values.get("model") is not None:

@@ -14,10 +14,11 @@ class Recorder:
         self._steps: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
 
     def keep(self, event: Denoised) -> None:
-        """Of a batch that is tried again only the last try is kept."""
+        """Of a batch that is tried again only the last try is kept, of passes of several sizes the last one."""
         latents, denoised = np.array(event.latents), np.array(event.denoised)
         for offset, index in enumerate(event.indices):
-            if event.step == 1:
+            kept = self._steps.get(index)
+            if event.step == 1 or not kept or kept[-1][0].shape != latents[offset].shape:
                 self._steps[index] = []
             self._steps[index].append((latents[offset], denoised[offset]))
 

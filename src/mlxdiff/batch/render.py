@@ -65,5 +65,5 @@ def decode(
     for first in range(0, latents.shape[0], decode_batch_size):
         chunk = latents[first : first + decode_batch_size]
         for offset, picture in enumerate(images.to_uint8(sd.decode(chunk, tile=tile), request.rounding or "nearest")):
-            single = request.single(first + offset)
-            yield Rendered(first + offset, single, sd.finish(picture, single), np.array(chunk[offset]))
+            large = sd.enlarge(picture, request.upscaler)
+            yield Rendered(first + offset, request.single(first + offset), large, np.array(chunk[offset]))

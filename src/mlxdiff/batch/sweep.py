@@ -16,7 +16,7 @@ from typing import Any
 
 from ..declarations import Setting, Structured, Text, declared, nearest, setting_called
 from ..errors import RequestError
-from ..request import Request
+from ..request import RANDOM_SEED, Request
 
 MAX_VALUES = 100
 MAX_CELLS = 1000
@@ -140,6 +140,8 @@ def cells(request: Request, axes: Sequence[Axis]) -> list[Cell]:
 def _varied(request: Request, axes: Sequence[Axis], values: Sequence[Any]) -> Request:
     changed = list(zip(axes, values, strict=True))
     changes: dict[str, Any] = {axis.name: value for axis, value in changed if axis.name in _OWN}
+    if changes.get("seed", ...) in (None, RANDOM_SEED):
+        del changes["seed"]  # the request's own, which was drawn and recorded
     inside = [(axis, value) for axis, value in changed if "." in axis.name]
     words = {str(axis.values[0]): str(value) for axis, value in changed if axis.name == "prompt"}
     if "model" in changes:

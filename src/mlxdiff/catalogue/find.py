@@ -32,7 +32,7 @@ def find_schedule(text: str) -> ScheduleRow:
 
 def split_sampler(text: str) -> tuple[Sampler, ScheduleRow | None]:
     """A1111's older names say both: "DPM++ 2M Karras" is dpmpp_2m on karras. Raises RequestError as `find_sampler`."""
-    key = _key(text)
+    key = key_of(text)
     if key not in _sampler_names():
         for name in sorted(_schedule_names(), key=len, reverse=True):
             if key.endswith(name) and key[: -len(name)] in _sampler_names():
@@ -55,12 +55,13 @@ def find_scheduler_class(name: str, config: Mapping[str, Any]) -> tuple[Sampler 
     return None, False
 
 
-def _key(text: str) -> str:
+def key_of(text: str) -> str:
+    """The same for all spellings of a name."""
     return re.sub(r"[\s_\-]+", "", text[:_LONGEST].casefold()).replace("+", "p")
 
 
 def _named(rows: Mapping[str, Row]) -> dict[str, Row]:
-    return {_key(name): row for row in rows.values() for name in row.names}
+    return {key_of(name): row for row in rows.values() for name in row.names}
 
 
 @cache
@@ -74,7 +75,7 @@ def _schedule_names() -> dict[str, ScheduleRow]:
 
 
 def _found(kind: str, rows: Mapping[str, Row], names: Mapping[str, Row], text: Any) -> Row:
-    key = _key(text) if isinstance(text, str) else ""
+    key = key_of(text) if isinstance(text, str) else ""
     if key in names and len(text) <= _LONGEST:
         return names[key]
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)

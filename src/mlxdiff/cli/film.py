@@ -76,7 +76,7 @@ def read_film(path: Path, model: str | None, wanted: Destination | None, fps: fl
 
 def suffixes(request: Request) -> list[str]:
     """What tells the images of a trajectory apart: nothing for a single one, else their seeds."""
-    return [""] if request.batch_size == 1 else [f"-{seed}" for seed in request.seeds]
+    return [""] if request.batch_size == 1 else [f"-{name}" for name in request.image_names]
 
 
 def outputs_of(path: Path, wanted: Destination | None, suffix: str, n_steps: int) -> list[Path]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..declarations import Structured
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
-from ..request import PROMPT_SYNTAXES, Request
+from ..request import PROMPT_SYNTAXES, Request, declared
 from . import listing, options, output, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
@@ -168,6 +169,7 @@ def tell_prompt(values: Mapping[str, Any], *, json: bool) -> None:
         ("prompt syntax", values["prompt_syntax"]),
         ("steps", f"{values['steps']}{calls}"),
     ]
+    rows += [("LoRA", lora) for lora in values["lora"]]
     for i, part in enumerate(values["parts"], start=1):
         if len(values["parts"]) > 1 or part["weight"] != 1:
             rows.append((f"part {i}", f"weight {part['weight']:g}"))
@@ -202,9 +204,12 @@ def about_file(path: Path) -> dict[str, Any]:
 
     if holds_latents(path):
         return about_latents(path)
-    from ..adapters import is_adapter
+    from .. import adapters, ip_adapters
 
-    if is_adapter(path):
+    pictures = ip_adapters.describe(path)
+    if pictures is not None:
+        return pictures
+    if adapters.is_adapter(path):
         return about_adapter(path)
     from .. import upscaling
 
@@ -310,7 +315,10 @@ def tell(values: Mapping[str, Any], *, json: bool) -> None:
 
 def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
-        if isinstance(value, dict):
+        if name == "request":
+            yield name, ""
+            yield from ((f"  {key}", _setting(key, item)) for key, item in value.items())
+        elif isinstance(value, dict):
             yield name, ""
             yield from ((f"  {key}", in_words(item)) for key, item in value.items())
         elif name == "models":
@@ -318,6 +326,12 @@ def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from (("", _model(item)) for item in value)
         else:
             yield name, in_words(value)
+
+
+def _setting(name: str, value: Any) -> str:
+    """A setting's value; a structured one as its option is written."""
+    kind = next((item.kind for item in declared(Request) if item.name == name), None)
+    return kind.show(kind.check(name, value)) if isinstance(kind, Structured) else in_words(value)
 
 
 def in_words(value: Any) -> str:

@@ -38,7 +38,9 @@ def targets_of(path: Path, wanted: Destination | None, request: Request) -> list
         named = wanted.path / f"{path.stem}.png"
     else:
         named = wanted.path
-    several = [named.with_stem(f"{named.stem}-{seed}") for seed in request.seeds] if request.batch_size > 1 else [named]
+    several = (
+        [named.with_stem(f"{named.stem}-{name}") for name in request.image_names] if request.batch_size > 1 else [named]
+    )
     if wanted is not None:
         return several
     return [target.with_stem(f"{target.stem}-decoded") if target.exists() else target for target in several]

@@ -3,57 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from .layers import QuantizedLinear
-
-
-class LowRank(nn.Module):
-    """A change of low rank (Hu et al. 2021, LoRA): up @ (down @ x) for x (..., in), or two convolutions.
-
-    down  (r, in); for a convolution (r, kh, kw, in), in MLX's layout, already scaled
-    up    (out, r); for a convolution (out, 1, 1, r)
-    """
-
-    def __init__(self, down: mx.array, up: mx.array, *, stride: int = 1, padding: int = 0):
-        super().__init__()
-        self.down, self.up = down, up
-        self.stride, self.padding = stride, padding
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if self.down.ndim == 4 and self.down.shape[1:3] != (1, 1):
-            x = mx.conv2d(x, self.down, stride=self.stride, padding=self.padding)
-        else:
-            x = x @ self.down.reshape(self.down.shape[0], -1).T
-        return x @ self.up.reshape(self.up.shape[0], -1).T
-
-
-class WithChange(nn.Module):
-    """A linear layer or a convolution, quantized or not, with a change beside it; it is called as the layer is."""
-
-    layer: Any
-
-    def __init__(self, layer: nn.Module, change: nn.Module):
-        super().__init__()
-        self.layer, self.change = layer, change
-
-    @property
-    def bias(self) -> mx.array:
-        return self.layer.bias
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.layer(x) + self.change(x)
-
-    def product(self, x: mx.array) -> mx.array:
-        """A linear layer without its bias."""
-        return self.layer.product(x) + self.change(x)
-
-    def convolve(self, x: mx.array) -> mx.array:
-        """A convolution without its bias."""
-        return self.layer.convolve(x) + self.change(x)
 
 
 class ChangedQuantizedLinear(nn.Module):

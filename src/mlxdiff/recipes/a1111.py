@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from ..errors import RequestError
-from . import names
+from . import a1111_stages, names
 from .infotext import Infotext, split
 from .recipe import FindModel, Gathering, Recipe, by_name, json_of, shown
 
@@ -66,7 +66,8 @@ def read(text: str, find_model: FindModel | None = None) -> Recipe:
     enlarged = any(name.startswith("hires") for name in found.values) or "first pass size" in found.values
     _size(made, found)
     _rng(made, found)
-    _strength(made, found, enlarged)
+    a1111_stages.strength(made, found, enlarged=enlarged)
+    a1111_stages.read(made, found, find_model, is_ours=is_ours)
     made.model(found.pop("model"), find_model, found.values.get("model hash", ("", ""))[1])
     for name, item in declared.items():
         if name in found.values and (is_ours or name not in _ANOTHER_MEANING):
@@ -99,6 +100,13 @@ def _prompts(made: Gathering, found: Infotext, *, strip: bool) -> None:
         for match in (*TAG.finditer(prompt), *TAG.finditer(negative)):
             if match[1].lower() not in used:
                 made.leave(match[0])
+        for name in ("hires prompt", "hires negative prompt"):
+            if name in found.values:
+                written, text = found.values[name]
+                for match in TAG.finditer(text):
+                    if match[1].lower() not in used:
+                        made.leave(match[0])
+                found.values[name] = written, _without_tags(text, used)
         prompt, negative = (_without_tags(text, used) for text in (prompt, negative))
     for entry in found.pop("lora hashes").split(","):
         name, _, digest = entry.rpartition(":")
@@ -144,7 +152,8 @@ def _size(made: Gathering, found: Infotext) -> None:
         if not width or not height:
             scale = (512 * 512 / (int(sides[1]) * int(sides[2]))) ** 0.5
             width, height = (math.ceil(scale * int(side) / 64) * 64 for side in (sides[1], sides[2]))
-        made.leave("Hires resize", f"{sides[1]}x{sides[2]}")
+        made.take("hires_size", f"{sides[1]}x{sides[2]}", "Size")
+        found.pop("first pass size")
         value = f"{width}x{height}"
     size(made, written, value)
 
@@ -167,13 +176,6 @@ def _rng(made: Gathering, found: Infotext) -> None:
         del found.values["sampler rng"]
     if made.program != "mlxdiff" or written:
         choose(made, "rng", source, "RNG", written)
-
-
-def _strength(made: Gathering, found: Infotext, enlarged: bool) -> None:
-    """Of a picture that was enlarged, the strength is that of the second pass."""
-    if enlarged and "denoising strength" in found.values:
-        written, value = found.values.pop("denoising strength")
-        made.take("hires_strength", value, written)
 
 
 def _leave(made: Gathering, found: Infotext) -> None:

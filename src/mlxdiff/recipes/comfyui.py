@@ -1,24 +1,22 @@
 """ComfyUI's prompt graph into a recipe: nodes by id, each a class with inputs, which are values or links [id, output].
 
 The way back from the sampler is followed: to the prompts, the model, the first latents. A node on the way to the
-picture that is not used is named, whatever its class. Of several samplers the first pass is the picture's; what comes
-behind it is named.
+picture that is not used is named, whatever its class. Of several samplers the first pass is the picture's; one behind
+it is a second pass or a refiner's where that is plain (comfyui_passes.py), and else it is named.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import names
+from . import comfyui_passes, names
 from .a1111 import choose
+from .graph import is_node, is_sampler, link_of, links_of, reached
 from .recipe import FindModel, Gathering, Recipe, object_of, shown
 
 NAMES = ("prompt", "workflow")
-_SAMPLERS = re.compile(r"KSampler|SamplerCustom", re.IGNORECASE)
-_CHOICES = re.compile(r"Select|Provider|Node$")  # KSamplerSelect names a sampler, and samples nothing
 # Between the sampler and the file, and adds nothing.
 _PLUMBING = re.compile(r"VAEDecode$|SaveImage|PreviewImage|Image ?Save|Reroute|^Primitive|^Note|^MarkdownNote")
 _ADVANCED = {"add_noise": "enable", "start_at_step": 0, "return_with_leftover_noise": "disable", "denoise": 1}
@@ -32,58 +30,25 @@ def read(texts: Mapping[str, str], find_model: FindModel | None) -> Recipe | Non
     graph = object_of(texts.get("prompt"))
     if graph is None or not is_graph(graph):
         return None
-    nodes = {str(name): node for name, node in list(graph.items())[:_LONGEST] if _is_node(node)}
+    nodes = {str(name): node for name, node in list(graph.items())[:_LONGEST] if is_node(node)}
     first = _first_sampler(nodes)
-    return None if first is None else _Way(nodes, first).recipe(find_model)
+    return None if first is None else Way(nodes, first).recipe(find_model)
 
 
 def is_graph(values: Mapping[str, Any]) -> bool:
-    return any(_is_node(node) for node in list(values.values())[:_LONGEST])
-
-
-def _is_node(node: Any) -> bool:
-    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
-
-
-def _is_sampler(node: Mapping[str, Any]) -> bool:
-    kind = node["class_type"]
-    return _SAMPLERS.search(kind) is not None and _CHOICES.search(kind) is None
-
-
-def _link(nodes: Mapping[str, Any], value: Any) -> str | None:
-    """The node that an input comes from."""
-    if isinstance(value, list) and len(value) == 2 and str(value[0]) in nodes:
-        return str(value[0])
-    return None
-
-
-def _links(nodes: Mapping[str, Any]) -> dict[str, dict[str, None]]:
-    """The nodes that each one takes something from."""
-    found = {name: (_link(nodes, value) for value in node["inputs"].values()) for name, node in nodes.items()}
-    return {name: dict.fromkeys(link for link in links if link is not None) for name, links in found.items()}
-
-
-def _reached(links: Mapping[str, Mapping[str, None]], *starts: str) -> list[str]:
-    """The nodes that can be reached from these, and these, nearest first."""
-    found, waiting = dict.fromkeys(starts), deque(starts)
-    while waiting:
-        for name in links[waiting.popleft()]:
-            if name not in found:
-                found[name] = None
-                waiting.append(name)
-    return list(found)
+    return any(is_node(node) for node in list(values.values())[:_LONGEST])
 
 
 def _first_sampler(nodes: Mapping[str, Any]) -> str | None:
     """The sampler that no other one comes before; of several, the one that most samplers come behind."""
-    samplers = [name for name in nodes if _is_sampler(nodes[name])][:20]
-    links = _links(nodes)
-    before = {name: set(_reached(links, name)) - {name} for name in samplers}
+    samplers = [name for name in nodes if is_sampler(nodes[name])][:20]
+    links = links_of(nodes)
+    before = {name: set(reached(links, name)) - {name} for name in samplers}
     firsts = [name for name in samplers if not before[name] & set(samplers)]
     return max(firsts, key=lambda name: sum(name in others for others in before.values()), default=None)
 
 
-class _Way:
+class Way:
     """The way back from one sampler, on which nodes are used up."""
 
     def __init__(self, nodes: Mapping[str, Any], sampler: str):
@@ -93,6 +58,26 @@ class _Way:
         self.clips: set[str] = set()  # the way back from the text encoder
 
     def recipe(self, find_model: FindModel | None) -> Recipe:
+        made, inputs = self.made, self.nodes[self.sampler]["inputs"]
+        parts = self.gather(find_model)
+        self._latents(parts)
+        _, strength = self._first(parts, ("denoise",))
+        if isinstance(strength, int | float) and strength < 1:
+            made.take("strength", strength, "denoise")
+        shared = comfyui_passes.refined(self, find_model) or comfyui_passes.enlarged(self, find_model)
+        for key, neutral in _ADVANCED.items():
+            if key in inputs and key not in ("denoise", *shared) and inputs[key] != neutral:
+                made.leave(key, inputs[key])
+        end, steps = inputs.get("end_at_step"), made.settings.get("steps")
+        if isinstance(end, int) and steps is not None and end < steps and "end_at_step" not in shared:
+            made.leave("end_at_step", end)
+        self._rest()
+        made.settings["rng"] = "torch"
+        made.preset(prompt_syntax="comfyui", compat="comfyui")
+        return made.recipe()
+
+    def gather(self, find_model: FindModel | None) -> list[Mapping[str, Any]]:
+        """Takes what the sampler itself is told, and gives the inputs that say it."""
         made, inputs = self.made, self.nodes[self.sampler]["inputs"]
         parts = [inputs, *self._parts(inputs)]
         for setting, keys in (("seed", ("noise_seed", "seed")), ("steps", ("steps",)), ("guidance_scale", ("cfg",))):
@@ -104,25 +89,12 @@ class _Way:
             text = self._prompt(parts, role)
             made.take(setting, text, role)
         self._model(parts, find_model)
-        self._latents(parts)
-        _, strength = self._first(parts, ("denoise",))
-        if isinstance(strength, int | float) and strength < 1:
-            made.take("strength", strength, "denoise")
-        for key, neutral in _ADVANCED.items():
-            if key in inputs and key != "denoise" and inputs[key] != neutral:
-                made.leave(key, inputs[key])
-        end, steps = inputs.get("end_at_step"), made.settings.get("steps")
-        if isinstance(end, int) and steps is not None and end < steps:
-            made.leave("end_at_step", end)
-        self._rest()
-        made.settings["rng"] = "torch"
-        made.preset(prompt_syntax="comfyui", compat="comfyui")
-        return made.recipe()
+        return parts
 
     def _parts(self, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The inputs of SamplerCustom's own nodes: noise, guider, sampler, sigmas."""
         for key in ("noise", "guider", "sampler", "sigmas"):
-            name = _link(self.nodes, inputs.get(key))
+            name = link_of(self.nodes, inputs.get(key))
             if name is not None:
                 self.used.add(name)
                 yield self.nodes[name]["inputs"]
@@ -130,13 +102,13 @@ class _Way:
     def _first(self, parts: list[Mapping[str, Any]], keys: tuple[str, ...]) -> tuple[str | None, Any]:
         for inputs in parts:
             for key in keys:
-                if key in inputs and (value := self._value(inputs[key], key)) is not None:
+                if key in inputs and (value := self.value(inputs[key], key)) is not None:
                     return key, value
         return None, None
 
-    def _value(self, value: Any, key: str, depth: int = 0) -> Any:
+    def value(self, value: Any, key: str, depth: int = 0) -> Any:
         """An input's value, also where a node of primitive values holds it."""
-        name = _link(self.nodes, value)
+        name = link_of(self.nodes, value)
         if name is None:
             return None if isinstance(value, list | dict) else value
         inputs = self.nodes[name]["inputs"]
@@ -146,12 +118,12 @@ class _Way:
             return None
         self.used.add(name)
         found = inputs[keys[0]] if keys else next(iter(inputs.values()))
-        return self._value(found, key, depth + 1) if plain != [found] else found
+        return self.value(found, key, depth + 1) if plain != [found] else found
 
     def _names(self, parts: list[Mapping[str, Any]]) -> None:
         _, sampler = self._first(parts, ("sampler_name",))
         _, schedule = self._first(parts, ("scheduler",))
-        sigmas = _link(self.nodes, parts[0].get("sigmas"))
+        sigmas = link_of(self.nodes, parts[0].get("sigmas"))
         if schedule is None and sigmas is not None:
             kind = self.nodes[sigmas]["class_type"]
             schedule = kind.removesuffix("Scheduler").removeprefix("SDTurbo").lower() or "turbo"
@@ -163,7 +135,7 @@ class _Way:
     def _prompt(self, parts: list[Mapping[str, Any]], role: str) -> str | None:
         for inputs in parts:
             for key in (role, *(("conditioning",) if role == "positive" else ())):
-                name = _link(self.nodes, inputs.get(key))
+                name = link_of(self.nodes, inputs.get(key))
                 if name is not None:
                     return self._encoded(name, role)
         return None
@@ -190,14 +162,14 @@ class _Way:
                     self.made.leave(f"{node['class_type']}", other)
                 return next(iter(texts))
             onward = (role, "conditioning", "conditioning_to", "conditioning_1", "cond", "cond1")
-            name = next((link for key in onward if (link := _link(self.nodes, inputs.get(key))) is not None), None)
+            name = next((link for key in onward if (link := link_of(self.nodes, inputs.get(key))) is not None), None)
         return None
 
     def _text(self, value: Any, depth: int = 0) -> str | None:
         """A text, also where other nodes hold it or join it."""
         if isinstance(value, str):
             return value
-        name = _link(self.nodes, value)
+        name = link_of(self.nodes, value)
         if name is None or depth > 8:
             return None
         inputs = self.nodes[name]["inputs"]
@@ -212,7 +184,7 @@ class _Way:
         return (between if isinstance(between, str) else "").join(texts)
 
     def _clip_skip(self, inputs: Mapping[str, Any]) -> None:
-        name = _link(self.nodes, inputs.get("clip"))
+        name = link_of(self.nodes, inputs.get("clip"))
         for _ in range(_DEEPEST):
             if name is None:
                 return
@@ -223,10 +195,10 @@ class _Way:
                 self.used.add(name)
                 if "clip_skip" not in self.made.settings and layer != -1:
                     self.made.take("clip_skip", -layer, "stop_at_clip_layer")
-            name = _link(self.nodes, node["inputs"].get("clip"))
+            name = link_of(self.nodes, node["inputs"].get("clip"))
 
     def _model(self, parts: list[Mapping[str, Any]], find_model: FindModel | None) -> None:
-        name = next((link for inputs in parts if (link := _link(self.nodes, inputs.get("model"))) is not None), None)
+        name = next((link for inputs in parts if (link := link_of(self.nodes, inputs.get("model"))) is not None), None)
         for _ in range(_DEEPEST):
             if name is None:
                 return
@@ -239,14 +211,14 @@ class _Way:
                     self.used.add(name)
                     self.made.model(re.split(r"[\\/]", value)[-1], find_model)
                     return
-            name = _link(self.nodes, inputs.get("model"))
+            name = link_of(self.nodes, inputs.get("model"))
 
     def _loras(self, name: str, inputs: Mapping[str, Any]) -> None:
         """What a node on the way to the model adds to it: LoraLoader, LoraLoaderModelOnly, and rgthree's of several."""
         found: list[tuple[Any, Any, Any]] = []
         if isinstance(inputs.get("lora_name"), str) and "model" in inputs:
-            scale = self._value(inputs.get("strength_model", 1.0), "strength_model")
-            text = self._value(inputs.get("strength_clip", scale), "strength_clip") if "clip" in inputs else 0.0
+            scale = self.value(inputs.get("strength_model", 1.0), "strength_model")
+            text = self.value(inputs.get("strength_clip", scale), "strength_clip") if "clip" in inputs else 0.0
             found = [(inputs["lora_name"], scale, text)]
         else:
             rows = [
@@ -261,28 +233,35 @@ class _Way:
 
     def _latents(self, parts: list[Mapping[str, Any]]) -> None:
         keys = ("latent_image", "latent", "samples")
-        name = _link(self.nodes, next((inputs[key] for inputs in parts for key in keys if key in inputs), None))
+        name = link_of(self.nodes, next((inputs[key] for inputs in parts for key in keys if key in inputs), None))
         for _ in range(_DEEPEST):
             if name is None:
                 return
             inputs = self.nodes[name]["inputs"]
-            if "width" in inputs and "height" in inputs and not any(_link(self.nodes, inputs.get(key)) for key in keys):
+            if (
+                "width" in inputs
+                and "height" in inputs
+                and not any(link_of(self.nodes, inputs.get(key)) for key in keys)
+            ):
                 self.used.add(name)
                 for side in ("width", "height"):
-                    self.made.take(side, self._value(inputs[side], side), side)
-                if inputs.get("batch_size", 1) != 1:
+                    self.made.take(side, self.value(inputs[side], side), side)
+                if inputs.get("batch_size", 1) != 1 and "batch_index" not in self.made.settings:
                     self.made.leave("batch_size", inputs["batch_size"])
                 return
-            name = next((link for key in keys if (link := _link(self.nodes, inputs.get(key))) is not None), None)
+            if self.nodes[name]["class_type"] == "LatentFromBatch" and inputs.get("length") == 1:
+                self.used.add(name)
+                self.made.take("batch_index", inputs.get("batch_index"), "batch_index")
+            name = next((link for key in keys if (link := link_of(self.nodes, inputs.get(key))) is not None), None)
 
     def _rest(self) -> None:
         """Names the nodes on the way to the picture that were not used."""
-        links = _links(self.nodes)
+        links = links_of(self.nodes)
         users: dict[str, dict[str, None]] = {name: {} for name in self.nodes}
         for name, taken in links.items():
             for other in taken:
                 users[other][name] = None
-        for name in _reached(links, *_reached(users, self.sampler)):
+        for name in reached(links, *reached(users, self.sampler)):
             node = self.nodes[name]
             if name in self.used or _PLUMBING.search(node["class_type"]):
                 continue

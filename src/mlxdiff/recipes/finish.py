@@ -11,7 +11,7 @@ from typing import Any
 from ..catalogue import split_sampler
 from ..errors import RequestError
 from ..printable import printable
-from ..request import OPTIONS, Request
+from ..request import ONLY_WITH_HIRES, OPTIONS, Request
 from .recipe import Recipe, Remark
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -38,6 +38,7 @@ def finished(
     said = sayings(recipe, given)
     said += _without_options(settings, given)
     said += _without_pictures(settings, given)
+    said += _without_passes(settings, given)
     try:
         return Request.from_dict({**settings, **given}), said
     except RequestError as error:
@@ -49,6 +50,16 @@ def finished(
                 continue
             return request, [*said, f"The text's {name} is left out. {error.problem}"]
         raise
+
+
+def _without_passes(settings: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Drops what is said of a second pass or a refiner that there is none of, and names it."""
+    said = {**settings, **given}
+    alone = [] if said.get("refiner") is not None else ["refiner_switch"]
+    if said.get("hires") is None and said.get("hires_size") is None:
+        alone += ONLY_WITH_HIRES
+    unused = {name: settings.pop(name) for name in alone if name in settings}
+    return [f"The text's {name} is left out: it has no pass to hold for." for name in unused]
 
 
 def _without_pictures(settings: dict[str, Any], given: Mapping[str, Any]) -> list[str]:

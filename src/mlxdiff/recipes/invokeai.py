@@ -67,6 +67,7 @@ def _new(values: dict[str, Any], find_model: FindModel | None) -> Recipe:
     loras = rest.pop("loras", None)
     for lora in loras if isinstance(loras, list) else ():
         _lora(made, lora)
+    _refiner(made, rest, values, find_model)
     skipped = rest.pop("clip_skip", 0)
     if isinstance(skipped, int) and skipped:
         made.take("clip_skip", skipped + 1, "clip_skip")  # which counts the layers that are left out
@@ -86,6 +87,23 @@ def _lora(made: Gathering, lora: Any) -> None:
         made.lora(model.get("name", model.get("model_name")), lora.get("weight", 1.0))
     else:
         made.leave("loras", lora)
+
+
+def _refiner(made: Gathering, rest: dict[str, Any], values: Mapping[str, Any], find_model: FindModel | None) -> None:
+    """A refiner whose checkpoint is known here; of what it is told, only that it starts later than the model."""
+    model = rest.get("refiner_model")
+    called = model.get("name", model.get("model_name")) if isinstance(model, dict) else None
+    known = find_model(called) if isinstance(called, str) and find_model is not None else None
+    if known is None:
+        return
+    made.settings["refiner"] = known
+    del rest["refiner_model"]
+    made.take("refiner_switch", rest.pop("refiner_start", None), "refiner_start")
+    same = {f"refiner_{name}": values.get(name) for name in ("steps", "cfg_scale", "scheduler")}
+    same |= {"refiner_positive_aesthetic_score": 6.0, "refiner_negative_aesthetic_score": 2.5}
+    for name, value in same.items():
+        if rest.get(name) == value:
+            rest.pop(name, None)
 
 
 def _old(values: dict[str, Any], find_model: FindModel | None) -> Recipe:
