@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,8 @@ def test_a_backslash_makes_braces_text():
 def test_what_would_be_expanded_is_named():
     assert first_mark("a {red|green} b") == "{red|green}"
     assert first_mark("a __colors__") == "__colors__"
-    assert is_template("{a}") and first_mark("{a}") is None
+    assert is_template("{a}")
+    assert first_mark("{a}") is None
 
 
 def test_prompt_and_negative_prompt_are_drawn_apart():
@@ -257,28 +259,26 @@ def test_large_files_and_many_combinations_are_quick(tmp_path):
         with pytest.raises(RequestError) as caught:
             every.combinations(Request(text, seed=1))
         assert f"has {count} combinations" in caught.value.problem
-    for text in ("__d0__", "{" * 60_000, "__a" * 20_000, "{a|" * 20_000, "$$" * 30_000):
-        try:
-            wildcards.draw(text, "1")
-        except RequestError as error:
-            assert error.remedy
+    with pytest.raises(RequestError, match="draws"):
+        wildcards.draw("__d0__", "1")
+    with pytest.raises(RequestError, match="no wildcard"):
+        wildcards.draw("__a" * 20_000, "1")
+    for text in ("{" * 60_000, "{a|" * 20_000, "$$" * 30_000):
+        assert wildcards.draw(text, "1") == text
     assert every.count("__d20__") == 1
     assert time.perf_counter() - start < 10  # some 1 s on an idle core
 
 
 @given(st.text(alphabet="{}|_$:-~#a1. \\,*/", max_size=60))
 def test_any_text_is_drawn_or_refused(text):
-    try:
-        found = drawing(None).draw(text, "1")
-        n = drawing(None).count(text)
-    except RequestError as error:
-        assert error.remedy.endswith((".", "?"))
-        return
-    assert n >= 1
+    drawn: list[str] = []
+    with suppress(RequestError):
+        drawn.append(drawing(None).draw(text, "1"))
+        assert drawing(None).count(text) >= 1
     if not is_template(text):
-        assert found == text
+        assert drawn == [text]
 
 
-def test_parts_of_a_choice():
+def test_parts_of_a_text():
     assert parse("a") == ("a",)
     assert parse("") == ()

@@ -31,7 +31,7 @@ from ..request import Model, Request, Resolved
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
-from .wildcards import Wildcards
+from .wildcards import TEXTS, Wildcards
 
 MAX_BAD_LINES = 20
 
@@ -155,11 +155,13 @@ class JobMaker:
         the journal keeps. A picture of which other words were drawn, because the wildcards changed, is another.
         """
         request = entry.request
-        content = essence(self._resolve(replace(request.single(0), prompt="", negative_prompt=None)))
+        plain = dict.fromkeys(TEXTS[1:])
+        content = essence(self._resolve(replace(request.single(0), prompt="", **plain)))
         counted = entry.counted_from is not None
         found = []
         for asked in request.singles():
-            content |= {"prompt": asked.prompt, "negative_prompt": asked.negative_prompt}
+            values = asked.values()
+            content |= {name: values.get(name) for name in (*TEXTS, "batch_index")}
             content["seed"] = None if counted else asked.seed
             place = str(self._index) if asks_for_index(where.template) else ""
             texts = canonical(content), str(entry.counted_from), str(where.template), place
@@ -176,7 +178,7 @@ class JobMaker:
                 identity,
                 model=request.wanted_model,
                 counted=counted,
-                drawn=canonical({"prompt": single.prompt, "negative_prompt": single.negative_prompt}),
+                drawn=canonical({name: getattr(single, name) for name in TEXTS}),
             )
             if known is not None and known.inputs == job.inputs:
                 job = replace(job, path=self._kept(known, job.path))

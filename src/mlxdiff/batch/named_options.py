@@ -141,7 +141,7 @@ def find(name: str) -> Setting | None:
     """The setting that a name means: its own, an option's, A1111's."""
     plain = _plain(name)
     own = setting_called(_OTHERS.get(plain, plain), SETTINGS.values())
-    return own or next((item for item in SETTINGS.values() if _plain(item.a1111 or "") == plain), None)
+    return own or next((item for item in SETTINGS.values() if item.a1111 and _plain(item.a1111) == plain), None)
 
 
 def is_known(name: str) -> bool:

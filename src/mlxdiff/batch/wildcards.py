@@ -25,7 +25,7 @@ MAX_DRAWS = 10_000  # for one prompt: wildcards that name each other may double 
 MAX_TOTAL = 10**8  # characters of all combinations
 _ENOUGH = 10**30  # combinations are counted up to here: files that name each other square their number
 _MANY = 500  # options of which several are taken: with more there are over MAX_IMAGES combinations
-TEXTS = ("prompt", "negative_prompt")
+TEXTS = ("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt")
 
 
 class Wildcards:
@@ -37,15 +37,19 @@ class Wildcards:
 
     def concern(self, request: Request) -> bool:
         """Whether one of the request's prompts is a template."""
-        negative = request.negative_prompt
-        return any(map(is_template, request.prompts)) or (negative is not None and is_template(negative))
+        return any(map(is_template, request.prompts)) or bool(self.concern_besides(request))
+
+    def concern_besides(self, request: Request) -> list[str]:
+        """The settings beside the prompt that are templates."""
+        values = {name: getattr(request, name) for name in TEXTS[1:]}
+        return [name for name, text in values.items() if text is not None and is_template(text)]
 
     def drawn(self, request: Request) -> Request:
         """A request of one image, which has a seed, with its prompts drawn; raises RequestError."""
         values = {name: getattr(request, name) for name in TEXTS}
         values["prompt"] = request.prompts[0]
         found = {
-            name: self.draw(text, f"{request.seeds[0]}\0{name}")
+            name: self.draw(text, f"{request.image_names[0]}\0{name}")
             for name, text in values.items()
             if text is not None and is_template(text)
         }
@@ -56,7 +60,14 @@ class Wildcards:
     def drawn_all(self, request: Request) -> Request:
         """A request of all its images, each with a prompt that is drawn from its own seed."""
         prompts = tuple(self.drawn(request.single(i)).prompt for i in range(request.batch_size))
-        return replace(request, prompt=prompts, n_images=1)
+        places = request.batch_places
+        return replace(
+            request,
+            prompt=prompts,
+            seed=request.seeds,
+            n_images=1,
+            batch_index=places if any(places) else None,
+        )
 
     def draw(self, text: str, seed: str) -> str:
         """The text with everything drawn, from a seed of any text; one that is no template as it is."""
@@ -70,6 +81,11 @@ class Wildcards:
 
         Raises RequestError where these are more than MAX_IMAGES pictures.
         """
+        others = [name for name in self.concern_besides(request) if name != "negative_prompt"]
+        if others:
+            raise RequestError(
+                f"{others[0]} has braces or wildcards, which are not combined.", "Leave --wildcards-all out to draw it."
+            )
         negative = request.negative_prompt
         prompts = request.prompt if isinstance(request.prompt, tuple) else (request.prompt,)
         n_images = request.n_images * sum(map(self.count, prompts))

@@ -28,7 +28,6 @@ from .ranks import Ranks
 from .runner import Policy
 from .sizing import default_batch_size
 from .store import Standing, Store
-from .templates import is_template
 from .unfinished import CELLS, RUN, Unfinished
 from .wildcards import Wildcards
 
@@ -152,8 +151,8 @@ def for_sheet(
     folder = Path() if output is None else Path(output).parent
     asked = f"{output} {n_rows}"
     if wildcards is not None and wildcards.concern(request):
-        if request.negative_prompt is not None and is_template(request.negative_prompt):
-            raise RequestError("A contact sheet has one negative prompt.", "Take the braces and wildcards out of it.")
+        if others := wildcards.concern_besides(request):
+            raise RequestError(f"A contact sheet has one {others[0]}.", "Take the braces and wildcards out of it.")
         asked += f" wildcards {wildcards.every}"
     else:
         wildcards = None
