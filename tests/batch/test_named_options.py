@@ -228,6 +228,8 @@ def test_a_line_may_begin_with_a_choice_where_these_are_drawn(tmp_path):
     found = list(read_entries(lines, "p.txt", BASE, wildcards))
     assert [one.request.prompt for one in found] == ["{red|green} a", "{x|y}", "plain"]
     assert [one.wildcards is None for one in found] == [False, False, True]
+    with pytest.raises(RequestError, match="it is not JSON"):
+        list(read_entries(["{'prompt': 'a'}"], "p.txt", BASE, wildcards))
     with pytest.raises(RequestError, match="or needs --wildcards"):
         list(read_entries(lines, "p.txt", BASE))
 

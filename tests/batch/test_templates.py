@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import unicodedata
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -155,6 +156,24 @@ def test_prompt_and_negative_prompt_are_drawn_apart():
     assert len(pairs) == 4
 
 
+def test_prompts_of_the_second_pass_are_drawn_and_not_combined():
+    request = Request("a", seed=3, hires=2, hires_prompt="{x|y}")
+    wildcards = drawing(None)
+    assert wildcards.concern(request)
+    assert {wildcards.drawn(request.single(0)).hires_prompt, "x", "y"} == {"x", "y"}
+    with pytest.raises(RequestError, match="hires_prompt has braces"):
+        wildcards.combinations(request)
+
+
+def test_images_that_share_a_seed_are_drawn_apart():
+    request = Request("{1-1000000}", seed=3, n_images=4, compat="comfyui")
+    found = drawing(None).drawn_all(request)
+    assert found.seeds == (3, 3, 3, 3)
+    assert found.batch_places == request.batch_places
+    assert len(set(found.prompt)) == 4
+    assert found.prompt[2] == drawing(None).drawn(request.single(2)).prompt
+
+
 def test_combinations_count_their_seeds():
     wildcards = Wildcards(WildcardFiles(None), every=True)
     first, second = wildcards.combinations(Request("{a|b|a}", negative_prompt="{x|y}", n_images=2, seed=5))
@@ -197,6 +216,7 @@ BAD_FILES = {
     "binary": ({"a.txt": b"\x89PNG\r\n\x1a\n\x00"}, "a.txt, line 1, is not UTF-8"),
     "zeros": ({"a.txt": b"good\na\0b\n"}, "a.txt, line 2, has the character U+0000"),
     "an escape": ({"a.txt": "good\n\x1b[31mred\n"}, "a.txt, line 2, has the character U+001B"),
+    "a chain": ({f"a{i or ''}.txt": f"__a{i + 1}__" for i in range(200)}, "name each other in a chain"),
     "latin": ({"a.txt": b"good\ncaf\xe9\n"}, "a.txt, line 2, is not UTF-8"),
     "a long line": ({"a.txt": "x" * 20_000}, "a.txt, line 1, is longer than"),
     "yaml": ({"a.yaml": "a: [b]\n"}, "A.yaml is there, and only .txt files are read"),
@@ -210,6 +230,12 @@ def test_bad_files_are_named(name, tmp_path):
         with pytest.raises(MlxdiffError) as caught:
             drawing(written(tmp_path, files)).draw("__a__", seed)
         assert said in str(caught.value)
+
+
+def test_accents_in_names_are_one_letter_or_two(tmp_path):
+    folder = written(tmp_path, {unicodedata.normalize("NFD", "café.txt"): "red\n"})
+    for form in ("NFC", "NFD"):
+        assert drawing(folder).draw(unicodedata.normalize(form, "__café__"), "1") == "red"
 
 
 def test_links_inside_the_folder_are_followed_and_no_others(tmp_path):
@@ -258,7 +284,7 @@ def test_large_files_and_many_combinations_are_quick(tmp_path):
     ):
         with pytest.raises(RequestError) as caught:
             every.combinations(Request(text, seed=1))
-        assert f"has {count} combinations" in caught.value.problem
+        assert f"has at least {count} combinations" in caught.value.problem
     with pytest.raises(RequestError, match="draws"):
         wildcards.draw("__d0__", "1")
     with pytest.raises(RequestError, match="no wildcard"):

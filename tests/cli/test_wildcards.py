@@ -110,7 +110,7 @@ def test_every_combination_and_a_sheet_of_them(cwd):
         (("a __animal/pets__",), "There is no wildcard __animal/pets__ in lists. Did you mean __animals/pets__?", 2),
         (
             ("{1-1000} {1-1000} {1-1000}", "--wildcards-all"),
-            "it has 1,000,000,000 combinations, and at most 100,000",
+            "it has at least 1,000,000,000 combinations, and at most 100,000",
             2,
         ),
         (("--from", "x.png"), "The prompt of a picture is never drawn again.", 2),

@@ -134,7 +134,7 @@ def _values_of(line: str | bytes, source: str, number: int, templates: bool) -> 
     text = _text_of(line)
     if not text or text.startswith("#"):
         return None
-    if text.startswith("{") and not (templates and re.match(r"\{\s*[^\s\"}]", text)):
+    if text.startswith("{") and not (templates and re.match(r"\{\s*[^\s\"'}]", text)):
         return _fields_of(text)
     return read_line(text, f"{source}, line {number}") if has_options(text) else {"prompt": text}
 

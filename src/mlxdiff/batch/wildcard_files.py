@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -106,7 +107,7 @@ class WildcardFiles:
             raise InputError(f"The folder of wildcards {folder} {what}.", "Name a folder of .txt files.")
         root = folder.resolve()
         for path in _walk(folder):
-            name = path.relative_to(folder).as_posix()
+            name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())  # macOS takes accents apart
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in _OTHERS:
                 self._refused.setdefault(stem, f"{name} is there, and only .txt files are read")
@@ -123,7 +124,7 @@ class WildcardFiles:
 
     def _files(self, name: str) -> list[str]:
         """The names of the files that a wildcard means, in their order."""
-        asked = re.sub(r"[/\\]+", "/", name)
+        asked = unicodedata.normalize("NFC", re.sub(r"[/\\]+", "/", name))
         if asked.startswith("/") or ".." in asked.split("/") or re.match(r"[A-Za-z]:", asked):
             raise RequestError(
                 f"The wildcard __{_cut(name)}__ leads out of the folder.", "Name a .txt file inside it, without .txt."

@@ -94,7 +94,7 @@ class Wildcards:
         if n_images > MAX_IMAGES:
             many = f"{n_images:,}" if n_images < 10**15 else "over 10^15"
             raise RequestError(
-                f"it has {many} combinations, and at most {MAX_IMAGES:,} are rendered.",
+                f"it has at least {many} combinations, and at most {MAX_IMAGES:,} are rendered.",
                 "Leave --wildcards-all out to draw some of them, with --n-images, or shorten the lists.",
             )
         texts = tuple(dict.fromkeys(found for text in prompts for found in self._all(text)))
@@ -107,7 +107,7 @@ class Wildcards:
         return found
 
     def count(self, text: str) -> int:
-        """How many combinations a text has; those that read alike are counted each."""
+        """How many combinations a text has, or at least has; those that read alike are counted each."""
         with _not_too_deep():
             return self._count(self._parsed(text)) if is_template(text) else 1
 
@@ -129,7 +129,7 @@ class Wildcards:
             return part.high - part.low + 1
         if isinstance(part, Wildcard):
             if part.name not in self._counts:
-                self._counts[part.name] = sum(self._count(option.parts) for option in self._files.options(part.name))
+                self._counts[part.name] = self._count_lines(self._files.options(part.name))
             return self._counts[part.name]
         options = _possible(_options(part, self._files))
         low, high = min(part.low, len(options)), min(part.high, len(options))
@@ -143,6 +143,15 @@ class Wildcards:
             count = self._count(option.parts)
             ways = [a + b * count for a, b in zip([*ways, 0], [0, *ways], strict=True)][: high + 1]
         return min(sum(math.factorial(k) * ways[k] for k in range(low, high + 1)), _ENOUGH)
+
+    def _count_lines(self, lines: Lines) -> int:
+        """Of the lines of a wildcard; once there are too many, each further one counts as one."""
+        found = 0
+        for i, option in enumerate(lines):
+            found += self._count(option.parts)
+            if found > MAX_IMAGES:
+                return found + len(lines) - i - 1
+        return found
 
     def _all(self, text: str) -> list[str]:
         if not is_template(text):
