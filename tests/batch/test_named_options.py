@@ -6,7 +6,9 @@ import warnings
 
 import pytest
 
+from mlxdiff.batch.jobs import by_model, grouped, jobs_of
 from mlxdiff.batch.named_options import find
+from mlxdiff.batch.naming import parse_output
 from mlxdiff.batch.prompts import read_entries
 from mlxdiff.batch.wildcard_files import WildcardFiles
 from mlxdiff.batch.wildcards import Wildcards
@@ -239,3 +241,15 @@ def test_braces_that_are_text_are_said_once():
         found = list(read_entries(["a {b|c}", "a __d__"], "p.txt", BASE))
     assert [one.request.prompt for one in found] == ["a {b|c}", "a __d__"]
     assert [str(one.message) for one in said] == ["p.txt, line 1: {b|c} is text without --wildcards."]
+
+
+def test_rows_with_models_of_their_own_are_ordered_so_that_each_is_loaded_once():
+    found = rows("prompt,model,image\na,one,\nb,two,x.png\nc,one,\nd,,\n", base=Request(seed=1, model="two"))
+    jobs = [job for job in jobs_of(found, lambda request: request, parse_output("out/", several=True)) if job]  # type: ignore
+    batches = list(by_model(grouped(jobs, 2)))
+    assert [[job.path.name for job in batch.jobs] for batch in batches] == [
+        ["00000-a-1.png", "00002-c-3.png"],
+        ["00001-b-2.png"],
+        ["00003-d-4.png"],
+    ]
+    assert [batch.model.reference for batch in batches] == ["one", "two", "two"]
