@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw, ImageOps
 from skimage import data
 from test_pipeline import generators, ours, psnr, quiet
 
-from mlxdiff import Request, StableDiffusion, memory
+from mlxdiff import Request, StableDiffusion, controls, memory
 from mlxdiff.control_pictures import look_at, picture_for
 from mlxdiff.controlling import Control
 from mlxdiff.declarations import declared
@@ -77,13 +77,19 @@ class Stage:
     """A folder of pipelines, controls and pictures, each made when it is first asked for."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.pipes = folder, {}
 
     def model(self, name):
         path = self.folder / name
         return path if path.exists() else tiny.write(MODELS[name], path)
 
     def pipe(self, name):
+        """diffusers' pipeline, shared by the tests."""
+        if name not in self.pipes:
+            self.pipes[name] = self.fresh(name)
+        return self.pipes[name]
+
+    def fresh(self, name):
         kind = StableDiffusionXLPipeline if name.startswith("sdxl") else StableDiffusionPipeline
         kind = StableDiffusionInpaintPipeline if name == "sd15_inpainting" else kind
         pipe = quiet(kind.from_pretrained(self.model(name)))
@@ -430,8 +436,8 @@ def test_a_control_that_acts_in_no_step_is_said(stage):
 
 def test_a_lora_and_a_controlnet_together(stage):
     (network,), (path,) = networks(stage, "sd15")
-    lora = lora_files.by_diffusers(stage.pipe("sd15"), stage.folder / "lora")
-    pipe = as_kind(KINDS["sd15"], stage.pipe("sd15"), controlnet=network)
+    lora = lora_files.by_diffusers(stage.fresh("sd15"), stage.folder / "lora")
+    pipe = as_kind(KINDS["sd15"], stage.fresh("sd15"), controlnet=network)
     pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
     picture = stage.picture("coffee")
     expected = theirs(pipe, image=opened(picture))
@@ -487,3 +493,32 @@ def test_a_part_is_repainted_under_a_controlnet(stage, name):
     settings = {"image": str(start), "mask": mask, "strength": 0.75}
     found = mine(stage, name, [f"{path}={picture},scale=0.9"], **settings)
     same(found, expected, mine(stage, name, None, **settings))
+
+
+def test_each_pass_sees_the_control_picture_at_its_own_size(stage, monkeypatch):
+    _, (path,) = networks(stage, "sd15")
+    sizes = []
+    monkeypatch.setattr(
+        controls, "picture_for", lambda control, look: sizes.append(look.size) or picture_for(control, look)
+    )
+    control = [f"{path}={stage.picture('coffee')},preprocess=canny"]
+    settings = {"hires": 2, "hires_steps": 2}
+    found = mine(stage, "sd15", control, **settings)
+    assert sizes == [SIZE, (64, 96)]
+    assert found.shape == (1, 64, 96, 3)
+    assert psnr(found, mine(stage, "sd15", None, **settings)) < 40
+
+
+def test_one_way_of_making_control_pictures_holds_for_all_that_say_none(stage):
+    _, (path,) = networks(stage, "sd15")
+    sd = StableDiffusion(str(stage.model("sd15")), dtype="fp32")
+    each = f"{path}={stage.picture('coffee')}"
+    asked = Request("a", control=[each, f"{each},preprocess=invert"], control_preprocess="canny:50:90")
+    resolved = sd.resolve(asked)
+    assert [control.preprocess for control in resolved.control] == ["canny:50:90", "invert"]
+    assert "control_preprocess" not in resolved.values()
+    assert sd.resolve(resolved).control == resolved.control
+    with pytest.raises(RequestError, match="no control"):
+        sd.resolve(Request("a", control_preprocess="canny"))
+    with pytest.raises(RequestError, match="There is no control_preprocess 'cany'"):
+        Request("a", control_preprocess="cany")

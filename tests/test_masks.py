@@ -137,6 +137,8 @@ def test_a_mask_of_another_size_is_fitted_and_of_another_shape_said(sd):
         ({"expand": "0,0,0,0"}, "expand is '0,0,0,0'"),
         ({"expand": "4,4,99999,4"}, "expand is"),
         ({"fit": "tile"}, "no fit 'tile'"),
+        ({"inpaint_area": "half"}, "no inpaint_area 'half'"),
+        ({"inpaint_fill": "nois"}, "no inpaint_fill 'nois'. Did you mean noise"),
         ({"image": photo(), "mask": "nowhere.png"}, "There is no picture nowhere.png"),
     ],
 )

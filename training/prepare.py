@@ -19,8 +19,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from dataset import METADATA
-from mlxdiff.preprocess import canny
 from PIL import Image
+
+from mlxdiff.preprocess import canny
 
 COLORS = {
     "red": (214, 48, 49),

@@ -6,16 +6,17 @@ The one place that batches. Guidance (diffusion/guidance.py) asks for branches b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
 from .conditioning import Conditioning, Strand, concatenate
+from .diffusion.guidance import PERTURBED, POSITIVE
 from .diffusion.schedule import Schedule
 from .models.backbone import Backbone, Extra, total
 from .models.step_cache import StepCache
-from .steering import NOTHING, Steering
+from .steering import NOTHING, SeenPictures, Steering
 
 MAX_PREPARED = 32
 """Groups of conditionings whose preparation is kept: more than any prompt alternates between."""
@@ -63,8 +64,8 @@ class Branches:
         self._steering = steering
         self._n_calls = calls_before
         # By identity: the strands hold the conditionings for as long as this lives.
-        self._prepared: dict[tuple[tuple[str, int], ...], tuple[Any, list[Any]]] = {}
-        self._active: list[int] = []
+        self._prepared: dict[tuple[tuple[tuple[str, int], ...], tuple[int, ...]], tuple[Any, list[Any]]] = {}
+        self._active: tuple[list[int], tuple[int, ...]] = [], ()
         # A call for fewer rows goes on with the features of its last ones, so that is what caches are kept by.
         self._caches: dict[tuple[str, range], tuple[list[tuple[str, range]], StepCache]] = {}
 
@@ -72,7 +73,8 @@ class Branches:
         """Denoised (B, h, w, C) fp32 of each branch, unevaluated."""
         call = self._n_calls
         self._n_calls += 1
-        rows = [_Row(name, strand.images, strand.at(call)) for name in names for strand in self._strands[name]]
+        names = tuple(sorted(names, key=lambda name: name == PERTURBED))  # whose rows come last in a call
+        rows = [_Row(name, strand.images, strand.at(call)) for name in names for strand in self._strands[_told(name)]]
         found: dict[str, list[tuple[int, mx.array]]] = {name: [] for name in names}
         for group in _groups(rows):
             together = [_of(latents, row.images) for row in group]
@@ -83,7 +85,8 @@ class Branches:
 
     def _call(self, group: list[_Row], latents: mx.array, sigma: float) -> mx.array:
         scaled, timestep = self._levels.scale_input(latents, sigma), self._levels.timestep(sigma)
-        prepared, steers = self._prepare(group)
+        pictures = self._steering.seen(sigma)
+        prepared, steers = self._prepare(group, pictures)
         extra = self._extra(group, scaled, sigma, timestep, steers)
         output = self._backbone(self._with_channels(group, scaled), timestep, prepared, extra)
         return self._levels.to_denoised(output, latents, sigma)
@@ -92,12 +95,12 @@ class Branches:
         channels = self._steering.channels
         if not channels:
             return scaled
-        rows = mx.concatenate([_of(channels[row.branch], row.images) for row in group])
+        rows = mx.concatenate([_of(channels[_told(row.branch)], row.images) for row in group])
         return mx.concatenate([scaled, rows.astype(scaled.dtype)], axis=-1)
 
-    def _prepare(self, group: list[_Row]) -> tuple[Any, list[Any]]:
+    def _prepare(self, group: list[_Row], pictures: Sequence[SeenPictures]) -> tuple[Any, list[Any]]:
         """What the backbone prepared, and what each control did."""
-        key = tuple((row.branch, id(row.conditioning)) for row in group)
+        key = tuple((row.branch, id(row.conditioning)) for row in group), tuple(map(id, pictures))
         if key in self._prepared:  # what was used last goes last
             self._prepared[key] = self._prepared.pop(key)
         else:
@@ -105,8 +108,9 @@ class Branches:
                 del self._prepared[next(iter(self._prepared))]
             joined = concatenate([row.conditioning for row in group])
             branches = [(row.branch, len(row.images)) for row in group]
+            told = replace(joined, pictures=tuple(each.prompt(branches) for each in pictures))
             self._prepared[key] = (
-                self._backbone.prepare(joined, self._levels.timesteps, guidance_scale=self._guidance_scale),
+                self._backbone.prepare(told, self._levels.timesteps, guidance_scale=self._guidance_scale),
                 [control.prepare(branches, joined) for control in self._steering.controls],
             )
         return self._prepared[key]
@@ -116,12 +120,14 @@ class Branches:
     ) -> Extra:
         active = [i for i, control in enumerate(self._steering.controls) if control.is_active(sigma)]
         given = [self._steering.controls[i](scaled, timestep, steers[i]) for i in active]
-        if active != self._active:  # deep features of other controls are another thing
-            self._caches, self._active = {}, active
+        now = active, tuple(map(id, self._steering.seen(sigma)))
+        if now != self._active:  # deep features of other controls or pictures are another thing
+            self._caches, self._active = {}, now
         cache = None
         if self._interval > 1:
             cache = self._cache([row.place for row in group])
-        return Extra(total(given), token_merging=self._token_merging, step_cache=cache)
+        perturbed = sum(len(row.images) for row in group if row.branch == PERTURBED)
+        return Extra(total(given), token_merging=self._token_merging, step_cache=cache, perturbed=perturbed)
 
     def _cache(self, places: list[tuple[str, range]]) -> StepCache:
         """The cache of these rows, or of more rows that end with them."""
@@ -132,6 +138,11 @@ class Branches:
             cache = StepCache(self._interval)
         self._caches[places[-1]] = places, cache
         return cache
+
+
+def _told(branch: str) -> str:
+    """The branch whose conditioning a branch has: what is perturbed is the prompt's own."""
+    return POSITIVE if branch == PERTURBED else branch
 
 
 def _groups(rows: Sequence[_Row]) -> list[list[_Row]]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from .errors import InputError
+
+Attend = Callable[[mx.array], list[list[tuple[mx.array, ...]]]]
+"""(tokens (B, P, T, D)) -> for each attention of a network to the prompt, keys and values of pictures, (B, S, width)
+each, with a mask behind them or not (models/transformer.py)."""
+
+
+@dataclass(frozen=True, eq=False)
+class PicturePrompt:
+    """P pictures as a prompt of B rows: T tokens of each (B, P, T, D), and how a network attends to them."""
+
+    tokens: mx.array
+    attend: Attend
 
 
 @dataclass(frozen=True)
@@ -17,11 +29,13 @@ class Conditioning:
     context   (B, S, D) encoded prompts, for cross-attention
     pooled    (B, P) pooled prompts, for SDXL; None where the network takes none
     time_ids  (B, n) sizes and crops in pixels, for SDXL; None where the network takes none
+    pictures  what is attended to beside the context (IP-Adapter)
     """
 
     context: mx.array
     pooled: mx.array | None = None
     time_ids: mx.array | None = None
+    pictures: tuple[PicturePrompt, ...] = ()
 
     def arrays(self) -> list[mx.array]:
         """Those of the three that are set."""
@@ -57,7 +71,7 @@ def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
         return parts[0]
     joined = [_joined([getattr(part, name) for part in parts], name) for name in ("context", "pooled", "time_ids")]
     assert joined[0] is not None
-    return Conditioning(joined[0], *joined[1:])
+    return Conditioning(joined[0], joined[1], joined[2])
 
 
 def _joined(arrays: list[mx.array | None], name: str) -> mx.array | None:

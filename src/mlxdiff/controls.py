@@ -278,9 +278,9 @@ def _nbytes(arrays: Any) -> int:
 
 def _rows(conditioning: Conditioning, part: slice) -> Conditioning:
     arrays = (conditioning.context, conditioning.pooled, conditioning.time_ids)
-    context, *others = (None if array is None else array[part] for array in arrays)
+    context, pooled, time_ids = (None if array is None else array[part] for array in arrays)
     assert context is not None
-    return Conditioning(context, *others)
+    return Conditioning(context, pooled, time_ids)
 
 
 def _spread(x: mx.array, parts: Sequence[slice | int]) -> mx.array:

@@ -197,6 +197,7 @@ def branch_count(request: Resolved) -> int:
     """How many branches of guidance are computed for an image, at most."""
     parsed = parsed_texts(request, guided=request.guidance_scale > 1)
     several = max(len(prompt.parts) for prompt in parsed.prompts.values()) + (NEGATIVE in parsed.texts)
+    several += request.pag_scale > 0
     return several + (request.image_guidance_scale is not None and NEGATIVE in parsed.texts)
 
 
@@ -229,7 +230,8 @@ def _is_simple(parsed: ParsedTexts, tokenizers: Sequence[Tokenizer], names: Sequ
 
 def _warn_of_idle(request: Resolved, guided: bool) -> None:
     idle = "negative prompt" if request.negative_prompt else ""
-    idle = "guidance interval" if not idle and request.guidance_interval != (0, 1) else idle
+    if not idle and request.guidance_interval != (0, 1) and request.pag_scale == 0:
+        idle = "guidance interval"
     if idle and not guided:
         text = f"The {idle} does nothing at guidance scale {request.guidance_scale:g}."
         warnings.warn(MlxdiffWarning(text), stacklevel=2)

@@ -36,8 +36,13 @@ HEAD_MAPS, HEAD_MAPS_ON_CPU = 7, 40
 
 def size_of(*networks: nn.Module) -> int:
     """Bytes of the networks' weights."""
+    return sum(array.nbytes for array in arrays_of(*networks))
+
+
+def arrays_of(*networks: nn.Module) -> list[mx.array]:
+    """The networks' weights."""
     parameters: list[dict[str, mx.array]] = [dict(tree_flatten(network.parameters())) for network in networks]
-    return sum(array.nbytes for arrays in parameters for array in arrays.values())
+    return [array for arrays in parameters for array in arrays.values()]
 
 
 def keeps_encoders(encoders: int, backbone: int) -> bool:

@@ -14,7 +14,7 @@ from . import hub
 from .declarations import PartReference, Structured, declared
 from .errors import MlxdiffError, ModelNotFoundError
 from .hashing import content_hash
-from .pictures import ALPHA, MaskSource, PictureSource, Pixels, in_file
+from .pictures import ALPHA, MaskSource, PictureSource, PictureSources, Pixels, in_file
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> 
             continue  # the image's own
         elif isinstance(kind, PictureSource):
             yield _picture(value, name)
+        elif isinstance(kind, PictureSources):
+            yield from (_picture(one, name) for one in value)
         elif isinstance(kind, PartReference) and kind.is_file(value):
             yield _part(value, name, kind.part)
 
@@ -63,7 +65,8 @@ def _picture(value: str | Pixels, setting: str) -> NamedFile:
 
 
 def _part(reference: str, setting: str, kind: str) -> NamedFile:
-    find = hub.resolve_vae if kind == "vae" else lambda named: hub.find_part(named, kind)
+    own = {"vae": hub.resolve_vae, "image_encoder": hub.find_image_encoder}
+    find = own.get(kind, lambda named: hub.find_part(named, kind))
     return NamedFile(reference, setting, kind, lambda: find(reference))
 
 

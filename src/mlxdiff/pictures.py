@@ -17,6 +17,8 @@ IN_MEMORY = "memory:"
 ALPHA = "alpha"
 """The mask that is the transparent part of the picture itself."""
 MAX_PIXELS = 2**28
+BETWEEN = "|"  # pictures in one text: no Windows path and hardly any other has one
+MAX_PICTURES = 100  # of one part of a request
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,8 @@ def in_file(source: str) -> str:
     """The path as it is; raises InputError for what stands in metadata for a picture that was in memory."""
     if source.startswith(IN_MEMORY):
         raise InputError(
-            "The picture that this started from was in memory, not in a file.", "Give it again, with --image or image=."
+            "A picture that this was made from was in memory, not in a file.",
+            "Give it again: its image, mask, depth map or control.",
         )
     return source
 
@@ -96,6 +99,40 @@ class MaskSource(PictureSource):
 
     def describe(self) -> dict[str, Any]:
         return {"type": "picture"}
+
+
+@dataclass(frozen=True)
+class PictureSources:
+    """Several pictures: a list of them, or paths with | between them in one text. The value is always a tuple.
+
+    one  what each of them may be
+    """
+
+    one: PictureSource = PictureSource()
+    type = str
+    many = False
+
+    def check(self, name: str, value: Any) -> tuple[str | Pixels, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(BETWEEN)]
+        if not isinstance(value, list | tuple):
+            value = [value]
+        if not 0 < len(value) <= MAX_PICTURES:
+            raise RequestError(f"{name} is {len(value)} pictures.", f"Give 1 to {MAX_PICTURES}.")
+        return tuple(self.one.check(name, picture) for picture in value)
+
+    def parse(self, name: str, text: str) -> tuple[str | Pixels, ...]:
+        return self.check(name, text)
+
+    def to_json(self, value: tuple[str | Pixels, ...]) -> Any:
+        texts = [str(one) for one in value]
+        return texts[0] if len(texts) == 1 and BETWEEN not in texts[0] else texts
+
+    def show(self, value: tuple[str | Pixels, ...]) -> str:
+        return BETWEEN.join(map(str, value))
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "pictures"}
 
 
 def _array_of(name: str, value: Any) -> np.ndarray | None:

@@ -31,6 +31,7 @@ from .hashing import content_hash  # noqa: E402
 from .loras import adapters_of, alike  # noqa: E402
 from .metadata import picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
+from .picture_prompts import PicturePrompts  # noqa: E402
 from .randomness import Randomness  # noqa: E402
 from .request import Model, Request, Resolved, check_names  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
@@ -103,6 +104,7 @@ class StableDiffusion:
         self._refiner: tuple[str, StableDiffusion] | None = None  # by the name that it was asked for with
         self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
+        self._picture_prompts = PicturePrompts(self.networks)
 
     @classmethod
     def open(cls, model: Model) -> StableDiffusion:
@@ -126,6 +128,7 @@ class StableDiffusion:
         self._prompts = EncodedPrompts(self.networks)
         self._pictures = starting.EncodedPictures(self.networks)
         self._controls = Controls(self.networks)
+        self._picture_prompts = PicturePrompts(self.networks)
         if self._refiner is not None:
             self._refiner[1].unload()
 
@@ -214,7 +217,9 @@ class StableDiffusion:
     @property
     def _runner(self) -> relay.Runner:
         row_bytes = partial(self._row_bytes, fused_attention=True)
-        return relay.Runner(self.networks, self.checkpoint, self._prompts, self._controls, self._start, row_bytes)
+        return relay.Runner(
+            self.networks, self.checkpoint, self._prompts, self._controls, self._picture_prompts, self._start, row_bytes
+        )
 
     def _refiner_of(self, request: Request) -> StableDiffusion | None:
         """The model that refines, of which only configs are read now; the last one is kept."""
@@ -230,9 +235,11 @@ class StableDiffusion:
     def encode_ahead(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """Encodes the prompts of resolved requests now, and keeps them: their `denoise` needs no text encoder then.
 
-        One for each pass of this model. What a refiner is told is encoded as well.
+        One for each pass of this model. What a refiner is told is encoded as well, and pictures that are prompts are
+        looked at.
         """
         with self._turn:
+            self._picture_prompts.see(requests)
             for request in requests:
                 refiner = self._refiner_of(request)
                 if refiner is not None:

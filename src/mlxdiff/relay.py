@@ -28,6 +28,7 @@ from .guiding import guidance_of
 from .handover import Handover
 from .loras import Adapters, adapters_of
 from .networks import Networks
+from .picture_prompts import PicturePrompts
 from .randomness import Randomness
 from .request import OPTIONS, Resolved
 from .starting import Start
@@ -46,6 +47,7 @@ class Runner:
     checkpoint: Checkpoint
     prompts: EncodedPrompts
     controls: Controls
+    pictures: PicturePrompts
     start: Callable[[Resolved, Randomness, Iterable[str], mx.array | None], Start]
     row_bytes: Callable[[Resolved], int]
 
@@ -68,7 +70,7 @@ def own_views(request: Resolved) -> list[Resolved]:
 def refined_views(request: Resolved) -> list[Resolved]:
     """The request as the refiner sees it in each pass that it has a part in.
 
-    LoRAs, controls and textual inversions are made for the model itself: the refiner reads their names as words.
+    LoRAs, controls, IP-Adapters and textual inversions are made for the model itself: the refiner reads names as words.
     """
     taken = [view for stage, view in stages.views(request) if stage.refines or stage.refined is not None]
     return [replace(view, lora=None, embedding=None) for view in taken]
@@ -139,7 +141,9 @@ class Relay:
             denoise: BranchedDenoiser = self._taken_over(leg, levels, latents, stage.calls_before)
         else:
             size = view.height, view.width
-            steering = replace(steering, controls=self._base.controls.of(view, view.noise_levels, size))
+            controls = self._base.controls.of(view, view.noise_levels, size)
+            pictures = self._base.pictures.of(view, self._shape(view)[:2])
+            steering = replace(steering, controls=controls, pictures=pictures)
             denoise = _denoiser(self._base, view, levels, leg.told, adapters, steering)
         refined, switch = stage.refined, view.refiner_switch
         if refined is not None and switch is not None:

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import catalogue
-from .controlling import Control
+from .controlling import Control, Preprocessing
 from .declarations import (
     MAX_DIGITS,
     Choice,
@@ -34,6 +34,7 @@ from .declarations import (
     shown,
 )
 from .errors import RequestError
+from .ip_adapter_setting import IPAdapterSetting
 from .pictures import MaskSource, PictureSource
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a c
 FITS = ("crop", "pad", "stretch")
 FILLS = ("original", "fill", "noise", "blank")
 NOISE_SOURCES = ("torch", "mlx", "philox")
+GUIDANCE_MODES = ("cfg", "cfgpp")
 COMPAT = ("diffusers", "a1111", "comfyui")
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that samplers take, where they do
 ONLY_WITH_HIRES = (
@@ -64,6 +66,7 @@ MAX_STEPS = 1000
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
+MAX_PAG_SCALE = 100
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
 MAX_CLIP_SKIP = 12
@@ -319,13 +322,13 @@ class Sides(Text):
         return {"type": "LEFT,TOP,RIGHT,BOTTOM"}
 
 
-def _spelled(choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
+def _spelled(name: str, choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
     """A choice that A1111's words mean too."""
 
     def find(text: str) -> str:
         known = others.get(text.strip().lower(), text.strip().lower())
         if known not in choices:
-            raise RequestError(f"There is no {shown(text)} among these.", nearest(text, choices))
+            raise RequestError(f"There is no {name} {shown(text)}.", nearest(text, choices))
         return known
 
     return Choice(choices, find)
@@ -462,14 +465,14 @@ class Request:
         neutral="crop",
     )
     inpaint_fill: str | None = setting(
-        _spelled(FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
+        _spelled("inpaint_fill", FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
         "What the repainted part starts from: what is there, noise, nothing, or the colors around it (fill).",
         group="From a picture",
         unset="original, and fill with --expand",
         a1111="Masked content",
     )
     inpaint_area: str | None = setting(
-        _spelled(("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
+        _spelled("inpaint_area", ("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
         "What is rendered at the size asked for: the whole picture, or the masked part with some pixels around it.",
         group="From a picture",
         unset="whole",
@@ -505,6 +508,18 @@ class Request:
         Structured(Control),
         "ControlNet or T2I-Adapter, and the picture that it follows; repeatable.",
         group="From a picture",
+        unset="none",
+    )
+    control_preprocess: str | None = setting(
+        Preprocessing(),
+        "How control pictures are made from the pictures given, where a control does not say it: none, canny, ...",
+        group="From a picture",
+        unset="none",
+    )
+    ip_adapter: tuple[IPAdapterSetting, ...] | None = setting(
+        Structured(IPAdapterSetting),
+        "Picture as a prompt, through an IP-Adapter's file; repeatable.",
+        group="Adapters",
         unset="none",
     )
     compat: str | None = setting(
@@ -580,6 +595,20 @@ class Request:
         unset="0",
         neutral=0.0,
         a1111="Guidance rescale",
+    )
+    guidance_mode: str | None = setting(
+        Choice(GUIDANCE_MODES),
+        "cfgpp takes the sampler's CFG++ form, which wants a guidance scale of about 1.",
+        group="Guidance",
+        unset="the sampler's own",
+    )
+    pag_scale: float | None = setting(
+        Number(0, MAX_PAG_SCALE),
+        "Perturbed-attention guidance (Ahn et al. 2024): sounder shapes for half more time; 0 is off, 3 is usual.",
+        group="Guidance",
+        unset="0",
+        neutral=0.0,
+        a1111="PAG scale",
     )
     hires: float | None = setting(
         Number(1, MAX_HIRES),
@@ -871,6 +900,7 @@ class Resolved(Request):
         guidance_start: float = _FILLED
         guidance_end: float = _FILLED
         guidance_rescale: float = _FILLED
+        pag_scale: float = _FILLED
         cache_interval: int = _FILLED
         token_merging: float = _FILLED
         fit: str = _FILLED
@@ -968,6 +998,8 @@ if TYPE_CHECKING:
         image_guidance_scale: float | None
         depth: Any
         control: list[Any] | tuple[Any, ...] | str | None
+        control_preprocess: str | None
+        ip_adapter: list[Any] | tuple[Any, ...] | str | None
         compat: str | None
         rng: str | None
         variation_seed: int | None
@@ -984,6 +1016,8 @@ if TYPE_CHECKING:
         guidance_start: float | None
         guidance_end: float | None
         guidance_rescale: float | None
+        guidance_mode: str | None
+        pag_scale: float | None
         hires: float | None
         hires_size: Any
         hires_strength: float | None

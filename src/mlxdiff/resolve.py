@@ -11,8 +11,9 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, canvas, hub, loras, presets, repainting, scheduling, stages, upscaling
-from .catalogue import UPSCALERS
+from . import backend, canvas, hub, ip_adapters, loras, presets, repainting, scheduling, stages, upscaling
+from .catalogue import SAMPLERS, UPSCALERS
+from .controlling import prepared_alike
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
@@ -41,12 +42,14 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     """
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
+    controls = prepared_alike(request.control, request.control_preprocess)
+    request = replace(request, control=controls, control_preprocess=None)  # each says it itself from here on
     if request.batch_index is not None and request.compat != "comfyui":
         raise RequestError("There is a batch_index, which only ComfyUI's noise has.", "Add compat comfyui.")
     hashes = _hashes(request)
     request = replace(request, **repainting.settled(request, checkpoint, hashes))
     asked = request
-    config = scheduling.config_of(checkpoint, request.sampler)
+    config = _config(request, checkpoint)
     schedule = scheduling.schedule_name(request, config, checkpoint)
     options = _options(request, config)
     height, width = _size(request, checkpoint, defaults)
@@ -63,6 +66,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         height=height,
         width=width,
         sampler=config.sampler,
+        guidance_mode=None,  # which the sampler's name says
         schedule=schedule,
         prompt_syntax=PROMPT_SYNTAXES[0] if request.prompt_syntax is None else request.prompt_syntax,
         seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
@@ -78,6 +82,10 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     levels = scheduling.levels_of(request, config, checkpoint)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
+    if request.pag_scale and not checkpoint.backbone.can_be_perturbed:
+        raise RequestError("This model has no attention at the bottom of its UNet to perturb.", "Leave pag_scale out.")
+    for adapter in request.ip_adapter or ():
+        ip_adapters.find(adapter, checkpoint.backbone)
     if refiner is not None:
         _check_latents(checkpoint, refiner)
         request = replace(request, refiner=refiner.model.place)
@@ -96,7 +104,25 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     for each, held in stages.views(resolved):
         _check_memory(held, (refiner if each.refines and refiner is not None else loaded).checkpoint)
         guidance.interval_of(held.noise_levels.sigmas, *held.guidance_interval)
+        for adapter in () if each.refines else held.ip_adapter or ():
+            ip_adapters.levels_of(adapter, held.noise_levels.sigmas)
     return resolved
+
+
+def _config(request: Request, checkpoint: Checkpoint) -> SchedulerConfig:
+    """The sampler that is asked for on this checkpoint, in the form that is asked for."""
+
+    config = scheduling.config_of(checkpoint, request.sampler)
+    row = config.row
+    if request.guidance_mode == "cfg" and row.unconditional:
+        plain = next(other.name for other in SAMPLERS.values() if other.cfg_pp == row.name)
+        raise RequestError(f"The sampler {row.name} is a CFG++ form.", f"Without guidance_mode cfgpp it is {plain}.")
+    if request.guidance_mode != "cfgpp" or row.unconditional:
+        return config
+    if row.cfg_pp is None:
+        there = ", ".join(other.name for other in SAMPLERS.values() if other.cfg_pp is not None)
+        raise RequestError(f"The sampler {row.name} has no CFG++ form.", f"These have one: {there}.")
+    return scheduling.config_of(checkpoint, row.cfg_pp)
 
 
 def _check_latents(base: Checkpoint, refiner: Loaded) -> None:

@@ -1,18 +1,46 @@
 """What pictures add to a run, besides the prompt: each a condition of the one loop.
 
-An inpainting or editing checkpoint takes more channels; ControlNets and T2I-Adapters add residuals.
+An inpainting or editing checkpoint takes more channels; ControlNets and T2I-Adapters add residuals; IP-Adapters let the
+network attend to pictures beside the prompt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import mlx.core as mx
 
-from .conditioning import Conditioning
+from .conditioning import Attend, Conditioning, PicturePrompt
+from .diffusion.guidance import IMAGE, NEGATIVE
 from .models.backbone import Residuals
+
+WITHOUT_PROMPT = (NEGATIVE, IMAGE)
+"""Branches of guidance that are not told what is wanted, in words or in a picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeenPictures:
+    """The pictures of one IP-Adapter in a run.
+
+    positive, negative  (1, P, T, D): T tokens of each of P pictures, for the prompt's branches and for those without it
+    attend              how the backbone attends to them
+    low, high           the noise levels low < sigma <= high at which it does
+    """
+
+    positive: mx.array
+    negative: mx.array
+    attend: Attend
+    low: float = -math.inf
+    high: float = math.inf
+
+    def prompt(self, rows: Sequence[tuple[str, int]]) -> PicturePrompt:
+        """What (branch, images) one after the other in a batch are told."""
+        tokens = [self.negative if branch in WITHOUT_PROMPT else self.positive for branch, _ in rows]
+        spread = [mx.broadcast_to(array, (n, *array.shape[1:])) for array, (_, n) in zip(tokens, rows, strict=True)]
+        return PicturePrompt(mx.concatenate(spread), self.attend)
 
 
 class Steer(Protocol):
@@ -37,10 +65,16 @@ class Steering:
 
     channels  by the name of a branch: (B, h, w, c) that go behind the scaled latents, in the backbone's own scale
     controls  networks whose residuals add up; they see the latents alone, without these channels
+    pictures  what is attended to beside the prompt
     """
 
     channels: Mapping[str, mx.array] = field(default_factory=dict)
     controls: Sequence[Steer] = ()
+    pictures: tuple[SeenPictures, ...] = ()
+
+    def seen(self, sigma: float) -> tuple[SeenPictures, ...]:
+        """The pictures that are attended to at a noise level."""
+        return tuple(each for each in self.pictures if each.low < sigma <= each.high)
 
 
 NOTHING = Steering()

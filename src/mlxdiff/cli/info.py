@@ -204,9 +204,12 @@ def about_file(path: Path) -> dict[str, Any]:
 
     if holds_latents(path):
         return about_latents(path)
-    from ..adapters import is_adapter
+    from .. import adapters, ip_adapters
 
-    if is_adapter(path):
+    pictures = ip_adapters.describe(path)
+    if pictures is not None:
+        return pictures
+    if adapters.is_adapter(path):
         return about_adapter(path)
     from .. import upscaling
 

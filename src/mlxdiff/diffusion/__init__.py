@@ -13,6 +13,7 @@ programs    schedules as A1111 and ComfyUI make them
 flow        the same for flow matching
 step        what a sampler is handed, and what it yields
 guidance    how the predictions of several branches become one
+keeping     what stays of a picture while the rest is repainted
 samplers    the integrators, one function for each row of mlxdiff.catalogue
 
 Everything works in variance-exploding form: latents = x0 + sigma * noise, with noise of unit variance.

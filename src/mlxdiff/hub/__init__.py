@@ -32,7 +32,7 @@ from ..part_kinds import KINDS, MODEL, noun_of
 from .cached_parts import CachedPart
 from .download import Plan, PlannedFile, Progress, plan, pull
 from .hashes import FileHashes, file_hash, find_by_hash, hashes_of
-from .library import find_part, kind_of_folder, resolve_vae
+from .library import find_image_encoder, find_part, kind_of_folder, resolve_vae
 from .local import Snapshot, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
@@ -74,6 +74,7 @@ __all__ = [
     "default_model",
     "file_hash",
     "find_by_hash",
+    "find_image_encoder",
     "find_models",
     "find_part",
     "find_stored",

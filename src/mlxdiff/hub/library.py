@@ -53,6 +53,25 @@ def resolve_vae(reference: str) -> Path:
     return find_part(reference, "vae")
 
 
+def find_image_encoder(reference: str) -> Path:
+    """The folder of an image encoder for IP-Adapters: a path, or owner/name/folder of what is in the cache; no network.
+
+    Raises ModelNotFoundError.
+    """
+    path = as_path(reference)
+    if path is not None and path.is_dir():
+        return path
+    parsed = parse_reference(f"{reference}/model{SINGLE_FILE}")
+    if parsed is not None and parsed.file is not None and not is_address(reference):
+        commit = cached_commit(parsed.name, MAIN)
+        file = None if commit is None else storage(parsed.name) / "snapshots" / commit / parsed.file
+        if file is not None and file.is_file():
+            return file.parent
+    raise ModelNotFoundError(
+        f"There is no folder {reference} of an image encoder.", "Check its name; an encoder comes with its IP-Adapter."
+    )
+
+
 def kind_of_folder(folder: Path) -> str | None:
     """The kind of part that a folder on this disk is, by its config.json; None for anything else."""
     try:

@@ -68,11 +68,13 @@ class Extra:
     residuals      of ControlNets and T2I-Adapters
     token_merging  fraction (0 to 0.75) of similar tokens merged before self-attention
     step_cache     the deep features of one run; None computes them in each call
+    perturbed      how many rows, the last ones, are perturbed: at the bottom each cell attends to itself alone (PAG)
     """
 
     residuals: Residuals = NO_RESIDUALS
     token_merging: float = 0.0
     step_cache: StepCache | None = None
+    perturbed: int = 0
 
 
 class BackboneConfig(Protocol):
@@ -97,6 +99,11 @@ class BackboneConfig(Protocol):
     @property
     def merges_tokens(self) -> bool:
         """Whether there is attention in which tokens can merge."""
+        ...
+
+    @property
+    def can_be_perturbed(self) -> bool:
+        """Whether there is attention that `Extra.perturbed` changes."""
         ...
 
     def bytes_per_row(self, cells: int, itemsize: int, *, fused_attention: bool) -> int:

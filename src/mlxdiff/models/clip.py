@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -140,25 +140,47 @@ class CLIPTextEmbeddings(nn.Module):
         return vectors + self.position_embedding.weight[: tokens.shape[1]]
 
 
+class LayerConfig(Protocol):
+    """What the layers of CLIP's two halves are built from."""
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def intermediate_size(self) -> int: ...
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+
+    @property
+    def num_attention_heads(self) -> int: ...
+
+    @property
+    def hidden_act(self) -> str: ...
+
+    @property
+    def layer_norm_eps(self) -> float: ...
+
+
 class CLIPEncoder(nn.Module):
     """The stack of layers; it exists for the parameter paths."""
 
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, config: LayerConfig):
         super().__init__()
         self.layers = [CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)]
 
 
 class CLIPEncoderLayer(nn.Module):
-    """A pre-norm transformer layer; x (B, T, D), mask (T, T) or (B, 1, T, T)."""
+    """A pre-norm transformer layer; x (B, T, D), mask (T, T) or (B, 1, T, T), None where all tokens see all."""
 
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, config: LayerConfig):
         super().__init__()
         self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = CLIPAttention(config)
         self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = CLIPMLP(config)
 
-    def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
@@ -166,7 +188,7 @@ class CLIPEncoderLayer(nn.Module):
 class CLIPAttention(nn.Module):
     """Multi-head self-attention with biases on all four projections."""
 
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, config: LayerConfig):
         super().__init__()
         self.heads = config.num_attention_heads
         self.q_proj = Linear(config.hidden_size, config.hidden_size)
@@ -174,7 +196,7 @@ class CLIPAttention(nn.Module):
         self.v_proj = Linear(config.hidden_size, config.hidden_size)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
-    def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         out = attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), heads=self.heads, mask=mask)
         return self.out_proj(out)
 
@@ -182,7 +204,7 @@ class CLIPAttention(nn.Module):
 class CLIPMLP(nn.Module):
     """Two linear maps around the config's activation."""
 
-    def __init__(self, config: CLIPTextConfig):
+    def __init__(self, config: LayerConfig):
         super().__init__()
         self.hidden_act = config.hidden_act
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)

@@ -6,7 +6,7 @@ know where a picture ends. Attribute names are diffusers'.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -24,8 +24,9 @@ _GROUP_NORM_EPS = 1e-6
 Match = Callable[[mx.array], token_merging.Merging | None]
 """Which of the tokens (B, T, width) stand for others in attention among themselves."""
 
-KeysValues = tuple[mx.array, mx.array]
-"""Keys and values of one attention, (B, S, width) each."""
+KeysValues = tuple[mx.array, ...]
+"""Keys and values of one attention, (B, S, width) each; those of a picture with a mask have (1, T, 1) behind them, by
+which the output for each of T tokens is multiplied."""
 
 
 class _Attention(nn.Module):
@@ -51,9 +52,14 @@ class CrossAttention(_Attention):
         """The keys and values of a source (B, S, source_width)."""
         return self.to_k(source), self.to_v(source)
 
-    def __call__(self, x: mx.array, keys_values: KeysValues) -> mx.array:
-        q = self.to_q(x).reshape(keys_values[0].shape[0], -1, x.shape[-1])
-        out = attention(q, *keys_values, heads=self.heads, upcast=self.upcast)
+    def __call__(self, x: mx.array, keys_values: KeysValues, pictures: Sequence[KeysValues] = ()) -> mx.array:
+        """`pictures` are attended to beside the source, each for itself, and added (Ye et al. 2023, IP-Adapter)."""
+        keys, values = keys_values
+        q = self.to_q(x).reshape(keys.shape[0], -1, x.shape[-1])
+        out = attention(q, keys, values, heads=self.heads, upcast=self.upcast)
+        for keys, values, *mask in pictures:
+            seen = attention(q, keys, values, heads=self.heads, upcast=self.upcast)
+            out = out + (seen * mask[0] if mask else seen)
         return self.to_out[0].product(out.reshape(x.shape))
 
 
@@ -88,13 +94,18 @@ class SelfAttention(_Attention):
         fused.update(arrays)
         self.to_qkv = fused
 
-    def __call__(self, x: mx.array, batch: int) -> mx.array:
+    def __call__(self, x: mx.array, batch: int, perturbed: int = 0) -> mx.array:
+        """Of the last `perturbed` images each token sees itself alone (Ahn et al. 2024, PAG)."""
         width = x.shape[-1]
         if "to_qkv" in self:
             qkv = self.to_qkv(x)
         else:
             qkv = mx.concatenate([self.to_q(x), self.to_k(x), self.to_v(x)], axis=-1)
-        out = self_attention(qkv.reshape(batch, -1, 3 * width), heads=self.heads, upcast=self.upcast)
+        qkv = qkv.reshape(batch, -1, 3 * width)
+        whole = batch - perturbed
+        parts = [self_attention(qkv[:whole], heads=self.heads, upcast=self.upcast)] if whole else []
+        parts += [qkv[whole:, :, 2 * width :]] if perturbed else []
+        out = parts[0] if len(parts) == 1 else mx.concatenate(parts)
         return self.to_out[0].product(out.reshape(-1, width))
 
 
@@ -141,33 +152,45 @@ class BasicTransformerBlock(nn.Module):
         """Keys and values of the context (B, S, context_width) for each attention to it."""
         return [a.keys_values(context) for a in (self.attn1, self.attn2) if isinstance(a, CrossAttention)]
 
-    def __call__(self, x: mx.array, batch: int, keys_values: list[KeysValues], match: Match | None = None) -> mx.array:
+    def __call__(
+        self,
+        x: mx.array,
+        batch: int,
+        keys_values: list[KeysValues],
+        match: Match | None = None,
+        perturbed: int = 0,
+    ) -> mx.array:
+        """x (B * T, width); `keys_values` are this block's own, and behind them those of pictures."""
         merging = None if match is None else match(x.reshape(batch, -1, x.shape[-1]))
         h = self.norm1(x)
         y = (
-            self._attend(h, batch, keys_values)
+            self._attend(h, batch, keys_values, perturbed)
             if merging is None
-            else self._attend_merged(h, batch, keys_values, merging)
+            else self._attend_merged(h, batch, keys_values, merging, perturbed)
         )
         x, h = self.norm2.add(x, y, self.attn1.to_out[0].bias)
-        x, h = self.norm3.add(x, self.attn2(h, keys_values[-1]), self.attn2.to_out[0].bias)
+        own = 2 if isinstance(self.attn1, CrossAttention) else 1
+        x, h = self.norm3.add(x, self.attn2(h, keys_values[own - 1], keys_values[own:]), self.attn2.to_out[0].bias)
         return add_biased(x, self.ff(h), self.ff.net[2].bias)
 
-    def _attend(self, h: mx.array, batch: int, keys_values: list[KeysValues]) -> mx.array:
-        return self.attn1(h, batch) if isinstance(self.attn1, SelfAttention) else self.attn1(h, keys_values[0])
+    def _attend(self, h: mx.array, batch: int, keys_values: list[KeysValues], perturbed: int) -> mx.array:
+        if isinstance(self.attn1, SelfAttention):
+            return self.attn1(h, batch, perturbed)
+        return self.attn1(h, keys_values[0])
 
     def _attend_merged(
-        self, h: mx.array, batch: int, keys_values: list[KeysValues], merging: token_merging.Merging
+        self, h: mx.array, batch: int, keys_values: list[KeysValues], merging: token_merging.Merging, perturbed: int
     ) -> mx.array:
         merged = merging.merge(h.reshape(batch, -1, h.shape[-1]))
-        attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, keys_values)
+        attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, keys_values, perturbed)
         return merging.unmerge(attended.reshape(merged.shape)).reshape(h.shape)
 
 
 class Transformer2DModel(nn.Module):
     """Transformer blocks over the pixels of x (B, h, w, C), beside a shortcut.
 
-    `merging` is the fraction of the pixels that merge in attention among themselves.
+    `merging` is the fraction of the pixels that merge in attention among themselves; of the last `perturbed` images
+    each pixel sees itself alone there.
     """
 
     def __init__(
@@ -198,9 +221,11 @@ class Transformer2DModel(nn.Module):
         """Keys and values of the context (B, S, context_width) for each block."""
         return [block.keys_values(context) for block in self.transformer_blocks]
 
-    def __call__(self, x: mx.array, keys_values: list[list[KeysValues]], merging: float = 0.0) -> mx.array:
+    def __call__(
+        self, x: mx.array, keys_values: list[list[KeysValues]], merging: float = 0.0, perturbed: int = 0
+    ) -> mx.array:
         match = partial(token_merging.match, size=(x.shape[1], x.shape[2]), ratio=merging) if merging > 0 else None
         tokens = self.proj_in(self.norm(x).reshape(-1, x.shape[-1]))
         for block, its_keys_values in zip(self.transformer_blocks, keys_values, strict=True):
-            tokens = block(tokens, x.shape[0], its_keys_values, match)
+            tokens = block(tokens, x.shape[0], its_keys_values, match, perturbed)
         return x + self.proj_out(tokens).reshape(x.shape)

@@ -16,6 +16,7 @@ import mlx.core as mx
 from ..errors import RequestError
 from .backbone import NO_RESIDUALS, Residuals
 from .layers import Conv2d, GroupNormSiLU
+from .transformer import KeysValues
 from .unet_blocks import DownBlock, LevelKeysValues, MidBlock, UpBlock
 from .unet_config import UNetConfig
 from .unet_down import UNetDown, attend_of, resnet_of
@@ -68,14 +69,16 @@ class UNet2DConditionModel(UNetDown):
         keys_values: list[LevelKeysValues],
         merging: float = 0.0,
         residuals: Residuals = NO_RESIDUALS,
+        perturbed: int = 0,
     ) -> mx.array:
         """The output for `sample` (B, h, w, in_channels), of what `time_shifts` and `keys_values` gave.
 
-        `merging` is the fraction of the tokens that merge in the finest self-attention. The three parts are there for
-        callers that keep the output of `coarser_levels` of another call (models/step_cache.py).
+        `merging` is the fraction of the tokens that merge in the finest self-attention; of the last `perturbed` images
+        each pixel attends to itself alone at the bottom. The three parts are there for callers that keep the output of
+        `coarser_levels` of another call (models/step_cache.py).
         """
         maps = self.finest_down(sample, shifts, keys_values, merging, residuals)
-        x = self.coarser_levels(maps, shifts, keys_values, merging, residuals)
+        x = self.coarser_levels(maps, shifts, keys_values, merging, residuals, perturbed)
         return self.finest_up(x, maps, shifts, keys_values, merging, residuals)
 
     def finest_down(
@@ -96,10 +99,11 @@ class UNet2DConditionModel(UNetDown):
         keys_values: list[LevelKeysValues],
         merging: float = 0.0,
         residuals: Residuals = NO_RESIDUALS,
+        perturbed: int = 0,
     ) -> mx.array:
         """What all coarser levels make of `finest_down`'s feature maps for the finest way up: (B, h, w, C)."""
         to_skips, to_mid, adapter = residuals
-        skips, x = self.coarser(maps, shifts, keys_values, merging, adapter)
+        skips, x = self.coarser(maps, shifts, keys_values, merging, adapter, perturbed)
         x = x if to_mid is None else x + to_mid
         skips = _added(skips, to_skips)
         for i in range(-self.config.levels, -1):
@@ -136,6 +140,26 @@ class UNet2DConditionModel(UNetDown):
                 f" {self.config.levels} levels.",
                 "Use a T2I-Adapter that was trained for this family of models.",
             )
+
+    def with_pictures(
+        self, keys_values: list[LevelKeysValues], pictures: Sequence[Sequence[KeysValues]]
+    ) -> list[LevelKeysValues]:
+        """What `keys_values` gave, with those of pictures behind them.
+
+        pictures  for each attention to the prompt, in the order of models/unet_attentions.py
+        """
+        down, up = len(self.down_blocks), len(keys_values) - len(self.up_blocks)
+        order = [*range(down), *range(up, len(keys_values)), *range(down, up)]
+        rest, told = iter(pictures), list(keys_values)
+        for level in order:
+            told[level] = [
+                [[*block, *(self._in_dtype(each) for each in next(rest))] for block in transformer]
+                for transformer in keys_values[level]
+            ]
+        return told
+
+    def _in_dtype(self, arrays: KeysValues) -> KeysValues:
+        return tuple(array.astype(self.dtype) for array in arrays)
 
     def _levels(self) -> list[DownBlock | MidBlock | UpBlock]:
         return [*super()._levels(), *self.up_blocks]

@@ -16,6 +16,7 @@ from ..errors import UnsupportedError
 from ..weight_changes import Delta, Live, Survival
 from .backbone import Extra, Residuals
 from .layers import timestep_embedding
+from .transformer import KeysValues
 from .unet import UNet2DConditionModel
 from .unet_blocks import LevelKeysValues
 from .unet_config import UNetConfig
@@ -109,9 +110,18 @@ class Prepared:
 class PreparedUNet(Prepared):
     """Of a UNet, with its functions that have the weights of which this was prepared, for UNetBackbone alone."""
 
-    def __init__(self, calls: Calls, network: UNetDown, *arguments: Any, **inputs: mx.array | None) -> None:
-        super().__init__(network, *arguments, **inputs)
+    def __init__(
+        self,
+        calls: Calls,
+        network: UNet2DConditionModel,
+        conditioning: Conditioning,
+        timesteps: Sequence[float],
+        **inputs: mx.array | None,
+    ) -> None:
+        super().__init__(network, conditioning, timesteps, **inputs)
         self.calls = calls
+        if conditioning.pictures:
+            self.keys_values = network.with_pictures(self.keys_values, _of_pictures(conditioning))
 
 
 class UNetBackbone:
@@ -160,10 +170,11 @@ class UNetBackbone:
         sample, shifts = latents.astype(self.dtype), prepared.time_shifts(timestep)
         merging, residuals = float(extra.token_merging), self._in_dtype(extra.residuals)
         if extra.step_cache is None:
-            return calls.predict(sample, shifts, keys_values, merging, residuals)
+            return calls.predict(sample, shifts, keys_values, merging, residuals, extra.perturbed)
         maps = calls.finest_down(sample, shifts, keys_values, merging, residuals)
         x = extra.step_cache(
-            lambda: calls.coarser_levels(maps, shifts, keys_values, merging, residuals), sample.shape[0]
+            lambda: calls.coarser_levels(maps, shifts, keys_values, merging, residuals, extra.perturbed),
+            sample.shape[0],
         )
         return calls.finest_up(x, maps, shifts, keys_values, merging, residuals)
 
@@ -190,6 +201,12 @@ class UNetBackbone:
         mid = None if residuals.mid is None else residuals.mid.astype(self.dtype)
         down, adapter = ([x.astype(self.dtype) for x in part] for part in (residuals.down, residuals.adapter))
         return Residuals(down, mid, adapter)
+
+
+def _of_pictures(conditioning: Conditioning) -> list[list[KeysValues]]:
+    """For each attention to the prompt, the keys and values of all that pictures add there."""
+    found = [prompt.attend(prompt.tokens) for prompt in conditioning.pictures]
+    return [[each for prompt in prompts for each in prompt] for prompts in zip(*found, strict=True)]
 
 
 def _leaves(module: nn.Module) -> list[mx.array]:

@@ -96,10 +96,13 @@ class MidBlock(_Level):
             self.attentions = [attend(0)]
             self.resnets.append(resnet(channels, channels))
 
-    def __call__(self, x: mx.array, shifts: list[mx.array], keys_values: LevelKeysValues) -> mx.array:
+    def __call__(
+        self, x: mx.array, shifts: list[mx.array], keys_values: LevelKeysValues, perturbed: int = 0
+    ) -> mx.array:
+        """Of the last `perturbed` images each pixel attends to itself alone."""
         x = self.resnets[0](x, shifts[0])
         if "attentions" in self:
-            x = self.resnets[1](self.attentions[0](x, keys_values[0]), shifts[1])
+            x = self.resnets[1](self.attentions[0](x, keys_values[0], perturbed=perturbed), shifts[1])
         return x
 
 

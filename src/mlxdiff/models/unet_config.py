@@ -106,6 +106,11 @@ class UNetConfig:
         """Whether there is attention in which tokens can merge."""
         return self.finest_attention is not None
 
+    @property
+    def can_be_perturbed(self) -> bool:
+        """Whether there is attention at the bottom, which `Extra.perturbed` changes."""
+        return "CrossAttn" in str(self.mid_block_type)
+
     def bytes_per_row(self, cells: int, itemsize: int, *, fused_attention: bool) -> int:
         """Bytes that one more row of a batch needs in a call, about, for latents of so many cells.
 

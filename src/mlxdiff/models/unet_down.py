@@ -75,15 +75,19 @@ class UNetDown(nn.Module):
         keys_values: list[LevelKeysValues],
         merging: float = 0.0,
         adapter: Sequence[mx.array] = (),
+        perturbed: int = 0,
     ) -> tuple[list[mx.array], mx.array]:
-        """All feature maps, of those that `finest` gave, and what the bottom makes of the last."""
+        """All feature maps, of those that `finest` gave, and what the bottom makes of the last.
+
+        Of the last `perturbed` images each pixel attends to itself alone at the bottom.
+        """
         skips, down = list(maps), len(self.down_blocks)
         for i in range(1, down):
             merges = self._merging(i, merging)
             skips.extend(self.down_blocks[i](skips[-1], shifts[i], keys_values[i], merges, _item(adapter, i)))
         x = skips[-1]
         if "mid_block" in self:
-            x = self.mid_block(x, shifts[down], keys_values[down])
+            x = self.mid_block(x, shifts[down], keys_values[down], perturbed)
             last = _item(adapter, down)
             x = x if last is None else x + last
         return skips, x
