@@ -466,6 +466,20 @@ def test_an_option_that_is_asked_for_holds_in_both_passes(sd21):
         assert [view.eta for _, view in stages.views(resolved)] == [0.3, 0.3]
 
 
+def test_loops_that_alternate_keep_their_own_loras_until_a1111s_refiner_takes_over():
+    sd = StableDiffusion("emoji", dtype="fp32")
+    told = {"seed": 1, "steps": 4, "sampler": "euler", **SIZE}
+    refined = {"compat": "a1111", "refiner": "emoji", "refiner_switch": 0.5, "lora": "pixel-art", **told}
+    alone = [np.array(step.latents) for step in sd.denoise(Request("a cat", **refined))]
+    loops = [sd.denoise(Request("a cat", **settings)) for settings in (refined, told)]
+    found = []
+    for _ in range(4):
+        steps = [next(loop) for loop in loops]
+        mx.eval([step.latents for step in steps])
+        found.append(np.array(steps[0].latents))
+    assert all(map(np.array_equal, found, alone))
+
+
 def test_a_picture_that_is_drawn_from_is_enlarged_too(sd21):
     told = {"seed": 1, "steps": 4, "image": PICTURE, "strength": 0.5, "hires": 1.5, "hires_steps": 2, **SIZE}
     steps = list(sd21.denoise(Request("a cat", **told)))
