@@ -419,6 +419,14 @@ def test_a_tag_around_a_tag_is_refused(sd15, text):
         sd15.sd.resolve(Request(text, seed=1))
 
 
+def test_more_loras_than_anyone_means_are_refused_before_any_is_looked_up(sd15, monkeypatch):
+    monkeypatch.setattr("mlxdiff.hub.find_part", lambda *_: pytest.fail("looked up"))
+    tags = "".join(f"<lora:x{i}>" for i in range(60))
+    for told in ({"lora": ["ink"] * 101}, {"prompt": f"a{tags}{tags}"}, {"prompt": f"a{tags}", "lora": ["ink"] * 50}):
+        with pytest.raises(RequestError, match=r"with 1\d\d LoRAs. Name at most 100"):
+            sd15.sd.resolve(Request(**{"prompt": PROMPT, "seed": 1} | told))
+
+
 def test_the_rank_limits_the_directions(sd15, tmp_path):
     whole, cut = load_file(sd15.a), {}
     for key, value in whole.items():
