@@ -49,7 +49,7 @@ def enlarged_picture(
     dtype  the network's; None is the device's own
     """
     if network is not None:
-        for _ in upscaling.in_turn(network, *pixels.shape[:2], height, width):
+        for _ in upscaling.in_turn(network, pixels.shape[0], pixels.shape[1], height, width):
             pixels = upscaling.upscale(network, pixels, dtype=dtype)
     if pixels.shape[:2] == (height, width):
         return pixels

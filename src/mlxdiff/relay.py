@@ -5,7 +5,7 @@ The loop itself is `StableDiffusion.denoise`; here is what it hands its steps on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -212,7 +212,7 @@ def _adapting(denoise: guidance.Guided, networks: Networks, adapters: Adapters) 
     """The model's denoiser, each call of it with these adapters, whatever other runs put on between them."""
     held, predict = networks.adapted("backbone", adapters), denoise.predict
 
-    def adapted(latents: mx.array, sigma: float, names: Sequence[str]) -> Mapping[str, mx.array]:
+    def adapted(latents: mx.array, sigma: float, names: tuple[str, ...]) -> Mapping[str, mx.array]:
         networks.put_on(held, adapters)
         return predict(latents, sigma, names)
 
