@@ -411,6 +411,22 @@ def test_prompts_of_one_call_may_name_different_loras(sd15):
     assert list(alike(same)) == [same]
 
 
+@pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize("text", ["a <<lora:none:1>lora:ink:0.7> b", "<lo<lora:ink:1>ra:ink:1>"])
+def test_a_tag_around_a_tag_is_refused(sd15, text):
+    """Left in the prompt, it would be applied by whoever reads the record, and would not have been here."""
+    with pytest.raises(RequestError, match="stands around another tag"):
+        sd15.sd.resolve(Request(text, seed=1))
+
+
+def test_more_loras_than_anyone_means_are_refused_before_any_is_looked_up(sd15, monkeypatch):
+    monkeypatch.setattr("mlxdiff.hub.find_part", lambda *_: pytest.fail("looked up"))
+    tags = "".join(f"<lora:x{i}>" for i in range(60))
+    for told in ({"lora": ["ink"] * 101}, {"prompt": f"a{tags}{tags}"}, {"prompt": f"a{tags}", "lora": ["ink"] * 50}):
+        with pytest.raises(RequestError, match=r"with 1\d\d LoRAs. Name at most 100"):
+            sd15.sd.resolve(Request(**{"prompt": PROMPT, "seed": 1} | told))
+
+
 def test_the_rank_limits_the_directions(sd15, tmp_path):
     whole, cut = load_file(sd15.a), {}
     for key, value in whole.items():
@@ -473,3 +489,22 @@ def test_a_textual_inversion_in_a_lora_file_is_heard(sd15, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sd15.sd.encode_prompt("a horse", lora=str(tmp_path / "with.safetensors"))
+
+
+def test_a_textual_inversion_is_heard_for_as_long_as_its_lora_is_on(sd15, tmp_path):
+    """The file changes the UNet alone: the weights of the text encoders tell nothing of it."""
+    rows = np.random.default_rng(3).normal(size=(2, 32)).astype(np.float32)
+    unet = {key: value for key, value in load_file(sd15.a).items() if key.startswith("unet.")}
+    lora = str(tmp_path / "with.safetensors")
+    save_file(unet | {"bundle_emb.zebra.string_to_param.*": rows}, lora)
+    sd = StableDiffusion(str(sd15.folder), dtype="fp32")
+    plain, told = sd.resolve(Request("a zebra", seed=1)), sd.resolve(Request("a zebra", seed=1, lora=lora))
+    off = sd.resolve(Request("a zebra", seed=1, lora=f"{lora},scale=0"))
+    heard = [[np.array(each) for each in found.arrays()] for found in sd.encode_ahead([plain, told, plain, off])]
+    alone = [
+        np.array(each) for each in StableDiffusion(str(sd15.folder), dtype="fp32").encode_ahead([told])[0].arrays()
+    ]
+    assert all(map(np.array_equal, heard[1], alone))
+    assert not all(map(np.array_equal, heard[1], heard[0]))
+    assert all(map(np.array_equal, heard[2], heard[0]))
+    assert all(map(np.array_equal, heard[3], heard[0])), "a scale of 0 is no LoRA"

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
+import part_files
 import pytest
 import tiny
 import torch
@@ -25,9 +26,9 @@ from PIL import Image
 from test_pipeline import generators, psnr, quiet
 from torch_upscalers import SRVGGNetCompact, seeded, write
 
-from mlxdiff import Request, StableDiffusion, memory, stages
+from mlxdiff import Request, StableDiffusion, memory, stages, upscaling
 from mlxdiff.diffusion.noise import NoiseStream
-from mlxdiff.errors import ModelNotFoundError, RequestError
+from mlxdiff.errors import ModelNotFoundError, RequestError, UnsupportedError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -383,7 +384,10 @@ def test_a_size_of_another_shape_is_covered_and_cut(sd21):
         ({"hires": 2, "hires_size": "64x64"}, "both hires and hires_size"),
         ({"hires": 2, "hires_strength": 0}, "leaves none"),
         ({"refiner_switch": 0.5}, "no refiner"),
-        ({"hires": 16, "hires_steps": 1000, "hires_strength": 0.1}, "steps"),
+        ({"hires": 16, "hires_steps": 1000, "hires_strength": 0.1}, "1000 steps at a hires_strength of 0.1"),
+        ({"hires": 2, "steps": 3, "hires_strength": 1e-7}, "3 steps at a hires_strength of 1e-07"),
+        ({"hires": 2, "steps": 3, "hires_strength": 1e-300, "compat": "comfyui"}, "3 steps at a hires_strength"),
+        ({"hires_size": "7x64"}, "each from 8 to"),
         ({"refiner": "emoji"}, "latents of another kind"),
         ({"hires": 2, "image": PICTURE, "mask": PICTURE}, "a mask and a second pass"),
     ],
@@ -397,6 +401,83 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_computed(sd21, s
 def test_an_upscaler_that_is_not_there_is_said_at_once(sd21):
     with pytest.raises(ModelNotFoundError, match=r"nowhere\.safetensors"):
         sd21.resolve(Request("a cat", hires=2, hires_upscaler="nowhere.safetensors", **SIZE))
+
+
+def test_an_upscaler_that_is_none_or_makes_too_much_is_said_at_once(sd21, tmp_path, monkeypatch):
+    (tmp_path / "none.safetensors").write_bytes(part_files.lora())
+    with pytest.raises(UnsupportedError, match="no upscaler"):
+        sd21.resolve(Request("a cat", hires=2, hires_upscaler=str(tmp_path / "none.safetensors"), **SIZE))
+    large = write(seeded(SRVGGNetCompact, factor=8), tmp_path / "large.safetensors")
+    told = {"hires_upscaler": str(large), **SIZE}
+    sd21.resolve(Request("a cat", hires=2, **told))
+    monkeypatch.setattr("mlxdiff.upscaling.MAX_SIDE", 1024)
+    sd21.resolve(Request("a cat", hires=2, **told))
+    with pytest.raises(RequestError, match="Enlarged 8 times the picture has 2048x2048"):  # 32, 256, 2048
+        sd21.resolve(Request("a cat", hires=9, **told))
+
+
+def test_the_network_computes_in_the_models_precision(sd21, tmp_path, monkeypatch):
+    path, seen, plain = write(seeded(SRVGGNetCompact), tmp_path / "x4.safetensors"), [], upscaling.load
+    monkeypatch.setattr("mlxdiff.upscaling.load", lambda path, dtype=None: seen.append(dtype) or plain(path, dtype))
+    ours(sd21, prompt="a cat", seed=1, steps=1, hires=1.5, hires_upscaler=str(path), **SIZE)
+    assert seen == [sd21.dtype]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "etas"),
+    [
+        ("euler", "dpm_fast", (None, 1.0)),  # A1111's own
+        ("dpm_fast", "dpm_fast", (1.0, 1.0)),
+        ("dpm_fast", "ddim", (1.0, None)),  # 0
+        ("dpm_fast", "euler", (1.0, None)),
+    ],
+)
+def test_each_pass_has_its_own_samplers_defaults_of_a1111(sd21, first, second, etas):
+    told = {"seed": 1, "steps": 2, "hires": 1.5, "compat": "a1111", **SIZE}
+    resolved = sd21.resolve(Request("a cat", sampler=first, hires_sampler=second, **told))
+    assert tuple(view.eta for _, view in stages.views(resolved)) == etas
+    again = sd21.resolve(Request.recorded(resolved.to_json()))
+    assert again.passes == resolved.passes
+
+
+@pytest.mark.parametrize("schedule", [None, "karras", "uniform"])
+@pytest.mark.parametrize(
+    ("first", "second", "own"),
+    [
+        ("dpmpp_2m", "euler", ("karras", "uniform")),
+        ("euler", "dpmpp_2m", ("uniform", "karras")),
+        ("euler", "ddim", ("uniform", None)),
+        ("ddim", "dpmpp_sde", (None, "karras")),
+    ],
+)
+def test_each_pass_has_its_own_schedule_of_a1111_and_the_record_says_which(sd21, first, second, own, schedule):
+    told = {"seed": 1, "steps": 2, "hires": 1.5, "compat": "a1111", "schedule": schedule, **SIZE}
+    resolved = sd21.resolve(Request("a cat", sampler=first, hires_sampler=second, **told))
+    expected = own if schedule is None else (schedule, None if second == "ddim" else schedule)
+    assert tuple(view.schedule for _, view in stages.views(resolved)) == expected
+    assert sd21.resolve(Request.recorded(resolved.to_json())).passes == resolved.passes
+    assert sd21.resolve(resolved).passes == resolved.passes
+
+
+def test_an_option_that_is_asked_for_holds_in_both_passes(sd21):
+    told = {"seed": 1, "steps": 2, "hires": 1.5, "eta": 0.3, **SIZE}
+    for compat in ("a1111", None):
+        resolved = sd21.resolve(Request("a cat", sampler="ddim", hires_sampler="euler_a", compat=compat, **told))
+        assert [view.eta for _, view in stages.views(resolved)] == [0.3, 0.3]
+
+
+def test_loops_that_alternate_keep_their_own_loras_until_a1111s_refiner_takes_over():
+    sd = StableDiffusion("emoji", dtype="fp32")
+    told = {"seed": 1, "steps": 4, "sampler": "euler", **SIZE}
+    refined = {"compat": "a1111", "refiner": "emoji", "refiner_switch": 0.5, "lora": "pixel-art", **told}
+    alone = [np.array(step.latents) for step in sd.denoise(Request("a cat", **refined))]
+    loops = [sd.denoise(Request("a cat", **settings)) for settings in (refined, told)]
+    found = []
+    for _ in range(4):
+        steps = [next(loop) for loop in loops]
+        mx.eval([step.latents for step in steps])
+        found.append(np.array(steps[0].latents))
+    assert all(map(np.array_equal, found, alone))
 
 
 def test_a_picture_that_is_drawn_from_is_enlarged_too(sd21):
@@ -436,6 +517,8 @@ def test_a_lora_that_the_second_passs_prompt_names_at_another_scale_holds_in_it(
     with_it = ours(sd, prompt="a cat", lora="pixel-art", hires_prompt="a cat <lora:pixel-art:0.3>", **told)
     without = ours(sd, prompt="a cat", lora="pixel-art", **told)
     assert psnr(with_it, without) < 60
+    spelled = sd.resolve(Request("a cat", lora="pixel-art", hires_prompt="a cat <lora:Pixel-Art:0.3>", **told))
+    assert [lora.scale for lora in list(stages.views(spelled))[1][1].lora] == [0.3], "the same file by another name"
     named = sd.resolve(Request("a cat", hires_prompt="a cat <lora:pixel-art:0.3>", **told))
     assert named.lora is None
     assert "pixel-art" in dict(named.hashes)

@@ -127,8 +127,12 @@ class Adapting:
         ]
 
     def inversions(self, adapters: Adapters) -> tuple[Inversion, ...]:
-        """The textual inversions that the files bring along for prompts."""
-        return tuple(inversion for adapter in adapters for inversion in self._about(adapter).inversions)
+        """The textual inversions that the files bring along for prompts; one at scale 0 brings none."""
+        return tuple(inversion for adapter in _heard(adapters) for inversion in self._about(adapter).inversions)
+
+    def bringing(self, adapters: Adapters) -> tuple[str, ...]:
+        """The contents of the files that bring textual inversions along: equal ones, the same words."""
+        return tuple(adapter.digest for adapter in _heard(adapters) if self._about(adapter).inversions)
 
     def _about(self, adapter: Weighted) -> Known:
         if adapter.digest not in self._known:
@@ -174,6 +178,10 @@ class Split:
 
     merged: Terms
     beside: Terms
+
+
+def _heard(adapters: Adapters) -> list[Weighted]:
+    return [adapter for adapter in adapters if adapter.scale != 0 or adapter.text != 0]
 
 
 def _delta(terms: Terms) -> Delta:

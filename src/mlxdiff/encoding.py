@@ -111,11 +111,13 @@ class EncodedPrompts:
         _warn_of_idle(request, guided)
         # Samplers in CFG++ form need the negative branch at any guidance scale.
         parsed = parsed_texts(request, guided=guided or find_sampler(request.sampler).unconditional)
+        adapters = adapters_of(request)
         key = (
             *parsed.texts.items(),
             *(request.height, request.width, request.prompt_syntax, request.clip_skip),
             *(request.embedding, request.hashes if request.embedding else None),
-            self._networks.adapting.key("encoder", adapters_of(request)),
+            self._networks.adapting.key("encoder", adapters),
+            self._networks.adapting.bringing(adapters),
             parsed.reading.run if parsed.is_scheduled else None,
         )
         if key in self._kept:  # what was used last goes last

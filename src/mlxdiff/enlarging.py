@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .networks import Networks
     from .request import Resolved
 
-_TIMES = 3  # a network enlarges at most so often, as in A1111
-
 
 def enlarged(networks: Networks, latents: mx.array, request: Resolved, size: tuple[int, int]) -> mx.array:
     """Latents (B, h, w, C) of a pass as the next one, which `request` is the view of, starts from: (B, h', w', C).
@@ -43,16 +41,16 @@ def enlarged(networks: Networks, latents: mx.array, request: Resolved, size: tup
     return _cut(large, request.height // factor, request.width // factor)
 
 
-def enlarged_picture(pixels: np.ndarray, height: int, width: int, network: Path | None = None) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as (height, width, 3): by the network in a file, what remains by Lanczos' filter."""
-    for _ in range(0 if network is None else _TIMES):
-        if pixels.shape[0] >= height and pixels.shape[1] >= width:
-            break
-        assert network is not None
-        before = pixels.shape
-        pixels = upscaling.upscale(network, pixels)
-        if pixels.shape == before:
-            break
+def enlarged_picture(
+    pixels: np.ndarray, height: int, width: int, network: Path | None = None, *, dtype: mx.Dtype | None = None
+) -> np.ndarray:
+    """A picture (H, W, 3) uint8 as (height, width, 3): by the network in a file, what remains by Lanczos' filter.
+
+    dtype  the network's; None is the device's own
+    """
+    if network is not None:
+        for _ in upscaling.in_turn(network, pixels.shape[0], pixels.shape[1], height, width):
+            pixels = upscaling.upscale(network, pixels, dtype=dtype)
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
@@ -63,7 +61,7 @@ def _redrawn(
 ) -> mx.array:
     factor = networks.checkpoint.scale_factor
     pixels = images.to_uint8(autoencoding.decode(networks, latents, None)[0], request.rounding)
-    large = enlarged_picture(pixels, size[0] * factor, size[1] * factor, network)
+    large = enlarged_picture(pixels, size[0] * factor, size[1] * factor, network, dtype=networks.dtype)
     vae = networks.vae
     mean, _ = autoencoding.posterior(vae, mx.array(large.astype(np.float32) / 255)[None])
     encoded = vae.normalize(mean)

@@ -23,6 +23,7 @@ from .request import SEEDS, Lora, Request, Resolved
 from .text.syntax.a1111 import split_networks
 from .text.syntax.prompt import Network
 
+MOST = 100  # of one picture: each is looked up, and read whole
 KINDS = ("lora", "lyco")  # of tags; the second is an older name for the same
 _TITLES = ("ss_output_name", "modelspec.title")  # names in a file's metadata
 
@@ -45,6 +46,11 @@ class Weighted:
 
 
 Adapters = tuple[Weighted, ...]
+
+
+def file_of(lora: Lora) -> Path:
+    """Where a LoRA is, whatever it is called. Raises ModelNotFoundError."""
+    return hub.find_part(lora.ref, "lora").resolve()
 
 
 def adapters_of(request: Resolved) -> Adapters:
@@ -80,10 +86,15 @@ def with_tags(request: Request) -> Request:
     """The request with the LoRAs of its prompts' tags as settings, and without those tags.
 
     One that is not found is named in an MlxdiffWarning and left out, as A1111 does. Raises RequestError for a tag with
-    a scale that is no number, and for prompts that name different LoRAs.
+    a scale that is no number, for one inside another, for more than MOST LoRAs, and for prompts that name different
+    ones.
     """
     texts = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
-    read = list(map(_splitting(request), texts))
+    split = _splitting(request)
+    read = [split(text) for text in texts]
+    count = len(request.lora or ()) + max((len(tags) for _, tags in read), default=0)
+    if count > MOST:
+        raise RequestError(f"A picture is asked for with {count} LoRAs.", f"Name at most {MOST}.")
     if not any(tags for _, tags in read):
         return request
     if len({tags for _, tags in read}) > 1:
@@ -92,6 +103,9 @@ def with_tags(request: Request) -> Request:
             "Call once for each prompt.",
         )
     prompts = tuple(rest for rest, _ in read)
+    inner = next((tags[0] for tags in (split(rest)[1] for rest in dict.fromkeys(prompts)) if tags), None)
+    if inner is not None:  # would be applied by whoever reads the record, and was not here
+        raise RequestError(f"{shown(inner)} stands around another tag in the prompt.", "Write one behind the other.")
     found = tuple(lora for tag in read[0][1] if (lora := _found(tag)) is not None)
     prompt = prompts[0] if isinstance(request.prompt, str) else prompts
     return replace(request, prompt=prompt, lora=(*(request.lora or ()), *found) or None)

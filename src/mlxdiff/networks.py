@@ -111,6 +111,11 @@ class Networks:
             self._put_on(held, adapters)
             return held
 
+    def put_on(self, held: Held, adapters: Adapters) -> None:
+        """Gives a network that `adapted` gave these adapters and no others."""
+        with self._turn:
+            self._put_on(held, adapters)
+
     def stepping(self, steps: Iterator[T], held: Held, adapters: Adapters) -> Iterator[T]:
         """The steps, each computed with these adapters, whatever other runs put on between them."""
         while True:

@@ -144,7 +144,9 @@ class Relay:
             controls = self._base.controls.of(view, view.noise_levels, size)
             pictures = self._base.pictures.of(view, self._shape(view)[:2])
             steering = replace(steering, controls=controls, pictures=pictures)
-            denoise = _denoiser(self._base, view, levels, leg.told, adapters, steering)
+            own = _denoiser(self._base, view, levels, leg.told, adapters, steering)
+            denoise = own if stage.refined is None else _adapting(own, self._base.networks, adapters)
+            del own
         refined, switch = stage.refined, view.refiner_switch
         if refined is not None and switch is not None:
             due = stages.takes_over(switch, levels)
@@ -156,7 +158,7 @@ class Relay:
         del denoise, latents
         if stage.n_steps < levels.steps:
             steps = islice(steps, stage.n_steps)
-        if refined is None:  # else the backbone may be let go on the way
+        if refined is None:  # else the backbone may be let go on the way, and `_adapting` does the same
             steps = runner.networks.stepping(steps, runner.networks.adapted("backbone", adapters), adapters)
         end = levels.ends[0] if row.own_levels else levels.sigmas[-1]
         for step in steps:
@@ -204,6 +206,17 @@ def _denoiser(
     )
     always = (guidance.NEGATIVE,) if find_sampler(view.sampler).unconditional else ()
     return guidance.guided(predict, guidance_of(view, runner.checkpoint, told.weights), always)
+
+
+def _adapting(denoise: guidance.Guided, networks: Networks, adapters: Adapters) -> guidance.Guided:
+    """The model's denoiser, each call of it with these adapters, whatever other runs put on between them."""
+    held, predict = networks.adapted("backbone", adapters), denoise.predict
+
+    def adapted(latents: mx.array, sigma: float, names: tuple[str, ...]) -> Mapping[str, mx.array]:
+        networks.put_on(held, adapters)
+        return predict(latents, sigma, names)
+
+    return replace(denoise, predict=adapted)
 
 
 def _branches(runner: Runner, told: EncodedRequest) -> Mapping[str, tuple[Strand, ...]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from . import backend, canvas, hub, ip_adapters, loras, presets, repainting, scheduling, stages, upscaling
-from .catalogue import SAMPLERS
+from .catalogue import SAMPLERS, UPSCALERS
 from .controlling import prepared_alike
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
@@ -90,8 +90,10 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         _check_latents(checkpoint, refiner)
         request = replace(request, refiner=refiner.model.place)
     passes = stages.plan(request, levels, asked, checkpoint, None if refiner is None else refiner.checkpoint)
+    request = replace(request, hires_schedule=stages.schedule_of_second(request, passes))
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     resolved = Resolved(**values, noise_levels=levels, passes=passes)
+    _check_enlarging(resolved, checkpoint.scale_factor)
     size = resolved.final_size
     if len(passes) == 1 or size == (height, width):
         size = canvas.finished_size(request, (height, width), checkpoint.scale_factor)
@@ -209,6 +211,17 @@ def _enlarged(request: Request, size: tuple[int, int]) -> tuple[int, int]:
     upscaling.check(path, *size)
     factor = upscaling.factor_of(path)
     return size[0] * factor, size[1] * factor
+
+
+def _check_enlarging(request: Resolved, factor: int) -> None:
+    """Raises what `upscaling.check` raises where a network is to enlarge the first pass's pictures, and cannot."""
+    name = request.hires_upscaler
+    target = next((each.enlarged_to for each in request.passes if each.enlarged_to is not None), None)
+    if name is None or name in UPSCALERS or target is None:
+        return
+    path, (height, width) = hub.find_part(name, "upscaler"), target
+    for size in upscaling.in_turn(path, request.height, request.width, height * factor, width * factor):
+        upscaling.check(path, *size)
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

@@ -20,14 +20,14 @@ from typing import Any, Literal
 import numpy as np
 
 from . import loras, scheduling
-from .catalogue import find_sampler
+from .catalogue import Sampler, find_sampler
 from .diffusion.schedule import Schedule
 from .diffusion.scheduler_config import SchedulerConfig
 from .diffusion.space import VariancePreserving, training_sigmas
 from .errors import RequestError
 from .families import Checkpoint
 from .families.base import NOTHING
-from .request import ONLY_WITH_HIRES, OPTIONS, Request, Resolved, Size
+from .request import MAX_STEPS, ONLY_WITH_HIRES, OPTIONS, Request, Resolved, Size
 
 STRENGTH = 0.7
 UPSCALER = "latent"
@@ -124,6 +124,13 @@ def plan(
     return tuple(passes)
 
 
+def schedule_of_second(request: Request, passes: tuple[Pass, ...]) -> str | None:
+    """The schedule of the second pass as a record has to say it: where it is another than the first pass's."""
+    if request.hires_schedule is not None:
+        return request.hires_schedule
+    return next((dict(each.settings).get("schedule") for each in passes if each.enlarged_to is not None), None)
+
+
 def calls(request: Request) -> int:
     """How often the network is called in a pass, as the steps of prompt editing count it."""
     assert request.steps is not None
@@ -166,7 +173,6 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
     steps, strength = _own(request, "steps"), request.hires_strength
     if strength == 0:
         raise RequestError(f"Of {steps} steps, a hires_strength of 0 leaves none.", "Ask for a higher one.")
-    options = {option.name for option in config.row.options}
     settings: dict[str, Any] = {
         "height": kept[0] * factor,
         "width": kept[1] * factor,
@@ -175,12 +181,15 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
         "sigmas": None,
         "image": None,
         "strength": None,
-        **{name: None for name in OPTIONS if name not in options},
+        **{name: _option(request, name, config.row) for name in OPTIONS},
         **{name: _own(request, name) for name in ("guidance_scale", "negative_prompt")},
     }
     if request.hires_prompt is not None:
         settings |= _prompted(request, request.hires_prompt)
     schedule = asked.schedule if request.hires_schedule is None else request.hires_schedule
+    own_timesteps = request.compat == "a1111" and config.row.automatic is None and config.sampler != request.sampler
+    if own_timesteps and request.hires_schedule is None:
+        schedule = None  # which A1111 takes then, whatever the first pass has
     wanted = replace(request, schedule=schedule, **{name: settings[name] for name in ("sampler", "sigmas", "image")})
     settings["schedule"] = scheduling.schedule_name(wanted, config, checkpoint)
     wanted = replace(wanted, schedule=settings["schedule"], **_length(request, steps, strength))
@@ -200,9 +209,22 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
 def _prompted(request: Request, prompt: str) -> dict[str, Any]:
     """The second pass's own prompt, and its LoRAs: those of the first, but for what its tags name at another scale."""
     told = loras.with_tags(replace(request, prompt=prompt, lora=None, seed=None, batch_index=None, n_images=1))
-    named = {lora.ref for lora in told.lora or ()}
-    kept = [lora for lora in request.lora or () if lora.ref not in named]
+    named = {loras.file_of(lora) for lora in told.lora or ()}
+    kept = [lora for lora in request.lora or () if loras.file_of(lora) not in named]
     return {"prompt": told.prompt, "lora": (*kept, *(told.lora or ())) or None}
+
+
+def _option(request: Request, name: str, row: Sampler) -> Any:
+    """An option of the second pass's sampler: the first one's where it has it, but for what that has from A1111."""
+    if name not in {option.name for option in row.options}:
+        return None
+    value = getattr(request, name)
+    if request.compat != "a1111" or request.sampler == row.name:
+        return value
+    first = find_sampler(str(request.sampler))
+    if value in (None, dict(first.a1111_defaults).get(name)):
+        return dict(row.a1111_defaults).get(name)
+    return value
 
 
 def _own(request: Request, name: str) -> Any:
@@ -212,7 +234,15 @@ def _own(request: Request, name: str) -> Any:
 
 
 def _length(request: Request, steps: int, strength: Any) -> dict[str, Any]:
-    """Steps and strength of a schedule whose last `steps` steps are run."""
+    """Steps and strength of a schedule whose last `steps` steps are run.
+
+    Raises RequestError for one of more than MAX_STEPS.
+    """
+    if steps / strength >= MAX_STEPS + 1:
+        raise RequestError(
+            f"{steps} steps at a hires_strength of {strength:g} are the last of more than {MAX_STEPS}.",
+            "Ask for a higher strength, or for fewer steps.",
+        )
     if request.compat == "comfyui":
         return {"steps": steps, "strength": strength}
     total = max(steps, int(steps / min(strength, _WHOLE)))

@@ -32,6 +32,7 @@ from .request import MAX_SIDE
 
 SMALLEST = 32  # cells a side of a tile, however little memory there is
 OVERLAP = 64  # cells around a tile where what it depends on reaches farther; the inner half of them is blended
+TIMES = 3  # that a network enlarges a picture, one after the other
 ROWS = 256  # of floats that become bytes at once
 
 Span = tuple[int, int]
@@ -70,6 +71,17 @@ def check(path: Path, height: int, width: int) -> None:
             f" {backend.memory_size() / 1e9:.3g} GB are there, and {MAX_SIDE} pixels a side are possible.",
             "Enlarge a smaller one.",
         )
+
+
+def in_turn(path: Path, height: int, width: int, to_height: int, to_width: int) -> Iterator[tuple[int, int]]:
+    """The sizes (height, width) that a picture has each time before an upscaler enlarges it, until it is as large as
+    it is to be: at most TIMES, as in A1111, and once where its factor is 1. Reads the header of its file."""
+    factor = factor_of(path)
+    for _ in range(TIMES if factor > 1 else 1):
+        if height >= to_height and width >= to_width:
+            return
+        yield height, width
+        height, width = height * factor, width * factor
 
 
 def upscale(
