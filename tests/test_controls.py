@@ -368,6 +368,10 @@ def test_control_pictures_are_cropped_to_the_picture_and_then_preprocessed(tmp_p
     padded = seen_by({"ref": "any", "image": small}, fit="pad")
     assert not padded[:5].any()
     assert (seen_by({"ref": "any", "image": small}, fit="stretch")[:5] > 0).any()
+    for array in (np.asarray(small), np.asarray(small, np.float32) / 255):
+        assert (seen_by({"ref": "any", "image": array}, fit="pad") == padded).all()
+    with pytest.raises(RequestError, match=r"^control \{'ref': '', 'image': array\(.* has no ref\. Write it as"):
+        seen_by({"ref": "", "image": np.asarray(small)})
 
 
 def test_a_control_sees_the_part_that_is_repainted_where_only_that_is_rendered():
