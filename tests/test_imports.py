@@ -28,6 +28,7 @@ LEAVES = {
     "pictures",
     "presets",
     "printable",
+    "remembering",
     "request",
     "rgb",
     "threads",
