@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import catalogue
-from .controlling import Control
+from .controlling import Control, Preprocessing
 from .declarations import (
     MAX_DIGITS,
     Choice,
@@ -507,6 +507,12 @@ class Request:
         group="From a picture",
         unset="none",
     )
+    control_preprocess: str | None = setting(
+        Preprocessing(),
+        "How control pictures are made from the pictures given, where a control does not say it: none, canny, ...",
+        group="From a picture",
+        unset="none",
+    )
     ip_adapter: tuple[IPAdapterSetting, ...] | None = setting(
         Structured(IPAdapterSetting),
         "Picture as a prompt, through an IP-Adapter's file; repeatable.",
@@ -989,6 +995,7 @@ if TYPE_CHECKING:
         image_guidance_scale: float | None
         depth: Any
         control: list[Any] | tuple[Any, ...] | str | None
+        control_preprocess: str | None
         ip_adapter: list[Any] | tuple[Any, ...] | str | None
         compat: str | None
         rng: str | None
