@@ -423,6 +423,7 @@ def test_bad_controls_are_refused_before_anything_is_drawn(stage, tmp_path):
     refused(stage, "is no ControlNet-Union", [f"{path}={picture},type=depth"])
     refused(stage, "There is no type 'dept'.*Did you mean depth", [f"{path}={picture},type=dept"])
     refused(stage, "blocks", [f"{path}={picture},blocks=1/x"])
+    refused(stage, "6 blocks, and 5 feature maps", [f"{path}={picture},blocks=1/2/3/4/5/6"])
 
 
 def test_a_union_is_told_what_it_sees(stage):
