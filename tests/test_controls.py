@@ -368,6 +368,10 @@ def test_control_pictures_are_cropped_to_the_picture_and_then_preprocessed(tmp_p
     padded = seen_by({"ref": "any", "image": small}, fit="pad")
     assert not padded[:5].any()
     assert (seen_by({"ref": "any", "image": small}, fit="stretch")[:5] > 0).any()
+    for array in (np.asarray(small), np.asarray(small, np.float32) / 255):
+        assert (seen_by({"ref": "any", "image": array}, fit="pad") == padded).all()
+    with pytest.raises(RequestError, match=r"^control \{'ref': '', 'image': array\(.* has no ref\. Write it as"):
+        seen_by({"ref": "", "image": np.asarray(small)})
 
 
 def test_a_control_sees_the_part_that_is_repainted_where_only_that_is_rendered():
@@ -419,6 +423,7 @@ def test_bad_controls_are_refused_before_anything_is_drawn(stage, tmp_path):
     refused(stage, "is no ControlNet-Union", [f"{path}={picture},type=depth"])
     refused(stage, "There is no type 'dept'.*Did you mean depth", [f"{path}={picture},type=dept"])
     refused(stage, "blocks", [f"{path}={picture},blocks=1/x"])
+    refused(stage, "6 blocks, and 5 feature maps", [f"{path}={picture},blocks=1/2/3/4/5/6"])
 
 
 def test_a_union_is_told_what_it_sees(stage):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +16,8 @@ from mlxdiff import Request, StableDiffusion, images, masks
 from mlxdiff.canvas import canvas_of
 from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
 from mlxdiff.fitting import fitted
+from mlxdiff.pictures import ALPHA
+from mlxdiff.remembering import remembered
 from mlxdiff.request import Margins
 
 BOX = (20, 12, 60, 40)
@@ -145,6 +151,32 @@ def test_a_mask_of_another_size_is_fitted_and_of_another_shape_said(sd):
 def test_what_does_not_go_together_is_said_before_anything_is_drawn(sd, given, said):
     with pytest.raises(MlxdiffError, match=said):
         resolved(sd, **given)
+
+
+def test_pictures_in_memory_are_let_go_with_their_requests(sd):
+    request = resolved(sd, image=photo(), mask=box_mask())
+    clear = resolved(sd, image=Image.merge("RGBA", (*photo().split(), ImageOps.invert(box_mask()))), mask="alpha")
+    assert canvas_of(request, 4) is canvas_of(replace(request), 4)
+    canvas_of(clear, 4)
+    held = [
+        weakref.ref(picture) for each in (request, clear) for picture in (each.image, each.mask) if picture != ALPHA
+    ]
+    del request, clear
+    gc.collect()
+    assert [picture() for picture in held] == [None, None, None]
+
+
+def test_large_results_are_kept_as_far_as_their_bytes_go_and_the_last_one_always():
+    made = []
+
+    @remembered(3, most_bytes=10, nbytes=len)
+    def make(name, length):
+        made.append(name)
+        return "x" * length
+
+    for name, length in (("a", 4), ("b", 4), ("a", 4), ("c", 4), ("a", 4), ("b", 4), ("d", 50), ("d", 50), ("a", 4)):
+        assert make(name, length) == "x" * length
+    assert made == ["a", "b", "c", "b", "d", "a"]
 
 
 def test_a_mask_that_its_blur_wipes_out_is_said(sd):

@@ -200,6 +200,7 @@ BAD = [
     ("nowhere.safetensors={cat}", ModelNotFoundError, "nowhere.safetensors"),
     ("{adapters}/plain.safetensors=nowhere.png", InputError, "no picture nowhere.png"),
     ("{adapters}/plain.safetensors={cat},mask=nowhere.png", InputError, "no picture nowhere.png"),
+    ("{adapters}/plain.safetensors={cat},mask={adapters}/../black.png", RequestError, "is black all over"),
     ("{adapters}={cat}", RequestError, "is a folder"),
     (
         "{adapters}/plain.safetensors={cat},scale=up.0.0:1",
@@ -215,6 +216,7 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "error", "message"), BAD, ids=[text for text, _, _ in BAD])
 def test_what_cannot_be_is_said_in_a_sentence(sd, model, adapters, cat, text, error, message):
+    Image.new("L", (9, 9), 127).save(adapters.parent / "black.png")
     asked = text.format(model=model, adapters=adapters, cat=cat)
     with pytest.raises(error, match=message) as caught:
         sd.resolve(Request("a cat", ip_adapter=asked, **SETTINGS))

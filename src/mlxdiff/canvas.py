@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from . import budget, images, masks
 from .errors import InputError, MlxdiffWarning, RequestError
 from .fitting import fitted, padded, same_ratio
 from .pictures import ALPHA, Pixels
+from .remembering import remembered
 from .request import Margins, Request, Resolved
 
-KEPT = 8  # canvases
+KEPT, KEPT_BYTES = 8, 2**28  # canvases; one of 1024x1024 pixels takes 21 MB, and of a photo the whole is kept
 _BYTES = 48  # a pixel: the picture and the mask in 8 bits and as floats, and copies on the way
 
 
@@ -45,6 +45,13 @@ class Canvas:
     alpha: np.ndarray | None = None
     box: masks.Box = (0, 0, 0, 0)
 
+    @property
+    def nbytes(self) -> int:
+        arrays = {
+            id(x): x.nbytes for x in (self.picture, self.filled, self.mask, self.base, self.alpha) if x is not None
+        }
+        return sum(arrays.values())
+
 
 def canvas_of(request: Resolved, factor: int) -> Canvas:
     """The canvas of a request that has an image; `factor` is the pixels of a latent cell. Raises InputError."""
@@ -53,7 +60,7 @@ def canvas_of(request: Resolved, factor: int) -> Canvas:
     return _canvas(request.image, request.mask, request.expand, request.hashes, size, asked, request.compat, factor)
 
 
-@lru_cache(maxsize=KEPT)
+@remembered(KEPT, most_bytes=KEPT_BYTES, nbytes=lambda canvas: canvas.nbytes)
 def _canvas(
     image: str | Pixels,
     mask: str | Pixels | None,
@@ -132,7 +139,7 @@ def base_size(image: str | Pixels, expand: Margins | None) -> tuple[int, int]:
     return height + expand.top + expand.bottom, width + expand.left + expand.right
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def check_mask(image: str | Pixels, mask: str | Pixels | None, expand: Margins | None, _hashes: Any) -> None:
     """Raises RequestError for a mask that masks nothing, InputError for one that cannot be read."""
     _, shape = _base(image, mask, expand)
@@ -141,7 +148,7 @@ def check_mask(image: str | Pixels, mask: str | Pixels | None, expand: Margins |
         raise RequestError(f"{what}: nothing would be repainted.", "Paint white what is to be repainted.")
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def is_transparent(image: str | Pixels, _hashes: Any) -> bool:
     """Whether a part of the picture is transparent."""
     alpha = images.read_layers(image)[1] if images.may_be_transparent(image) else None

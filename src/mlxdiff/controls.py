@@ -26,7 +26,7 @@ from .families.control import ControlSource, load_control, read_control
 from .hashing import content_hash
 from .models.backbone import NO_RESIDUALS, Residuals
 from .models.controlnet import ControlNet
-from .models.t2i_adapter import T2IAdapter
+from .models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from .networks import Networks
 from .request import Request, Resolved
 from .steering import Steer
@@ -97,6 +97,7 @@ class Controls:
             self._sources = {**dict(list(self._sources.items())[1 - KEPT :]), key: source}
         source = self._sources[key]
         check_type(control, source)
+        _check_blocks(control, source)
         return key, source
 
     def _loaded(self, source: ControlSource) -> tuple[Any, Iterable[Any]]:
@@ -241,6 +242,17 @@ def check_type(control: Control, source: ControlSource) -> None:
         raise RequestError(
             f"The ControlNet-Union {control.ref} knows {union.n_types} types, and {control.type} is none of them.",
             f"Choose one of {', '.join(name for name, number in TYPES.items() if number < union.n_types)}.",
+        )
+
+
+def _check_blocks(control: Control, source: ControlSource) -> None:
+    """Raises RequestError for more factors than there are feature maps, of which some would count nowhere."""
+    config = source.config
+    n = len(config.outputs) if isinstance(config, T2IAdapterConfig) else len(config.map_channels) + 1
+    if len(control.blocks or ()) > n:
+        raise RequestError(
+            f"The control {control.ref} has {len(control.blocks or ())} blocks, and {n} feature maps.",
+            f"Give {n} or fewer.",
         )
 
 

@@ -295,7 +295,8 @@ class Structured:
         unknown = [key for key in values if key not in parts]
         if unknown:
             raise RequestError(f"{name} has no {shown(unknown[0])}.", f"It has {', '.join(parts)}.")
-        missing = [key for key in self._needed() if values.get(key) in (None, "")]
+        given = {key: values.get(key) for key in self._needed()}  # an array says of itself what == is
+        missing = [key for key, part in given.items() if part is None or (isinstance(part, str) and not part)]
         if missing:
             raise RequestError(f"{name} {shown(value)} has no {missing[0]}.", f"Write it as {self.grammar()}.")
         checked = {
@@ -444,6 +445,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**60:
         return "a number of over 60 digits"
     text = repr(value[:80] if isinstance(value, str | bytes | list | tuple) else value)
+    text = re.sub(r"\s*\n\s*", " ", text)  # an array's has several lines
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

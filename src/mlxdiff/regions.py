@@ -6,11 +6,15 @@ bicubic interpolation that torch computes, which may leave [0, 1] a little.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 from . import images
+from .errors import RequestError
 from .pictures import Pixels
+from .remembering import remembered
 
 _A = -0.75  # of Keys' cubic (1981), as torch takes it
 
@@ -23,6 +27,17 @@ def read_region(source: str | Pixels, height: int, width: int) -> np.ndarray:
     picture = Image.fromarray(images.to_uint8(images.read_source(source)))
     scaled = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L")
     return (np.asarray(scaled, np.float32) / 255 >= 0.5).astype(np.float32)
+
+
+@remembered(64)
+def check_region(source: str | Pixels, _hashes: Any) -> None:
+    """Raises RequestError for a mask without white, InputError for one that cannot be read."""
+    picture = Image.fromarray(images.to_uint8(images.read_source(source))).convert("L")
+    if np.asarray(picture).max() < 128:
+        raise RequestError(
+            "The mask of an ip_adapter is black all over: its picture would count nowhere.",
+            "Paint white where it counts.",
+        )
 
 
 def resampled(region: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, canvas, hub, ip_adapters, loras, presets, repainting, scheduling, stages, upscaling
+from . import backend, canvas, hub, ip_adapters, loras, presets, regions, repainting, scheduling, stages, upscaling
 from .catalogue import SAMPLERS, UPSCALERS
 from .controlling import prepared_alike
 from .diffusion import guidance
@@ -86,6 +86,8 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         raise RequestError("This model has no attention at the bottom of its UNet to perturb.", "Leave pag_scale out.")
     for adapter in request.ip_adapter or ():
         ip_adapters.find(adapter, checkpoint.backbone)
+        for mask in adapter.mask or ():
+            regions.check_region(mask, hashes)
     if refiner is not None:
         _check_latents(checkpoint, refiner)
         request = replace(request, refiner=refiner.model.place)

@@ -92,6 +92,16 @@ def test_warnings_are_shown_safely_and_by_one_hook(capsys):
     assert not UNSAFE & set(shown)
 
 
+def test_a_warning_is_shown_once_though_filters_change_in_between(capsys):
+    with warnings.catch_warnings():
+        output.show_warnings()
+        for text in ("one", "one", "two", "one"):
+            warnings.warn(MlxdiffWarning(text), stacklevel=1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # as where a picture is opened
+    assert capsys.readouterr().err == "warning: one\nwarning: two\n"
+
+
 def shell(line: str, cwd, **environment: str) -> subprocess.CompletedProcess[str]:
     """What a shell does with `mlxdiff` standing for the program; its last line should tell the exit code."""
     function = f'mlxdiff() {{ "{sys.executable}" -m mlxdiff "$@"; }}\n'

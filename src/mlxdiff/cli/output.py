@@ -278,14 +278,17 @@ def show_warnings() -> None:
 
 
 class _Shown:
-    """Python's hook for warnings, with ours as one line."""
+    """Python's hook for warnings, with ours as one line, once: Python forgets it wherever filters change."""
 
     def __init__(self, plain: Any) -> None:
         self.plain = plain
+        self._said: set[str] = set()
 
     def __call__(self, message, category, filename, lineno, file=None, line=None) -> None:
         if issubclass(category, MlxdiffWarning):
-            warn(str(message))
+            if str(message) not in self._said:
+                self._said.add(str(message))
+                warn(str(message))
         else:
             self.plain(message, category, filename, lineno, file, line)
 
