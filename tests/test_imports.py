@@ -28,6 +28,7 @@ LEAVES = {
     "pictures",
     "presets",
     "printable",
+    "recent",
     "request",
     "rgb",
     "threads",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -28,13 +28,12 @@ from .models.backbone import NO_RESIDUALS, Residuals
 from .models.controlnet import ControlNet
 from .models.t2i_adapter import T2IAdapter
 from .networks import Networks
+from .recent import Recent
 from .request import Request, Resolved
 from .steering import Steer
 
 KEPT = 16  # files of which it is known what they are
 MOST_SEEN = 2**26  # bytes of what networks made of pictures; one at 1024x1024 pixels takes 21 MB in fp32
-
-T = TypeVar("T")
 
 
 class Controls:
@@ -43,7 +42,7 @@ class Controls:
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
         self._sources: dict[str, ControlSource] = {}
-        self._seen: dict[tuple, Any] = {}
+        self._seen: Recent[Any] = Recent(MOST_SEEN, _nbytes)
 
     def check(self, request: Request) -> None:
         """Reads what the networks of a request are, no weight. Raises RequestError for one that does not fit."""
@@ -123,9 +122,11 @@ class Controls:
         look = look_at(control, request, size, self._factor)
 
         def see() -> list[mx.array]:
-            return network(_channels(picture_for(control, look), config.picture_channels, control.ref))
+            maps = network(_channels(picture_for(control, look), config.picture_channels, control.ref))
+            mx.eval(maps)
+            return maps
 
-        maps = self._once((key, look), see)
+        maps = self._seen.get((key, look), see)
         return _Adapter([x * factor for x, factor in zip(maps, control.factors(len(maps)), strict=True)], interval)
 
     def _controlnet(
@@ -145,22 +146,15 @@ class Controls:
             channels = network.config.picture_channels
             pairs = zip(controls, looks, strict=True)
             pictures = [_channels(picture_for(control, look), channels, control.ref) for control, look in pairs]
-            return network.hint(pictures, types, scales)
+            hint = network.hint(pictures, types, scales)
+            mx.eval(hint)
+            return hint
 
-        hint = self._once((key, fused, *types, *looks), see)
+        hint = self._seen.get((key, fused, *types, *looks), see)
         guess = controls[0].guess or network.config.pools
         alone = controls[0] if len(controls) == 1 else replace(controls[0], scale=1.0)
         scaled = network.scales(alone.factors(network.n_maps), guess=guess)
         return _Beside(network, hint, scaled, interval, guess, tuple(types), levels.timesteps)
-
-    def _once(self, key: tuple, see: Callable[[], T]) -> T:
-        """What a network makes of pictures, evaluated: of those that it has seen before, what it made then."""
-        seen = self._seen.pop(key) if key in self._seen else see()
-        mx.eval(seen)
-        self._seen[key] = seen  # what was used last goes last
-        while len(self._seen) > 1 and sum(map(_nbytes, self._seen.values())) > MOST_SEEN:
-            del self._seen[next(iter(self._seen))]
-        return seen
 
 
 @dataclass(frozen=True, eq=False)

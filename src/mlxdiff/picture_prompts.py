@@ -23,6 +23,7 @@ from .models.unet_attentions import places, sizes
 from .models.unet_config import UNetConfig
 from .networks import Networks, evaluate
 from .pictures import Pixels, in_file
+from .recent import Recent
 from .regions import read_region, resampled
 from .request import Resolved
 from .steering import SeenPictures
@@ -30,15 +31,13 @@ from .steering import SeenPictures
 KEPT = 64  # pictures; what bigG sees of one takes 1.7 MB in fp32
 NOTHING = "nothing"  # stands for a picture of zeros, which adapters that read patches are told in place of a picture
 
-Seen = dict[tuple[str, str], CLIPVisionOutput]
-
 
 class PicturePrompts:
     """The pictures of requests as prompts. Each is seen alone, so that it is the same whatever it is rendered with."""
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._seen: Seen = {}
+        self._seen: Recent[CLIPVisionOutput] = Recent(KEPT)
         self._encoders: dict[str, CLIPVisionModel] = {}
         self._adapters: dict[str, IPAdapter] = {}
 
@@ -83,17 +82,15 @@ class PicturePrompts:
     def _output(self, found: Found, picture: str | Pixels | None) -> CLIPVisionOutput:
         """What the image encoder makes of a picture, or of zeros."""
         key = _key(found.encoder / "config.json"), NOTHING if picture is None else _content(picture)
-        if key in self._seen:  # what was used last goes last
-            self._seen[key] = self._seen.pop(key)
-            return self._seen[key]
-        size = found.vision.image_size
-        pixels = np.zeros((size, size, 3), np.float32) if picture is None else clip_pixels(picture, size)
-        output = self._encoder(found)(mx.array(pixels)[None])
-        mx.eval(output.embedding, output.penultimate)
-        if len(self._seen) >= KEPT:
-            del self._seen[next(iter(self._seen))]
-        self._seen[key] = output
-        return output
+
+        def see() -> CLIPVisionOutput:
+            size = found.vision.image_size
+            pixels = np.zeros((size, size, 3), np.float32) if picture is None else clip_pixels(picture, size)
+            output = self._encoder(found)(mx.array(pixels)[None])
+            mx.eval(output.embedding, output.penultimate)
+            return output
+
+        return self._seen.get(key, see)
 
     def _encoder(self, found: Found) -> CLIPVisionModel:
         key = _key(found.encoder / "config.json")

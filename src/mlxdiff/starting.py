@@ -30,6 +30,7 @@ from .families.base import DEPTH, MASKED, PICTURE
 from .fitting import fitted, same_ratio
 from .networks import Networks
 from .randomness import Randomness
+from .recent import Recent
 from .request import Resolved
 from .steering import Steering
 
@@ -50,20 +51,18 @@ class EncodedPictures:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._kept: dict[str, tuple[mx.array, mx.array | None]] = {}
+        self._kept: Recent[tuple[mx.array, mx.array | None]] = Recent(KEPT)
 
     def posterior(self, pixels: np.ndarray) -> tuple[mx.array, mx.array | None]:
         """Mean and log variance (1, h, w, C) of a picture (H, W, 3) in [0, 1], evaluated; None of a tiny VAE."""
-        key = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-        if key in self._kept:  # what was used last goes last
-            self._kept[key] = self._kept.pop(key)
-        else:
-            if len(self._kept) == KEPT:
-                del self._kept[next(iter(self._kept))]
+
+        def encoded() -> tuple[mx.array, mx.array | None]:
             found = autoencoding.posterior(self._networks.vae, mx.array(pixels)[None])
             mx.eval(found)
-            self._kept[key] = found
-        return self._kept[key]
+            return found
+
+        key = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        return self._kept.get(key, encoded)
 
     def latents(self, pixels: np.ndarray, spread: mx.array | None) -> mx.array:
         """Latents (B, h, w, C) of a picture: a draw from its posterior for each image, or its mean without a spread."""
