@@ -13,6 +13,7 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
@@ -111,6 +112,29 @@ def test_picture_to_picture(name, pipeline, which, made):
         made(name), made(which), prompt="a red apple", image=photo, strength=0.6, n_images=2, steps=5, seed=5,
         guidance_scale=4.0,
     )  # fmt: skip
+    assert psnr(mine, theirs) > 60
+
+
+def test_a_part_of_a_picture(made):
+    """Encoding the masked picture draws nothing either."""
+    photo, mask = data.astronaut()[:32, 200:248], np.zeros((32, 48), np.uint8)
+    mask[8:24, 16:40] = 255
+    pipe = quiet(StableDiffusionInpaintPipeline.from_pretrained(made("sd15")))
+    pipe.vae = AutoencoderTiny.from_pretrained(made("vae"))
+    theirs = pipe(
+        "a red apple",
+        image=Image.fromarray(photo),
+        mask_image=Image.fromarray(mask),
+        height=32,
+        width=48,
+        strength=0.8,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        generator=generators([5]),
+        output_type="np",
+    ).images
+    asked = {"image": Image.fromarray(photo), "mask": Image.fromarray(mask), "strength": 0.8, **WANTED}
+    mine = rendered(made("sd15"), made("vae"), prompt="a red apple", steps=5, seed=5, **asked)
     assert psnr(mine, theirs) > 60
 
 
