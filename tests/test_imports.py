@@ -83,7 +83,7 @@ ALLOWED = {
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
     "starting": {
-        *("autoencoding", "canvas", "images", "networks", "randomness", "steering"),
+        *("autoencoding", "canvas", "images", "networks", "randomness", "resampling", "steering"),
         *("diffusion", "families"),
     },
     "resolve": {
@@ -105,7 +105,7 @@ ALLOWED = {
     "ip_adapters": {"ip_adapter_files", "hub", "checkpoint", "diffusion", "models"},
     "ip_adapter_files": {"checkpoint", "models"},
     "picture_prompts": {
-        *("ip_adapters", "ip_adapter_files", "clip_pixels", "regions", "networks", "steering"),
+        *("ip_adapters", "ip_adapter_files", "clip_pixels", "regions", "resampling", "networks", "steering"),
         *("backend", "checkpoint", "memory", "models"),
     },
     "clip_pixels": {"images", "budget"},

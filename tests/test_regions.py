@@ -10,7 +10,8 @@ from PIL import Image
 from skimage import data
 
 from mlxdiff.pictures import PictureSource
-from mlxdiff.regions import read_region, resampled
+from mlxdiff.regions import read_region
+from mlxdiff.resampling import resample_plane
 
 
 @pytest.mark.parametrize("size", [(64, 48), (8, 8), (5, 7), (1, 1), (100, 90), (64, 96)])
@@ -19,7 +20,7 @@ def test_resampling_is_torchs_bicubic(size):
     expected = torch.nn.functional.interpolate(
         torch.tensor(region, dtype=torch.float64)[None, None], size=size, mode="bicubic"
     )[0, 0]
-    assert np.abs(resampled(region, *size) - expected.numpy()).max() < 1e-6
+    assert np.abs(resample_plane(region, *size, "bicubic") - expected.numpy()).max() < 1e-6
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P"])

@@ -19,7 +19,6 @@ from . import hub
 from .conditioning import Conditioning, concatenate
 from .control_pictures import Look, look_at, picture_for
 from .controlling import TYPES, Control
-from .diffusion.guidance import IMAGE, NEGATIVE
 from .diffusion.schedule import Schedule
 from .errors import MlxdiffWarning, RequestError
 from .families.control import ControlSource, load_control, read_control
@@ -30,7 +29,7 @@ from .models.t2i_adapter import T2IAdapter
 from .networks import Networks
 from .recent import Recent
 from .request import Request, Resolved
-from .steering import Steer
+from .steering import WITHOUT_PROMPT, Steer
 
 KEPT = 16  # files of which it is known what they are
 MOST_SEEN = 2**26  # bytes of what networks made of pictures; one at 1024x1024 pixels takes 21 MB in fp32
@@ -198,7 +197,7 @@ class _Beside:
         parts: list[slice | int] = []
         first = 0
         for branch, count in branches:
-            parts.append(count if self.guess and branch in (NEGATIVE, IMAGE) else slice(first, first + count))
+            parts.append(count if self.guess and branch in WITHOUT_PROMPT else slice(first, first + count))
             first += count
         seen = [_rows(conditioning, part) for part in parts if isinstance(part, slice)]
         prepared = None if not seen else self.network.prepare(concatenate(seen), self.timesteps, self.types)

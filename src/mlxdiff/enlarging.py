@@ -11,6 +11,7 @@ from PIL import Image
 
 from . import autoencoding, hub, images, upscaling
 from .catalogue import UPSCALERS
+from .fitting import fitted
 from .resampling import resample
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ def enlarged_picture(pixels: np.ndarray, height: int, width: int, network: Path 
         pixels = upscaling.upscale(network, pixels)
         if pixels.shape == before:
             break
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+    return np.asarray(fitted(Image.fromarray(pixels), (height, width), "stretch"))
 
 
 def _redrawn(
