@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
 # What anybody may import: they import nothing but each other.
 LEAVES = {
+    "adapter_settings",
     "catalogue",
     "conditioning",
     "controlling",
@@ -21,6 +22,7 @@ LEAVES = {
     "fitting",
     "hashing",
     "inputs",
+    "keywords",
     "ip_adapter_setting",
     "masks",
     "part_kinds",
@@ -30,6 +32,7 @@ LEAVES = {
     "printable",
     "recent",
     "request",
+    "request_kinds",
     "rgb",
     "threads",
     "weight_changes",
