@@ -21,7 +21,7 @@ WRONG = [
     (("generate", "cat", "-q", "4"), "-q is --quiet", "Write --quantize 4."),
     (("generate", "-cat in a hat"), "No such option: -c", 'mlxdiff generate -- "-cat in a hat"'),
     (("generate", "--- a line"), "No such option", 'mlxdiff generate -- "--- a line"'),
-    (("generate", "cat", "--lora", "x"), "No such option: --lora", "See `mlxdiff generate --help`."),
+    (("generate", "cat", "--zebra", "x"), "No such option: --zebra", "See `mlxdiff generate --help`."),
     (("generate", "cat", "--stpes", "3"), "No such option: --stpes", "Did you mean --steps?"),
     (("generate", "cat", "--hieght=3"), "No such option: --hieght", "Did you mean --height?"),
     (("decode", "x", "--sampler", "euler"), "No such option: --sampler", "See `mlxdiff decode --help`."),
