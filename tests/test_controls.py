@@ -507,3 +507,18 @@ def test_each_pass_sees_the_control_picture_at_its_own_size(stage, monkeypatch):
     assert sizes == [SIZE, (64, 96)]
     assert found.shape == (1, 64, 96, 3)
     assert psnr(found, mine(stage, "sd15", None, **settings)) < 40
+
+
+def test_one_way_of_making_control_pictures_holds_for_all_that_say_none(stage):
+    _, (path,) = networks(stage, "sd15")
+    sd = StableDiffusion(str(stage.model("sd15")), dtype="fp32")
+    each = f"{path}={stage.picture('coffee')}"
+    asked = Request("a", control=[each, f"{each},preprocess=invert"], control_preprocess="canny:50:90")
+    resolved = sd.resolve(asked)
+    assert [control.preprocess for control in resolved.control] == ["canny:50:90", "invert"]
+    assert "control_preprocess" not in resolved.values()
+    assert sd.resolve(resolved).control == resolved.control
+    with pytest.raises(RequestError, match="no control"):
+        sd.resolve(Request("a", control_preprocess="canny"))
+    with pytest.raises(RequestError, match="There is no control_preprocess 'cany'"):
+        Request("a", control_preprocess="cany")

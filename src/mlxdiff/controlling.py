@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
 from .declarations import Choice, Flag, Number, Numbers, PartReference, Text, nearest, setting, shown
@@ -144,3 +144,12 @@ class Control:
         if self.type is None:
             return None
         return TYPES[self.type] if self.type in TYPES else int(self.type)
+
+
+def prepared_alike(controls: Sequence[Control] | None, how: str | None) -> tuple[Control, ...] | None:
+    """The controls, of which those that do not say how their picture is made have it made like that."""
+    if how is None:
+        return None if controls is None else tuple(controls)
+    if not controls:
+        raise RequestError("There is a control_preprocess, but no control.", "Give one with --control, or leave it out.")
+    return tuple(replace(one, preprocess=how) if one.preprocess is None else one for one in controls)

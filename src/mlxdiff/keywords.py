@@ -34,6 +34,7 @@ class Settings(TypedDict, total=False):
     image_guidance_scale: float | None
     depth: Any
     control: list[Any] | tuple[Any, ...] | str | None
+    control_preprocess: str | None
     ip_adapter: list[Any] | tuple[Any, ...] | str | None
     compat: str | None
     rng: str | None

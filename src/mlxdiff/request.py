@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import catalogue
 from .adapter_settings import Embedding, Lora
-from .controlling import Control
+from .controlling import Control, Preprocessing
 from .declarations import (
     MAX_DIGITS,
     Choice,
@@ -254,6 +254,12 @@ class Request:
     control: tuple[Control, ...] | None = setting(
         Structured(Control),
         "ControlNet or T2I-Adapter, and the picture that it follows; repeatable.",
+        group="From a picture",
+        unset="none",
+    )
+    control_preprocess: str | None = setting(
+        Preprocessing(),
+        "How control pictures are made from the pictures given, where a control does not say it: none, canny, ...",
         group="From a picture",
         unset="none",
     )

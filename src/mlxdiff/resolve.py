@@ -13,6 +13,7 @@ from typing import Any
 
 from . import backend, canvas, hub, ip_adapters, loras, presets, repainting, scheduling, stages, upscaling
 from .catalogue import SAMPLERS
+from .controlling import prepared_alike
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
@@ -41,6 +42,8 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     """
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
+    controls = prepared_alike(request.control, request.control_preprocess)
+    request = replace(request, control=controls, control_preprocess=None)  # each says it itself from here on
     if request.batch_index is not None and request.compat != "comfyui":
         raise RequestError("There is a batch_index, which only ComfyUI's noise has.", "Add compat comfyui.")
     hashes = _hashes(request)
