@@ -13,7 +13,6 @@ from ..batch.options import RunOptions
 from .signature import Command, expanded, option
 
 INPUT, RUN, OUTPUT = "Input", "Run", "Output"  # panels of --help
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 Output = Annotated[
     Path | None,
