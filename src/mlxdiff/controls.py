@@ -19,6 +19,7 @@ from . import hub
 from .conditioning import Conditioning, concatenate
 from .control_pictures import Look, look_at, picture_for
 from .controlling import TYPES, Control
+from .diffusion.guidance import bounds_of
 from .diffusion.schedule import Schedule
 from .errors import MlxdiffWarning, RequestError
 from .families.control import ControlSource, load_control, read_control
@@ -250,8 +251,7 @@ def _interval(control: Control, levels: Schedule) -> tuple[float, float]:
         text = f"The control {control.ref} acts in none of {n} steps, from {control.start:g} to {control.end:g}."
         warnings.warn(MlxdiffWarning(text), stacklevel=2)
         return math.inf, math.inf
-    first, last = inside[0], inside[-1]
-    return (-math.inf if last == n - 1 else sigmas[last + 1]), (math.inf if first == 0 else sigmas[first])
+    return bounds_of(sigmas, inside)
 
 
 def _channels(picture: np.ndarray, channels: int, name: str) -> mx.array:
