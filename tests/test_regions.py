@@ -32,3 +32,12 @@ def test_masks_are_read_as_diffusers_reads_them(tmp_path, mode):
     expected = IPAdapterMaskProcessor().preprocess(opened, height=40, width=56)[0, 0].numpy()
     assert 0.1 < found.mean() < 0.9
     assert np.array_equal(found, expected)
+
+
+def test_of_a_mask_with_transparent_parts_the_opaque_part_counts(tmp_path):
+    shape = Image.fromarray(data.coffee()).convert("L")
+    painted = Image.new("RGBA", shape.size, "black")
+    painted.putalpha(shape)
+    for name, picture in (("shape.png", shape), ("painted.png", painted)):
+        picture.save(tmp_path / name)
+    assert np.array_equal(*(read_region(str(tmp_path / name), 40, 56) for name in ("shape.png", "painted.png")))

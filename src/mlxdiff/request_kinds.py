@@ -69,7 +69,10 @@ class Sizes(Text):
             return value
         found = re.fullmatch(r"\s*([0-9]{1,5})\s*[x×]\s*([0-9]{1,5})\s*", value) if isinstance(value, str) else None
         if found is None or not all(8 <= int(side) <= MAX_SIDE for side in found.groups()):
-            raise RequestError(f"{name} is {shown(value)}.", "Write it as 512x768, width and height in pixels.")
+            raise RequestError(
+                f"{name} is {shown(value)}.",
+                f"Write it as 512x768, width and height in pixels, each from 8 to {MAX_SIDE}.",
+            )
         return Size(int(found[2]), int(found[1]))
 
     def to_json(self, value: Any) -> str:
