@@ -34,6 +34,7 @@ LEAVES = {
     "request",
     "request_kinds",
     "rgb",
+    "structured",
     "threads",
     "weight_changes",
 }

@@ -23,7 +23,6 @@ from .declarations import (
     Numbers,
     PartReference,
     Reference,
-    Structured,
     Text,
     Whole,
     WholeChoice,
@@ -49,6 +48,7 @@ from .request_kinds import (
     Upscalers,
     spelled,
 )
+from .structured import Structured
 
 if TYPE_CHECKING:
     from .diffusion.schedule import Schedule
