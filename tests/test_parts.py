@@ -53,8 +53,9 @@ def test_a_part_that_is_missing_or_of_another_class_is_named(tmp_path):
                 check_parts(model_index(**{part.name: [None, None]}), tmp_path)
     with pytest.raises(UnsupportedError, match=r"The text_encoder of .* is a XLMRobertaModel"):
         check_parts(model_index(text_encoder=["transformers", "XLMRobertaModel"]), tmp_path)
-    with pytest.raises(UnsupportedError, match=r"The vae of .* is a AsymmetricAutoencoderKL"):
-        check_parts(model_index(vae=["diffusers", "AsymmetricAutoencoderKL"]), tmp_path)
+    with pytest.raises(UnsupportedError, match=r"The vae of .* is a ConsistencyDecoderVAE"):
+        check_parts(model_index(vae=["diffusers", "ConsistencyDecoderVAE"]), tmp_path)
+    check_parts(model_index(vae=["diffusers", "AutoencoderTiny"]), tmp_path)
     check_parts(model_index(scheduler=["diffusers", "SomeNewScheduler"]), tmp_path)
 
 

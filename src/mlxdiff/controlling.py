@@ -150,7 +150,5 @@ def prepared_alike(controls: Sequence[Control] | None, how: str | None) -> tuple
     if how is None:
         return None if controls is None else tuple(controls)
     if not controls:
-        raise RequestError(
-            "There is a control_preprocess, but no control.", "Give one with --control, or leave it out."
-        )
+        raise RequestError("There is a control_preprocess but no control.", "Give one with --control, or leave it out.")
     return tuple(replace(one, preprocess=how) if one.preprocess is None else one for one in controls)

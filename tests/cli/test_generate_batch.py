@@ -233,7 +233,7 @@ def test_interrupted_twice_ends_at_once(fresh):
         time.sleep(0.05)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    assert "Finishing" in (line := process.stderr.readline()), line
+    assert any("Finishing" in line for line in process.stderr)  # where it is slow, it has said that it loads the model
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)

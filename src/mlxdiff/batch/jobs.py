@@ -31,6 +31,7 @@ from ..request import Model, Request, Resolved
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
+from .wildcards import TEXTS, Wildcards
 
 MAX_BAD_LINES = 20
 
@@ -48,6 +49,7 @@ class Job:
     former_id  its identity in journals of mlxdiff 0.1, which was of its seed and its name
     counted    whether its seed was counted, and not asked for
     copies     further paths at which the same picture is wanted
+    drawn      the prompts, where they were drawn from templates
     """
 
     index: int
@@ -59,11 +61,14 @@ class Job:
     former_id: str = ""
     counted: bool = False
     copies: tuple[Path, ...] = ()
+    drawn: str = ""
 
     @cached_property
     def inputs(self) -> str | None:
-        """A hash of the contents of the files that the request names; None where it names none."""
-        return hash_of(json.dumps(dict(self.request.hashes), sort_keys=True)) if self.request.hashes else None
+        """A hash of the contents of the files that the request names, and of what was drawn; None without either."""
+        files = json.dumps(dict(self.request.hashes), sort_keys=True) if self.request.hashes else ""
+        texts = [text for text in (files, self.drawn) if text]
+        return hash_of(*texts) if texts else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ class JobMaker:
         try:
             several = entry.request.batch_size > 1
             where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
+            if entry.wildcards is not None:
+                return self._drawn(entry, entry.wildcards, where)
             singles = (one for part in alike(entry.request) for one in self._resolve(part).singles())
             found = [self._job(entry, single, where) for single in singles]
         except MlxdiffError as error:
@@ -121,8 +128,7 @@ class JobMaker:
             asked["seed"] = None
         place = str(self._index) if asks_for_index(where.template) else ""
         content = hash_of(canonical(asked), str(entry.counted_from), str(where.template), place)
-        nth = self._met[content] = self._met.get(content, -1) + 1
-        identity = hash_of(content, str(nth))
+        identity = self._identity(content)
         known = self._recall(identity, former)
         if known is not None and known.id == identity:
             path = self._kept(known, path)
@@ -141,6 +147,50 @@ class JobMaker:
         self._index += 1
         self._places.append(where)
         return job
+
+    def _drawn(self, entry: Entry, wildcards: Wildcards, where: OutputPattern) -> list[Job]:
+        """The jobs of a request whose prompts are templates.
+
+        Their identity is that of the templates, since what is drawn follows from the seed, and that may be one which
+        the journal keeps. A picture of which other words were drawn, because the wildcards changed, is another.
+        """
+        request = entry.request
+        plain = dict.fromkeys(TEXTS[1:])
+        content = essence(self._resolve(replace(request.single(0), prompt="", **plain)))
+        counted = entry.counted_from is not None
+        found = []
+        for asked in request.singles():
+            values = asked.values()
+            content |= {name: values.get(name) for name in (*TEXTS, "batch_index")}
+            content["seed"] = None if counted else asked.seed
+            place = str(self._index) if asks_for_index(where.template) else ""
+            texts = canonical(content), str(entry.counted_from), str(where.template), place
+            identity = self._identity(hash_of("template", *texts))
+            known = self._recall(identity, "")
+            if counted and known is not None and known.seed is not None:
+                asked = replace(asked, seed=known.seed)
+            single = self._resolve(wildcards.drawn(asked))
+            job = Job(
+                self._index,
+                single,
+                picture_path(where, single, self._index),
+                entry.source,
+                identity,
+                model=request.wanted_model,
+                counted=counted,
+                drawn=canonical({name: getattr(single, name) for name in TEXTS}),
+            )
+            if known is not None and known.inputs == job.inputs:
+                job = replace(job, path=self._kept(known, job.path))
+            self._index += 1
+            self._places.append(where)
+            found.append(job)
+        return found
+
+    def _identity(self, content: str) -> str:
+        """Of jobs that are alike, each has its own."""
+        nth = self._met[content] = self._met.get(content, -1) + 1
+        return hash_of(content, str(nth))
 
     def apart(self, jobs: list[Job]) -> list[Job]:
         """The jobs, new ones renamed that were inserted where a picture has the name already that they would get.

@@ -1,7 +1,9 @@
-"""Prompt files: a prompt a line, or JSON Lines whose objects hold settings of a Request, or both in one file.
+"""Prompt files: a prompt a line, with A1111's options or without, or JSON Lines whose objects hold settings of a
+Request, or all in one file; or a table.
 
     # comments and blank lines are skipped
     a red apple
+    a pear --steps 30 --cfg_scale 6
     {"prompt": "a green apple", "steps": 30, "output": "green.png"}
 
 Every line is read when it is asked for, so that a stream renders before it ends.
@@ -12,20 +14,28 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Generator, Iterable, Iterator
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Any
 
-from ..declarations import MAX_DIGITS, declared
-from ..errors import InputError, RequestError
+from ..declarations import MAX_DIGITS
+from ..errors import InputError, MlxdiffWarning, RequestError
 from ..request import RANDOM_SEED, Request
+from . import tables
+from .named_options import SETTINGS, has_options, read_line
 from .naming import below, parse_output
+from .templates import first_mark
+from .wildcards import Wildcards
 
 MAX_LINE = 2**16  # bytes
 STANDARD_INPUT = "-"
 
-SETTINGS = {item.name: item for item in declared(Request) if item.scope != "record"}
 FIELDS = (*SETTINGS, "output")
+
+Row = tuple[str, Callable[[], dict[str, Any] | None]]  # its place, and what reads its settings: None of a comment
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,14 @@ class Entry:
     """One line: what to render, where it wants to go if it says so, and its place, as "prompts.txt, line 12".
 
     `counted_from` is the seed of the run where the line's own was counted from it; None where the line says its own.
+    `wildcards` draw the prompts of each image, where one of them is a template.
     """
 
     request: Request
     output: str | None
     source: str
     counted_from: int | None = None
+    wildcards: Wildcards | None = None
 
 
 class Entries:
@@ -50,28 +62,32 @@ class Entries:
     seed of -1 is none.
     """
 
-    def __init__(self, lines: Iterable[str | bytes], source: str, base: Request) -> None:
-        self._lines, self._source, self._base = enumerate(lines, 1), source, base
+    def __init__(self, rows: Iterator[Row], base: Request, wildcards: Wildcards | None = None) -> None:
+        self._rows, self._base, self._wildcards = rows, base, wildcards
         self._n_images = 0
+        self._waiting: deque[Entry] = deque()
+        self._remarked = wildcards is not None
 
     def __iter__(self) -> Iterator[Entry]:
         return self
 
     def __next__(self) -> Entry:
-        for number, line in self._lines:
-            place = f"{self._source}, line {number}"
+        if self._waiting:
+            return self._waiting.popleft()
+        for place, read in self._rows:
             try:
-                text = _text_of(line)
-                if not text or text.startswith("#"):
+                values = read()
+                if values is None:
                     continue
-                return self._entry(text, place)
+                self._waiting.extend(self._entries(values, place))
+                return self._waiting.popleft()
             except RequestError as error:
                 raise RequestError(f"{place}: {_short(error.problem)}", error.remedy) from None
         raise StopIteration
 
-    def _entry(self, text: str, place: str) -> Entry:
+    def _entries(self, values: dict[str, Any], place: str) -> list[Entry]:
+        """The entry of a row; with every combination of its templates, one for each negative prompt."""
         base = self._base
-        values: dict[str, Any] = _fields_of(text) if text.startswith("{") else {"prompt": text}
         if "prompt" not in values and base.prompt == "":
             raise RequestError("there is no prompt.", 'Add one: {"prompt": "..."}.')
         output = values.pop("output", None)
@@ -84,13 +100,44 @@ class Entries:
         request = replace(base, **values)
         if output is not None:
             _check_output(output)
-        self._n_images += request.batch_size
-        return Entry(request, output, place, counted_from)
+        wildcards = self._wildcards
+        requests, drawn = [request], None
+        if wildcards is None:
+            self._remark(request, place)
+        elif wildcards.concern(request):
+            requests, drawn = (wildcards.combinations(request), None) if wildcards.every else ([request], wildcards)
+        self._n_images += sum(one.batch_size for one in requests)
+        return [Entry(one, output, place, counted_from, drawn) for one in requests]
+
+    def _remark(self, request: Request, place: str) -> None:
+        mark = None if self._remarked else first_mark(request.prompts[0])
+        if mark is not None:
+            self._remarked = True
+            warnings.warn(MlxdiffWarning(f"{place}: {mark} is text without --wildcards."), stacklevel=2)
 
 
-def read_entries(lines: Iterable[str | bytes], source: str, base: Request) -> Entries:
-    """The entries of a prompt file, lazily."""
-    return Entries(lines, source, base)
+def read_entries(
+    lines: Iterable[str | bytes], source: str, base: Request, wildcards: Wildcards | None = None
+) -> Entries:
+    """The entries of a prompt file, lazily; of a table, if `source` is named as one."""
+    delimiter = tables.delimiter_of(source)
+    if delimiter is not None:
+        return Entries(tables.rows(lines, delimiter, source, partial(_text_of, ends=True)), base, wildcards)
+    rows = (
+        (f"{source}, line {number}", partial(_values_of, line, source, number, wildcards is not None))
+        for number, line in enumerate(lines, 1)
+    )
+    return Entries(rows, base, wildcards)
+
+
+def _values_of(line: str | bytes, source: str, number: int, templates: bool) -> dict[str, Any] | None:
+    """The settings of a line; None for one that is blank, or a comment. `templates` may begin with a brace."""
+    text = _text_of(line)
+    if not text or text.startswith("#"):
+        return None
+    if text.startswith("{") and not (templates and re.match(r"\{\s*[^\s\"'}]", text)):
+        return _fields_of(text)
+    return read_line(text, f"{source}, line {number}") if has_options(text) else {"prompt": text}
 
 
 def open_prompts(path: str) -> Generator[bytes]:
@@ -131,7 +178,8 @@ def _lines(stream: IO[Any], name: str, *, close: bool) -> Generator[bytes]:
             stream.close()
 
 
-def _text_of(line: str | bytes) -> str:
+def _text_of(line: str | bytes, *, ends: bool = False) -> str:
+    """The line as text, with the spaces and the line's end around it where they count."""
     if isinstance(line, bytes):
         try:
             text = line.decode("utf-8")
@@ -145,7 +193,7 @@ def _text_of(line: str | bytes) -> str:
         text = line
     if len(line.rstrip(b"\r\n" if isinstance(line, bytes) else "\r\n")) > MAX_LINE:  # type: ignore[arg-type]
         raise RequestError(f"it is longer than {MAX_LINE} bytes.", "Check that the file is one of prompts, one a line.")
-    text = text.removeprefix("\ufeff").strip()
+    text = text.removeprefix("\ufeff") if ends else text.removeprefix("\ufeff").strip()
     _check_characters("it", text)
     return text
 
@@ -156,7 +204,7 @@ def _fields_of(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise RequestError(
             f"it is not JSON ({error.msg}, column {error.colno}).",
-            'Correct it. A prompt that starts with a brace is written as {"prompt": "{..."}.',
+            'Correct it. A prompt that starts with a brace is written as {"prompt": "{..."}, or needs --wildcards.',
         ) from None
     except RecursionError:
         raise RequestError("it is nested too deeply.", "Write the fields of a request, each with its value.") from None

@@ -29,6 +29,7 @@ from .runner import Policy
 from .sizing import default_batch_size
 from .store import Standing, Store
 from .unfinished import CELLS, RUN, Unfinished
+from .wildcards import Wildcards
 
 SEEDS = 2**32
 SHEET = "{prompt}-{seed}-sheet.png"
@@ -99,8 +100,12 @@ class Work:
             remove_parts(folder, ours=True)
 
 
-def for_prompt(models: Models, request: Request, output: str | None, options: RunOptions) -> Work:
+def for_prompt(
+    models: Models, request: Request, output: str | None, options: RunOptions, wildcards: Wildcards | None = None
+) -> Work:
     """The pictures of one request, which need not be resolved."""
+    if wildcards is not None and wildcards.concern(request):
+        return _for_template(models, request, output, options, wildcards)
     pattern = parse_output(ALONE if output is None else output, several=request.batch_size > 1)
     with _continued(pattern.folder, request, RUN, str(pattern.template)) as (unfinished, request):
         resolved = models.resolve(request)
@@ -109,10 +114,51 @@ def for_prompt(models: Models, request: Request, output: str | None, options: Ru
         return _known(models, jobs, store, options, unfinished)
 
 
-def for_sheet(models: Models, request: Request, n_rows: int, output: str | None, options: RunOptions) -> Work:
+def _for_template(
+    models: Models, request: Request, output: str | None, options: RunOptions, wildcards: Wildcards
+) -> Work:
+    """The pictures of a request whose prompts are drawn, or of every combination of them."""
+    parts = _combinations(wildcards, request)
+    pattern = parse_output(ALONE if output is None else output, several=sum(part.batch_size for part in parts) > 1)
+    asked = f"{pattern.template} wildcards {wildcards.every}"
+    with _continued(pattern.folder, request, RUN, asked) as (unfinished, request):
+        maker = JobMaker(models.resolve, pattern)
+        drawn = None if wildcards.every else wildcards
+        parts = _combinations(wildcards, request)
+        jobs = [job for part in parts for job in maker.jobs(Entry(part, None, "the prompt", wildcards=drawn))]
+        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return _known(models, jobs, store, options, unfinished)
+
+
+def _combinations(wildcards: Wildcards, request: Request) -> list[Request]:
+    if not wildcards.every:
+        return [request]
+    try:
+        return wildcards.combinations(request)
+    except RequestError as error:
+        raise RequestError(f"The prompt: {error.problem}", error.remedy) from None
+
+
+def for_sheet(
+    models: Models,
+    request: Request,
+    n_rows: int,
+    output: str | None,
+    options: RunOptions,
+    wildcards: Wildcards | None = None,
+) -> Work:
     """The pictures of one request, on one sheet."""
     folder = Path() if output is None else Path(output).parent
-    with _continued(folder, request, CELLS, f"{output} {n_rows}") as (unfinished, request):
+    asked = f"{output} {n_rows}"
+    if wildcards is not None and wildcards.concern(request):
+        if others := wildcards.concern_besides(request):
+            raise RequestError(f"A contact sheet has one {others[0]}.", "Take the braces and wildcards out of it.")
+        asked += f" wildcards {wildcards.every}"
+    else:
+        wildcards = None
+    with _continued(folder, request, CELLS, asked) as (unfinished, request):
+        if wildcards is not None:
+            (request,) = _combinations(wildcards, request) if wildcards.every else (wildcards.drawn_all(request),)
         resolved = models.resolve(request)
         unnamed = OutputPattern(folder, parse_template(SHEET))
         target = picture_path(unnamed, resolved.single(0), 0) if output is None else Path(output)
@@ -164,7 +210,14 @@ def for_sweep(
     return work
 
 
-def for_file(models: Models, base: Request, file: str, output: str | None, options: RunOptions) -> Work:
+def for_file(
+    models: Models,
+    base: Request,
+    file: str,
+    output: str | None,
+    options: RunOptions,
+    wildcards: Wildcards | None = None,
+) -> Work:
     """The pictures of a prompt file, all of whose lines are read and checked now."""
     pattern = parse_output(output, several=True)
     base = _single(base)
@@ -178,7 +231,7 @@ def for_file(models: Models, base: Request, file: str, output: str | None, optio
     seed = _seed_of(base, recorded)
     agreed = Ranks()
     while True:
-        entries = read_entries(coming, source_name(file), replace(base, seed=seed))
+        entries = read_entries(coming, source_name(file), replace(base, seed=seed), wildcards)
         jobs, wrong = listed(entries, models.resolve, pattern, journal.find)
         opened.close()
         if wrong:
@@ -225,7 +278,12 @@ def _record(store: Store, journal: Journal, found: Sequence[tuple[Job, Standing]
 
 
 def for_stream(
-    models: Models, base: Request, output: str | None, options: RunOptions, stop: Callable[[], bool]
+    models: Models,
+    base: Request,
+    output: str | None,
+    options: RunOptions,
+    stop: Callable[[], bool],
+    wildcards: Wildcards | None = None,
 ) -> Work:
     """The pictures of standard input, whose lines are rendered as they come, until `stop` says so."""
     if ranks.rank() is not None:
@@ -243,7 +301,7 @@ def for_stream(
     work = Work([], store, None, base.wanted_model, batch_size=size)
 
     def jobs() -> Iterator[Job | None]:
-        entries = read_entries(lines, source_name(STANDARD_INPUT), base)
+        entries = read_entries(lines, source_name(STANDARD_INPUT), base, wildcards)
         found = jobs_of(stream.as_they_come(entries, stop), models.resolve, pattern, journal.find)
         taken: dict[str, tuple[Path, str]] = {}
         for job in found:

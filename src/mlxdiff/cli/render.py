@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..batch.jobs import Job
     from ..batch.models import Models
     from ..batch.runner import Event, Written
+    from ..batch.wildcards import Wildcards
     from ..batch.work import Work
     from .preview import Preview
 
@@ -40,16 +41,20 @@ class Outcome:
     failures: list[tuple[Job, MlxdiffError]] = field(default_factory=list)
 
 
-def pictures(request: Request, output_path: str | None, options: RunOptions) -> None:
+def pictures(
+    request: Request, output_path: str | None, options: RunOptions, wildcards: Wildcards | None = None
+) -> None:
     """The pictures of one request."""
     _check_alone("prompt")
-    _run(options, lambda work, models, _: work.for_prompt(models, request, output_path, options))
+    _run(options, lambda work, models, _: work.for_prompt(models, request, output_path, options, wildcards))
 
 
-def sheet(request: Request, n_rows: int, output_path: str | None, options: RunOptions) -> None:
+def sheet(
+    request: Request, n_rows: int, output_path: str | None, options: RunOptions, wildcards: Wildcards | None = None
+) -> None:
     """The pictures of one request, on one contact sheet of `n_rows` rows."""
     _check_alone("sheet")
-    _run(options, lambda work, models, _: work.for_sheet(models, request, n_rows, output_path, options))
+    _run(options, lambda work, models, _: work.for_sheet(models, request, n_rows, output_path, options, wildcards))
 
 
 def sweep(
@@ -69,12 +74,14 @@ def sweep(
     )
 
 
-def prompt_file(base: Request, file: str, output_path: str | None, options: RunOptions) -> None:
+def prompt_file(
+    base: Request, file: str, output_path: str | None, options: RunOptions, wildcards: Wildcards | None = None
+) -> None:
     """The pictures of a prompt file, or of standard input for `-`; what a line does not say comes from `base`."""
     if file == "-":
-        _run(options, lambda work, models, stop: work.for_stream(models, base, output_path, options, stop))
+        _run(options, lambda work, models, stop: work.for_stream(models, base, output_path, options, stop, wildcards))
     else:
-        _run(options, lambda work, models, _: work.for_file(models, base, file, output_path, options))
+        _run(options, lambda work, models, _: work.for_file(models, base, file, output_path, options, wildcards))
 
 
 def check_size(path: Path, size: tuple[int, ...]) -> None:

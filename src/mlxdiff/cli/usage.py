@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from ..batch.templates import first_mark
 from ..declarations import declared, shown
 from ..errors import InputError, RequestError
 from ..request import Request
@@ -92,8 +93,11 @@ def _generate(prompt: str) -> str:
     return f"mlxdiff generate {dashes}{quoted}"
 
 
-def remark(prompt: str | None, given: Mapping[str, Any]) -> None:
-    """Warns of what is possible, and seldom meant."""
+def remark(prompt: str | None, given: Mapping[str, Any], *, expands: bool = False) -> None:
+    """Warns of what is possible, and seldom meant. `expands`: braces and wildcards in prompts are drawn."""
+    mark = None if prompt is None or expands else first_mark(prompt)
+    if mark is not None:
+        output.warn(f"{mark} in the prompt is text without --wildcards.")
     negative = str(given.get("negative_prompt", "")).strip()
     if negative.isdecimal():
         output.warn(f"The negative prompt is {negative!r}. For {negative} pictures give --n-images {negative}.")
