@@ -352,6 +352,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**60:
         return "a number of over 60 digits"
     text = repr(value[:80] if isinstance(value, str | bytes | list | tuple) else value)
+    text = re.sub(r"\s*\n\s*", " ", text)  # an array's has several lines
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

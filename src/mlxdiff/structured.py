@@ -43,7 +43,8 @@ class Structured:
         unknown = [key for key in values if key not in parts]
         if unknown:
             raise RequestError(f"{name} has no {shown(unknown[0])}.", f"It has {', '.join(parts)}.")
-        missing = [key for key in self._needed() if values.get(key) in (None, "")]
+        given = {key: values.get(key) for key in self._needed()}  # an array says of itself what == is
+        missing = [key for key, part in given.items() if part is None or (isinstance(part, str) and not part)]
         if missing:
             raise RequestError(f"{name} {shown(value)} has no {missing[0]}.", f"Write it as {self.grammar()}.")
         checked = {
