@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
 # What anybody may import: they import nothing but each other.
 LEAVES = {
+    "adapter_settings",
     "catalogue",
     "conditioning",
     "controlling",
@@ -21,6 +22,7 @@ LEAVES = {
     "fitting",
     "hashing",
     "inputs",
+    "keywords",
     "ip_adapter_setting",
     "masks",
     "part_kinds",
@@ -28,9 +30,12 @@ LEAVES = {
     "pictures",
     "presets",
     "printable",
+    "recent",
     "remembering",
     "request",
+    "request_kinds",
     "rgb",
+    "structured",
     "threads",
     "weight_changes",
 }
@@ -83,7 +88,7 @@ ALLOWED = {
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
     "starting": {
-        *("autoencoding", "canvas", "images", "networks", "randomness", "steering"),
+        *("autoencoding", "canvas", "images", "networks", "randomness", "resampling", "steering"),
         *("diffusion", "families"),
     },
     "resolve": {
@@ -116,7 +121,7 @@ ALLOWED = {
     "ip_adapters": {"ip_adapter_files", "hub", "checkpoint", "diffusion", "models"},
     "ip_adapter_files": {"checkpoint", "models"},
     "picture_prompts": {
-        *("ip_adapters", "ip_adapter_files", "clip_pixels", "regions", "networks", "steering"),
+        *("ip_adapters", "ip_adapter_files", "clip_pixels", "regions", "resampling", "networks", "steering"),
         *("backend", "checkpoint", "memory", "models"),
     },
     "clip_pixels": {"images", "budget"},

@@ -307,4 +307,7 @@ def test_pictures_in_memory_keep_their_transparency(tmp_path):
     clear.putalpha(box_mask())
     clear.save(tmp_path / "clear.png")
     held = Request("a", image=clear).image
-    assert np.array_equal(images.read_source(held), images.load_picture(tmp_path / "clear.png"))
+    for held_layer, layer in zip(
+        images.read_layers(held), images.read_layers(str(tmp_path / "clear.png")), strict=True
+    ):
+        assert np.array_equal(held_layer, layer)

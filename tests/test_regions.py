@@ -10,7 +10,8 @@ from PIL import Image
 from skimage import data
 
 from mlxdiff.pictures import PictureSource
-from mlxdiff.regions import read_region, resampled
+from mlxdiff.regions import read_region
+from mlxdiff.resampling import resample_plane
 
 
 @pytest.mark.parametrize("size", [(64, 48), (8, 8), (5, 7), (1, 1), (100, 90), (64, 96)])
@@ -19,7 +20,7 @@ def test_resampling_is_torchs_bicubic(size):
     expected = torch.nn.functional.interpolate(
         torch.tensor(region, dtype=torch.float64)[None, None], size=size, mode="bicubic"
     )[0, 0]
-    assert np.abs(resampled(region, *size) - expected.numpy()).max() < 1e-6
+    assert np.abs(resample_plane(region, *size, "bicubic") - expected.numpy()).max() < 1e-6
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P"])
@@ -31,3 +32,12 @@ def test_masks_are_read_as_diffusers_reads_them(tmp_path, mode):
     expected = IPAdapterMaskProcessor().preprocess(opened, height=40, width=56)[0, 0].numpy()
     assert 0.1 < found.mean() < 0.9
     assert np.array_equal(found, expected)
+
+
+def test_of_a_mask_with_transparent_parts_the_opaque_part_counts(tmp_path):
+    shape = Image.fromarray(data.coffee()).convert("L")
+    painted = Image.new("RGBA", shape.size, "black")
+    painted.putalpha(shape)
+    for name, picture in (("shape.png", shape), ("painted.png", painted)):
+        picture.save(tmp_path / name)
+    assert np.array_equal(*(read_region(str(tmp_path / name), 40, 56) for name in ("shape.png", "painted.png")))

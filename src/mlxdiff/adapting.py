@@ -26,6 +26,7 @@ from .loras import Adapters, Weighted
 from .models.layers import QuantizedLinear
 from .models.live import ChangedQuantizedLinear
 from .parts import BACKBONE
+from .recent import Recent
 from .weight_changes import Delta, Live, Survival
 
 PARTS = {"backbone": (BACKBONE,), "encoder": ("text_encoder", "text_encoder_2")}
@@ -82,7 +83,7 @@ class Adapting:
 
     def __init__(self, checkpoint: Checkpoint, bits: int | None) -> None:
         self._checkpoint, self._bits = checkpoint, bits
-        self._known: dict[str, Known] = {}
+        self._known: Recent[Known] = Recent(MOST_KNOWN)
 
     def check(self, adapters: Adapters) -> None:
         """Raises CheckpointError or UnsupportedError for a file that is damaged, or made for another model, and
@@ -135,12 +136,11 @@ class Adapting:
         return tuple(adapter.digest for adapter in _heard(adapters) if self._about(adapter).inversions)
 
     def _about(self, adapter: Weighted) -> Known:
-        if adapter.digest not in self._known:
-            if len(self._known) == MOST_KNOWN:
-                del self._known[next(iter(self._known))]
-            read = read_adapter(adapter.path)
-            self._known[adapter.digest] = Known(frozenset(match(read, self._shapes)), read.inversions)
-        return self._known[adapter.digest]
+        def read() -> Known:
+            found = read_adapter(adapter.path)
+            return Known(frozenset(match(found, self._shapes)), found.inversions)
+
+        return self._known.get(adapter.digest, read)
 
     @cached_property
     def _layout(self) -> tuple[dict[str, dict[str, tuple[int, ...]]], dict[str, frozenset[str]]]:

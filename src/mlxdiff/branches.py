@@ -16,6 +16,7 @@ from .diffusion.guidance import PERTURBED, POSITIVE
 from .diffusion.schedule import Schedule
 from .models.backbone import Backbone, Extra, total
 from .models.step_cache import StepCache
+from .recent import Recent
 from .steering import NOTHING, SeenPictures, Steering
 
 MAX_PREPARED = 32
@@ -64,7 +65,7 @@ class Branches:
         self._steering = steering
         self._n_calls = calls_before
         # By identity: the strands hold the conditionings for as long as this lives.
-        self._prepared: dict[tuple[tuple[tuple[str, int], ...], tuple[int, ...]], tuple[Any, list[Any]]] = {}
+        self._prepared: Recent[tuple[Any, list[Any]]] = Recent(MAX_PREPARED)
         self._active: tuple[list[int], tuple[int, ...]] = [], ()
         # A call for fewer rows goes on with the features of its last ones, so that is what caches are kept by.
         self._caches: dict[tuple[str, range], tuple[list[tuple[str, range]], StepCache]] = {}
@@ -100,20 +101,18 @@ class Branches:
 
     def _prepare(self, group: list[_Row], pictures: Sequence[SeenPictures]) -> tuple[Any, list[Any]]:
         """What the backbone prepared, and what each control did."""
-        key = tuple((row.branch, id(row.conditioning)) for row in group), tuple(map(id, pictures))
-        if key in self._prepared:  # what was used last goes last
-            self._prepared[key] = self._prepared.pop(key)
-        else:
-            if len(self._prepared) == MAX_PREPARED:
-                del self._prepared[next(iter(self._prepared))]
+
+        def prepared() -> tuple[Any, list[Any]]:
             joined = concatenate([row.conditioning for row in group])
             branches = [(row.branch, len(row.images)) for row in group]
             told = replace(joined, pictures=tuple(each.prompt(branches) for each in pictures))
-            self._prepared[key] = (
+            return (
                 self._backbone.prepare(told, self._levels.timesteps, guidance_scale=self._guidance_scale),
                 [control.prepare(branches, joined) for control in self._steering.controls],
             )
-        return self._prepared[key]
+
+        key = tuple((row.branch, id(row.conditioning)) for row in group), tuple(map(id, pictures))
+        return self._prepared.get(key, prepared)
 
     def _extra(
         self, group: list[_Row], scaled: mx.array, sigma: float, timestep: float, steers: Sequence[Any]

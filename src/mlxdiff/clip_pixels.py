@@ -20,7 +20,7 @@ def clip_pixels(source: str | Pixels, size: int) -> np.ndarray:
 
     The shorter side becomes `size` pixels (bicubic, rounded to 8 bits), and the middle is kept. Raises InputError.
     """
-    picture = Image.fromarray(images.to_uint8(images.read_source(source)))
+    picture, _ = images.read_layers(source)
     width, height = picture.size
     short = min(width, height)
     # The longer side is rounded down; no less than `size`, which is what a square is cut from.

@@ -7,7 +7,6 @@ rendered, the control sees the same part.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -16,8 +15,7 @@ from . import images, masks, preprocess
 from .canvas import base_size, canvas_of, rounded_up
 from .controlling import Control
 from .fitting import fitted, padded, same_ratio
-from .hashing import content_hash
-from .pictures import Pixels, in_file
+from .hashing import picture_hash
 from .request import Margins, Resolved
 
 
@@ -48,8 +46,7 @@ def look_at(control: Control, request: Resolved, size: tuple[int, int], factor: 
     Raises InputError for a file that is no picture.
     """
     picture = control.image
-    digest = picture.sha256 if isinstance(picture, Pixels) else content_hash(Path(in_file(picture)))
-    plain = Look(digest, control.preprocess, size, request.fit, factor)
+    plain = Look(picture_hash(picture), control.preprocess, size, request.fit, factor)
     if request.image is None or (request.mask is None and request.expand is None):
         return plain
     own = base_size(request.image, None)

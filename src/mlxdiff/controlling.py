@@ -110,7 +110,6 @@ class Control:
     guess: bool = setting(
         Flag(), "Steer the prompt's branch alone, and deep feature maps more.", default=False, unset="false"
     )
-
     blocks: tuple[float, ...] | None = setting(
         Factors(0, MAX_SCALE, MAX_BLOCKS), "How much each feature map counts, the finest first.", unset="1"
     )

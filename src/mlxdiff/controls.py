@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +19,7 @@ from . import hub
 from .conditioning import Conditioning, concatenate
 from .control_pictures import Look, look_at, picture_for
 from .controlling import TYPES, Control
-from .diffusion.guidance import IMAGE, NEGATIVE
+from .diffusion.guidance import bounds_of
 from .diffusion.schedule import Schedule
 from .errors import MlxdiffWarning, RequestError
 from .families.control import ControlSource, load_control, read_control
@@ -28,13 +28,12 @@ from .models.backbone import NO_RESIDUALS, Residuals
 from .models.controlnet import ControlNet
 from .models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from .networks import Networks
+from .recent import Recent
 from .request import Request, Resolved
-from .steering import Steer
+from .steering import WITHOUT_PROMPT, Steer
 
 KEPT = 16  # files of which it is known what they are
 MOST_SEEN = 2**26  # bytes of what networks made of pictures; one at 1024x1024 pixels takes 21 MB in fp32
-
-T = TypeVar("T")
 
 
 class Controls:
@@ -43,7 +42,7 @@ class Controls:
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
         self._sources: dict[str, ControlSource] = {}
-        self._seen: dict[tuple, Any] = {}
+        self._seen: Recent[Any] = Recent(MOST_SEEN, _nbytes)
 
     def check(self, request: Request) -> None:
         """Reads what the networks of a request are, no weight. Raises RequestError for one that does not fit."""
@@ -124,9 +123,11 @@ class Controls:
         look = look_at(control, request, size, self._factor)
 
         def see() -> list[mx.array]:
-            return network(_channels(picture_for(control, look), config.picture_channels, control.ref))
+            maps = network(_channels(picture_for(control, look), config.picture_channels, control.ref))
+            mx.eval(maps)
+            return maps
 
-        maps = self._once((key, look), see)
+        maps = self._seen.get((key, look), see)
         return _Adapter([x * factor for x, factor in zip(maps, control.factors(len(maps)), strict=True)], interval)
 
     def _controlnet(
@@ -146,22 +147,15 @@ class Controls:
             channels = network.config.picture_channels
             pairs = zip(controls, looks, strict=True)
             pictures = [_channels(picture_for(control, look), channels, control.ref) for control, look in pairs]
-            return network.hint(pictures, types, scales)
+            hint = network.hint(pictures, types, scales)
+            mx.eval(hint)
+            return hint
 
-        hint = self._once((key, fused, *types, *looks), see)
+        hint = self._seen.get((key, fused, *types, *looks), see)
         guess = controls[0].guess or network.config.pools
         alone = controls[0] if len(controls) == 1 else replace(controls[0], scale=1.0)
         scaled = network.scales(alone.factors(network.n_maps), guess=guess)
         return _Beside(network, hint, scaled, interval, guess, tuple(types), levels.timesteps)
-
-    def _once(self, key: tuple, see: Callable[[], T]) -> T:
-        """What a network makes of pictures, evaluated: of those that it has seen before, what it made then."""
-        seen = self._seen.pop(key) if key in self._seen else see()
-        mx.eval(seen)
-        self._seen[key] = seen  # what was used last goes last
-        while len(self._seen) > 1 and sum(map(_nbytes, self._seen.values())) > MOST_SEEN:
-            del self._seen[next(iter(self._seen))]
-        return seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +199,7 @@ class _Beside:
         parts: list[slice | int] = []
         first = 0
         for branch, count in branches:
-            parts.append(count if self.guess and branch in (NEGATIVE, IMAGE) else slice(first, first + count))
+            parts.append(count if self.guess and branch in WITHOUT_PROMPT else slice(first, first + count))
             first += count
         seen = [_rows(conditioning, part) for part in parts if isinstance(part, slice)]
         prepared = None if not seen else self.network.prepare(concatenate(seen), self.timesteps, self.types)
@@ -269,8 +263,7 @@ def _interval(control: Control, levels: Schedule) -> tuple[float, float]:
         text = f"The control {control.ref} acts in none of {n} steps, from {control.start:g} to {control.end:g}."
         warnings.warn(MlxdiffWarning(text), stacklevel=2)
         return math.inf, math.inf
-    first, last = inside[0], inside[-1]
-    return (-math.inf if last == n - 1 else sigmas[last + 1]), (math.inf if first == 0 else sigmas[first])
+    return bounds_of(sigmas, inside)
 
 
 def _channels(picture: np.ndarray, channels: int, name: str) -> mx.array:

@@ -22,6 +22,7 @@ from .errors import MlxdiffWarning
 from .families.base import PromptEncoder, Vectors
 from .loras import adapters_of
 from .networks import Networks
+from .recent import Recent
 from .request import Resolved
 from .text.chunking.chunk import Names
 from .text.emphasis import repeated
@@ -83,12 +84,11 @@ class EncodedPrompts:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._kept: dict[tuple, EncodedRequest] = {}
-        self._room = KEPT
+        self._kept: Recent[EncodedRequest] = Recent(KEPT)
 
     def of(self, requests: Sequence[Resolved]) -> list[EncodedRequest]:
         """What each request tells, evaluated. KEPT are kept at least, and all of these."""
-        self._room = max(KEPT, len(requests))
+        self._kept.room = max(KEPT, len(requests))
         found: list[EncodedRequest] = []
         for before, request in zip([None, *requests], requests, strict=False):
             if before is not None and before.lora != request.lora:
@@ -120,14 +120,9 @@ class EncodedPrompts:
             self._networks.adapting.bringing(adapters),
             parsed.reading.run if parsed.is_scheduled else None,
         )
-        if key in self._kept:  # what was used last goes last
-            self._kept[key] = self._kept.pop(key)
-        else:
-            if len(self._kept) >= self._room:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = self._encode(request, parsed)
+        found = self._kept.get(key, lambda: self._encode(request, parsed))
         self._warn(request, parsed)
-        return self._kept[key]
+        return found
 
     def _encode(self, request: Resolved, parsed: ParsedTexts) -> EncodedRequest:
         encoder: PromptEncoder = self._networks.adapted("encoder", adapters_of(request)).network

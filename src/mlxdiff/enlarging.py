@@ -11,6 +11,7 @@ from PIL import Image
 
 from . import autoencoding, hub, images, upscaling
 from .catalogue import UPSCALERS
+from .fitting import fitted
 from .resampling import resample
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def enlarged_picture(
             pixels = upscaling.upscale(network, pixels, dtype=dtype)
     if pixels.shape[:2] == (height, width):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+    return np.asarray(fitted(Image.fromarray(pixels), (height, width), "stretch"))
 
 
 def _redrawn(

@@ -1,4 +1,7 @@
-"""The SHA-256 of a file's content, or of a component's folder: computed once for as long as the files stay the same."""
+"""SHA-256 of contents: of a file, a picture, or a component's folder.
+
+Each is computed once for as long as the files stay the same.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .files import open_regular
+from .pictures import Pixels, in_file
 
 BLOCK = 2**20
 
@@ -28,6 +32,11 @@ def content_hash(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{path} cannot be read ({reason}).", "Check its name.") from None
+
+
+def picture_hash(picture: str | Pixels) -> str:
+    """64 hexadecimal digits, of a picture that a request names or holds. Raises InputError."""
+    return picture.sha256 if isinstance(picture, Pixels) else content_hash(Path(in_file(picture)))
 
 
 def _of_file(path: Path) -> str:

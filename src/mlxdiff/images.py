@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from . import budget, exif
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
+from .fitting import fitted
 from .inputs import open_input
 from .pictures import Pixels, in_file
 from .rgb import layers, to_rgb
@@ -74,14 +75,8 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     with open_picture(path) as opened:
         width, height = opened.size
         _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
-        return _fitted(to_rgb(ImageOps.exif_transpose(opened), path), size)
-
-
-def read_source(source: str | Pixels, size: tuple[int, int] | None = None) -> np.ndarray:
-    """As `load_picture`, of a picture that a request names or holds."""
-    if isinstance(source, str):
-        return load_picture(in_file(source), size)
-    return _fitted(to_rgb(_held(source), "The picture"), size)
+        picture = to_rgb(ImageOps.exif_transpose(opened), path)
+        return np.asarray(picture if size is None else fitted(picture, size, "crop"), np.float32) / 255
 
 
 def read_layers(source: str | Pixels) -> tuple[Image.Image, Image.Image | None]:
@@ -188,13 +183,6 @@ def _check_decoding(path: str | Path, width: int, height: int, kept: int = 0) ->
     needed = _DECODED * width * height + _AS_FLOATS * kept
     if not budget.fits(needed):
         raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
-    if size is not None:
-        height, width = size
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture, dtype=np.float32) / 255
 
 
 def contact_sheet(

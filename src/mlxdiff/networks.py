@@ -186,11 +186,6 @@ class Networks:
         if self.holds("backbone") and not memory.keeps_backbone(self._size("backbone"), decoding):
             self._held.pop("backbone", None)
 
-    @property
-    def backbone_bytes(self) -> int:
-        """Bytes of the backbone's weights. Maps it, to know its size."""
-        return self._size("backbone")
-
     def let_go(self, name: str) -> None:
         """Lets a network go; it is loaded again when it is needed again."""
         with self._turn:

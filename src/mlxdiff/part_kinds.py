@@ -15,12 +15,15 @@ MODEL = "model"
 class Kind:
     """One kind of part.
 
-    noun       what people call it
-    option     how `generate` takes it; {} stands for its reference
-    variable   the environment variable that lists folders of such files
-    classes    the diffusers classes of a folder that is one
-    file       what diffusers calls its only file
-    is_folder  whether it is never a single file
+    noun          what people call it
+    option        how `generate` takes it; {} stands for its reference
+    variable      the environment variable that lists folders of such files
+    classes       the diffusers classes of a folder that is one
+    file          what diffusers calls its only file
+    is_folder     whether it is never a single file
+    is_in_models  whether a model has one, which can be used with another model
+    has_alias     whether its file may say another name of it
+    pickled_at    under which keys its trainers keep it among other things in a pickle
     """
 
     noun: str
@@ -29,6 +32,9 @@ class Kind:
     classes: tuple[str, ...] = ()
     file: str | None = None
     is_folder: bool = False
+    is_in_models: bool = False
+    has_alias: bool = False
+    pickled_at: tuple[str, ...] = ()
 
     @property
     def article(self) -> str:
@@ -40,9 +46,9 @@ class Kind:
 
 
 KINDS = {
-    "lora": Kind("LoRA", "--lora {}", "MLXDIFF_LORAS", file="pytorch_lora_weights.safetensors"),
+    "lora": Kind("LoRA", "--lora {}", "MLXDIFF_LORAS", file="pytorch_lora_weights.safetensors", has_alias=True),
     "embedding": Kind("embedding", "--embedding {}", "MLXDIFF_EMBEDDINGS", file="learned_embeds.safetensors"),
-    "vae": Kind("VAE", "--vae {}", "MLXDIFF_VAES", ("AutoencoderKL", "AutoencoderTiny")),
+    "vae": Kind("VAE", "--vae {}", "MLXDIFF_VAES", ("AutoencoderKL", "AutoencoderTiny"), is_in_models=True),
     "control": Kind(
         "ControlNet",
         "--control {}=IMAGE",
@@ -57,7 +63,7 @@ KINDS = {
         ("CLIPVisionModelWithProjection",),
         is_folder=True,
     ),
-    "upscaler": Kind("upscaler", "--upscaler {}", "MLXDIFF_UPSCALERS"),
+    "upscaler": Kind("upscaler", "--upscaler {}", "MLXDIFF_UPSCALERS", pickled_at=("params_ema", "params")),
 }
 
 

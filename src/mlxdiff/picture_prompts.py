@@ -14,7 +14,7 @@ import numpy as np
 from . import backend, memory
 from .checkpoint.load import load_component
 from .clip_pixels import clip_pixels
-from .hashing import content_hash
+from .hashing import picture_hash
 from .ip_adapter_files import load_ip_adapter
 from .ip_adapters import Found, find, levels_of
 from .models.clip_vision import CLIPVisionModel, CLIPVisionOutput
@@ -22,15 +22,15 @@ from .models.ip_adapter import PLAIN, Attached, IPAdapter
 from .models.unet_attentions import places, sizes
 from .models.unet_config import UNetConfig
 from .networks import Networks, evaluate
-from .pictures import Pixels, in_file
-from .regions import read_region, resampled
+from .pictures import Pixels
+from .recent import Recent
+from .regions import read_region
 from .request import Resolved
+from .resampling import resample_plane
 from .steering import SeenPictures
 
 KEPT = 64  # pictures; what bigG sees of one takes 1.7 MB in fp32
 NOTHING = "nothing"  # stands for a picture of zeros, which adapters that read patches are told in place of a picture
-
-Seen = dict[tuple[str, str], CLIPVisionOutput]
 
 
 class PicturePrompts:
@@ -38,7 +38,7 @@ class PicturePrompts:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._seen: Seen = {}
+        self._seen: Recent[CLIPVisionOutput] = Recent(KEPT)
         self._encoders: dict[str, CLIPVisionModel] = {}
         self._adapters: dict[str, IPAdapter] = {}
 
@@ -82,18 +82,16 @@ class PicturePrompts:
 
     def _output(self, found: Found, picture: str | Pixels | None) -> CLIPVisionOutput:
         """What the image encoder makes of a picture, or of zeros."""
-        key = _key(found.encoder / "config.json"), NOTHING if picture is None else _content(picture)
-        if key in self._seen:  # what was used last goes last
-            self._seen[key] = self._seen.pop(key)
-            return self._seen[key]
-        size = found.vision.image_size
-        pixels = np.zeros((size, size, 3), np.float32) if picture is None else clip_pixels(picture, size)
-        output = self._encoder(found)(mx.array(pixels)[None])
-        mx.eval(output.embedding, output.penultimate)
-        if len(self._seen) >= KEPT:
-            del self._seen[next(iter(self._seen))]
-        self._seen[key] = output
-        return output
+        key = _key(found.encoder / "config.json"), NOTHING if picture is None else picture_hash(picture)
+
+        def see() -> CLIPVisionOutput:
+            size = found.vision.image_size
+            pixels = np.zeros((size, size, 3), np.float32) if picture is None else clip_pixels(picture, size)
+            output = self._encoder(found)(mx.array(pixels)[None])
+            mx.eval(output.embedding, output.penultimate)
+            return output
+
+        return self._seen.get(key, see)
 
     def _encoder(self, found: Found) -> CLIPVisionModel:
         key = _key(found.encoder / "config.json")
@@ -132,13 +130,11 @@ def _masks(
     masks = []
     for source in found.setting.mask:
         region = read_region(source, request.height, request.width)
-        levels = [mx.array(resampled(region, *size).reshape(1, -1, 1)) for size in sizes(backbone, *cells)]
+        # As diffusers scales them to each feature map; they may leave [0, 1] a little.
+        scaled = [resample_plane(region, *size, "bicubic") for size in sizes(backbone, *cells)]
+        levels = [mx.array(weights.reshape(1, -1, 1)) for weights in scaled]
         masks.append(tuple(levels[place.level] for place in places(backbone)))
     return tuple(masks)
-
-
-def _content(picture: str | Pixels) -> str:
-    return picture.sha256 if isinstance(picture, Pixels) else content_hash(Path(in_file(picture)))
 
 
 def _key(path: Path) -> str:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Unpack
 
-    from .request import Settings
+    from .keywords import Settings
 
 __all__ = ["KEPT_CONDITIONINGS", "StableDiffusion"]
 

@@ -38,10 +38,12 @@ def canny(picture: np.ndarray, low: float = 100, high: float = 200) -> np.ndarra
 
 
 def blur(picture: np.ndarray, sigma: float = 9) -> np.ndarray:
+    """A picture (H, W, 3) uint8 blurred by a Gaussian of `sigma` pixels, as Pillow approximates it."""
     return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(sigma)))
 
 
 def resize(picture: np.ndarray, factor: float = 8) -> np.ndarray:
+    """A picture (H, W, 3) uint8 of which each `factor` x `factor` pixels are one color, smoothed to its size again."""
     height, width = picture.shape[:2]
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     smaller = Image.fromarray(picture).resize(small, Image.Resampling.BOX)
@@ -49,6 +51,7 @@ def resize(picture: np.ndarray, factor: float = 8) -> np.ndarray:
 
 
 def invert(picture: np.ndarray) -> np.ndarray:
+    """The negative of a picture (H, W, 3) uint8."""
     return 255 - picture
 
 

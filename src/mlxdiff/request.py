@@ -8,14 +8,13 @@ Resolved  what will be drawn: a Request of which the checkpoint has filled in ev
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from . import catalogue
+from .adapter_settings import Embedding, Lora
 from .controlling import Control, Preprocessing
 from .declarations import (
     MAX_DIGITS,
@@ -24,22 +23,34 @@ from .declarations import (
     Numbers,
     PartReference,
     Reference,
-    Structured,
     Text,
     Whole,
     WholeChoice,
     declared,
-    nearest,
     setting,
-    shown,
 )
 from .errors import RequestError
 from .ip_adapter_setting import IPAdapterSetting
 from .pictures import MaskSource, PictureSource
+from .request_kinds import (
+    MAX_IMAGES,
+    MAX_SIDE,
+    RANDOM_SEED,
+    BatchPlace,
+    BatchPlaces,
+    Hashes,
+    Margins,
+    Prompts,
+    Seeds,
+    Sides,
+    Size,
+    Sizes,
+    Upscalers,
+    spelled,
+)
+from .structured import Structured
 
 if TYPE_CHECKING:
-    from typing_extensions import TypedDict
-
     from .diffusion.schedule import Schedule
     from .stages import Pass
 
@@ -63,17 +74,12 @@ DTYPES = ("fp16", "bf16", "fp32")
 MAX_SEED = 2**64 - 1
 SEEDS = 2**32  # that are drawn where none is given
 MAX_STEPS = 1000
-MAX_IMAGES = 100_000
-MAX_SIDE = 65_536
 MAX_GUIDANCE_SCALE = 1e6
 MAX_PAG_SCALE = 100
 MAX_TOKEN_MERGING = 0.75  # one token of every four is what the others merge into
 MAX_SIGMA = 1e10
 MAX_CLIP_SKIP = 12
 MAX_HIRES = 16
-RANDOM_SEED = -1  # as A1111 and ComfyUI write "another one each time"
-MAX_LORA_SCALE = 100
-MAX_LORA_RANK = 100_000
 _FILLED: Any = None
 
 
@@ -95,265 +101,6 @@ class Model:
     def place(self) -> str | None:
         """The reference with its revision: NAME@REVISION."""
         return self.reference if self.revision is None else f"{self.reference}@{self.revision}"
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """A textual inversion: a file, and its name in prompts if that is not the file's name or its token."""
-
-    ref: str = setting(PartReference("embedding"), "A .safetensors file.", default=MISSING)
-    token: str | None = setting(Text(), "Its name in prompts.", unset="the file's name, or the token in the file")
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Block -> a strength, as text between semicolons: `IN04:0.5;OUT03:0`."""
-
-    type = str
-    many = False
-
-    def check(self, name: str, value: Any) -> tuple[tuple[str, float], ...]:
-        if isinstance(value, str):
-            return self.parse(name, value)
-        pairs = value.items() if isinstance(value, Mapping) else value
-        one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
-        try:
-            return tuple((block.strip().upper(), one.check(f"{name}: {block[:20]}", scale)) for block, scale in pairs)
-        except (TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, RequestError):
-                raise
-            raise RequestError(f"{name} is {shown(value)}.", "Write it as IN04:0.5;OUT03:0.") from None
-
-    def parse(self, name: str, text: str) -> tuple[tuple[str, float], ...]:
-        pairs = [part.partition(":") for part in text.split(";") if part.strip()]
-        one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
-        return self.check(name, [(block, one.parse(f"{name}: {block[:20]}", scale)) for block, _, scale in pairs])
-
-    def to_json(self, value: Sequence[tuple[str, float]]) -> dict[str, float]:
-        return dict(value)
-
-    def show(self, value: Sequence[tuple[str, float]]) -> str:
-        return ";".join(f"{block}:{scale:g}" for block, scale in value)
-
-    def describe(self) -> dict[str, Any]:
-        return {"type": "BLOCK:STRENGTH;..."}
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA, or an adapter of another form: a file, and how strongly it works."""
-
-    ref: str = setting(PartReference("lora"), "A .safetensors file, its folder, or the name of one.", default=MISSING)
-    scale: float = setting(
-        Number(-MAX_LORA_SCALE, MAX_LORA_SCALE), "How strongly it works; 0 is not at all.", default=1.0
-    )
-    text: float | None = setting(
-        Number(-MAX_LORA_SCALE, MAX_LORA_SCALE), "How strongly it works in the text encoders.", unset="the scale"
-    )
-    rank: int | None = setting(
-        Whole(1, MAX_LORA_RANK), "How many of its directions are used, the first ones.", unset="all"
-    )
-    blocks: Any = setting(Blocks(), "A further strength of blocks of the UNet: IN04:0.5;OUT03:0.", unset="1 each")
-
-    @property
-    def text_scale(self) -> float:
-        return self.scale if self.text is None else self.text
-
-    @property
-    def name(self) -> str:
-        """What A1111's tags call it: the file's name without folder and ending."""
-        return PurePath(self.ref).name.removesuffix(".safetensors")
-
-
-@dataclass(frozen=True)
-class Prompts(Text):
-    """A text, or several, of which each is an image of its own."""
-
-    def check(self, name: str, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return super().check(name, value)
-        if not value:
-            raise RequestError("The list of prompts is empty.", "Give at least one prompt.")
-        return tuple(super(Prompts, self).check(name, text) for text in value)
-
-    def to_json(self, value: Any) -> Any:
-        return list(value) if isinstance(value, tuple) else value
-
-
-@dataclass(frozen=True)
-class Seeds(Whole):
-    """A seed, of which image i takes seed + i; or one for each image. -1 is none: one is drawn."""
-
-    def check(self, name: str, value: Any) -> Any:
-        if value == RANDOM_SEED and not isinstance(value, bool):
-            return None
-        if isinstance(value, list | tuple):
-            return tuple(super(Seeds, self).check(name, seed) for seed in value)
-        return super().check(name, value)
-
-    def to_json(self, value: Any) -> Any:
-        return list(value) if isinstance(value, tuple) else value
-
-
-@dataclass(frozen=True)
-class Size:
-    """Pixels."""
-
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-@dataclass(frozen=True)
-class Sizes(Text):
-    """WIDTHxHEIGHT in pixels, such as 512x768."""
-
-    def check(self, name: str, value: Any) -> Any:
-        if isinstance(value, Size):
-            return value
-        found = re.fullmatch(r"\s*([0-9]{1,5})\s*[x×]\s*([0-9]{1,5})\s*", value) if isinstance(value, str) else None
-        if found is None or not all(8 <= int(side) <= MAX_SIDE for side in found.groups()):
-            raise RequestError(
-                f"{name} is {shown(value)}.",
-                f"Write it as 512x768, width and height in pixels, each from 8 to {MAX_SIDE}.",
-            )
-        return Size(int(found[2]), int(found[1]))
-
-    def to_json(self, value: Any) -> str:
-        return str(value)
-
-    def describe(self) -> dict[str, Any]:
-        return {"type": "WIDTHxHEIGHT"}
-
-
-@dataclass(frozen=True)
-class BatchPlace:
-    """A place in a batch of ComfyUI, counted from 0; without a count, an image that was taken out of its batch."""
-
-    index: int
-    count: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.index}" if self.count is None else f"{self.index}/{self.count}"
-
-
-@dataclass(frozen=True)
-class BatchPlaces(Text):
-    """INDEX/COUNT, or INDEX alone; of several images one for each, None for one that has no others."""
-
-    def check(self, name: str, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple(None if place is None else self._one(name, place) for place in value)
-        return self._one(name, value)
-
-    def _one(self, name: str, value: Any) -> BatchPlace:
-        if isinstance(value, BatchPlace):
-            return value
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        found = re.fullmatch(r"\s*([0-9]{1,6})(?:/([0-9]{1,6}))?\s*", text) if isinstance(text, str) else None
-        index, count = (None, None) if found is None else (int(found[1]), None if found[2] is None else int(found[2]))
-        if index is None or not index < (MAX_IMAGES if count is None else min(count, MAX_IMAGES + 1)):
-            raise RequestError(
-                f"{name} is {shown(value)}.", "Write it as 2/4: the third of four images, which are counted from 0."
-            )
-        return BatchPlace(index, count)
-
-    def to_json(self, value: Any) -> Any:
-        return [None if place is None else str(place) for place in value] if isinstance(value, tuple) else str(value)
-
-    def describe(self) -> dict[str, Any]:
-        return {"type": "INDEX/COUNT"}
-
-
-@dataclass(frozen=True)
-class Upscalers(PartReference):
-    """A way to enlarge by its name or A1111's, or the reference of a network that does."""
-
-    def check(self, name: str, value: Any) -> str:
-        value = super().check(name, value)
-        known = catalogue.find_upscaler(value)
-        return value if known is None else known.name
-
-    def is_file(self, value: str) -> bool:
-        return value not in catalogue.UPSCALERS
-
-    def describe(self) -> dict[str, Any]:
-        return {"type": "reference"}
-
-
-@dataclass(frozen=True)
-class Margins:
-    """Pixels at each side of a picture."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    def __str__(self) -> str:
-        return f"{self.left},{self.top},{self.right},{self.bottom}"
-
-
-@dataclass(frozen=True)
-class Sides(Text):
-    """LEFT,TOP,RIGHT,BOTTOM in pixels, such as 64,0,64,0; one number is all four."""
-
-    def check(self, name: str, value: Any) -> Any:
-        if isinstance(value, Margins):
-            return value
-        if isinstance(value, list | tuple):
-            value = ",".join(str(side) for side in value)
-        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        pattern = r"\s*([0-9]{1,5})\s*(?:,\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*,\s*([0-9]{1,5})\s*)?"
-        found = re.fullmatch(pattern, value) if isinstance(value, str) else None
-        if found is None:
-            raise RequestError(f"{name} is {shown(value)}.", "Write it as LEFT,TOP,RIGHT,BOTTOM in pixels: 64,0,64,0.")
-        sides = [int(side or found[1]) for side in found.groups()]
-        if not any(sides) or max(sides) > MAX_SIDE:
-            raise RequestError(f"{name} is {shown(value)}.", f"Give 1 to {MAX_SIDE} pixels to one side at least.")
-        return Margins(*sides)
-
-    def to_json(self, value: Any) -> str:
-        return str(value)
-
-    def describe(self) -> dict[str, Any]:
-        return {"type": "LEFT,TOP,RIGHT,BOTTOM"}
-
-
-def _spelled(name: str, choices: tuple[str, ...], others: Mapping[str, str]) -> Choice:
-    """A choice that A1111's words mean too."""
-
-    def find(text: str) -> str:
-        known = others.get(text.strip().lower(), text.strip().lower())
-        if known not in choices:
-            raise RequestError(f"There is no {name} {shown(text)}.", nearest(text, choices))
-        return known
-
-    return Choice(choices, find)
-
-
-@dataclass(frozen=True)
-class Hashes(Text):
-    """File -> SHA-256 of its content, in hexadecimal digits."""
-
-    def check(self, name: str, value: Any) -> Any:
-        pairs = value.items() if isinstance(value, Mapping) else value
-        try:
-            found = tuple(sorted((key, digest) for key, digest in pairs))
-        except (TypeError, ValueError):
-            raise RequestError(f"{name} is {shown(value)}.", "It maps files to SHA-256 hashes.") from None
-        for key, digest in found:
-            if not isinstance(key, str) or not isinstance(digest, str) or len(digest) != 64:
-                raise RequestError(f"{name} has {shown(key)}: {shown(digest)}.", "It maps files to SHA-256 hashes.")
-        return found
-
-    def to_json(self, value: Any) -> dict[str, str]:
-        return dict(value)
-
-    def describe(self) -> dict[str, Any]:
-        return {"type": "file hashes"}
 
 
 @dataclass(frozen=True)
@@ -410,7 +157,7 @@ class Request:
     )
     seed: int | tuple[int, ...] | None = setting(
         Seeds(0, MAX_SEED),
-        "Same seed, same picture; image i takes seed + i. -1 is random.",
+        f"Same seed, same picture; image i takes seed + i. {RANDOM_SEED} is random.",
         unset="random",
         a1111="Seed",
     )
@@ -465,14 +212,14 @@ class Request:
         neutral="crop",
     )
     inpaint_fill: str | None = setting(
-        _spelled("inpaint_fill", FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
+        spelled("inpaint_fill", FILLS, {"latent noise": "noise", "latent nothing": "blank"}),
         "What the repainted part starts from: what is there, noise, nothing, or the colors around it (fill).",
         group="From a picture",
         unset="original, and fill with --expand",
         a1111="Masked content",
     )
     inpaint_area: str | None = setting(
-        _spelled("inpaint_area", ("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
+        spelled("inpaint_area", ("whole", "masked"), {"whole picture": "whole", "only masked": "masked"}),
         "What is rendered at the size asked for: the whole picture, or the masked part with some pixels around it.",
         group="From a picture",
         unset="whole",
@@ -965,71 +712,3 @@ def _whole_number(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
-
-
-if TYPE_CHECKING:
-
-    class Settings(TypedDict, total=False):
-        """Request's settings as keyword arguments, spelled again for editors; a test holds it to the declarations."""
-
-        negative_prompt: str | None
-        prompt_syntax: str | None
-        clip_skip: int | None
-        embedding: list[Any] | tuple[Any, ...] | str | None
-        lora: list[Any] | tuple[Any, ...] | str | None
-        steps: int | None
-        sampler: str | None
-        schedule: str | None
-        guidance_scale: float | None
-        seed: int | list[int] | tuple[int, ...] | None
-        n_images: int
-        batch_index: Any
-        height: int | None
-        width: int | None
-        image: Any
-        strength: float | None
-        mask: Any
-        mask_blur: float | None
-        fit: str | None
-        inpaint_fill: str | None
-        inpaint_area: str | None
-        inpaint_padding: int | None
-        expand: Any
-        image_guidance_scale: float | None
-        depth: Any
-        control: list[Any] | tuple[Any, ...] | str | None
-        control_preprocess: str | None
-        ip_adapter: list[Any] | tuple[Any, ...] | str | None
-        compat: str | None
-        rng: str | None
-        variation_seed: int | None
-        variation_strength: float | None
-        seed_resize: Any
-        ensd: int | None
-        rounding: str | None
-        sigmas: list[float] | tuple[float, ...] | str | None
-        eta: float | None
-        s_churn: float | None
-        s_tmin: float | None
-        s_tmax: float | None
-        s_noise: float | None
-        guidance_start: float | None
-        guidance_end: float | None
-        guidance_rescale: float | None
-        guidance_mode: str | None
-        pag_scale: float | None
-        hires: float | None
-        hires_size: Any
-        hires_strength: float | None
-        hires_steps: int | None
-        hires_upscaler: Any
-        hires_sampler: str | None
-        hires_schedule: str | None
-        hires_guidance_scale: float | None
-        hires_prompt: str | None
-        hires_negative_prompt: str | None
-        refiner: Any
-        refiner_switch: float | None
-        upscaler: Any
-        cache_interval: int | None
-        token_merging: float | None

@@ -1,4 +1,4 @@
-"""Latents at another size, cell by cell as torch's `interpolate` (align_corners=False) computes them.
+"""Latents and masks at another size, cell by cell as torch's `interpolate` (align_corners=False) computes them.
 
 Each mode is linear and works on one axis after the other, so that it is two matrices: rows are new cells, columns old
 ones. Whoever wants pixels enlarged uses Pillow.
@@ -29,6 +29,12 @@ def resample(latents: mx.array, height: int, width: int, kernel: str, *, antiali
         batch, height, w, channels
     )
     return mx.matmul(columns, wide)
+
+
+def resample_plane(plane: np.ndarray, height: int, width: int, kernel: str) -> np.ndarray:
+    """As `resample` without antialiasing, of one channel in numpy: (H, W) as (height, width) fp32."""
+    rows, columns = weights(plane.shape[0], height, kernel), weights(plane.shape[1], width, kernel)
+    return (rows @ plane.astype(np.float64) @ columns.T).astype(np.float32)
 
 
 @lru_cache(maxsize=32)

@@ -138,6 +138,7 @@ def calls(request: Request) -> int:
 
 
 def evaluations(sampler: str | None) -> int:
+    """Calls of the network in a step, as the steps of prompt editing count them."""
     return 2 if sampler is not None and find_sampler(sampler).evaluations == 2 else 1
 
 

@@ -30,7 +30,9 @@ from .families.base import DEPTH, MASKED, PICTURE
 from .fitting import fitted, same_ratio
 from .networks import Networks
 from .randomness import Randomness
+from .recent import Recent
 from .request import Resolved
+from .resampling import resample_plane
 from .steering import Steering
 
 KEPT = 8  # encoded pictures
@@ -50,20 +52,18 @@ class EncodedPictures:
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
-        self._kept: dict[str, tuple[mx.array, mx.array | None]] = {}
+        self._kept: Recent[tuple[mx.array, mx.array | None]] = Recent(KEPT)
 
     def posterior(self, pixels: np.ndarray) -> tuple[mx.array, mx.array | None]:
         """Mean and log variance (1, h, w, C) of a picture (H, W, 3) in [0, 1], evaluated; None of a tiny VAE."""
-        key = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-        if key in self._kept:  # what was used last goes last
-            self._kept[key] = self._kept.pop(key)
-        else:
-            if len(self._kept) == KEPT:
-                del self._kept[next(iter(self._kept))]
+
+        def encoded() -> tuple[mx.array, mx.array | None]:
             found = autoencoding.posterior(self._networks.vae, mx.array(pixels)[None])
             mx.eval(found)
-            self._kept[key] = found
-        return self._kept[key]
+            return found
+
+        key = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        return self._kept.get(key, encoded)
 
     def latents(self, pixels: np.ndarray, spread: mx.array | None) -> mx.array:
         """Latents (B, h, w, C) of a picture: a draw from its posterior for each image, or its mean without a spread."""
@@ -174,24 +174,9 @@ def _depth(request: Resolved, shape: tuple[int, ...]) -> mx.array:
     size = request.height, request.width
     if not same_ratio(depth.shape, size):
         depth = np.asarray(fitted(Image.fromarray(depth), size, request.fit))
-    small = _bicubic(_bicubic(depth, shape[1], 0), shape[2], 1)
+    small = resample_plane(depth, shape[1], shape[2], "bicubic")
     low, high = float(small.min()), float(small.max())
     if low == high:
         raise InputError("The depth map has the same depth everywhere.", "Give one in which near and far differ.")
     scaled = (2 * (small - low) / (high - low) - 1).astype(np.float32)
     return mx.broadcast_to(mx.array(scaled)[None, :, :, None], (*shape[:3], 1))
-
-
-def _bicubic(array: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Cubic interpolation (a = -0.75) at the middles of `length` cells along an axis, as torch does it."""
-    places = (np.arange(length) + 0.5) * (array.shape[axis] / length) - 0.5
-    first = np.floor(places).astype(int)
-    found = 0.0
-    for k in range(-1, 3):
-        t = np.abs(places - first - k)
-        near = 1.25 * t**3 - 2.25 * t**2 + 1
-        far = -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
-        weights = np.where(t <= 1, near, far)
-        taken = array.take(np.clip(first + k, 0, array.shape[axis] - 1), axis=axis)
-        found = found + taken * (weights[:, None] if axis == 0 else weights[None, :])
-    return np.asarray(found)

@@ -16,7 +16,6 @@ from mlxdiff.diffusion.noise import (
     philox4x32,
     picked_batch,
     shared_batch,
-    shared_noise,
     standard_normal,
     stream_noise,
 )
@@ -180,10 +179,6 @@ def test_step_noise_goes_on_where_the_stream_is():
     noise = stream_noise(streams, 4, 5, 4)
     for _ in range(2):
         assert mx.array_equal(noise(2.0, 1.0), batch_noise(again, 4, 5, 4))
-    shared, alone = NoiseStream(3), NoiseStream(3)
-    noise = shared_noise(shared, 2, 4, 5, 4)
-    for _ in range(2):
-        assert mx.array_equal(noise(2.0, 1.0), shared_batch(alone, 2, 4, 5, 4))
 
 
 @pytest.mark.parametrize("source", NOISE_SOURCES)

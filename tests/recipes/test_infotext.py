@@ -58,8 +58,7 @@ def test_quoting(value, written):
 
 
 @pytest.mark.parametrize(("written", "value"), WEB_UI["infotext_unquote"])
-def test_unquoting(written, value):
-    assert infotext.unquoted(written) == value
+def test_the_web_uis_reader_beside_its_own_answers(written, value):
     assert web_ui.unquote(written) == value
 
 

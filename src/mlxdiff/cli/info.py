@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..declarations import Structured
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..request import PROMPT_SYNTAXES, Request, declared
+from ..structured import Structured
 from . import config, listing, options, output, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")

@@ -17,7 +17,6 @@ from .deadline import moment
 from .signature import Command, expanded, option
 
 INPUT, RUN, OUTPUT = "Input", "Run", "Output"  # panels of --help
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Shown(str, Enum):

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import RequestError
+from ..recent import Recent
 from .noise import NoiseStream
 from .step import Noise
 
@@ -50,7 +51,7 @@ class BrownianTree:
         self._root = _Node(round(start, _DIGITS), round(end, _DIGITS), 0, 0)
         first = np.random.SeedSequence(entropy=self._seed, pool_size=_POOL).generate_state(1)[0]
         self._whole = self._normals(int(first)) * np.float32(math.sqrt(end - start))
-        self._values: dict[_Node, np.ndarray] = {}
+        self._values: Recent[np.ndarray] = Recent(_KEPT)
 
     def increment(self, start: float, end: float) -> np.ndarray:
         """W(end) - W(start), fp32 of `shape`; ends outside the path's are moved to its own."""
@@ -83,18 +84,16 @@ class BrownianTree:
 
     def _left(self, node: _Node, left: _Node, value: np.ndarray) -> np.ndarray:
         """The left half's share of a node's increment: the middle of a Brownian bridge."""
-        known = self._values.pop(node, None)
-        if known is None:
+
+        def drawn() -> np.ndarray:
             whole, before, after = node.end - node.start, left.end - node.start, node.end - left.end
             seeds = np.random.SeedSequence(
                 entropy=self._seed, spawn_key=(node.path, node.depth), pool_size=_POOL
             ).generate_state(1)
             mean = np.float32(before) * value * np.float32(1 / whole)
-            known = mean + np.float32(math.sqrt(before * after * (1 / whole))) * self._normals(int(seeds[0]))
-        self._values[node] = known  # at the end of the order, so that the one longest unused goes first
-        if len(self._values) > _KEPT:
-            del self._values[next(iter(self._values))]
-        return known
+            return mean + np.float32(math.sqrt(before * after * (1 / whole))) * self._normals(int(seeds[0]))
+
+        return self._values.get(node, drawn)
 
     def _normals(self, seed: int) -> np.ndarray:
         return NoiseStream(seed, self._source).numbers(self._shape)

@@ -20,7 +20,6 @@ from .config_values import ConfigValues
 from .schedule import Schedule, check_strength, custom_levels
 from .space import FlowMatching, from_flow
 
-CLASS_NAME = "FlowMatchEulerDiscreteScheduler"
 _MOST_TIMESTEPS = 100_000
 
 

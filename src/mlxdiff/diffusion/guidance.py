@@ -203,5 +203,13 @@ def interval_of(sigmas: Sequence[float], start: float, end: float) -> tuple[floa
             f"None of {n} steps begins between {start:g} and {end:g} of the run, where guidance is asked for.",
             "Widen the interval, or turn guidance off with a guidance_scale of 1.",
         )
-    first, last = inside[0], inside[-1]
-    return (-math.inf if last == n - 1 else sigmas[last + 1]), (math.inf if first == 0 else sigmas[first])
+    return bounds_of(sigmas, inside)
+
+
+def bounds_of(sigmas: Sequence[float], steps: Sequence[int]) -> tuple[float, float]:
+    """The sigmas (low, high] at which these steps begin, which follow each other; infinite where no step lies beyond.
+
+    sigmas: n + 1 levels, descending.
+    """
+    first, last = steps[0], steps[-1]
+    return (-math.inf if last == len(sigmas) - 2 else sigmas[last + 1]), (math.inf if first == 0 else sigmas[first])

@@ -55,11 +55,6 @@ def stream_noise(streams: Sequence[NoiseStream], height: int, width: int, channe
     return lambda _sigma, _sigma_next: batch_noise(streams, height, width, channels)
 
 
-def shared_noise(stream: NoiseStream, batch: int, height: int, width: int, channels: int) -> Noise:
-    """Each step takes the next draw of one stream for the whole batch: ComfyUI's default."""
-    return lambda _sigma, _sigma_next: shared_batch(stream, batch, height, width, channels)
-
-
 class NoiseStream:
     """What one generator draws, call after call.
 

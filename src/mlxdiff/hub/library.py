@@ -11,11 +11,9 @@ from ..part_kinds import KINDS, MODEL, kind_of_config, noun_of
 from ..parts import MODEL_INDEX
 from .choosing import CONFIG, SeveralError, choose, is_component_file
 from .contents import entries_of
-from .local import cached_commit, how_to_pull, refuse_pickle, resolve, storage
-from .mirrors import MIRRORS
+from .local import cached_commit, cached_snapshot, how_to_pull, resolve, storage
 from .reference import MAIN, SINGLE_FILE, HubReference, as_path, is_address, parse_reference, shown
 from .shelf import find_named, nearest_names
-from .state import mirror_of
 
 
 def find_part(reference: str, kind: str) -> Path:
@@ -81,17 +79,9 @@ def kind_of_folder(folder: Path) -> str | None:
 
 
 def _cached(reference: str, parsed: HubReference, kind: str) -> Path:
-    refuse_pickle(parsed)
-    name, revision = parsed.name, MAIN if parsed.revision is None else parsed.revision
-    commit = cached_commit(name, revision)
-    if commit is None and name in MIRRORS and (mirror := mirror_of(name)) is not None:
-        name, commit = mirror, cached_commit(mirror, revision)
-    if commit is None:
-        nor = "" if is_address(reference) else ", and there is no such file or folder"
-        raise ModelNotFoundError(f"{reference} is not in the cache{nor}.", how_to_pull(reference))
-    folder = storage(name) / "snapshots" / commit
+    name, _, folder = cached_snapshot(reference, parsed, "file or folder")
     names = [entry.path for entry in entries_of(storage(name), folder) if entry.content is not None]
-    if kind == "vae" and parsed.file is None and MODEL_INDEX in names:
+    if KINDS[kind].is_in_models and parsed.file is None and MODEL_INDEX in names:
         return resolve(reference).path
     if parsed.file is not None and parsed.file not in names:
         raise ModelNotFoundError(f"{reference} is not in the cache.", how_to_pull(reference))
@@ -120,7 +110,7 @@ def _only_one(folder: Path, files: tuple[str, ...], kind: str) -> str | None:
 
 def _check_kind(reference: str, found: str | None, kind: str) -> None:
     """Raises UnsupportedError where a part is surely of another kind than it is used as."""
-    if found is None or found == kind or (found == MODEL and kind == "vae"):
+    if found is None or found == kind or (found == MODEL and KINDS[kind].is_in_models):
         return
     how = f"--model {reference}" if found == MODEL else KINDS[found].usage(reference)
     article = "a model" if found == MODEL else KINDS[found].article
@@ -130,10 +120,8 @@ def _check_kind(reference: str, found: str | None, kind: str) -> None:
 def _refuse_files(reference: str, path: Path | None, kind: str) -> None:
     suffix = Path(reference).suffix.lower()
     if suffix in PICKLES:
-        # Trainers of upscalers keep the network among other things.
-        inside, hint = (
-            ("[KEY]", ", where KEY is params_ema or params, if there is one") if kind == "upscaler" else ("", "")
-        )
+        keys = " or ".join(KINDS[kind].pickled_at)
+        inside, hint = ("[KEY]", f", where KEY is {keys}, if there is one") if keys else ("", "")
         raise UnsupportedError(
             f"{reference} is a pickle, which could run any code when it is opened.",
             f"Look for the {noun_of(kind)} as {SINGLE_FILE}. One that you trust can be converted with PyTorch:"

@@ -77,16 +77,25 @@ def _resolve(reference: str) -> Snapshot:
     return _cached(reference, parsed)
 
 
-def _cached(reference: str, parsed: HubReference) -> Snapshot:
+def cached_snapshot(reference: str, parsed: HubReference, place: str) -> tuple[str, str, Path]:
+    """Name, commit and folder of what the cache has of a reference, or else of its mirror.
+
+    Raises ModelNotFoundError where it has nothing; `place` is what the reference might have been instead, such as a
+    folder. Raises UnsupportedError for a pickle.
+    """
     refuse_pickle(parsed)
     name, revision = parsed.name, MAIN if parsed.revision is None else parsed.revision
     commit = cached_commit(name, revision)
     if commit is None and name in MIRRORS and (mirror := mirror_of(name)) is not None:
         name, commit = mirror, cached_commit(mirror, revision)
     if commit is None:
-        nor = "" if is_address(reference) else ", and there is no such folder"
+        nor = "" if is_address(reference) else f", and there is no such {place}"
         raise ModelNotFoundError(f"{reference} is not in the cache{nor}.", how_to_pull(reference))
-    folder = storage(name) / "snapshots" / commit
+    return name, commit, storage(name) / "snapshots" / commit
+
+
+def _cached(reference: str, parsed: HubReference) -> Snapshot:
+    name, commit, folder = cached_snapshot(reference, parsed, "folder")
     if parsed.file is not None and is_single_file(parsed.file):
         if not (folder / parsed.file).is_file():
             raise ModelNotFoundError(f"{reference} is not in the cache.", how_to_pull(reference))

@@ -93,7 +93,7 @@ def find_named(name: str, kind: str) -> Path | None:
         lambda part: part.name == wanted,
         lambda part: part.name.casefold() == wanted.casefold(),
     ]
-    if kind == "lora":
+    if KINDS[kind].has_alias:
         rules.append(lambda part: (alias_of(part.path) or "").casefold() == wanted.casefold())
     for rule in rules:
         for shelf in shelves:

@@ -59,16 +59,6 @@ def quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if unsafe else value
 
 
-def unquoted(value: str) -> str:
-    """The value of a JSON string; of anything else itself."""
-    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
-        return value
-    try:
-        return str(json.loads(value))
-    except ValueError:
-        return value
-
-
 def _sources(lines: list[str]) -> int:
     """The first line behind the settings that is a prompt's source."""
     steps = next((at for at, line in enumerate(lines) if _STEPS.match(line)), len(lines))
