@@ -279,7 +279,7 @@ def from_pictures(folder: Path) -> str:
             elif not edits:
                 more, own = {"mask_image": mask, **size}, {"mask": mask}
             elif name.startswith("sdxl"):
-                more = size
+                more = dict(size)
             expected = inpainting.theirs(pipe, image=start, num_inference_steps=6, **common, **more)
             found = inpainting.raw(sd, image=start, steps=6, **common, **own, **size)
             shown = "" if strength is None else f"{strength:g}"
