@@ -25,6 +25,7 @@ MAKERS = {
     "sd15": (tiny.sd15, diffusers.StableDiffusionInpaintPipeline),
     "sdxl": (tiny.sdxl, diffusers.StableDiffusionXLInpaintPipeline),
     "sd15_inpainting": (tiny.sd15_inpainting, diffusers.StableDiffusionInpaintPipeline),
+    "sd21_inpainting": (tiny.sd21_inpainting, diffusers.StableDiffusionInpaintPipeline),
     "sdxl_inpainting": (tiny.sdxl_inpainting, diffusers.StableDiffusionXLInpaintPipeline),
     "sd15_editing": (tiny.sd15_editing, diffusers.StableDiffusionInstructPix2PixPipeline),
     "sdxl_editing": (tiny.sdxl_editing, diffusers.StableDiffusionXLInstructPix2PixPipeline),
@@ -84,7 +85,7 @@ def request(**settings) -> Request:
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.8, 1.0])
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd15_inpainting", "sdxl_inpainting"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd15_inpainting", "sd21_inpainting", "sdxl_inpainting"])
 def test_a_part_is_repainted_as_diffusers_does_it(models, name, strength):
     pipe, sd = models(name)
     settings = {"strength": strength, "guidance_scale": 4.0, **SIZE}

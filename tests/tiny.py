@@ -188,6 +188,13 @@ def sd15_inpainting() -> StableDiffusionInpaintPipeline:
     return _taking(9, StableDiffusionInpaintPipeline, **_UNCHECKED)
 
 
+def sd21_inpainting() -> StableDiffusionInpaintPipeline:
+    pipe = sd21()
+    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
+    nine = unet(use_linear_projection=True, attention_head_dim=(2, 4), in_channels=9)
+    return StableDiffusionInpaintPipeline(**parts, unet=nine, **_UNCHECKED)
+
+
 def sd15_editing() -> StableDiffusionInstructPix2PixPipeline:
     return _taking(8, StableDiffusionInstructPix2PixPipeline, **_UNCHECKED)
 
