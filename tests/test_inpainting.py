@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import diffusers
+import lora_files
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -91,6 +92,21 @@ def test_a_part_is_repainted_as_diffusers_does_it(models, name, strength):
     settings = {"strength": strength, "guidance_scale": 4.0, **SIZE}
     expected = theirs(pipe, image=photo(), mask_image=box_mask(), num_inference_steps=6, **settings)
     found = raw(sd, image=photo(), mask=box_mask(), steps=6, **settings)
+    assert psnr(found, expected) > 60
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl_inpainting"])
+def test_a_lora_counts_where_a_part_is_repainted(models, tmp_path, name):
+    _, sd = models(name)
+    pipe = MAKERS[name][1].from_pretrained(sd.snapshot.path)
+    pipe.set_progress_bar_config(disable=True)
+    file = lora_files.by_kohya(pipe, tmp_path / "style.safetensors", seed=2)
+    settings = {"strength": 0.8, "guidance_scale": 4.0, **SIZE}
+    without = theirs(pipe, image=photo(), mask_image=box_mask(), num_inference_steps=4, **settings)
+    pipe.load_lora_weights(tmp_path, weight_name=file.name)
+    expected = theirs(pipe, image=photo(), mask_image=box_mask(), num_inference_steps=4, **settings)
+    found = raw(sd, image=photo(), mask=box_mask(), steps=4, lora=[str(file)], **settings)
+    assert psnr(expected, without) < 50
     assert psnr(found, expected) > 60
 
 
