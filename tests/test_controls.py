@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 
 import cv2
 import lora_files
@@ -30,6 +31,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from PIL import Image, ImageDraw, ImageOps
+from safetensors.torch import load_file, save_file
 from skimage import data
 from test_pipeline import generators, ours, psnr, quiet
 
@@ -37,7 +39,7 @@ from mlxdiff import Request, StableDiffusion, controls, memory
 from mlxdiff.control_pictures import look_at, picture_for
 from mlxdiff.controlling import Control
 from mlxdiff.declarations import declared
-from mlxdiff.errors import InputError, MlxdiffWarning, ModelNotFoundError, RequestError
+from mlxdiff.errors import CheckpointError, InputError, MlxdiffWarning, ModelNotFoundError, RequestError
 from mlxdiff.fitting import fitted
 from mlxdiff.hashing import content_hash
 from mlxdiff.hub import find_part
@@ -527,3 +529,19 @@ def test_one_way_of_making_control_pictures_holds_for_all_that_say_none(stage):
         sd.resolve(Request("a", control_preprocess="canny"))
     with pytest.raises(RequestError, match="There is no control_preprocess 'cany'"):
         Request("a", control_preprocess="cany")
+
+
+def test_weights_that_are_no_numbers_are_named_before_the_first_step(stage, tmp_path):
+    _, (path,) = networks(stage, "sd15")
+    broken = tmp_path / "broken"
+    shutil.copytree(path, broken)
+    weights = broken / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["controlnet_mid_block.weight"][0, 0] = float("nan")
+    save_file(tensors, weights)
+    sd = StableDiffusion(str(stage.model("sd15")), dtype="fp32")
+    steps = []
+    for _ in range(2):  # the second time as well: what was refused is not kept as sound
+        with pytest.raises(CheckpointError, match=r"broken holds NaN or infinity in 'controlnet_mid_block\.weight'"):
+            sd.generate("a", control=[f"{broken}={stage.picture('coffee')}"], steps=2, on_step=steps.append)
+    assert steps == []

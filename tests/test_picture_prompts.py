@@ -327,3 +327,15 @@ def test_info_says_what_a_file_is(model, adapters, capsys):
     assert plus["image encoder"] == f"gives {tiny_ip_adapters.HIDDEN} numbers a patch"
     assert (plain["kind"], plain["tokens of a picture"], plain["cross-attentions"]) == ("IP-Adapter, plain", 4, 4)
     assert ip_adapters.describe(model / "unet" / "diffusion_pytorch_model.safetensors") is None
+
+
+def test_weights_that_are_no_numbers_are_named_before_the_first_step(sd, adapters, cat, tmp_path):
+    folder = tmp_path / "adapters"
+    shutil.copytree(adapters, folder)
+    tensors = load_file(folder / "plain.safetensors")
+    key = next(key for key in tensors if key.endswith("to_k_ip.weight"))
+    tensors[key][0, 0] = float("inf")
+    save_file(tensors, folder / "plain.safetensors")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"plain\.safetensors holds NaN or infinity in"):
+            latents(sd, ip_adapter=f"{folder}/plain.safetensors={cat}")

@@ -65,7 +65,7 @@ class Controls:
         found: list[Steer] = []
         for _, group in groupby(request.control or (), _together):
             for key, controls in self._by_network(list(group)):
-                network = self._networks.beside(key)
+                network = self._networks.beside(key, controls[0].ref)
                 interval = _interval(controls[0], levels)
                 if isinstance(network, T2IAdapter):
                     found += [self._adapter(key, network, control, interval, request, size) for control in controls]

@@ -60,8 +60,8 @@ def to_uint8(images: np.ndarray | mx.array, rounding: str = "nearest") -> np.nda
     if not np.isfinite(images).all():
         raise NonFiniteError(
             "The picture has pixels that are not numbers (NaN or infinity).",
-            "Render it with --dtype fp32, which overflows less easily than half precision; if that is no help, a file of"
-            " weights is damaged: `mlxdiff pull --verify` names it where it came from the hub.",
+            "Render it with --dtype fp32, which overflows less easily than half precision; if that is no help, the"
+            " model's weights are damaged: `mlxdiff pull --verify` names the file where it came from the hub.",
         )
     levels = np.clip(images, 0, 1) * 255
     return (levels.round() if rounding == "nearest" else levels).astype(np.uint8)

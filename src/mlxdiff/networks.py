@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 
 from . import backend, memory
 from .adapting import Adapting, Key, Reload, left_of
-from .errors import MlxdiffWarning
+from .errors import CheckpointError, MlxdiffWarning
 from .families import Checkpoint, Family, base
 from .loras import Adapters
 from .models.autoencoders import Autoencoder
@@ -146,9 +146,18 @@ class Networks:
         """Maps a network that a request names besides the checkpoint's, unless it is there; `name` is its own."""
         self._map(name, load)
 
-    def beside(self, name: str) -> Any:
-        """A network that `map_beside` mapped, ready for use."""
-        return self._use(name)
+    def beside(self, name: str, source: str) -> Any:
+        """A network that `map_beside` mapped, ready for use; `source` is what people call it.
+
+        Raises CheckpointError where its weights hold NaN or infinity.
+        """
+        with self._turn:
+            held = self._map(name)
+            if not held.evaluated:
+                evaluate(held.weights)
+                check_finite(held.modules, source)
+                held.evaluated = True
+            return held.network
 
     def keep_beside(self, names: Collection[str]) -> None:
         """Lets other networks besides the checkpoint's go, where memory is scarce."""
@@ -278,6 +287,16 @@ def evaluate(arrays: Iterable[mx.array]) -> None:
             mx.eval(waiting)
             waiting, size = [], 0
     mx.eval(waiting)
+
+
+def check_finite(modules: Iterable[nn.Module], source: str) -> None:
+    """Raises CheckpointError where evaluated weights hold NaN or infinity, in fp16 also what is too large for it."""
+    weights = (pair for module in modules for pair in tree_flatten(module.parameters()))
+    finite = {path: mx.isfinite(array).all() for path, array in weights if isinstance(array, mx.array)}
+    mx.eval(finite)
+    bad = next((path for path, every in finite.items() if not every.item()), None)
+    if bad is not None:
+        raise CheckpointError(f"{source} holds NaN or infinity in {bad!r}.", "Download it again.")
 
 
 def _weights(networks: Iterable[nn.Module]) -> list[mx.array]:

@@ -21,7 +21,7 @@ from .models.clip_vision import CLIPVisionModel, CLIPVisionOutput
 from .models.ip_adapter import PLAIN, Attached, IPAdapter
 from .models.unet_attentions import places, sizes
 from .models.unet_config import UNetConfig
-from .networks import Networks, evaluate
+from .networks import Networks, check_finite, evaluate
 from .pictures import Pixels
 from .recent import Recent
 from .regions import read_region
@@ -101,6 +101,7 @@ class PicturePrompts:
                 encoder = CLIPVisionModel(found.vision)
                 load_component(encoder, found.encoder, dtype=self._networks.dtype)
             evaluate(memory.arrays_of(encoder))
+            check_finite((encoder,), str(found.encoder))
             self._encoders[key] = encoder
         return self._encoders[key]
 
@@ -110,6 +111,7 @@ class PicturePrompts:
             with backend.callers_randomness():
                 adapter = load_ip_adapter(path, self._networks.dtype)
             evaluate(memory.arrays_of(adapter))
+            check_finite((adapter,), str(path))
             self._adapters[key] = adapter
         return self._adapters[key]
 
