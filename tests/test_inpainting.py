@@ -10,6 +10,7 @@ import pytest
 import tiny
 import tiny_controls
 import torch
+from arrays import psnr
 from PIL import Image
 from skimage import data
 from test_controls import as_kind
@@ -32,12 +33,6 @@ MAKERS = {
     "sdxl_editing": (tiny.sdxl_editing, diffusers.StableDiffusionXLInstructPix2PixPipeline),
     "depth": (tiny.depth, diffusers.StableDiffusionDepth2ImgPipeline),
 }
-
-
-def psnr(found, expected) -> float:
-    """Decibels for pictures in [0, 1]."""
-    error = np.mean((np.asarray(found, np.float64) - np.asarray(expected, np.float64)) ** 2)
-    return float("inf") if error == 0 else -10 * np.log10(error)
 
 
 def photo(side: int = SIDE) -> Image.Image:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import tiny_ip_adapters
 import torch
+from arrays import psnr
 from diffusers import (
     ControlNetModel,
     StableDiffusionControlNetPipeline,
@@ -29,12 +30,6 @@ SIZE = {"height": 32, "width": 48}
 SETTINGS = {"guidance_scale": 5.0, "negative_prompt": "flat", **SIZE}
 PROMPT = "a red apple"
 KINDS = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Decibels for pictures in [0, 1]."""
-    error = np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2)
-    return float("inf") if error == 0 else -10 * np.log10(error)
 
 
 @pytest.fixture(scope="module")

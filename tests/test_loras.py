@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from arrays import psnr
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from mlx.utils import tree_flatten
 from peft import LoraConfig, get_peft_model
@@ -39,11 +40,6 @@ pytestmark = [
 FAMILIES = ("sd15", "sd21", "sdxl")
 RUN = {"steps": 3, "guidance_scale": 5.0, "height": 32, "width": 48, "seed": 3}
 PROMPT = "a red apple"
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    error = np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2)
-    return float("inf") if error == 0 else -10 * np.log10(error)
 
 
 def last(sd: StableDiffusion, prompt=PROMPT, **settings) -> np.ndarray:

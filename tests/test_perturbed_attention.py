@@ -9,6 +9,7 @@ import tiny
 import tiny_ip_adapters
 import tiny_unets
 import torch
+from arrays import psnr
 from diffusers import StableDiffusionPAGPipeline, StableDiffusionXLPAGPipeline
 from PIL import Image
 from skimage import data
@@ -24,12 +25,6 @@ pytestmark = [
 KINDS = {"sd15": StableDiffusionPAGPipeline, "sdxl": StableDiffusionXLPAGPipeline}
 PROMPTS = ["a red apple", "a dog face on a blue background"]
 SIZE = {"height": 32, "width": 48}
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Decibels for pictures in [0, 1]."""
-    error = np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2)
-    return float("inf") if error == 0 else -10 * np.log10(error)
 
 
 @pytest.fixture(scope="module")

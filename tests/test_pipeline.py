@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from arrays import psnr
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -45,12 +46,6 @@ SCHEDULERS = {
     "lcm": (LCMScheduler, {}),
 }
 PROMPTS = ["a red apple", "a dog face on a blue background"]
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Decibels for pictures in [0, 1]."""
-    error = np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2)
-    return float("inf") if error == 0 else -10 * np.log10(error)
 
 
 def generators(seeds):
