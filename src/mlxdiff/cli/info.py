@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
-from . import config, listing, options, output, usage
+from . import config, finding, listing, options, output, usage
+
+if TYPE_CHECKING:
+    from ..culling import Picture
+    from ..metadata import PictureInfo
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
 EXAMPLES = """
 mlxdiff info apple.png
 mlxdiff info *.png --json
+mlxdiff info out/ --where "steps > 20 and seed < 100"
+mlxdiff info out/ --where "lora contains 'ink'" -0 | xargs -0 cp -t keep/
 mlxdiff info stabilityai/sdxl-turbo
 mlxdiff info style.safetensors
 mlxdiff info --settings
@@ -28,7 +34,8 @@ def info(
     subjects: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them.",
+            help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them."
+            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
         ),
@@ -56,9 +63,40 @@ def info(
         ),
     ] = None,
     negative: Annotated[bool, typer.Option("--negative", help="With --prompt: read it as a negative prompt.")] = False,
+    where: options.Where = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="List pictures by a setting, or by path, name, date, bytes; -NAME: the largest first.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="INTEGER", help="List so many at most.", rich_help_panel=options.OUTPUT, show_default=False
+        ),
+    ] = None,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="List the paths alone, one a line.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            "-0",
+            help="List the paths alone, each ending in NUL, for xargs -0.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Show the device, versions and cache; or a MODEL; or the settings that made a FILE."""
+    """Show the device, versions and cache; or a MODEL; or the settings that made a FILE.
+
+    With --where, --sort, --limit, --paths or --null: list the pictures in files and folders.
+    """
     named = [] if subjects is None else subjects
     wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
     lists = [name for name, is_wanted in wanted if is_wanted]
@@ -72,7 +110,9 @@ def info(
         )
     if profile is not None and not settings:
         raise RequestError("--profile says which values --settings shows.", "Add --settings.")
-    if settings:
+    if where is not None or sort is not None or limit is not None or paths or null:
+        _list(named, lists, where, sort, limit, _form(json=json, paths=paths, null=null))
+    elif settings:
         listing.show_settings(config.layers(profile), json=json)
     elif samplers:
         listing.show_samplers(json=json)
@@ -82,6 +122,32 @@ def info(
         tell(about_machine(), json=json)
     else:
         about_all(named, json=json)
+
+
+def _form(*, json: bool, paths: bool, null: bool) -> finding.Form:
+    """How a list is printed; raises RequestError for two ways at once."""
+    if json and (paths or null):
+        raise RequestError("--json prints more than paths.", f"Leave {'--null' if null else '--paths'} out.")
+    if null:
+        return finding.Form.NUL
+    return finding.Form.PATHS if paths else finding.Form.JSON if json else finding.Form.TABLE
+
+
+def _list(
+    named: list[str], lists: list[str], where: str | None, sort: str | None, limit: int | None, form: finding.Form
+) -> None:
+    if lists:
+        raise RequestError(f"{lists[0]} is about no pictures.", "Give it alone.")
+    if where is not None:
+        finding.check_where(where)
+    if not named:
+        raise RequestError("There are no pictures to list.", "Name files or a folder: mlxdiff info out/ --paths")
+    finding.show(named, where, sort, limit, form, listed_picture)
+
+
+def listed_picture(picture: Picture) -> dict[str, Any]:
+    """A picture of a list, as `about` describes it alone."""
+    return _described(picture.path, picture.info)
 
 
 def about_all(subjects: list[str], *, json: bool) -> None:
@@ -271,32 +337,43 @@ def about_text(path: Path) -> dict[str, Any]:
 
 def about_picture(path: Path) -> dict[str, Any]:
     from ..metadata import read_picture
+    from ..recipes import sayings
 
     found = read_picture(path)
     for remark in found.notes:
         output.note(f"{path}: {remark}", style="yellow")
-    values: dict[str, Any] = {"file": str(path), "format": found.format, "size": f"{found.size[0]}x{found.size[1]}"}
+    try:
+        recipe = None if found.request is not None or found.sheet is not None else found.recipe()
+        said = [] if recipe is None else sayings(recipe)
+    except MlxdiffError as error:
+        said = [str(error)]
+    for saying in said:
+        output.note(f"{path}: {saying}", style="yellow")
+    return _described(path, found)
+
+
+def _described(path: Path, found: PictureInfo) -> dict[str, Any]:
+    """What a picture says, in words and values."""
+    values: dict[str, Any] = {"file": str(path), "format": found.format}
+    if found.format != "text":
+        values["size"] = f"{found.size[0]}x{found.size[1]}"
     if found.sheet is not None:
         values |= {"sheet": found.sheet.described, "again": found.sheet.remedy}
-    return values | made_with(found.request, found.parameters) | made_elsewhere(path, found)
+    values |= made_with(found.request, found.parameters)
+    return values if found.request is not None or found.sheet is not None else values | made_elsewhere(found)
 
 
-def made_elsewhere(path: Path, found: Any) -> dict[str, Any]:
-    """What another program's texts ask for, and what of it is not used."""
-    from ..recipes import sayings
-
-    if found.request is not None or found.sheet is not None:
-        return {}
+def made_elsewhere(found: PictureInfo) -> dict[str, Any]:
+    """What another program's texts ask for, as far as they can be used."""
     try:
         recipe = found.recipe()
-    except MlxdiffError as error:
-        output.note(f"{path}: {error}", style="yellow")
+    except MlxdiffError:
         return {}
     if recipe is None:
         return {}
-    for saying in sayings(recipe):
-        output.note(f"{path}: {saying}", style="yellow")
-    return {"program": recipe.program, "settings": dict(recipe.settings)}
+    kinds = {item.name: item.kind for item in declared(Request)}
+    settings = {name: kinds[name].to_json(value) for name, value in recipe.settings.items()}
+    return {"program": recipe.program, "settings": settings}
 
 
 def about_latents(path: Path) -> dict[str, Any]:
@@ -332,7 +409,8 @@ def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"  {key}", _setting(key, item)) for key, item in value.items())
         elif isinstance(value, dict):
             yield name, ""
-            yield from ((f"  {key}", in_words(item)) for key, item in value.items())
+            shown = _setting if name == "settings" else lambda _, item: in_words(item)
+            yield from ((f"  {key}", shown(key, item)) for key, item in value.items())
         elif name == "models":
             yield name, "" if value else "none"
             yield from (("", _model(item)) for item in value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from .measured import load_pace, save_pace
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..batch.again import Source
     from ..batch.events import Event, Policy, Written
     from ..batch.jobs import Job
     from ..batch.models import Models
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from .preview import Preview
 
 SOME_FAILED = 3
+MOST_NAMED = 20  # pictures that are named where many cannot be rendered again
 
-__all__ = ["RunOptions", "check_size", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
+__all__ = ["RunOptions", "check_size", "many", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
 
 
 @dataclass
@@ -121,6 +123,23 @@ def prompt_file(
         )
 
 
+def many(
+    sources: Sequence[Source],
+    given: Mapping[str, Any],
+    complete: Callable[[Request], Request],
+    output_path: str | None,
+    options: RunOptions,
+) -> None:
+    """Pictures rendered again with the settings `given` in place of theirs."""
+
+    def plan(_work: Any, models: Models, _stop: object) -> Work:
+        from ..batch import again
+
+        return again.for_sources(models, sources, given, complete, output_path, options)
+
+    _run(options, plan, None)
+
+
 def check_size(path: Path, size: tuple[int, ...]) -> None:
     """Raises RequestError for a sheet of (height, width) that the file's format has no numbers for."""
     from ..batch import contact
@@ -162,8 +181,11 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             bars.stop()
             try:
                 plans.tell(work, options, pace, counted=seed is not None or work.is_begun)
+                _say_refused(work, options)
             finally:
                 work.close(complete=False)
+            if work.refused:
+                raise typer.Exit(SOME_FAILED)
             return
         interrupts = Interrupts(
             tell=lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
@@ -175,6 +197,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             if work.needs is not None:
                 models.use(work.needs)
             bars.start(work.n_images)
+            _say_refused(work, options)
             with nullcontext() if work.at_once else interrupts:
                 outcome = _follow(
                     models, work, options, bars, preview, replace(work.policy(options), stop=stop, pace=pace)
@@ -292,6 +315,17 @@ def _say_failed(job: Job, error: MlxdiffError, work: Work, options: RunOptions) 
         output.say_json(_about(job, path, work) | {"event": "failed", "error": str(error)})
 
 
+def _say_refused(work: Work, options: RunOptions) -> None:
+    """Names the pictures that cannot be rendered again."""
+    for path, error in work.refused if options.json else ():
+        output.say_json({"event": "failed", "source": str(path), "error": str(error)})
+    for path, error in work.refused[:MOST_NAMED]:
+        text = str(error)
+        output.complain("failed", text if str(path) in text else f"{path}: {text}")
+    if len(work.refused) > MOST_NAMED:
+        output.complain("failed", f"{len(work.refused) - MOST_NAMED} more pictures cannot be rendered again.")
+
+
 def _about(job: Job, path: Path, work: Work) -> dict[str, Any]:
     return plans.about(path, job.request) | {"index": job.index} | work.cells.get(path, {})
 
@@ -328,7 +362,8 @@ def _say_bad_lines(error: Any, bars: Bars) -> NoReturn:
 
 def _say_done(outcome: Outcome, work: Work, seconds: float) -> None:
     """The event that ends a run, whether or not everything is there."""
-    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": len(outcome.failures)}
+    failed = len(outcome.failures) + len(work.refused)
+    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": failed}
     left = None if work.n_images is None else work.n_images - outcome.rendered - outcome.found
     output.event({"event": "done", **counts, "left": left, "seconds": seconds})
 
@@ -353,7 +388,7 @@ def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
     """Lists what failed, and exits accordingly."""
     from ..files import is_full
 
-    if not outcome.failures:
+    if not outcome.failures and not work.refused:
         return
     if work.n_images == 1 and work.sheet is None and not work.store.shared:
         raise outcome.failures[0][1]
@@ -364,7 +399,7 @@ def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
     rest = " The others were not tried." if options.fail_fast or full else ""
     again = " Free some space; the same command again does the rest." if full else ""
     sheet = "" if work.sheet is None else f" The sheet {work.sheet.path} was not drawn."
-    output.note(f"Failed: {len(outcome.failures)}.{rest}{sheet}{again}", style="yellow")
+    output.note(f"Failed: {len(outcome.failures) + len(work.refused)}.{rest}{sheet}{again}", style="yellow")
     if not (work.ranks.is_first and work.ranks.shared):
         # mlx.launch ends all ranks as soon as one exits with an error. Where they share a folder the first one tries
         # what the others failed at, and so speaks for all; it is the last to go.

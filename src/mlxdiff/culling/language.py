@@ -37,7 +37,14 @@ _TOKEN = re.compile(
     r"|(?P<mark><=|>=|<>|!=|==|[=<>(),]))"
 )
 _END = "the end"
-_MEANT = {"&": "Write and.", "|": "Write or.", "!": "Write not, or !=.", "~": "Write contains, or like.", "'": "", '"': ""}
+_MEANT = {
+    "&": "Write and.",
+    "|": "Write or.",
+    "!": "Write not, or !=.",
+    "~": "Write contains, or like.",
+    "'": "",
+    '"': "",
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,9 @@ def _tokens(text: str) -> Iterator[Token]:
     place, end = 0, len(text.rstrip())
     while place < end:
         found = _TOKEN.match(text, place)
-        start = place + len(text[place:]) - len(text[place:].lstrip()) if found is None else found.start(found.lastgroup)
+        start = (
+            place + len(text[place:]) - len(text[place:].lstrip()) if found is None else found.start(found.lastgroup)
+        )
         if found is None:
             char = text[start]
             problem = "a text begins that has no end" if char in "'\"" else f"{shown(char)} has no meaning"
@@ -174,7 +183,9 @@ class _Parser:
             values.append(self._value())
         closing = self._take()
         if closing.value != ")" or closing.kind != "mark":
-            wrong(f"{_shown(closing)} stands in a list", closing.at, "Separate its values by commas, and close it with ).")
+            wrong(
+                f"{_shown(closing)} stands in a list", closing.at, "Separate its values by commas, and close it with )."
+            )
         return tuple(values)
 
     def _value(self) -> Token:

@@ -11,9 +11,7 @@ from ..declarations import shown
 
 NUMBER, TEXT, DATE = "number", "text", "date"
 MAX_PATTERN = 1000  # characters of a pattern: matching takes its length times the text's
-_MOMENT = re.compile(
-    r"\s*(\d{4})-(\d{1,2})(?:-(\d{1,2})(?:[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2}))?)?)?\s*", re.ASCII
-)
+_MOMENT = re.compile(r"\s*(\d{4})-(\d{1,2})(?:-(\d{1,2})(?:[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2}))?)?)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True)

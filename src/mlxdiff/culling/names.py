@@ -47,7 +47,7 @@ FACTS = (
     Name("date", DATE, lambda picture: (picture.modified,), help="when the file was last changed"),
     Name("bytes", NUMBER, lambda picture: (picture.bytes,), help="the length of the file"),
     Name("format", TEXT, lambda picture: (picture.info.format,), _format, help="PNG, JPEG or WEBP"),
-    Name("program", TEXT, lambda picture: _one(picture.made[0]), _program, help="what wrote the settings"),
+    Name("program", TEXT, lambda picture: _one(picture.program), _program, help="what wrote the settings"),
     Name("picture_width", NUMBER, lambda picture: _one(picture.info.size[0] or None), help="pixels of the file"),
     Name("picture_height", NUMBER, lambda picture: _one(picture.info.size[1] or None), help="pixels of the file"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from .. import presets
 from ..declarations import declared
 from ..errors import InputError, RequestError
 from ..metadata import PictureInfo, read_made
+from ..recipes import Recipe
 from ..request import Lora, Request
 from ..text.syntax.a1111 import split_networks
 
@@ -30,32 +31,34 @@ class Picture:
     bytes: int
 
     @cached_property
-    def made(self) -> tuple[str | None, Mapping[str, Any]]:
-        """The program that made it and its settings, as far as they are written and can be used."""
-        if self.info.request is not None:
-            request = self.info.request
-            return "mlxdiff", {name: value for name in _DECLARED if (value := getattr(request, name)) is not None}
-        if self.info.sheet is not None:
-            return "mlxdiff", {}
-        try:
-            recipe = self.info.recipe()
-        except RequestError:
-            return None, {}
-        if recipe is None:
-            return None, {}
-        tags = tuple(_tagged(recipe.settings.get("prompt")))
-        loras = {"lora": (*recipe.settings.get("lora", ()), *tags)} if tags else {}
-        return recipe.program, {**recipe.settings, **loras}
+    def program(self) -> str | None:
+        """Which program wrote the settings; None where there are none that can be used."""
+        if self.info.request is not None or self.info.sheet is not None:
+            return "mlxdiff"
+        return None if self._recipe is None else self._recipe.program
 
     def setting(self, name: str) -> Any:
         """A setting's value; None where it is missing. Where none is written and one changes nothing, it is that."""
-        settings = self.made[1]
-        value = settings.get(name)
-        if value is not None or not settings:
-            return value
-        preset = presets.PRESETS[settings["compat"]].get(name) if "compat" in settings else None
         item = _DECLARED[name]
-        return preset if preset is not None else item.default or None if item.neutral is None else item.neutral
+        if self.info.request is not None:
+            value = getattr(self.info.request, name)
+            return item.neutral if value is None else value
+        if self.info.sheet is not None or self._recipe is None:
+            return None
+        settings = self._recipe.settings
+        if name == "lora":
+            return (*settings.get("lora", ()), *_tagged(settings.get("prompt"))) or None
+        preset = presets.PRESETS.get(settings.get("compat", ""), {})
+        values = (settings.get(name), preset.get(name), item.default or None, item.neutral)
+        return next((value for value in values if value is not None), None)
+
+    @cached_property
+    def _recipe(self) -> Recipe | None:
+        """What another program's texts ask for, as far as they can be used."""
+        try:
+            return self.info.recipe()
+        except RequestError:
+            return None
 
     def seeds(self) -> Any:
         """Every seed, of a file that was made with several images."""

@@ -1,0 +1,152 @@
+"""`generate --from` many pictures: which are named, which are chosen, and what does not go with them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, RequestError
+from ..picture_files import is_picture_name
+from . import config, finding, options, output, usage
+
+if TYPE_CHECKING:
+    from ..batch.again import Source
+    from ..request import Request
+
+TEXT_FILES = (".txt", ".json")
+STANDARD = "-"
+
+
+def split(words: Sequence[str] | None, sources: Sequence[str] | None) -> tuple[list[str], str | None]:
+    """The pictures that are named, and the prompt. Raises RequestError for more than one prompt.
+
+    A shell makes `--from out/*.png` into one value and further words. Behind --from a word is a picture where it ends
+    as one does (.png, .jpg, .jpeg, .webp), where it is a .txt or .json file, or where it has a slash and is a folder.
+    """
+    words = list(words or ())
+    named = list(sources or ())
+    prompts = []
+    for word in words:
+        (named if named and _is_source(word) else prompts).append(word)
+    if len(prompts) > 1:
+        raise usage.several_prompts(prompts)
+    return named, prompts[0] if prompts else None
+
+
+def are_many(named: Sequence[str], where: str | None) -> bool:
+    """Whether there is more than one file, however many there turn out to be."""
+    if len(named) != 1:
+        return bool(named)
+    (one,) = named
+    try:
+        return where is not None or one == STANDARD or os.path.isdir(one) or _is_pattern(one)
+    except ValueError:  # a name that no file can have
+        return False
+
+
+def beside(
+    prompts_file: str | None,
+    wildcards: Path | None,
+    *,
+    wildcards_all: bool,
+    n_rows: int | None,
+    profile: str | None,
+) -> str | None:
+    """The option that has no meaning for many pictures, if one is given."""
+    given = {
+        "--prompts-file": prompts_file,
+        "--wildcards": wildcards,
+        "--wildcards-all": wildcards_all or None,
+        "--n-rows": n_rows,
+        "--profile": profile,
+    }
+    return next((name for name, value in given.items() if value is not None), None)
+
+
+def render_again(
+    named: Sequence[str],
+    where: str | None,
+    prompt: str | None,
+    settings: Mapping[str, Any],
+    run: options.RunOptions,
+    output_path: str | None,
+    *,
+    refused: str | None,
+) -> None:
+    """Renders the pictures in files and folders that `where` chooses, each with the settings given."""
+    if refused is not None:
+        raise RequestError(f"{refused} has no place beside many pictures.", "Leave it out, or name one picture.")
+    if output_path == STANDARD:
+        raise RequestError("Many pictures do not fit into one stream.", "Give --output a folder.")
+    if where is not None:
+        finding.check_where(where)
+    given = dict(settings) if prompt is None else {**settings, "prompt": prompt}
+    usage.remark(prompt, settings)
+    usage.check_settings(given)
+    sources = _chosen(named, where)
+    if not sources:
+        return
+    from . import render
+
+    render.many(sources, given, _completing(settings), output_path, run)
+
+
+def _chosen(named: Sequence[str], where: str | None) -> list[Source]:
+    """Without --where all of them: what cannot be read is then a picture that fails, and not one that does not match."""
+    from ..batch.again import Source
+    from ..culling import Where, places
+
+    if STANDARD in named and _is_rank():
+        raise RequestError("Ranks cannot share standard input.", "Name a folder, or files.")
+    if where is None:
+        found = [Source(place.path, place.below) for place in places(named)]
+        if not found:
+            raise InputError("There are no pictures to render again.", "See what is in the folder or the list.")
+        return found
+    search = finding.Search()
+    found = [Source(place.path, place.below) for place, _ in search.pictures(list(named), Where(where))]
+    found += [Source(place.path, place.below) for place, _ in search.wrong]
+    output.note(f"{len(found) - len(search.wrong)} of {search.seen} pictures are chosen.", style="dim")
+    return found
+
+
+def _completing(settings: Mapping[str, Any]) -> Callable[[Request], Request]:
+    """Gives a request the model that is to be loaded; the note about the default one comes once."""
+    from .generate import with_model
+
+    layers = config.layers(None)
+    defaults: list[Request] = []
+
+    def complete(request: Request) -> Request:
+        if "model" in settings or request.model is not None:
+            return with_model(request, settings, layers)
+        if not defaults:
+            defaults.append(with_model(request, settings, layers))
+        chosen = defaults[0]
+        revision = chosen.revision if request.revision is None else request.revision
+        return replace(request, model=chosen.model, revision=revision)
+
+    return complete
+
+
+def _is_source(word: str) -> bool:
+    try:
+        if is_picture_name(word) or (word.lower().endswith(TEXT_FILES) and os.path.isfile(word)):
+            return True
+        return "/" in word and os.path.isdir(word)
+    except ValueError:
+        return False
+
+
+def _is_pattern(word: str) -> bool:
+    return glob.has_magic(word) and not os.path.lexists(word)
+
+
+def _is_rank() -> bool:
+    from ..batch import ranks
+
+    return ranks.rank() is not None
