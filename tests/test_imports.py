@@ -27,6 +27,7 @@ LEAVES = {
     "masks",
     "part_kinds",
     "parts",
+    "picture_files",
     "pictures",
     "presets",
     "printable",
@@ -66,7 +67,19 @@ ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
+        *(
+            "__init__",
+            "adapters",
+            "batch",
+            "culling",
+            "pipeline",
+            "quantized",
+            "hub",
+            "images",
+            "metadata",
+            "backend",
+            "listing",
+        ),
         *(
             "animate",
             "ip_adapters",
@@ -79,6 +92,7 @@ ALLOWED = {
             "upscaling",
         ),
     },
+    "culling": {"metadata", "recipes", "text"},
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),

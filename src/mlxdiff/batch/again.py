@@ -115,11 +115,11 @@ def for_sources(
     name = hash_of("from", json.dumps(values, sort_keys=True), str(pattern.template))
     remarks, requests, refused = Remarks(), {}, {}
     for source in sources:
-        try:
-            with remarks.about(source.path):
-                requests[source] = complete(replace(request_from_file(source.path, given=given), hashes=None))
-        except MlxdiffError as error:
-            refused[source] = error
+        read = _read(source, given, remarks)
+        if isinstance(read, MlxdiffError):
+            refused[source] = read
+        else:
+            requests[source] = complete(read)
     plan = _Plan(models, journal, pattern, changes(given), remarks, name)
     made = plan.outputs(sources, requests)
     requests = {source: request for source, request in requests.items() if source.key not in made}
@@ -141,6 +141,15 @@ def for_sources(
         for path in (job.path, *job.copies):
             work.cells[path] = {"source": job.source}
     return work
+
+
+def _read(source: Source, given: Mapping[str, Any], remarks: Remarks) -> Request | MlxdiffError:
+    """The request of a source, or why there is none."""
+    try:
+        with remarks.about(source.path):
+            return replace(request_from_file(source.path, given=given), hashes=None)
+    except MlxdiffError as error:
+        return error
 
 
 def changes(given: Mapping[str, Any]) -> str:
@@ -258,7 +267,7 @@ class _Plan:
 
 
 def _check_kept(work: Work, jobs: Sequence[Job], sources: Collection[str], options: RunOptions) -> None:
-    """Raises the error of a source that --force would overwrite: one of another picture, under the name of a new one."""
+    """Raises the error of a source that --force would overwrite: another picture with the name of a new one."""
     if not options.force:
         return
     gentle = replace(work.store, force=False)

@@ -72,7 +72,8 @@ class OutputPattern:
 def parse_output(output: str | Path | None, *, several: bool = False, fields: Sequence[str] = FIELDS) -> OutputPattern:
     """What `--output` means; raises RequestError. `several`: there may be more than one picture.
 
-    `fields` are those that a template may have. Give the text as it was typed: a Path has lost the separator at its end, which says that it is a folder.
+    `fields` are those that a template may have. Give the text as it was typed: a Path has lost the separator at its
+    end, which says that it is a folder.
     """
     if output is None:
         return OutputPattern(Path(), parse_template(IN_FOLDER if several else ALONE))

@@ -183,6 +183,7 @@ def for_file(
             raise InputError(f"{file} has no prompts.", "Write one a line, or see what should have written them.")
         return jobs
 
+    assert not isinstance(base.seed, tuple)
     return for_list(models, journal, _run_of(models, journal, base, pattern), base.seed, jobs_with, options)
 
 
@@ -202,16 +203,16 @@ def for_list(
     """
     store = _store(journal.path.parent, journal, options, shared=True)
     recorded = journal.runs.get(name)
-    seed = _seed_of(Request(seed=seed), recorded)
+    first: int = _seed_of(Request(seed=seed), recorded)
     agreed = Ranks()
     while True:
-        work = _known(models, jobs_with(seed), store, options, recorded=recorded)
+        work = _known(models, jobs_with(first), store, options, recorded=recorded)
         if options.dry_run:
             work.begun_before = recorded is not None
             return work
-        run = Run(name, seed, work.batch_size)
+        run = Run(name, first, work.batch_size)
         if ranks.rank() is not None and agreed.size == 1:
-            wanted = ranks.Agreement(seed, work.batch_size)
+            wanted = ranks.Agreement(first, work.batch_size)
             agreed, wanted = ranks.join(store.folder, wanted, recorded=recorded is not None)
             run = Run(name, wanted.seed, wanted.batch_size)
         # A folder in which all pictures were found, each with its line, stays as it is.
@@ -219,11 +220,11 @@ def for_list(
             if work.needs is not None:
                 models.use(work.needs)  # a damaged model leaves no folder behind either
             run = journal.begin(run, recorded)
-        if (run.seed, run.batch_size) == (seed, work.batch_size):
+        if (run.seed, run.batch_size) == (first, work.batch_size):
             work.ranks = agreed
             _record(store, journal, work.unrecorded)
             return work
-        recorded, seed = run, run.seed
+        recorded, first = run, run.seed
 
 
 def _kept(lines: Iterable[bytes], kept: list[bytes]) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, RequestError
 from ..picture_files import is_picture_name
-from . import config, finding, options, output, usage
+from . import finding, options, output, usage
 
 if TYPE_CHECKING:
     from ..batch.again import Source
@@ -74,10 +74,15 @@ def render_again(
     settings: Mapping[str, Any],
     run: options.RunOptions,
     output_path: str | None,
+    with_model: Callable[[Request], Request],
     *,
     refused: str | None,
 ) -> None:
-    """Renders the pictures in files and folders that `where` chooses, each with the settings given."""
+    """Renders the pictures in files and folders that `where` chooses, each with the settings given.
+
+    with_model  gives a request the model that is to be loaded
+    refused     an option that was given and has no meaning here
+    """
     if refused is not None:
         raise RequestError(f"{refused} has no place beside many pictures.", "Leave it out, or name one picture.")
     if output_path == STANDARD:
@@ -92,11 +97,11 @@ def render_again(
         return
     from . import render
 
-    render.many(sources, given, _completing(settings), output_path, run)
+    render.many(sources, given, _once(with_model, "model" in settings), output_path, run)
 
 
 def _chosen(named: Sequence[str], where: str | None) -> list[Source]:
-    """Without --where all of them: what cannot be read is then a picture that fails, and not one that does not match."""
+    """Without --where all of them. What cannot be read is kept, as a picture that fails."""
     from ..batch.again import Source
     from ..culling import Where, places
 
@@ -114,21 +119,17 @@ def _chosen(named: Sequence[str], where: str | None) -> list[Source]:
     return found
 
 
-def _completing(settings: Mapping[str, Any]) -> Callable[[Request], Request]:
-    """Gives a request the model that is to be loaded; the note about the default one comes once."""
-    from .generate import with_model
-
-    layers = config.layers(None)
+def _once(with_model: Callable[[Request], Request], given: bool) -> Callable[[Request], Request]:
+    """`with_model`, which is asked once for the default model and speaks of it once; `given`: there is another."""
     defaults: list[Request] = []
 
     def complete(request: Request) -> Request:
-        if "model" in settings or request.model is not None:
-            return with_model(request, settings, layers)
+        if given or request.model is not None:
+            return with_model(request)
         if not defaults:
-            defaults.append(with_model(request, settings, layers))
-        chosen = defaults[0]
-        revision = chosen.revision if request.revision is None else request.revision
-        return replace(request, model=chosen.model, revision=revision)
+            defaults.append(with_model(request))
+        revision = defaults[0].revision if request.revision is None else request.revision
+        return replace(request, model=defaults[0].model, revision=revision)
 
     return complete
 

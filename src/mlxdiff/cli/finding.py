@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
@@ -88,6 +89,34 @@ def show(
         raise typer.Exit(1)
 
 
+@contextmanager
+def chosen(paths: Sequence[Path], where: str | None) -> Iterator[list[Path]]:
+    """The files of a command that works on all of them, folders and patterns taken apart; each as often as it is named.
+
+    Raises InputError where none is left. At the end the program exits 1 where one could not be judged.
+    """
+    from ..culling import Where, places
+
+    words = [os.fspath(path) for path in paths]
+    if where is None:
+        found = [place.path for word in words for place in places([word])]
+        if not found:
+            raise InputError("There are no pictures in the folder.", "See what is in it.")
+        yield found
+        return
+    check_where(where)
+    search = Search()
+    found = [place.path for place, _ in search.pictures(words, Where(where))]
+    report(search)
+    if not found:
+        raise InputError(
+            f"None of {search.seen} pictures is chosen by --where.", "See `mlxdiff info` for what they say."
+        )
+    yield found
+    if search.wrong:
+        raise typer.Exit(1)
+
+
 def _print(chosen: Iterator[Picture], form: Form, describe: Callable[[Picture], dict[str, Any]]) -> int:
     """How many were printed."""
     if form is Form.TABLE:
@@ -128,9 +157,8 @@ def _row(picture: Picture) -> tuple[str, ...]:
 
 
 def _seeds(seeds: Any) -> str:
-    if isinstance(seeds, tuple):
-        return f"{seeds[0]}, ..." if len(seeds) > 1 else f"{seeds[0]}"
-    return "" if seeds is None else f"{seeds}"
+    several = list(seeds) if isinstance(seeds, tuple) else [] if seeds is None else [seeds]
+    return f"{', '.join(map(str, several[:1]))}{', ...' if len(several) > 1 else ''}"
 
 
 def report(search: Search) -> None:

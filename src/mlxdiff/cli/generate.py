@@ -106,14 +106,12 @@ def generate(
     if where is not None and not named:
         raise RequestError("--where chooses among pictures, and there are none.", "Name some with --from.")
     if again.are_many(named, where):
+        layers = config.layers(None)
+        others = again.beside(prompts_file, wildcards, wildcards_all=wildcards_all, n_rows=n_rows, profile=profile)
         again.render_again(
-            named,
-            where,
-            prompt,
-            settings,
-            run,
-            output_path,
-            refused=again.beside(prompts_file, wildcards, wildcards_all=wildcards_all, n_rows=n_rows, profile=profile),
+            *(named, where, prompt, settings, run, output_path),
+            lambda request: with_model(request, settings, layers),
+            refused=others,
         )
         return
     source = Path(named[0]) if named else None

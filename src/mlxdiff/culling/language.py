@@ -84,15 +84,13 @@ def _tokens(text: str) -> Iterator[Token]:
     place, end = 0, len(text.rstrip())
     while place < end:
         found = _TOKEN.match(text, place)
-        start = (
-            place + len(text[place:]) - len(text[place:].lstrip()) if found is None else found.start(found.lastgroup)
-        )
         if found is None:
+            start = len(text) - len(text[place:].lstrip())
             char = text[start]
             problem = "a text begins that has no end" if char in "'\"" else f"{shown(char)} has no meaning"
             wrong(problem, start + 1, "Close it with the same quote." if char in "'\"" else _MEANT.get(char, ""))
-        kind, value = found.lastgroup, found[found.lastgroup or 0]
-        place = found.end()
+        kind = found.lastgroup or ""
+        start, value, place = found.start(kind), found[kind], found.end()
         if kind == "number":
             if place < end and (text[place].isalnum() or text[place] in "._"):
                 wrong(f"{shown(text[start : place + 1])} is neither a number nor a name", start + 1, "Quote text.")

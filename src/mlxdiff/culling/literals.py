@@ -28,16 +28,15 @@ def span(text: str) -> Span | None:
     if found is None:
         return None
     year, month, day, hour, minute, second = (None if part is None else int(part) for part in found.groups())
-    assert year is not None and month is not None
+    assert year is not None
+    assert month is not None
     try:
-        start = datetime(year, month, day or 1, hour or 0, minute or 0, second or 0)
+        start = datetime(year, month, 1 if day is None else day, hour or 0, minute or 0, second or 0)
         if day is None:
             end = datetime(year + month // 12, month % 12 + 1, 1)
         else:
             lasts = {"days": 1} if hour is None else {"minutes": 1} if second is None else {"seconds": 1}
             end = start + timedelta(**lasts)
-        if found[3] is not None and day == 0:
-            return None
         return Span(start.timestamp(), end.timestamp())
     except (ValueError, OverflowError, OSError):
         return None

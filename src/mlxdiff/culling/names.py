@@ -23,7 +23,7 @@ Values = Callable[[Picture], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Name:
-    """`type` is of every value; `find` gives the value that a text in another spelling means, and raises RequestError."""
+    """`type` is of every value; `find` gives the value that a text in another spelling means, or a RequestError."""
 
     name: str
     type: str
