@@ -105,14 +105,18 @@ def for_sources(
 ) -> Work:
     """The pictures of many others, with the settings `given` in place of theirs; `complete` names a missing model.
 
-    A source that cannot be rendered is one of the work's `refused`. Raises RequestError for what is given.
+    A source that cannot be rendered is one of the work's `refused`. Raises RequestError for what is given, and the
+    error of a model that is.
     """
     Request(**given)  # what is wrong with it is wrong for all
+    if given.get("model") is not None:
+        models.open(Model(given["model"], given.get("revision")))
     pattern = parse_output(output, several=True, fields=(*FIELDS, NAME))
     journal = Journal(pattern.folder)
     kinds = {item.name: item.kind for item in declared(Request)}
     values = {name: None if value is None else kinds[name].to_json(value) for name, value in given.items()}
     name = hash_of("from", json.dumps(values, sort_keys=True), str(pattern.template))
+    sources = _outside(sources, pattern.folder)
     remarks, requests, refused = Remarks(), {}, {}
     for source in sources:
         read = _read(source, given, remarks)
@@ -143,6 +147,25 @@ def for_sources(
     return work
 
 
+def _outside(sources: Sequence[Source], folder: Path) -> list[Source]:
+    """The sources, but those in an output folder that lies in the folder which was named: they were made before."""
+    output = _key(folder)
+
+    def is_inside(source: Source) -> bool:
+        named = _key(source.path.parents[len(source.below.parts) - 1])
+        return output != named and _is_below(output, named) and _is_below(source.key, output)
+
+    kept = [source for source in sources if not is_inside(source)]
+    if len(kept) < len(sources):
+        left = f"Pictures in {folder} are left out ({len(sources) - len(kept)}): new ones are written there."
+        warnings.warn(MlxdiffWarning(left), stacklevel=3)
+    return kept
+
+
+def _is_below(key: str, folder: str) -> bool:
+    return key.startswith(os.path.join(folder, ""))
+
+
 def _read(source: Source, given: Mapping[str, Any], remarks: Remarks) -> Request | MlxdiffError:
     """The request of a source, or why there is none."""
     try:
@@ -168,7 +191,7 @@ def changes(given: Mapping[str, Any]) -> str:
 
 def named(pattern: OutputPattern, source: Source, changed: str, *, several: bool) -> OutputPattern:
     """The pattern of a source's pictures, of which there may be several."""
-    stem = _clean(source.below.stem, MAX_NAME - MAX_CHANGES - _ROOM)
+    stem = _clean(source.below.stem, MAX_NAME - len(changed.encode()) - _ROOM)
     folders = folders_of(pattern.template)
     if folders is None:
         pieces = tuple(_filled(piece, stem) for piece in pattern.template.pieces)
@@ -197,7 +220,7 @@ class _Plan:
         Raises RequestError where it cannot tell them from sources, or would write over one.
         """
         folder = _key(self.pattern.folder)
-        if not any(source.key.startswith(os.path.join(folder, "")) for source in sources):
+        if not any(_is_below(source.key, folder) for source in sources):
             return set()
         if asks_for_index(self.pattern.template):
             raise RequestError(

@@ -56,7 +56,7 @@ class Picture:
     def _recipe(self) -> Recipe | None:
         """What another program's texts ask for, as far as they can be used."""
         try:
-            return self.info.recipe()
+            return self.info.recipe(str)  # a model by its bare name
         except RequestError:
             return None
 
