@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..declarations import Choice, Kind, Setting, declared, setting_called
@@ -55,6 +56,7 @@ _BY_NAME = {fact.name: fact for fact in FACTS} | {"mtime": FACTS[2]}
 SETTINGS = tuple(item for item in declared(Request) if item.scope != "record")
 
 
+@lru_cache(maxsize=256)
 def called(text: str) -> Name | None:
     """The name that is meant: of a fact, a setting, an option (`cfg`), or a part after a dot (`lora.scale`)."""
     fact = _BY_NAME.get(text.lower().replace("-", "_"))
