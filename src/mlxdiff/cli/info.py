@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
+from ..picture_files import is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
 from . import config, finding, listing, options, output, usage
@@ -22,7 +24,7 @@ EXAMPLES = """
 mlxdiff info apple.png
 mlxdiff info *.png --json
 mlxdiff info out/ --where "steps > 20 and seed < 100"
-mlxdiff info out/ --where "lora contains 'ink'" -0 | xargs -0 cp -t keep/
+mlxdiff info out/ --where "lora contains 'ink'" -0 | xargs -0 -I{} cp {} keep/
 mlxdiff info stabilityai/sdxl-turbo
 mlxdiff info style.safetensors
 mlxdiff info --settings
@@ -182,6 +184,10 @@ def about(subject: str) -> dict[str, Any]:
         return about_adapter(path)
     if path.suffix.lower() in FILE_SUFFIXES and "://" not in subject:
         raise InputError(f"There is no file {subject}.", "Check its name and folder.")
+    if holds_pictures(path):
+        raise InputError(
+            f"{subject} is a folder of pictures, and no model.", f"List them: mlxdiff info {subject} --paths"
+        )
     try:
         return about_model(subject)
     except (ModelNotFoundError, UnsupportedError):
@@ -304,6 +310,15 @@ def is_folder_of_adapter(path: Path) -> bool:
     from ..adapters import is_adapter
 
     return is_adapter(path)
+
+
+def holds_pictures(path: Path) -> bool:
+    """Whether a path is a folder that holds pictures, and no model."""
+    try:
+        is_folder = path.is_dir() and not (path / "model_index.json").exists()
+    except (OSError, ValueError):
+        return False
+    return is_folder and any(is_picture_name(name) for name in os.listdir(path))
 
 
 def adapter_named(name: str) -> Path | None:
