@@ -80,6 +80,21 @@ def test_what_is_no_picture_is_named_and_the_others_are_listed(here, capfdbinary
     assert "error: 6 more files cannot be read as pictures." in err
 
 
+def test_damaged_settings_are_counted(here, capfdbinary):
+    write_picture(here / "out/d.png", np.zeros((8, 8, 3), np.uint8), {"mlxdiff": '{"steps": "many"}'})
+    code, out, err = run(["info", "out", "--where", "steps is missing", "--paths"], capfdbinary)
+    assert (code, out) == (0, b"out/d.png\n")
+    assert "warning: Pictures with settings that cannot be read: 1. `mlxdiff info PICTURE` says why.\n" in err
+    code, _, err = run(["info", "out/d.png"], capfdbinary)
+    assert "What it says about mlxdiff cannot be used." in err
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_of_pictures_is_no_model(capfdbinary):
+    code, _, err = run(["info", "out"], capfdbinary)
+    assert (code, err) == (1, "error: out is a folder of pictures, and no model. List them: mlxdiff info out --paths\n")
+
+
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),

@@ -96,6 +96,15 @@ def test_names_are_those_of_options_too(tmp_path):
         assert chosen(expression, pictures), expression
 
 
+def test_values_are_written_as_in_an_option(tmp_path):
+    request = Request("a", hires_size="512x768", hires_upscaler="Latent", expand="8,0,8,0", sigmas=(14.5, 7, 0))
+    pictures = {"a": made(tmp_path, request)}
+    for expression in ("hires_size = '512 x 768'", "hires_upscaler = 'Latent'", "expand = '8, 0, 8, 0'", "sigmas > 14"):
+        assert chosen(expression, pictures), expression
+    with pytest.raises(RequestError, match="character 14: hires_size is 'large'"):
+        Where("hires_size = 'large'")
+
+
 def test_every_setting_can_be_named(tmp_path):
     picture = made(tmp_path, Request("a"))
     from mlxdiff.culling.names import SETTINGS

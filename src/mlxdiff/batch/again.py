@@ -44,6 +44,7 @@ from .naming import (
 )
 from .options import RunOptions
 from .prompts import Entry
+from .store import Store
 from .work import for_list
 from .workload import Work
 
@@ -129,16 +130,18 @@ def for_sources(
     requests = {source: request for source, request in requests.items() if source.key not in made}
     refused = {source: error for source, error in refused.items() if source.key not in made}
     found: list[Job] = []
+    gentle = Store(pattern.folder, journal, metadata=options.metadata, skip_existing=options.skip_existing)
 
     def jobs_with(seed: int) -> list[Job]:
         jobs, errors = plan.jobs(requests, seed)
         refused.update(errors)
+        if options.force:
+            _check_kept(jobs, {source.key for source in sources}, gentle)
         found[:] = jobs
         return jobs
 
     work = for_list(models, journal, name, None, jobs_with, options)
     remarks.tell({source.path for source in requests})
-    _check_kept(work, found, {source.key for source in sources}, options)
     work.begun_before = work.begun_before or not any(job.counted for job in found)
     work.refused = [(source.path, refused[source]) for source in sources if source in refused]
     for job in found:
@@ -289,16 +292,15 @@ class _Plan:
         return found
 
 
-def _check_kept(work: Work, jobs: Sequence[Job], sources: Collection[str], options: RunOptions) -> None:
-    """Raises the error of a source that --force would overwrite: another picture with the name of a new one."""
-    if not options.force:
-        return
-    gentle = replace(work.store, force=False)
+def _check_kept(jobs: Sequence[Job], sources: Collection[str], gentle: Store) -> None:
+    """Raises an error where --force would overwrite a source: another picture, under the name of a new one.
+
+    gentle  the run's store, as it would be without --force
+    """
     for job in jobs:
-        if _key(job.path) in sources:
-            error = gentle.standing(job).error
-            if error is not None:
-                raise RequestError(f"{error.problem} It is also read.", "Name another folder; --force spares sources.")
+        error = gentle.standing(job).error if _key(job.path) in sources else None
+        if error is not None:
+            raise RequestError(f"{error.problem} It is also read.", "Name another folder; --force spares sources.")
 
 
 def _key(path: Path) -> str:

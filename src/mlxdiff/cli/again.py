@@ -115,6 +115,7 @@ def _chosen(named: Sequence[str], where: str | None) -> list[Source]:
     search = finding.Search()
     found = [Source(place.path, place.below) for place, _ in search.pictures(list(named), Where(where))]
     found += [Source(place.path, place.below) for place, _ in search.wrong]
+    finding.remark(search)
     output.note(f"{len(found) - len(search.wrong)} of {search.seen} pictures are chosen.", style="dim")
     return found
 

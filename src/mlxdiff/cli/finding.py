@@ -36,9 +36,10 @@ class Form(Enum):
 
 @dataclass
 class Search:
-    """What was looked at so far: `seen` files, and those that could not be read."""
+    """What was looked at so far: `seen` files, those that could not be read, and of which the settings could not."""
 
     seen: int = 0
+    unusable: int = 0
     wrong: list[tuple[Place, InputError]] = field(default_factory=list)
 
     def pictures(self, words: list[str], where: Where | None) -> Iterator[tuple[Place, Picture]]:
@@ -53,7 +54,11 @@ class Search:
             except InputError as error:
                 self.wrong.append((place, error))
                 continue
-            if where is None or where.matches(picture):
+            if where is None:
+                yield place, picture
+                continue
+            self.unusable += picture.is_unusable
+            if where.matches(picture):
                 yield place, picture
 
 
@@ -167,6 +172,13 @@ def report(search: Search) -> None:
         output.report(error)
     if len(search.wrong) > MOST:
         output.complain("error", f"{len(search.wrong) - MOST} more files cannot be read as pictures.")
+    remark(search)
+
+
+def remark(search: Search) -> None:
+    """Says how many pictures have settings that cannot be read, which match as if they had none."""
+    if search.unusable:
+        output.warn(f"Pictures with settings that cannot be read: {search.unusable}. `mlxdiff info PICTURE` says why.")
 
 
 def check_where(where: str) -> None:

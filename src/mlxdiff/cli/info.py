@@ -315,10 +315,11 @@ def is_folder_of_adapter(path: Path) -> bool:
 def holds_pictures(path: Path) -> bool:
     """Whether a path is a folder that holds pictures, and no model."""
     try:
-        is_folder = path.is_dir() and not (path / "model_index.json").exists()
+        if not path.is_dir() or (path / "model_index.json").exists():
+            return False
+        return any(is_picture_name(name) for name in os.listdir(path))
     except (OSError, ValueError):
         return False
-    return is_folder and any(is_picture_name(name) for name in os.listdir(path))
 
 
 def adapter_named(name: str) -> Path | None:

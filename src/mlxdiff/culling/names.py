@@ -108,9 +108,8 @@ def _type(kind: Kind) -> str:
 
 
 def _finder(item: Setting) -> Callable[[str], Any] | None:
-    """Of a setting that is one of a few texts."""
-    is_choice = isinstance(item.kind, Choice)
-    return (lambda text: item.kind.check(item.name, text.strip())) if is_choice else None
+    """Of a text, which may have other spellings: `DPM++ 2M`, `512 x 768`."""
+    return None if _type(item.kind) == NUMBER else lambda text: item.kind.show(item.kind.parse(item.name, text))
 
 
 def _one(value: Any) -> tuple[Any, ...]:

@@ -37,6 +37,11 @@ class Picture:
             return "mlxdiff"
         return None if self._recipe is None else self._recipe.program
 
+    @property
+    def is_unusable(self) -> bool:
+        """Whether there are words about how it was made, of which nothing can be used."""
+        return self.program is None and (bool(self.info.notes) or self._problem is not None)
+
     def setting(self, name: str) -> Any:
         """A setting's value; None where it is missing. Where none is written and one changes nothing, it is that."""
         item = _DECLARED[name]
@@ -52,13 +57,21 @@ class Picture:
         values = (settings.get(name), preset.get(name), item.default or None, item.neutral)
         return next((value for value in values if value is not None), None)
 
-    @cached_property
+    @property
     def _recipe(self) -> Recipe | None:
-        """What another program's texts ask for, as far as they can be used."""
+        return self._read[0]
+
+    @property
+    def _problem(self) -> RequestError | None:
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Recipe | None, RequestError | None]:
+        """What another program's texts ask for, or why they cannot be used."""
         try:
-            return self.info.recipe(str)  # a model by its bare name
-        except RequestError:
-            return None
+            return self.info.recipe(str), None  # a model by its bare name
+        except RequestError as error:
+            return None, error
 
     def seeds(self) -> Any:
         """Every seed, of a file that was made with several images."""
