@@ -12,7 +12,7 @@ import typer
 
 from ..batch.options import RunOptions
 from ..errors import RequestError
-from . import output
+from . import completion, output
 from .deadline import moment
 from .signature import Command, expanded, option
 
@@ -57,6 +57,7 @@ Profile = Annotated[
         metavar="NAME",
         help="Take the settings of [profile.NAME] in config.toml. Other options override them.",
         show_default=False,
+        autocompletion=completion.profiles,
         rich_help_panel=INPUT,
     ),
 ]
@@ -70,7 +71,7 @@ SkipExisting = Annotated[
 Progress = Annotated[
     Shown,
     typer.Option(
-        metavar="bar|json|none",
+        metavar="|".join(each.value for each in Shown),
         help="How progress is shown on stderr: bars, a JSON object for each event and step, or not at all.",
         rich_help_panel=OUTPUT,
     ),
@@ -161,6 +162,7 @@ PreviewVae = Annotated[
         help="Decode previews with this VAE, best a tiny one (TAESD); implies --preview. Default: MLXDIFF_PREVIEW_VAE,"
         " or the model's own VAE if it is tiny.",
         show_default=False,
+        autocompletion=completion.parts("vae"),
         rich_help_panel=OUTPUT,
     ),
 ]
