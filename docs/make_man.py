@@ -49,7 +49,8 @@ def emphasized(names: str) -> str:
 
 def page(command: Any, context: Any, others: list[str]) -> str:
     """One command's page in man's macros."""
-    name = context.command_path.replace(" ", "-")
+    path = context.command_path
+    name = path.replace(" ", "-")
     paragraphs = [" ".join(part.split()) for part in (command.help or "").split("\n\n") if part.strip()]
     lines = [
         f'.TH {escaped(name).upper()} 1 "" "mlxdiff {__version__}" "mlxdiff"',
@@ -57,7 +58,7 @@ def page(command: Any, context: Any, others: list[str]) -> str:
         ".SH NAME",
         rf"{escaped(name)} \- {escaped(paragraphs[0].rstrip('.'))}",
         ".SH SYNOPSIS",
-        rf"\fB{escaped(context.command_path)}\fR{escaped(usage_of(command, context).removeprefix(context.command_path))}",
+        rf"\fB{escaped(path)}\fR{escaped(usage_of(command, context).removeprefix(path))}",
         ".SH DESCRIPTION",
     ]
     for paragraph in paragraphs:

@@ -40,7 +40,7 @@ def among(choices: Iterable[str]) -> Complete:
 
 def models(incomplete: str) -> list[str]:
     """Models on this disk: the built-in one, those of the cache, and their short names."""
-    return _offered(incomplete, lambda: _here(MODEL))
+    return offered(incomplete, lambda: _here(MODEL))
 
 
 def parts(kind: str, known: Iterable[str] = ()) -> Complete:
@@ -54,7 +54,7 @@ def parts(kind: str, known: Iterable[str] = ()) -> Complete:
         yield from (part.name for part in shelved(kind))
         yield from _here(kind)
 
-    return lambda incomplete: _offered(incomplete, names)
+    return lambda incomplete: offered(incomplete, names)
 
 
 def pullable(incomplete: str) -> list[str]:
@@ -66,7 +66,7 @@ def pullable(incomplete: str) -> list[str]:
         yield from hub.KNOWN
         yield from hub.cached_names()
 
-    return _offered(incomplete, names)
+    return offered(incomplete, names)
 
 
 def models_or_files(incomplete: str) -> list[str]:
@@ -80,11 +80,14 @@ def models_or_files(incomplete: str) -> list[str]:
     return models(incomplete)
 
 
-def profiles(incomplete: str) -> list[str]:
-    """The profiles of config.toml."""
-    from . import config
-
-    return _offered(incomplete, lambda: config.read().profiles)
+def offered(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
+    """Those of the names that begin so and mean nothing to a shell; none for a path, or where names cannot be had."""
+    if incomplete.startswith((".", "/", "~")):  # a path
+        return []
+    try:
+        return _beginning(incomplete, (name for name in names() if _PLAIN.fullmatch(name)))
+    except Exception:
+        return []
 
 
 def _here(kind: str) -> Iterator[str]:
@@ -97,15 +100,6 @@ def _here(kind: str) -> Iterator[str]:
     here = dict.fromkeys(each.reference for each in found)
     yield from (name for name, known in hub.KNOWN.items() if known.repository in here)
     yield from here
-
-
-def _offered(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
-    if incomplete.startswith((".", "/", "~")):  # a path
-        return []
-    try:
-        return _beginning(incomplete, (name for name in names() if _PLAIN.fullmatch(name)))
-    except Exception:
-        return []
 
 
 def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
