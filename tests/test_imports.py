@@ -29,6 +29,7 @@ LEAVES = {
     "parts",
     "picture_files",
     "pictures",
+    "power",
     "presets",
     "printable",
     "recent",

@@ -13,7 +13,7 @@ from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError,
 from ..picture_files import is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
-from . import config, finding, listing, options, output, usage
+from . import completion, config, finding, listing, options, output, usage
 
 if TYPE_CHECKING:
     from ..culling import Picture
@@ -40,6 +40,7 @@ def info(
             " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
+            autocompletion=completion.models_or_files,
         ),
     ] = None,
     settings: Annotated[
