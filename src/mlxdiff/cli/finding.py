@@ -34,6 +34,15 @@ class Form(Enum):
     NUL = "nul"
 
 
+def form(*, json: bool, paths: bool, null: bool) -> Form:
+    """What these options ask for; raises RequestError for two ways at once."""
+    if json and (paths or null):
+        raise RequestError("--json prints more than paths.", f"Leave {'--null' if null else '--paths'} out.")
+    if null:
+        return Form.NUL
+    return Form.PATHS if paths else Form.JSON if json else Form.TABLE
+
+
 @dataclass
 class Search:
     """What was looked at so far: `seen` files, those that could not be read, and of which the settings could not."""
@@ -73,6 +82,10 @@ def show(
     """Prints the chosen pictures; exits 1 where a file could not be read. `describe` gives a picture's JSON."""
     from ..culling import Where, parse_order, read
 
+    if where is not None:
+        check_where(where)
+    if not words:
+        raise RequestError("There are no pictures to list.", "Name files or a folder: mlxdiff info out/ --paths")
     wanted = None if where is None else Where(where)
     key = None if order is None else parse_order(order)
     search = Search()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,7 @@ from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError,
 from ..picture_files import is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
-from . import completion, config, finding, listing, options, output, usage
-
-if TYPE_CHECKING:
-    from ..culling import Picture
-    from ..metadata import PictureInfo
+from . import completion, config, finding, listing, options, output, picture_pages, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
 EXAMPLES = """
@@ -114,7 +110,10 @@ def info(
     if profile is not None and not settings:
         raise RequestError("--profile says which values --settings shows.", "Add --settings.")
     if where is not None or sort is not None or limit is not None or paths or null:
-        _list(named, lists, where, sort, limit, _form(json=json, paths=paths, null=null))
+        if lists:
+            raise RequestError(f"{lists[0]} is about no pictures.", "Give it alone.")
+        form = finding.form(json=json, paths=paths, null=null)
+        finding.show(named, where, sort, limit, form, picture_pages.described)
     elif settings:
         listing.show_settings(config.layers(profile), json=json)
     elif samplers:
@@ -125,32 +124,6 @@ def info(
         tell(about_machine(), json=json)
     else:
         about_all(named, json=json)
-
-
-def _form(*, json: bool, paths: bool, null: bool) -> finding.Form:
-    """How a list is printed; raises RequestError for two ways at once."""
-    if json and (paths or null):
-        raise RequestError("--json prints more than paths.", f"Leave {'--null' if null else '--paths'} out.")
-    if null:
-        return finding.Form.NUL
-    return finding.Form.PATHS if paths else finding.Form.JSON if json else finding.Form.TABLE
-
-
-def _list(
-    named: list[str], lists: list[str], where: str | None, sort: str | None, limit: int | None, form: finding.Form
-) -> None:
-    if lists:
-        raise RequestError(f"{lists[0]} is about no pictures.", "Give it alone.")
-    if where is not None:
-        finding.check_where(where)
-    if not named:
-        raise RequestError("There are no pictures to list.", "Name files or a folder: mlxdiff info out/ --paths")
-    finding.show(named, where, sort, limit, form, listed_picture)
-
-
-def listed_picture(picture: Picture) -> dict[str, Any]:
-    """A picture of a list, as `about` describes it alone."""
-    return _described(picture.path, picture.info)
 
 
 def about_all(subjects: list[str], *, json: bool) -> None:
@@ -282,13 +255,13 @@ def about_file(path: Path) -> dict[str, Any]:
     from ..metadata import TEXT_FILES
 
     if path.suffix.lower() in TEXT_FILES:
-        return about_text(path)
+        return picture_pages.about_text(path)
     if path.suffix.lower() != ".safetensors":
-        return about_picture(path)
+        return picture_pages.about_picture(path)
     from ..latents import holds_latents
 
     if holds_latents(path):
-        return about_latents(path)
+        return picture_pages.about_latents(path)
     from .. import adapters, ip_adapters
 
     pictures = ip_adapters.describe(path)
@@ -343,72 +316,6 @@ def about_adapter(path: Path) -> dict[str, Any]:
     values = describe(path)
     hashes = hub.hashes_of(Path(values["file"]))
     return {**values, "sha256": hashes.file, "autov2": hashes.autov2, "autov3": hashes.autov3}
-
-
-def about_text(path: Path) -> dict[str, Any]:
-    """A text of A1111's parameters, as the request that it is read as."""
-    from ..metadata import request_from_file
-
-    return {"file": str(path), "format": "text"} | made_with(request_from_file(path), None)
-
-
-def about_picture(path: Path) -> dict[str, Any]:
-    from ..metadata import read_picture
-    from ..recipes import sayings
-
-    found = read_picture(path)
-    for remark in found.notes:
-        output.note(f"{path}: {remark}", style="yellow")
-    try:
-        recipe = None if found.request is not None or found.sheet is not None else found.recipe()
-        said = [] if recipe is None else sayings(recipe)
-    except MlxdiffError as error:
-        said = [str(error)]
-    for saying in said:
-        output.note(f"{path}: {saying}", style="yellow")
-    return _described(path, found)
-
-
-def _described(path: Path, found: PictureInfo) -> dict[str, Any]:
-    """What a picture says, in words and values."""
-    values: dict[str, Any] = {"file": str(path), "format": found.format}
-    if found.format != "text":
-        values["size"] = f"{found.size[0]}x{found.size[1]}"
-    if found.sheet is not None:
-        values |= {"sheet": found.sheet.described, "again": found.sheet.remedy}
-    values |= made_with(found.request, found.parameters)
-    return values if found.request is not None or found.sheet is not None else values | made_elsewhere(found)
-
-
-def made_elsewhere(found: PictureInfo) -> dict[str, Any]:
-    """What another program's texts ask for, as far as they can be used."""
-    try:
-        recipe = found.recipe()
-    except MlxdiffError:
-        return {}
-    if recipe is None:
-        return {}
-    kinds = {item.name: item.kind for item in declared(Request)}
-    settings = {name: kinds[name].to_json(value) for name, value in recipe.settings.items()}
-    return {"program": recipe.program, "settings": settings}
-
-
-def about_latents(path: Path) -> dict[str, Any]:
-    from ..latents import read_info
-
-    saved = read_info(path)
-    return {"file": str(path), "shape": list(saved.shape)} | made_with(saved.request, None)
-
-
-def made_with(request: Any, parameters: str | None) -> dict[str, Any]:
-    import json
-
-    values: dict[str, Any] = {}
-    if request is not None:
-        values["request"] = json.loads(request.to_json())
-    if parameters is not None:
-        values["parameters"] = parameters
-    return values
 
 
 def tell(values: Mapping[str, Any], *, json: bool) -> None:

@@ -14,7 +14,7 @@ import typer
 from ..batch.options import RunOptions
 from ..errors import MlxdiffError, RequestError
 from ..request import Request
-from . import bell, output, viewer
+from . import bell, output, refused, viewer
 from . import plan as plans
 from .bars import Bars
 from .deadline import clock
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .preview import Preview
 
 SOME_FAILED = 3
-MOST_NAMED = 20  # pictures that are named where many cannot be rendered again
 
 __all__ = ["RunOptions", "check_size", "many", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
 
@@ -181,7 +180,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             bars.stop()
             try:
                 plans.tell(work, options, pace, counted=seed is not None or work.is_begun)
-                _say_refused(work, options)
+                refused.tell(work.refused, json=options.json)
             finally:
                 work.close(complete=False)
             if work.refused:
@@ -197,7 +196,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             if work.needs is not None:
                 models.use(work.needs)
             bars.start(work.n_images)
-            _say_refused(work, options)
+            refused.tell(work.refused, json=options.json)
             with nullcontext() if work.at_once else interrupts:
                 outcome = _follow(
                     models, work, options, bars, preview, replace(work.policy(options), stop=stop, pace=pace)
@@ -316,17 +315,6 @@ def _say_failed(job: Job, error: MlxdiffError, work: Work, options: RunOptions) 
     paths = [work.sheet.path] if work.sheet is not None and work.is_hidden else [job.path, *job.copies]
     for path in paths:
         output.say_json(_about(job, path, work) | {"event": "failed", "error": str(error)})
-
-
-def _say_refused(work: Work, options: RunOptions) -> None:
-    """Names the pictures that cannot be rendered again."""
-    for path, error in work.refused if options.json else ():
-        output.say_json({"event": "failed", "source": str(path), "error": str(error)})
-    for path, error in work.refused[:MOST_NAMED]:
-        text = str(error)
-        output.complain("failed", text if str(path) in text else f"{path}: {text}")
-    if len(work.refused) > MOST_NAMED:
-        output.complain("failed", f"{len(work.refused) - MOST_NAMED} more pictures cannot be rendered again.")
 
 
 def _about(job: Job, path: Path, work: Work) -> dict[str, Any]:
