@@ -16,10 +16,11 @@ from odd_names import ODD
 from PIL import Image
 from program import mlxdiff
 
+from mlxdiff.batch.again import changes
 from mlxdiff.cli.app import main
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text, read_picture
-from mlxdiff.request import Request
+from mlxdiff.request import Lora, Request
 
 SMALL = {"steps": 2, "height": 64, "width": 64, "model": "emoji", "prompt_syntax": "a1111"}
 
@@ -277,6 +278,35 @@ def test_wrong_usage(here, generate, arguments, said, code):
     (here / "empty").mkdir()
     done = generate(here, *arguments, *(() if "-o" in arguments else ("-o", "out")), "--dry-run", code=code)
     assert said in done.stderr
+
+
+def test_what_a_shell_makes_of_a_pattern(here, generate):
+    (here / "src/mlxdiff-journal.jsonl").touch()
+    (here / "src/b.safetensors").touch()
+    words = sorted(f"src/{name}" for name in names(here / "src"))
+    done = generate(here, "--from", *words, "--steps", "1", "-o", "out", "--dry-run", "--json")
+    sources = [json.loads(line)["source"] for line in done.stdout.splitlines()]
+    assert sources == ["src/a.png", "src/b.png", "src/in/a.png"]
+    assert "Left out, as they are no pictures: src/b.safetensors, src/mlxdiff-journal.jsonl." in done.stderr
+
+
+@pytest.mark.parametrize("word", ["in", "Makefile"])
+def test_a_word_that_may_be_a_file_or_the_prompt(here, generate, word):
+    (here / "src/Makefile").touch()
+    done = generate(here / "src", "--from", "a.png", "b.png", word, "--dry-run", code=2)
+    assert f"{word} is a {'folder' if word == 'in' else 'file'} here, and might be the prompt." in done.stderr
+    done = generate(here / "src", "--from", "a.png", "b.png", f"{word} ", "--dry-run", "--json")
+    assert {json.loads(line)["prompt"] for line in done.stdout.splitlines()} == {f"{word} "}
+
+
+def test_folders_are_not_in_names():
+    given = {
+        "lora": (Lora("/home/me/style.safetensors", 0.5),),
+        "vae": "/home/me/tiny.safetensors",
+        "model": "a/b@v1",
+    }
+    assert changes(given) == "lora-style-scale-0.5-model-b-v1-vae-tiny"
+    assert changes({}) == "again"
 
 
 def test_one_picture_is_as_ever(here, generate):

@@ -19,13 +19,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from ..declarations import declared
+from ..declarations import Reference, declared
 from ..errors import MlxdiffError, MlxdiffWarning, RequestError
 from ..metadata import request_from_file
+from ..pictures import PictureSource
 from ..request import SEEDS, Model, Request
+from ..structured import Structured
 from .jobs import Job, JobMaker
 from .journal import Journal, hash_of
 from .models import Models
@@ -185,9 +187,9 @@ def changes(given: Mapping[str, Any]) -> str:
         if item.name not in given or item.name == "n_images":
             continue
         value = given[item.name]
-        if item.kind.describe()["type"] in ("reference", "picture") and isinstance(value, str):
-            value = PurePath(value).name.removesuffix(".safetensors")
         shown = "random" if value is None else value if isinstance(value, str) else item.kind.show(value)
+        if isinstance(item.kind, Reference | PictureSource | Structured):
+            shown = re.sub(r"[^,=|\s]*/", "", shown).replace(".safetensors", "")  # folders are private
         parts.append(f"{item.name.replace('_', '-')}-{shown}")
     return safe("-".join(parts), MAX_CHANGES) if parts else UNCHANGED
 
@@ -231,7 +233,8 @@ class _Plan:
                 " a picture was made.",
                 "Put {name} in its place, or name another folder.",
             )
-        jobs, _ = self.jobs(requests, 0)
+        recorded = self.journal.runs.get(self.run)
+        jobs, _ = self.jobs(requests, 0 if recorded is None else recorded.seed)
         paths = {source.key: source for source in sources}
         of = {str(source.path): source for source in sources}
         made = set()

@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, RequestError
@@ -19,22 +19,48 @@ if TYPE_CHECKING:
 
 TEXT_FILES = (".txt", ".json")
 STANDARD = "-"
+MOST = 3  # words that are named where many are left out
 
 
 def split(words: Sequence[str] | None, sources: Sequence[str] | None) -> tuple[list[str], str | None]:
     """The pictures that are named, and the prompt. Raises RequestError for more than one prompt.
 
-    A shell makes `--from out/*.png` into one value and further words. Behind --from a word is a picture where it ends
-    as one does (.png, .jpg, .jpeg, .webp), where it is a .txt or .json file, or where it has a slash and is a folder.
+    A shell makes `--from out/*` into one value and further words. Behind --from a word is a picture where it ends as
+    one does (.png, .jpg, .jpeg, .webp), where it is a .txt or .json file, or where it has a slash and is a folder.
+    Other files that such a pattern finds, as the journal, are left out. What might be a prompt or a file is an error.
     """
-    words = list(words or ())
     named = list(sources or ())
-    prompts = []
-    for word in words:
-        (named if named and _is_source(word) else prompts).append(word)
+    prompts, others = [], []
+    for word in words or ():
+        (_sort(word, named, prompts, others) if named else prompts).append(word)
     if len(prompts) > 1:
         raise usage.several_prompts(prompts)
+    if others:
+        listed = ", ".join(others[:MOST]) + (f" and {len(others) - MOST} more" if len(others) > MOST else "")
+        output.warn(f"Left out, as they are no pictures: {listed}.")
     return named, prompts[0] if prompts else None
+
+
+def _sort(word: str, named: list[str], prompts: list[str], others: list[str]) -> list[str]:
+    """The list where a word behind --from belongs. Raises RequestError where that is not clear."""
+    is_folder, is_file = _is(word, os.path.isdir), _is(word, os.path.isfile)
+    if is_picture_name(word) or (is_folder and "/" in word) or (is_file and word.lower().endswith(TEXT_FILES)):
+        return named
+    if is_file and ("/" in word or PurePath(word).suffix):
+        return others
+    if is_folder or is_file:
+        what, way = ("folder", f"Write {word}/ for the pictures in it") if is_folder else ("file", "Leave it out")
+        raise RequestError(
+            f"{word} is a {what} here, and might be the prompt.", f'{way}, or "{word} " with a space for the prompt.'
+        )
+    return prompts
+
+
+def _is(word: str, what: Callable[[str], bool]) -> bool:
+    try:
+        return what(word)
+    except ValueError:  # a name that no file can have
+        return False
 
 
 def are_many(named: Sequence[str], where: str | None) -> bool:
@@ -42,10 +68,7 @@ def are_many(named: Sequence[str], where: str | None) -> bool:
     if len(named) != 1:
         return bool(named)
     (one,) = named
-    try:
-        return where is not None or one == STANDARD or os.path.isdir(one) or _is_pattern(one)
-    except ValueError:  # a name that no file can have
-        return False
+    return where is not None or one == STANDARD or _is(one, os.path.isdir) or _is(one, _is_pattern)
 
 
 def beside(
@@ -133,15 +156,6 @@ def _once(with_model: Callable[[Request], Request], given: bool) -> Callable[[Re
         return replace(request, model=defaults[0].model, revision=revision)
 
     return complete
-
-
-def _is_source(word: str) -> bool:
-    try:
-        if is_picture_name(word) or (word.lower().endswith(TEXT_FILES) and os.path.isfile(word)):
-            return True
-        return "/" in word and os.path.isdir(word)
-    except ValueError:
-        return False
 
 
 def _is_pattern(word: str) -> bool:
