@@ -235,6 +235,9 @@ def test_names(here, generate):
     assert [name for name in names(here / "y") if name.endswith(".png")] == [
         *(f"{name}-prompt-a-plum-seed-7-{seed}.png" for name in "ab" for seed in (7, 8)),
     ]
+    generate(here, "--from", "src/a.png", "--where", "seed = 1", "--sampler", "DPM++ 2M Karras", "-o", "v")
+    generate(here, "--from", "src/a.png", "--where", "seed = 1", "--sampler", "dpmpp_2m_karras", "-o", "v")
+    assert [name for name in names(here / "v") if name.endswith(".png")] == ["a-sampler-dpmpp_2m-schedule-karras.png"]
     generate(here, "--from", "src/*.png", "-o", "z")
     assert [name for name in names(here / "z") if name.endswith(".png")] == ["a-again.png", "b-again.png"]
 

@@ -111,13 +111,13 @@ def for_sources(
     A source that cannot be rendered is one of the work's `refused`. Raises RequestError for what is given, and the
     error of a model that is.
     """
-    Request(**given)  # what is wrong with it is wrong for all
+    asked = _asked(given)
     if given.get("model") is not None:
         models.open(Model(given["model"], given.get("revision")))
     pattern = parse_output(output, several=True, fields=(*FIELDS, NAME))
     journal = Journal(pattern.folder)
     kinds = {item.name: item.kind for item in declared(Request)}
-    values = {name: None if value is None else kinds[name].to_json(value) for name, value in given.items()}
+    values = {name: None if value is None else kinds[name].to_json(value) for name, value in asked.items()}
     name = hash_of("from", json.dumps(values, sort_keys=True), str(pattern.template))
     sources = _outside(sources, pattern.folder)
     remarks, requests, refused = Remarks(), {}, {}
@@ -127,7 +127,7 @@ def for_sources(
             refused[source] = read
         else:
             requests[source] = complete(read)
-    plan = _Plan(models, journal, pattern, changes(given), remarks, name)
+    plan = _Plan(models, journal, pattern, changes(asked), remarks, name)
     made = plan.outputs(sources, requests)
     requests = {source: request for source, request in requests.items() if source.key not in made}
     refused = {source: error for source, error in refused.items() if source.key not in made}
@@ -178,6 +178,20 @@ def _read(source: Source, given: Mapping[str, Any], remarks: Remarks) -> Request
             return replace(request_from_file(source.path, given=given), hashes=None)
     except MlxdiffError as error:
         return error
+
+
+def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, in the words of its declarations: `DPM++ 2M Karras` is a sampler and a schedule.
+
+    Raises RequestError: what is wrong with it is wrong for all pictures.
+    """
+    checked = Request(**given)
+    values = {item.name: (item, getattr(checked, item.name)) for item in declared(Request)}
+    return {
+        name: value
+        for name, (item, value) in values.items()
+        if name in given or (value is not None and value != item.default)
+    }
 
 
 def changes(given: Mapping[str, Any]) -> str:
