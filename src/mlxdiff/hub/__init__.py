@@ -37,6 +37,7 @@ from .local import Snapshot, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
 from .removal import Removal, prunable, removal_of, remove
+from .shelf import shelved as named_parts
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
 from .store import (
     StoredPart,
@@ -85,6 +86,7 @@ __all__ = [
     "kind_of_file",
     "kind_of_folder",
     "mirror_of",
+    "named_parts",
     "noun_of",
     "parse_reference",
     "plan",
