@@ -172,9 +172,7 @@ class StableDiffusion:
         with self._turn:
             return [picture for request in requests for picture in self.render(request, on_step=on_step)]
 
-    def render(
-        self, request: Resolved, *, on_step: Callable[[Step], object] | None = None
-    ) -> Iterator[images.Picture]:
+    def render(self, request: Resolved, *, on_step: Callable[[Step], object] | None = None) -> Iterator[images.Picture]:
         """The pictures of a resolved request, each batch when it is asked for; what `on_step` raises ends it."""
         for part in request.parts(self.batch_size(request)):
             with self._turn:

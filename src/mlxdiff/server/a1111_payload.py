@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from ..catalogue import SAMPLERS
 from ..errors import RequestError
 from ..recipes import a1111, finished
 from ..recipes.infotext import Infotext
+from ..recipes.names import sampler_and_schedule
 from ..recipes.recipe import Gathering, Recipe, Remark, by_name, leave_rest
 from ..request import Request
 from . import received
@@ -41,7 +43,7 @@ _TABLE = {
 _OVERRIDES = {"CLIP_stop_at_last_layers": "Clip skip", "eta_noise_seed_delta": "ENSD", "randn_source": "RNG"}
 _MODEL = "sd_model_checkpoint"
 _FILL = {0: "fill", 1: "original", 2: "latent noise", 3: "latent nothing"}
-_AREA = {0: "whole picture", 1: "only masked", False: "whole picture", True: "only masked"}
+_AREA = {0: "whole picture", 1: "only masked"}  # also found by False and True
 _FIT = {0: "stretch", 1: "crop", 2: "pad"}
 # Values with which a field asks for nothing; ... is any: what is kept, saved or called is the server's affair.
 _ABSENT: Mapping[str, Any] = {
@@ -59,8 +61,24 @@ _ABSENT: Mapping[str, Any] = {
     "script_args": ...,  # of a script, which is named itself
     "resize_mode": 0,
 }
-_NOTHING = {"eta": (1,), "s_churn": (0,), "s_tmin": (0,), "s_tmax": (0,), "s_noise": (1,), "hr_second_pass_steps": (0,)}
-_OF_MASK = ("mask_blur", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding", "mask_blur_x", "mask_blur_y")
+# Values that clients send whatever is asked for: eta says nothing to a sampler without it.
+_NOTHING = {
+    "s_churn": 0,
+    "s_tmin": 0,
+    "s_tmax": 0,
+    "s_noise": 1,
+    "hr_second_pass_steps": 0,
+    "image_cfg_scale": 1.5,
+}
+_ETAS = (0, 1)
+_OF_MASK = (
+    "mask_blur",
+    "inpainting_fill",
+    "inpaint_full_res",
+    "inpaint_full_res_padding",
+    "mask_blur_x",
+    "mask_blur_y",
+)
 _PRESET = ("compat", "prompt_syntax", "rng")
 
 
@@ -104,7 +122,7 @@ def read(payload: Mapping[str, Any], names: Names, limits: Limits, *, from_pictu
     sends = rest.get("send_images", True) is not False
     if not sends:
         rest.pop("send_images")
-    recipe = a1111.recipe_of(_infotext(rest, given, from_picture=from_picture, sampled="sampler" in names.base.values()), names.model)
+    recipe = a1111.recipe_of(_infotext(rest, from_picture=from_picture), names.model)
     leave_rest(extra, rest, _ABSENT)
     _judge(recipe)
     said = [f"Not used: {remark.problem}." for remark in (*recipe.unused, *extra.recipe().unused)]
@@ -181,7 +199,7 @@ def _overrides(rest: dict[str, Any], names: Names, extra: Gathering) -> dict[str
     return given
 
 
-def _infotext(rest: dict[str, Any], given: Mapping[str, Any], *, from_picture: bool, sampled: bool) -> Infotext:
+def _infotext(rest: dict[str, Any], *, from_picture: bool) -> Infotext:
     """Takes out of `rest` what A1111's text has a name for."""
     prompt, negative = (_text(name, rest.pop(name, "")) for name in ("prompt", "negative_prompt"))
     enlarges = rest.pop("enable_hr", False) in (True, 1) and not from_picture
@@ -202,17 +220,23 @@ def _infotext(rest: dict[str, Any], given: Mapping[str, Any], *, from_picture: b
     for name, words in (("inpainting_fill", _FILL), ("inpaint_full_res", _AREA)):
         if isinstance(rest.get(name), int):
             rest[name] = words.get(rest[name], str(rest[name]))
-    if not (sampled or rest.get("sampler_name") or rest.get("sampler_index")):
-        for name in [name for name in _NOTHING if rest.get(name) in _NOTHING[name]]:
-            del rest[name]
+    if rest.get("eta") in _ETAS and not _takes_eta(rest):
+        del rest["eta"]
     found = Infotext(prompt, negative)
     known = fields() | {name: name for name in _OVERRIDES.values()}
     for name in [name for name in rest if name in known]:
         value = rest.pop(name)
-        if rest.get(name) in ("", "None") or (name in _NOTHING and value in _NOTHING[name] and name != "eta"):
+        if value in ("", "None") or (name in _NOTHING and value == _NOTHING[name]):
             continue
         found.values.setdefault(known[name].lower(), (name, _text(name, value)))
     return found
+
+
+def _takes_eta(rest: Mapping[str, Any]) -> bool:
+    """Whether the sampler that is named has an eta of its own."""
+    named = rest.get("sampler_name") or rest.get("sampler_index")
+    name, _ = sampler_and_schedule(named) if isinstance(named, str) else ("", None)
+    return name in SAMPLERS and any(option.name == "eta" for option in SAMPLERS[name].options)
 
 
 def _variation(rest: dict[str, Any]) -> None:

@@ -55,4 +55,11 @@ def loras(_: Names) -> Answer:
 
 def upscalers(_: Names) -> Answer:
     found = [row.a1111[0] if row.a1111 else row.name for row in UPSCALERS.values()]
-    return in_json([{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in found])
+    return in_json(
+        [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in found]
+    )
+
+
+def scripts(_: Names) -> Answer:
+    """There are none."""
+    return in_json({"txt2img": [], "img2img": []})

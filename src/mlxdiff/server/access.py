@@ -44,7 +44,9 @@ def check(head: Head, token: str | None) -> None:
         raise Refusal(403, "A web page of another site may not use this server. Let a program ask.")
     if token is not None and not _knows(head.headers.get("authorization", ""), token):
         message = "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN"
-        raise Refusal(401, message, code="invalid_api_key", headers={"WWW-Authenticate": 'Bearer, Basic realm="mlxdiff"'})
+        raise Refusal(
+            401, message, code="invalid_api_key", headers={"WWW-Authenticate": 'Bearer, Basic realm="mlxdiff"'}
+        )
 
 
 def _place(origin: str) -> str:

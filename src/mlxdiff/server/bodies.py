@@ -40,7 +40,7 @@ def json_object(data: bytes) -> dict[str, Any]:
         why = error.msg if isinstance(error, json.JSONDecodeError) else str(error) or "nested too deeply"
         raise Refusal(400, f"The body is not JSON ({why[:80]}). Send one JSON object.") from None
     if not isinstance(value, dict):
-        raise Refusal(400, "The body is no JSON object. Send one, such as {\"prompt\": \"a cat\"}.")
+        raise Refusal(400, 'The body is no JSON object. Send one, such as {"prompt": "a cat"}.')
     if len(value) > MOST_FIELDS:
         raise Refusal(400, f"The body has {len(value)} fields. Send at most {MOST_FIELDS}.")
     _check_depth(value)

@@ -93,7 +93,9 @@ def _pictures(form: Mapping[str, Sequence[Part]]) -> tuple[dict[str, Any], list[
     if not sent:
         raise Refusal(400, "image is missing. Send a picture as a file of the form.", parameter="image")
     said = [f"Not used: {len(sent) - 1} of the pictures, beside the first."] if len(sent) > 1 else []
-    said += [f"Not used: {name}." for name in form if name not in ("image", "image[]", "mask") and form[name][0].is_file]
+    said += [
+        f"Not used: {name}." for name in form if name not in ("image", "image[]", "mask") and form[name][0].is_file
+    ]
     given: dict[str, Any] = {"image": received.pixels(received.from_bytes("image", sent[0].data))}
     if form.get("mask"):
         given["mask"] = received.mask_of_transparency(received.from_bytes("mask", form["mask"][0].data))
@@ -174,17 +176,7 @@ class _Ask:
         return replace(self.names.base, **given)
 
     def _settings(self) -> dict[str, Any]:
-        found = {}
-        for name in [name for name in self.body if name in settings()]:
-            try:
-                value = self.body.pop(name)
-                if isinstance(value, str):
-                    check_text(name, value)
-                item = by_name()[name]  # some names say two settings at once ("DPM++ 2M Karras"): Request splits them
-                found[name] = value if isinstance(item.kind, Choice) else read_value(item, value)
-            except RequestError as error:
-                raise Refusal(400, str(error), parameter=name) from None
-        return found
+        return {name: _setting(name, self.body.pop(name)) for name in list(self.body) if name in settings()}
 
     def _size(self) -> dict[str, int]:
         size = self.body.pop("size", "auto")
@@ -216,3 +208,15 @@ def _encoded(picture: Picture, kind: str, quality: int) -> bytes:
     stream = BytesIO()
     picture.save(stream, kind.upper(), quality=quality)
     return stream.getvalue()
+
+
+def _setting(name: str, value: Any) -> Any:
+    item = by_name()[name]
+    if isinstance(value, str):
+        check_text(name, value)
+    if isinstance(item.kind, Choice):  # some names say two settings at once ("DPM++ 2M Karras"): Request splits them
+        return value
+    try:
+        return read_value(item, value)
+    except RequestError as error:
+        raise Refusal(400, str(error), parameter=name) from None

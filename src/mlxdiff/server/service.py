@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,7 @@ class Service:
             f"{_PREFIX}sd-models": table(a1111_tables.models),
             f"{_PREFIX}loras": table(a1111_tables.loras),
             f"{_PREFIX}upscalers": table(a1111_tables.upscalers),
+            f"{_PREFIX}scripts": table(a1111_tables.scripts),
             f"{_PREFIX}progress": {"GET": _Endpoint(lambda _: a1111.progress(worker))},
             f"{_PREFIX}interrupt": {"POST": _Endpoint(lambda _: a1111.interrupt(worker))},
             "/": {"GET": _Endpoint(lambda _: in_json({"name": "mlxdiff", "apis": ["/v1", "/sdapi/v1"]}))},
@@ -208,17 +210,16 @@ class Service:
             self._tell(f"{printable(what)} {answer.status} {time.monotonic() - began:.2f} s")
             bare = head is not None and head.method == "HEAD"
             if not connection.send(answer, without_body=bare, keeps_alive=keeps):
-                return connection.end()
+                connection.end()
+                return
 
     def _handler(self) -> type[socketserver.BaseRequestHandler]:
         serve = self._serve
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                try:
+                with suppress(GoneError):
                     serve(Connection(self.request))
-                except GoneError:
-                    pass
 
         return Handler
 
@@ -265,5 +266,6 @@ def _listening(host: str, port: int, handler: type[socketserver.BaseRequestHandl
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BackendError(
-            f"The server cannot listen on {host}:{port} ({reason}).", "Choose another --port, or end what listens there."
+            f"The server cannot listen on {host}:{port} ({reason}).",
+            "Choose another --port, or end what listens there.",
         ) from None
