@@ -13,7 +13,7 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-from .answers import Refusal
+from .answers import Refusal, framing
 from .connection import Head
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")
@@ -34,7 +34,7 @@ def check(head: Head, token: str | None) -> None:
     """Raises Refusal where the request comes from a web page, under a foreign name, or without the token."""
     host = _HOST.fullmatch(head.headers.get("host", ""))
     if host is None:
-        raise Refusal(400, "The request names no host. Send a Host header.")
+        raise framing(400, "The request names no host. Send a Host header.")
     if token is None and not is_loopback(host["name"]):
         raise Refusal(403, f"{host['name']} is no name of this machine. Ask for localhost, or start it with a token.")
     origin = head.headers.get("origin")
