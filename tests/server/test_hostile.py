@@ -97,19 +97,24 @@ def test_any_body(server, body):
         b"null",
         b'"prompt"',
         b'{"prompt":"' + b"a" * 900_000 + b'"}',
-        b'{"prompt":"' + b"(" * 19_000 + b'"}',
         b'{"prompt":"' + b"[a:b:" * 3_000 + b'"}',
         b'{"prompt":"' + b"a AND " * 3_000 + b'"}',
-        b'{"prompt":"x","sigmas":"' + b"1," * 9_000 + b'"}',
         b'{"prompt":"x' + b"<lora:a:1>" * 1_500 + b'","steps":2}',
     ],
-    ids=range(19),
+    ids=range(17),
 )
 def test_bodies_that_take_long_or_are_none(server, body):
     for path in (GENERATIONS, TXT2IMG):
         status, answer = server.post(path, body)
-        assert status in (200, 400, 422), answer
-        assert all(len(said) < 1500 for said in answer.get("warnings", ()))
+        assert status in (400, 422), answer
+        assert len(json.dumps(answer)) < 2000
+
+
+def test_a_prompt_of_many_brackets_is_a_prompt(server):
+    assert server.post(TXT2IMG, {**MODEST, "prompt": "(" * 19_000})[0] == 200
+    assert server.post(GENERATIONS, {**MODEST, "sigmas": "1," * 9_000})[0] == 400
+    _, answer = server.post(TXT2IMG, {**MODEST, "sigmas": "1," * 9_000})
+    assert len(answer["warnings"][0]) < 300, "what is named is cut"
 
 
 def bomb(width: int, height: int) -> bytes:
