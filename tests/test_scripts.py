@@ -183,7 +183,7 @@ def test_watching_a_folder(shell):
         end = time.monotonic() + 60
         while not (
             (shell.folder / "failed" / "bad.txt").exists()
-            and (shell.folder / "done" / "two words" / "two words.txt").exists()
+            and (shell.folder / "finished" / "two words" / "two words.txt").exists()
         ):
             assert time.monotonic() < end
             assert process.poll() is None
@@ -194,7 +194,7 @@ def test_watching_a_folder(shell):
         process.kill()
         _, said = process.communicate()
     assert "no option --nothing" in said
-    assert shell.prompts("done") == ["a pear", "a red apple"]
+    assert shell.prompts("finished") == ["a pear", "a red apple"]
     assert not list((shell.folder / "work").iterdir())
 
 

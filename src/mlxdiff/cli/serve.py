@@ -35,7 +35,7 @@ def serve(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Address to listen on. One that other machines reach needs a token.",
+            help="Address to listen on. One that other machines reach needs a token. Default: 127.0.0.1.",
             rich_help_panel=PANEL,
         ),
     ] = "127.0.0.1",
@@ -46,7 +46,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="TOKEN",
-            help="What clients must send. Better in MLXDIFF_TOKEN: every user of the machine can read options.",
+            help="What clients must send. Better in MLXDIFF_TOKEN: other users of this machine can read the options.",
             show_default=False,
             rich_help_panel=PANEL,
         ),
@@ -59,10 +59,10 @@ def serve(
     max_pixels: Annotated[int, _limit("Pixels that a picture may have.")] = 2048 * 2048,
     max_megabytes: Annotated[int, _limit("Megabytes that a request may have.")] = 32,
 ) -> None:
-    """Answer requests for pictures over HTTP.
+    """Render pictures for other programs over HTTP.
 
-    It speaks OpenAI's images API and that of A1111's web UI. Requests are rendered one after another. The settings hold
-    where a request says nothing. Ctrl-C finishes the picture at hand.
+    It answers OpenAI's images API and that of A1111's web UI, one request after another. The settings hold where a
+    request does not say otherwise. Ctrl-C finishes the picture at hand.
     """
     layers = config.layers(profile)
     given = layers.below(settings)
