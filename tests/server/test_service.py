@@ -56,24 +56,38 @@ def test_requests_wait_for_each_other_and_no_more_than_may_wait(server):
     assert server.post(TXT2IMG, {**LONG, "steps": 2})[0] == 200
 
 
-@pytest.mark.parametrize("waits", [False, True])
-def test_a_client_that_hangs_up_ends_its_job(server, waits):
-    body = json.dumps(LONG).encode()
+def asking(server, body: dict) -> socket.socket:
+    data = json.dumps(body).encode()
     head = f"POST {TXT2IMG} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with ThreadPoolExecutor(1) as pool:
-        if waits:
-            other = pool.submit(server.post, TXT2IMG, LONG)
-            until(lambda: step_of(server) > 0)
-        with socket.create_connection(("127.0.0.1", server.port)) as sock:
-            sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            until(
-                lambda: server.get("/sdapi/v1/progress")[1]["state"]["job_count"] == 1 + waits and step_of(server) > 0
-            )
-        if waits:
-            server.post("/sdapi/v1/interrupt", "")
-            other.result()
-        until(lambda: server.get("/sdapi/v1/progress")[1]["state"]["job_count"] == 0)
+    sock = socket.create_connection(("127.0.0.1", server.port))
+    sock.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    return sock
+
+
+def jobs(server) -> int:
+    return server.get("/sdapi/v1/progress")[1]["state"]["job_count"]
+
+
+def test_a_client_that_hangs_up_ends_its_job(server):
+    with asking(server, LONG):
+        until(lambda: step_of(server) > 0)
+    until(lambda: jobs(server) == 0)
     assert server.post(TXT2IMG, {**LONG, "steps": 2})[0] == 200
+
+
+def test_a_client_that_hangs_up_while_it_waits_makes_room_at_once(server):
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, TXT2IMG, LONG)
+        until(lambda: step_of(server) > 0)
+        with asking(server, LONG):
+            until(lambda: jobs(server) == 2)
+            assert server.post(TXT2IMG, LONG)[0] == 503
+        until(lambda: jobs(server) == 1)
+        with asking(server, LONG):
+            until(lambda: jobs(server) == 2)
+        until(lambda: jobs(server) == 1)
+        server.post("/sdapi/v1/interrupt", "")
+        assert first.result()[0] == 200
 
 
 def test_with_a_token_only_who_knows_it_is_answered():
@@ -137,7 +151,7 @@ def test_a_port_that_is_taken_is_said(server):
 
 
 def test_no_more_connections_than_there_are_threads_for(server, monkeypatch):
-    monkeypatch.setattr("mlxdiff.server.service.CONNECTIONS", 2)
+    monkeypatch.setattr(server.service._socket, "most", 2)
     until(lambda: server.service._socket.busy == 0)
     held = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(2)]
     until(lambda: server.service._socket.busy == 2)
@@ -165,6 +179,9 @@ def test_an_unforeseen_error_is_told_to_the_operator_and_not_to_the_client(serve
     assert status == 500
     assert "ZeroDivisionError" in answer["error"]["message"]
     assert "Traceback" not in answer["error"]["message"]
+    assert "ZeroDivisionError: division by zero" in server.said
+    monkeypatch.setattr(server.service, "_tracebacks", True)
+    server.post("/v1/images/generations", {"prompt": "x"})
     assert any("1 / 0" in line for line in server.said)
     monkeypatch.undo()
     assert server.post("/v1/images/generations", {"prompt": "x"})[0] == 200

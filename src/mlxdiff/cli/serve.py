@@ -80,7 +80,13 @@ def serve(
             output.note(line, style="dim")
 
     service = Service(
-        request, host=host, port=port, token=token or os.environ.get(TOKEN) or None, limits=limits, tell=tell
+        request,
+        host=host,
+        port=port,
+        token=token or os.environ.get(TOKEN) or None,
+        limits=limits,
+        tell=tell,
+        tracebacks=output.verbosity.verbose,
     )
     service.start()
     interrupts = Interrupts(tell=service.stop, clean=lambda: None)

@@ -7,7 +7,6 @@ that is no number, chunks, lines that end in a bare LF, folded lines, blanks aro
 from __future__ import annotations
 
 import re
-import select
 import socket
 import time
 from dataclasses import dataclass
@@ -171,14 +170,11 @@ class Connection:
     def is_gone(self) -> bool:
         """Whether the client has hung up: nobody waits for the answer."""
         try:
-            ready, _, _ = select.select([self._socket], [], [], 0)
-            if not ready:
-                return False
-            self._socket.settimeout(0.01)
+            self._socket.settimeout(0)
             return self._socket.recv(1, socket.MSG_PEEK) == b""
-        except TimeoutError:
+        except BlockingIOError:
             return False
-        except (OSError, ValueError):
+        except OSError:
             return True
 
     def _line(self, status: int, problem: str) -> bytes:

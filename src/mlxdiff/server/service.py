@@ -25,7 +25,7 @@ from .limits import Limits
 from .names import Names
 from .worker import Worker
 
-CONNECTIONS = 64
+CONNECTIONS = 64  # beside those that wait in the queue
 SHORTEST_TOKEN = 8
 END_S = 10.0  # for answers under way when the server ends
 JSON, FORM = "application/json", "multipart/form-data"
@@ -62,7 +62,9 @@ class Service:
     base   what is served: a model, and the settings that hold where a request says nothing
     token  what clients must know; needed where other machines can reach the server
     tell   called with one line for each request that was answered, from any thread
-    Raises RequestError for an address without a token, OutputError-like BackendError where the port is taken.
+    tracebacks  whether errors that nobody foresaw are told with theirs
+
+    Raises RequestError for an address without a token, BackendError where the port is taken.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Service:
         token: str | None = None,
         limits: Limits | None = None,
         tell: Tell = lambda _: None,
+        tracebacks: bool = False,
         models: Models | None = None,
     ) -> None:
         if token is None and not is_loopback(host):
@@ -85,12 +88,12 @@ class Service:
             raise RequestError(
                 f"The token has to be {SHORTEST_TOKEN} letters or more of ASCII.", "Make one with: openssl rand -hex 16"
             )
-        self.token, self._tell = token, tell
+        self.token, self._tell, self._tracebacks = token, tell, tracebacks
         self.worker = Worker(Limits() if limits is None else limits, models)
         self.names = Names(base)
         self._base, self._kept = base, Kept()
         self._routes = self._endpoints()
-        self._socket = _listening(host, port, self._handler())
+        self._socket = _listening(host, port, self._handler(), CONNECTIONS + self.worker.limits.queue)
 
     @property
     def address(self) -> str:
@@ -203,7 +206,8 @@ class Service:
             except GoneError:
                 return
             except Exception as error:
-                self._tell(printable("".join(traceback.format_exception(error))).rstrip())
+                lines = traceback.format_exception(error) if self._tracebacks else [f"{type(error).__name__}: {error}"]
+                self._tell(printable("".join(lines)).rstrip())
                 message = f"An unexpected error ({type(error).__name__}). The server's log says more."
                 answer, keeps = answer_of(Refusal(500, message), api), False
             what = "?" if head is None else f"{head.method} {head.path[:200]}"
@@ -225,22 +229,22 @@ class Service:
 
 
 class _Socket(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """A thread for each connection, and no more than CONNECTIONS of them."""
+    """A thread for each connection, and no more than `most` of them."""
 
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
-    request_queue_size = CONNECTIONS
+    request_queue_size = 64
     busy = 0
 
-    def __init__(self, *arguments: Any, family: int) -> None:
-        self.address_family = family
+    def __init__(self, *arguments: Any, family: int, most: int) -> None:
+        self.address_family, self.most = family, most
         self._lock = threading.Lock()
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            full = self.busy >= CONNECTIONS
+            full = self.busy >= self.most
             self.busy += not full
         if full:
             self.shutdown_request(request)
@@ -258,11 +262,11 @@ class _Socket(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """What happens to one connection is no matter of the others."""
 
 
-def _listening(host: str, port: int, handler: type[socketserver.BaseRequestHandler]) -> _Socket:
+def _listening(host: str, port: int, handler: type[socketserver.BaseRequestHandler], most: int) -> _Socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        return _Socket(address, handler, family=family)
+        return _Socket(address, handler, family=family, most=most)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BackendError(

@@ -77,7 +77,11 @@ class Worker:
 
         self._thread = threading.Thread(target=work, name="mlxdiff-worker")
         self._thread.start()
-        loaded.wait()
+        try:
+            loaded.wait()
+        except BaseException:  # Ctrl-C
+            self._stopped = True
+            raise
         if failure:
             self._thread.join()
             raise failure[0]
@@ -134,10 +138,18 @@ class Worker:
             self._changed.notify()
         while not job.done.wait(POLL_S):
             if is_gone():
-                job.cancel()
+                self._drop(job)
         if job.error is not None:
             raise job.error
         return job
+
+    def _drop(self, job: Job) -> None:
+        """Ends a job; one that waits makes room at once."""
+        job.cancel()
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.done.set()
 
     def _work(self) -> None:
         while True:
