@@ -16,7 +16,7 @@ from killing import THREADS
 from program import mlxdiff
 from server_client import LIMITS, serving
 
-from mlxdiff.errors import BackendError, RequestError
+from mlxdiff.errors import BackendError, MlxdiffError, RequestError
 from mlxdiff.request import Request
 from mlxdiff.server import Limits, Service
 
@@ -73,6 +73,31 @@ def test_a_client_that_hangs_up_ends_its_job(server):
         until(lambda: step_of(server) > 0)
     until(lambda: jobs(server) == 0)
     assert server.post(TXT2IMG, {**LONG, "steps": 2})[0] == 200
+    assert any("txt2img: the client hung up" in line for line in server.said)
+
+
+def test_an_interrupted_openai_client_gets_what_is_done_or_is_told_not_to_try_again(server):
+    with ThreadPoolExecutor(1) as pool:
+        asked = {"prompt": "a cat", "steps": 1000, "n": 1}
+        first = pool.submit(
+            server.ask,
+            *("POST", "/v1/images/generations", json.dumps(asked), {"Content-Type": "application/json"}),
+        )
+        until(lambda: step_of(server) > 0)
+        server.post("/sdapi/v1/interrupt", "")
+        status, _, headers = first.result()
+    assert (status, headers["X-Should-Retry"]) == (409, "false")
+
+
+def test_what_is_served_has_to_be_renderable(tmp_path):
+    for base, words in (
+        (Request(model="emoji", lora="nix"), "no LoRA"),  # type: ignore[arg-type]
+        (Request(model="emoji", steps=1000), "1000 steps"),
+        (Request(model="emoji", refiner=str(tmp_path)), "no model"),
+    ):
+        service = Service(base, port=0)
+        with pytest.raises(MlxdiffError, match=words):
+            service.start()
 
 
 def test_a_client_that_hangs_up_while_it_waits_makes_room_at_once(server):
@@ -229,6 +254,7 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path):
 def test_wrong_usage_of_the_program(tmp_path):
     done = mlxdiff("serve", "--host", "0.0.0.0", cwd=tmp_path, code=2)
     assert "MLXDIFF_TOKEN" in done.stderr
+    assert "from 0 to 65535" in mlxdiff("serve", "--port", "99999", cwd=tmp_path, code=2).stderr
     assert "No such option: --image" in mlxdiff("serve", "--image", "x.png", cwd=tmp_path, code=2).stderr
     done = mlxdiff("serve", "-m", "nobody/nothing", "--port", "0", cwd=tmp_path, code=1)
     assert "nobody/nothing is not in the cache" in done.stderr

@@ -89,8 +89,12 @@ def serve(
         tracebacks=output.verbosity.verbose,
     )
     service.start()
-    interrupts = Interrupts(tell=service.stop, clean=lambda: None)
-    with interrupts:
+
+    def end() -> None:
+        tell("Finishing the picture at hand. Once more, and the server stops at once.")
+        service.stop()
+
+    with Interrupts(tell=end, clean=lambda: None):
         output.say(f"{service.address}")
-        output.note("Ctrl-C ends the server when the picture at hand is done; twice, at once.", style="dim")
+        output.note("Ready. Ctrl-C ends the server.", style="dim")
         service.run()

@@ -138,7 +138,9 @@ class _Ask:
         except MlxdiffError as error:
             raise refused(error, validation=400) from None
         if job.interrupted:
-            raise Refusal(503, "The request was interrupted. Ask again.")
+            if not files:  # 409 and 503 alike are tried again by OpenAI's clients, unless they are told not to
+                raise Refusal(409, "The request was interrupted. Ask again.", headers={"X-Should-Retry": "false"})
+            self.said.append(f"Interrupted: {len(files)} of {request.batch_size} pictures are done.")
         return in_json(self._said_of(job, files, kind, address if fetched else None))
 
     def _said_of(self, job: Job, files: Sequence[bytes], kind: str, address: str | None) -> dict[str, Any]:

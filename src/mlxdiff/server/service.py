@@ -103,9 +103,9 @@ class Service:
         return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
     def start(self) -> None:
-        """Loads the model; raises what that raises."""
+        """Loads the model, and sees that what is served can be rendered; raises what that raises."""
         try:
-            self.worker.start(self._base.wanted_model)
+            self.worker.start(self._base)
         except BaseException:
             self._socket.server_close()
             raise
@@ -204,14 +204,15 @@ class Service:
                 answer, keeps = answer_of(refusal, api), head is not None and head.keeps_alive
                 keeps = keeps and not refusal.is_framing
             except GoneError:
+                if head is not None:
+                    self._tell(f"{_shown(head)}: the client hung up after {time.monotonic() - began:.2f} s")
                 return
             except Exception as error:
                 lines = traceback.format_exception(error) if self._tracebacks else [f"{type(error).__name__}: {error}"]
                 self._tell(printable("".join(lines)).rstrip())
                 message = f"An unexpected error ({type(error).__name__}). The server's log says more."
                 answer, keeps = answer_of(Refusal(500, message), api), False
-            what = "?" if head is None else f"{head.method} {head.path[:200]}"
-            self._tell(f"{printable(what)} {answer.status} {time.monotonic() - began:.2f} s")
+            self._tell(f"{_shown(head)} {answer.status} {time.monotonic() - began:.2f} s")
             bare = head is not None and head.method == "HEAD"
             if not connection.send(answer, without_body=bare, keeps_alive=keeps):
                 connection.end()
@@ -226,6 +227,11 @@ class Service:
                     serve(Connection(self.request))
 
         return Handler
+
+
+def _shown(head: Head | None) -> str:
+    """A request for the log; what follows ? may be anything, and is left out."""
+    return "?" if head is None else printable(f"{head.method} {head.path[:200]}")
 
 
 class _Socket(socketserver.ThreadingMixIn, socketserver.TCPServer):

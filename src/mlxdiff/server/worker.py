@@ -20,6 +20,7 @@ from ..images import Picture
 from ..loras import alike
 from ..request import Model, Request
 from .answers import Refusal
+from .connection import GoneError
 from .limits import Limits
 
 POLL_S = 0.1  # between two looks at whether the client is still there
@@ -60,14 +61,14 @@ class Worker:
         self._seconds = 1.0  # of the last job
         self._thread: threading.Thread | None = None
 
-    def start(self, model: Model) -> None:
-        """Loads the model; raises what that raises."""
+    def start(self, base: Request) -> None:
+        """Loads the model of `base`, and sees that it can be rendered; raises what that raises, and RequestError."""
         loaded = threading.Event()
         failure: list[BaseException] = []
 
         def work() -> None:
             try:
-                self._models.use(model)
+                self.limits.check(self._models.use(base.wanted_model).resolve(base.for_model(Model())))
             except BaseException as error:
                 failure.append(error)
                 return
@@ -125,9 +126,10 @@ class Worker:
         self._places.release()
 
     def render(self, request: Request, is_gone: Callable[[], bool]) -> Job:
-        """The job of a request, when it is done; cancelled where `is_gone` says that nobody waits for it.
+        """The job of a request, when it is done.
 
-        Raises MlxdiffError and Refusal.
+        Where `is_gone` says that nobody waits for it any more, it is cancelled. Raises MlxdiffError, Refusal, and then
+        GoneError.
         """
         self.limits.check_count(request)
         job = Job(request)
@@ -136,9 +138,13 @@ class Worker:
                 raise _stopping()
             self._waiting.append(job)
             self._changed.notify()
+        gone = False
         while not job.done.wait(POLL_S):
             if is_gone():
+                gone = True
                 self._drop(job)
+        if gone:
+            raise GoneError
         if job.error is not None:
             raise job.error
         return job
