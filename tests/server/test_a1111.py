@@ -141,6 +141,8 @@ def test_a_second_pass(server, sd):
     assert close(picture(answer["images"][0]), expected)
     status, answer = server.post(TXT2IMG, {**asked, "hr_resize_x": 64, "hr_resize_y": 48, "hr_upscaler": "4x-X"})
     assert picture(answer["images"][0]).size == (64, 48)
+    one_side = server.post(TXT2IMG, {**asked, "width": 32, "height": 48, "hr_resize_y": 72})[1]
+    assert picture(one_side["images"][0]).size == (48, 72)
     assert answer["warnings"] == ["Not used: Hires upscaler: 4x-X."]
 
 
@@ -209,6 +211,8 @@ def test_what_is_not_done_is_named(server):
         (TXT2IMG, {"override_settings": {"sd_model_checkpoint": "/etc"}}, 404, "nothing is downloaded"),
         (TXT2IMG, {"prompt": "<lora:../x:1>"}, 422, "may be a path"),
         (TXT2IMG, {"enable_hr": True, "hr_scale": 99}, 422, "1 to 16"),
+        (TXT2IMG, {"enable_hr": True, "hr_resize_x": [1]}, 422, "hires_size"),
+        (TXT2IMG, {"enable_hr": True, "hr_resize_x": -64}, 422, "hires_size"),
         (TXT2IMG, {"enable_hr": True, "hr_prompt": "<lora:/x:1>"}, 422, "may be a path"),
         (IMG2IMG, {}, 422, "init_images"),
         (IMG2IMG, {"init_images": ["/etc/passwd"]}, 422, "not base64"),
@@ -248,6 +252,15 @@ def test_a_sampler_is_found_by_each_name_that_the_list_has(server):
 
     for each in server.get("/sdapi/v1/samplers")[1]:
         assert len({sampler_and_schedule(name)[0] for name in (each["name"], *each["aliases"])} & set(SAMPLERS)) == 1
+
+
+def test_the_older_name_of_a_sampler_counts_only_alone(server):
+    for asked in (
+        {"sampler_index": "Heun", "sampler_name": "Euler a"},
+        {"sampler_name": "", "sampler_index": "Euler a"},
+    ):
+        _, answer = server.post(TXT2IMG, {**SMALL, "prompt": "x", **asked})
+        assert json.loads(answer["info"])["sampler_name"] == "Euler a"
 
 
 def test_without_pictures_the_info_is_all(server):

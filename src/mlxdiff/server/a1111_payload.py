@@ -113,16 +113,15 @@ def read(payload: Mapping[str, Any], names: Names, limits: Limits, *, from_pictu
     rest = {name: value for name, value in payload.items() if value is not None}
     extra = Gathering("a1111")
     given: dict[str, Any] = _count(rest, limits)
-    for side in ("width", "height"):
-        if side in rest:
-            given[side] = rest.pop(side)
+    given |= {side: rest.pop(side) for side in ("width", "height") if side in rest}
     if from_picture:
         given |= _pictures(rest, extra)
     given |= _overrides(rest, names, extra)
     sends = rest.get("send_images", True) is not False
     if not sends:
         rest.pop("send_images")
-    recipe = a1111.recipe_of(_infotext(rest, from_picture=from_picture), names.model)
+    size = [given.get(side, getattr(names.base, side)) for side in ("width", "height")]
+    recipe = a1111.recipe_of(_infotext(rest, size, from_picture=from_picture), names.model)
     leave_rest(extra, rest, _ABSENT)
     _judge(recipe)
     said = [f"Not used: {remark.problem}." for remark in (*recipe.unused, *extra.recipe().unused)]
@@ -199,8 +198,8 @@ def _overrides(rest: dict[str, Any], names: Names, extra: Gathering) -> dict[str
     return given
 
 
-def _infotext(rest: dict[str, Any], *, from_picture: bool) -> Infotext:
-    """Takes out of `rest` what A1111's text has a name for."""
+def _infotext(rest: dict[str, Any], own: list[Any], *, from_picture: bool) -> Infotext:
+    """Takes out of `rest` what A1111's text has a name for. `own` is the picture's width and height."""
     prompt, negative = (_text(name, rest.pop(name, "")) for name in ("prompt", "negative_prompt"))
     enlarges = rest.pop("enable_hr", False) in (True, 1) and not from_picture
     size = [rest.pop(f"hr_resize_{axis}", 0) for axis in "xy"]
@@ -209,10 +208,12 @@ def _infotext(rest: dict[str, Any], *, from_picture: bool) -> Infotext:
         for name in [*rest_of_pass, *(() if from_picture else ("denoising_strength",))]:
             rest.pop(name, None)
     elif any(size):
-        rest["hires_size"] = f"{_text('hr_resize_x', str(size[0]))}x{_text('hr_resize_y', str(size[1]))}"
+        rest["hires_size"] = _enlarged(size, own)
     else:
         rest.setdefault("hr_scale", 2)
     _variation(rest)
+    if rest.get("sampler_name"):
+        rest.pop("sampler_index", None)
     blur = rest.get("mask_blur_x")
     if blur is not None and blur == rest.get("mask_blur_y") and "mask_blur" not in rest:
         rest["mask_blur"] = blur
@@ -230,6 +231,14 @@ def _infotext(rest: dict[str, Any], *, from_picture: bool) -> Infotext:
             continue
         found.values.setdefault(known[name].lower(), (name, _text(name, value)))
     return found
+
+
+def _enlarged(size: list[Any], own: list[Any]) -> str:
+    """The size of a second pass; a side of 0 follows from the other one, as in A1111."""
+    for axis, other in ((0, 1), (1, 0)):
+        if not size[axis] and isinstance(size[other], int) and isinstance(own[axis], int) and own[other]:
+            size[axis] = size[other] * own[axis] // own[other]
+    return f"{size[0]}x{size[1]}"
 
 
 def _takes_eta(rest: Mapping[str, Any]) -> bool:
