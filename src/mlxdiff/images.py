@@ -289,13 +289,17 @@ def stored_texts(picture: Image.Image) -> dict[str, str]:
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """A picture file, open while in use; whatever is wrong with it, then or on the way, is an InputError."""
-    with open_input(path, "picture") as stream, _opened(stream, path) as picture:
-        yield picture
+    with warnings.catch_warnings():
+        # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
+        warnings.simplefilter("ignore")
+        with open_input(path, "picture") as stream, _opened(stream, path) as picture:
+            yield picture
 
 
 def decoded_picture(data: bytes, name: str, *, most: int) -> Image.Image:
     """A picture file's bytes as an image whose pixels are in memory; of an animation the first frame.
 
+    Any thread may ask, so Pillow's warnings are not held back: Python's means to do so is one of the whole process.
     Raises InputError, which calls the picture `name`, also for more than `most` pixels: before they are decoded.
     """
     with _opened(BytesIO(data), name) as picture:
@@ -310,11 +314,8 @@ def decoded_picture(data: bytes, name: str, *, most: int) -> Image.Image:
 @contextmanager
 def _opened(stream: BinaryIO, name: str | Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
-            warnings.simplefilter("ignore")
-            with Image.open(stream, formats=_READABLE) as picture:
-                yield picture
+        with Image.open(stream, formats=_READABLE) as picture:
+            yield picture
     except MlxdiffError:
         raise
     except UnidentifiedImageError:

@@ -90,6 +90,7 @@ def test_any_body(server, body):
         b'{"prompt":"x","steps":Infinity}',
         b'{"prompt":"x","cfg_scale":1e999}',
         b'{"prompt":"x","cfg_scale":0.' + b"1" * 500_000 + b"}",
+        b'{"prompt":"x","seed":[' + b"[]," * 200_000 + b"[]]}",
         b"{" + b",".join(b'"k%d":1' % i for i in range(5000)) + b"}",
         b'{"prompt":' + b"[" * 30 + b"]" * 30 + b"}",
         b'\xff\xfe{"prompt":"x"}',
@@ -101,7 +102,7 @@ def test_any_body(server, body):
         b'{"prompt":"' + b"a AND " * 3_000 + b'"}',
         b'{"prompt":"x' + b"<lora:a:1>" * 1_500 + b'","steps":2}',
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_bodies_that_take_long_or_are_none(server, body):
     for path in (GENERATIONS, TXT2IMG):
@@ -174,6 +175,14 @@ def test_any_form(server, body, boundary):
     ):
         kind = f"multipart/form-data; boundary={boundary}"
         assert server.ask("POST", "/v1/images/edits", data, {"Content-Type": kind})[0] in (400, 415)
+
+
+def test_a_form_of_nothing_but_boundaries(server):
+    body = b"--X" + b"\r\n--X" * 150_000
+    status, answer, _ = server.ask(
+        "POST", "/v1/images/edits", body, {"Content-Type": "multipart/form-data; boundary=X"}
+    )
+    assert (status, "more than 200 parts" in answer["error"]["message"]) == (400, True)
 
 
 @settings(max_examples=40)

@@ -13,6 +13,7 @@ from .answers import Refusal
 
 DEEPEST = 20  # lists and objects inside each other
 MOST_FIELDS = 200
+MOST_VALUES = 100_000  # of all lists and objects: each takes 20 times its letters in memory
 LONGEST_TEXT = 20_000  # characters of any text that is no picture: a prompt of many pages
 
 _BOUNDARY = re.compile(r"""multipart/form-data\s*;(?:.*;)?\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))""", re.I)
@@ -31,6 +32,8 @@ class Part:
 def json_object(data: bytes) -> dict[str, Any]:
     """The JSON object in a body; raises Refusal for anything else, for NaN, and for what is nested or long without
     sense."""
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise Refusal(400, f"The body holds more than {MOST_VALUES:,} values. Send fewer.")
     try:
         text = data.decode("utf-8-sig")
         value = json.loads(text, parse_int=_whole, parse_float=_number, parse_constant=_no_number)
@@ -53,11 +56,11 @@ def form(data: bytes, kind: str) -> dict[str, list[Part]]:
     if found is None:
         raise Refusal(415, "The body is no form. Send multipart/form-data with its boundary.")
     mark = b"--" + (found[1] or found[2]).encode("latin-1", "replace")
-    pieces = (b"\r\n" + data).split(b"\r\n" + mark)
+    pieces = (b"\r\n" + data).split(b"\r\n" + mark, MOST_FIELDS + 1)
+    if len(pieces) > MOST_FIELDS:
+        raise Refusal(400, f"The form has more than {MOST_FIELDS} parts. Send fewer.")
     if len(pieces) < 2 or pieces[0] or pieces[-1].rstrip(b"\r\n \t") != b"--":
         raise _malformed()
-    if len(pieces) > MOST_FIELDS:
-        raise Refusal(400, f"The form has {len(pieces) - 2} parts. Send at most {MOST_FIELDS}.")
     fields: dict[str, list[Part]] = {}
     for piece in pieces[1:-1]:
         head, blank, content = piece.lstrip(b" \t").partition(b"\r\n\r\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import socketserver
 import threading
@@ -237,7 +238,7 @@ def _shown(head: Head | None) -> str:
 class _Socket(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """A thread for each connection, and no more than `most` of them."""
 
-    allow_reuse_address = True
+    allow_reuse_address = os.name != "nt"  # where it would let another program take the port
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
