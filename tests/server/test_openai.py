@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 from program import mlxdiff
+from repositories import cached
 from server_client import BASE, LIMITS, bytes_of, form, picture, serving
 
-from mlxdiff import StableDiffusion
+from mlxdiff import StableDiffusion, hub
 from mlxdiff.request import Request
 from mlxdiff.server.openai import settings
 
@@ -155,6 +158,25 @@ def test_what_the_operator_gives_holds_unless_it_is_asked_otherwise():
             recorded = json.loads(picture(answer["data"][0]["b64_json"]).text["mlxdiff"])
             assert (recorded["negative_prompt"], recorded["steps"]) == ("blue", steps)
         assert server.get("/v1/models")[1]["data"][0]["id"] == "emoji"
+
+
+def test_another_model_of_the_cache_is_rendered_by_its_name(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    emoji = Path(hub.resolve("emoji").path)
+    files = {str(path.relative_to(emoji)): path.read_bytes() for path in emoji.rglob("*") if path.is_file()}
+    cached(tmp_path, files, name="stabilityai/sd-turbo")
+    assert [model["id"] for model in server.get("/v1/models")[1]["data"]] == ["emoji", "stabilityai/sd-turbo"]
+    asked = {"prompt": "a cat", "seed": 4, "response_format": "b64_json"}
+    pictures = []
+    for model in (None, "stabilityai/sd-turbo", "sd-turbo", "emoji"):
+        _, answer = server.post(GENERATIONS, {**asked, "model": model})
+        pictures.append(picture(answer["data"][0]["b64_json"]))
+    assert len({one.tobytes() for one in pictures}) == 1, "they are copies"
+    recorded = [json.loads(one.text["mlxdiff"])["model"] for one in pictures]
+    assert recorded == ["emoji", "stabilityai/sd-turbo", "stabilityai/sd-turbo", "emoji"]
+    checkpoint = {"override_settings": {"sd_model_checkpoint": "stabilityai/sd-turbo [0123abcd]"}, "prompt": "a cat"}
+    info = json.loads(server.post("/sdapi/v1/txt2img", checkpoint)[1]["info"])
+    assert info["sd_model_name"] == "stabilityai/sd-turbo"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from ..part_kinds import KINDS, MODEL, noun_of
 from .cached_parts import CachedPart
 from .download import Plan, PlannedFile, Progress, plan, pull
 from .hashes import FileHashes, file_hash, find_by_hash, hashes_of
-from .known import KNOWN
+from .known import KNOWN, spelled_out
 from .library import find_image_encoder, find_part, kind_of_folder, resolve_vae
 from .local import Snapshot, cached_names, is_local, resolve
 from .mirrors import RemovedError
@@ -105,6 +105,7 @@ __all__ = [
     "resolve_vae",
     "set_default_model",
     "set_mirror",
+    "spelled_out",
     "stored_part",
     "stored_parts",
     "verify",

@@ -32,8 +32,10 @@ class Names:
         return found
 
     def model(self, name: str) -> str | None:
-        """The reference of a model by its name, with or without A1111's hash behind it; None where it is not here."""
-        return self.models().get(name.split(" [")[0].strip())
+        """The reference of a model by its name, a short one too, with or without A1111's hash behind it; None where it
+        is not here."""
+        name, here = name.split(" [")[0].strip(), self.models()
+        return here.get(name, here.get(hub.spelled_out(name)))
 
     def with_model(self, name: str) -> dict[str, str | None]:
         """The settings that load a model by its name; raises ModelNotFoundError."""
