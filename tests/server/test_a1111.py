@@ -164,6 +164,18 @@ def test_img2img_and_inpainting(server, sd):
     assert "init_images" not in answer["parameters"]
 
 
+def test_a_transparent_picture_stands_on_white(server):
+    clear = Image.effect_noise((32, 32), 90).convert("RGBA")
+    clear.paste((9, 200, 30, 0), (0, 0, 16, 32))
+    white = Image.alpha_composite(Image.new("RGBA", (32, 32), "white"), clear).convert("RGB")
+    asked = {**SMALL, "prompt": "a cat", "seed": 2, "denoising_strength": 0.5}
+    ours, theirs = (
+        picture(server.post(IMG2IMG, {**asked, "init_images": [base64_of(image)]})[1]["images"][0])
+        for image in (clear, white)
+    )
+    assert ours.tobytes() == theirs.tobytes()
+
+
 def test_what_is_not_done_is_named(server):
     asked = {
         **SMALL,
@@ -241,9 +253,19 @@ def test_the_lists(server):
     assert server.get("/sdapi/v1/sd-models")[1][0]["title"] == "emoji"
     assert "pixel-art" in [each["name"] for each in server.get("/sdapi/v1/loras")[1]]
     assert server.get("/sdapi/v1/options")[1]["sd_model_checkpoint"] == "emoji"
-    assert "Lanczos" in [each["name"] for each in server.get("/sdapi/v1/upscalers")[1]]
+    assert [each["name"] for each in server.get("/sdapi/v1/upscalers")[1]] == ["Lanczos", "None"]
+    assert "Latent" in [each["name"] for each in server.get("/sdapi/v1/latent-upscale-modes")[1]]
     assert server.get("/sdapi/v1/progress")[1]["progress"] == 0
     assert server.get("/sdapi/v1/scripts") == (200, {"txt2img": [], "img2img": []})
+    assert server.get("/sdapi/v1/sd-vae") == (200, [])
+    assert server.post("/sdapi/v1/refresh-checkpoints", "") == (200, None)
+
+
+def test_the_served_model_may_be_chosen_again_and_nothing_else(server):
+    assert server.post("/sdapi/v1/options", {"sd_model_checkpoint": "emoji"}) == (200, None)
+    for asked in ({"sd_model_checkpoint": "nix"}, {"samples_format": "jpg"}, {"sd_model_checkpoint": 3}):
+        status, answer = server.post("/sdapi/v1/options", asked)
+        assert (status, answer["detail"][0]["loc"]) == (422, ["body", *asked])
 
 
 def test_a_sampler_is_found_by_each_name_that_the_list_has(server):

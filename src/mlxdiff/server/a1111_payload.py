@@ -41,7 +41,7 @@ _TABLE = {
     "hr_scheduler": "Hires schedule type",
 }
 _OVERRIDES = {"CLIP_stop_at_last_layers": "Clip skip", "eta_noise_seed_delta": "ENSD", "randn_source": "RNG"}
-_MODEL = "sd_model_checkpoint"
+MODEL = "sd_model_checkpoint"
 _FILL = {0: "fill", 1: "original", 2: "latent noise", 3: "latent nothing"}
 _AREA = {0: "whole picture", 1: "only masked"}  # also found by False and True
 _FIT = {0: "stretch", 1: "crop", 2: "pad"}
@@ -169,7 +169,7 @@ def _pictures(rest: dict[str, Any], extra: Gathering) -> dict[str, Any]:
         raise Refusal(422, "init_images holds no picture. Send one in base64.", parameter="init_images")
     if len(sent) > 1:
         extra.leave("init_images", f"{len(sent) - 1} beside the first")
-    given: dict[str, Any] = {"image": received.pixels(received.from_base64("init_images", sent[0]))}
+    given: dict[str, Any] = {"image": received.on_white(received.from_base64("init_images", sent[0]))}
     inverted = rest.pop("inpainting_mask_invert", 0)
     if "mask" in rest:
         given["mask"] = received.mask(received.from_base64("mask", rest.pop("mask")), inverted=inverted in (1, True))
@@ -189,7 +189,7 @@ def _overrides(rest: dict[str, Any], names: Names, extra: Gathering) -> dict[str
         raise Refusal(422, "override_settings is no object.", parameter="override_settings")
     given: dict[str, Any] = {}
     for name, value in overrides.items():
-        if name == _MODEL and isinstance(value, str) and value:
+        if name == MODEL and isinstance(value, str) and value:
             given |= names.with_model(value)
         elif name in _OVERRIDES:
             rest[_OVERRIDES[name]] = value

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from .. import hub
 from ..catalogue import SAMPLERS, SCHEDULES, UPSCALERS
 from ..recipes.names import sampler_name, schedule_name
-from .answers import Answer, in_json
+from .a1111_payload import MODEL
+from .answers import Answer, Refusal, in_json
 from .names import Names
 
 
@@ -13,7 +17,7 @@ def options(names: Names) -> Answer:
     base = names.base
     return in_json(
         {
-            "sd_model_checkpoint": names.own,
+            MODEL: names.own,
             "sd_checkpoint_hash": "",
             "sd_vae": "Automatic",
             "CLIP_stop_at_last_layers": 1 if base.clip_skip is None else base.clip_skip,
@@ -54,12 +58,38 @@ def loras(_: Names) -> Answer:
 
 
 def upscalers(_: Names) -> Answer:
-    found = [row.a1111[0] if row.a1111 else row.name for row in UPSCALERS.values()]
-    return in_json(
-        [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in found]
-    )
+    names = [name for row in UPSCALERS.values() if not row.in_latents for name in row.a1111]
+    listed = [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in names]
+    return in_json(listed)
 
 
-def scripts(_: Names) -> Answer:
-    """There are none."""
-    return in_json({"txt2img": [], "img2img": []})
+def latent_upscalers(_: Names) -> Answer:
+    return in_json([{"name": row.a1111[0]} for row in UPSCALERS.values() if row.in_latents])
+
+
+def nothing(value: Any) -> Callable[[Names], Answer]:
+    """The table of what there is none of."""
+    return lambda _: in_json(value)
+
+
+NOTHING = {
+    "scripts": {"txt2img": [], "img2img": []},
+    "sd-vae": [],
+    "embeddings": {"loaded": {}, "skipped": {}},
+    "hypernetworks": [],
+    "face-restorers": [],
+    "prompt-styles": [],
+    "extensions": [],
+}
+
+
+def set_options(asked: Mapping[str, Any], names: Names) -> Answer:
+    """The model that is served may be chosen again; raises Refusal for any other change."""
+    for name, value in asked.items():
+        is_served = (
+            name == MODEL and isinstance(value, str) and names.model(value) == (names.base.model or hub.BUILT_IN)
+        )
+        if not is_served:
+            message = f"{name} is the operator's. A request may name a model: override_settings with {MODEL}."
+            raise Refusal(422, message, parameter=name)
+    return in_json(None)

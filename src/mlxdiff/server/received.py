@@ -43,8 +43,13 @@ def from_bytes(name: str, data: bytes) -> Image.Image:
 
 
 def pixels(picture: Image.Image) -> Image.Image | np.ndarray:
-    """The picture as `Request.image` takes it."""
+    """The picture as `Request.image` takes it: what is transparent in it is repainted."""
     return Image.fromarray(picture_array(picture))
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture without transparency, which A1111 fills with white (`img2img_background_color`)."""
+    return layers(ImageOps.exif_transpose(picture), "The picture")[0]
 
 
 def mask(picture: Image.Image, *, inverted: bool = False) -> np.ndarray:

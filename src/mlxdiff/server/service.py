@@ -137,6 +137,9 @@ class Service:
 
             return {"POST": _Endpoint(run, JSON, renders=True)}
 
+        def set_options(ask: _Ask) -> Answer:
+            return a1111_tables.set_options(ask.json(), names)
+
         def generations(ask: _Ask) -> Answer:
             return openai.generations(ask.json(), names, worker, kept, ask.address, ask.is_gone)
 
@@ -150,15 +153,18 @@ class Service:
             "/v1/images/edits": {"POST": _Endpoint(edits, FORM, renders=True)},
             f"{_PREFIX}txt2img": picture(from_picture=False),
             f"{_PREFIX}img2img": picture(from_picture=True),
-            f"{_PREFIX}options": table(a1111_tables.options),
+            f"{_PREFIX}options": {**table(a1111_tables.options), "POST": _Endpoint(set_options, JSON)},
             f"{_PREFIX}samplers": table(a1111_tables.samplers),
             f"{_PREFIX}schedulers": table(a1111_tables.schedulers),
             f"{_PREFIX}sd-models": table(a1111_tables.models),
             f"{_PREFIX}loras": table(a1111_tables.loras),
             f"{_PREFIX}upscalers": table(a1111_tables.upscalers),
-            f"{_PREFIX}scripts": table(a1111_tables.scripts),
+            f"{_PREFIX}latent-upscale-modes": table(a1111_tables.latent_upscalers),
+            **{f"{_PREFIX}{name}": table(a1111_tables.nothing(value)) for name, value in a1111_tables.NOTHING.items()},
             f"{_PREFIX}progress": {"GET": _Endpoint(lambda _: a1111.progress(worker))},
             f"{_PREFIX}interrupt": {"POST": _Endpoint(lambda _: a1111.interrupt(worker))},
+            f"{_PREFIX}skip": {"POST": _Endpoint(lambda _: a1111.interrupt(worker))},
+            f"{_PREFIX}refresh-checkpoints": {"POST": _Endpoint(lambda _: in_json(None))},  # looked up each time
             "/": {"GET": _Endpoint(lambda _: in_json({"name": "mlxdiff", "apis": ["/v1", "/sdapi/v1"]}))},
         }
 
