@@ -80,6 +80,7 @@ ALLOWED = {
             "metadata",
             "backend",
             "listing",
+            "server",
         ),
         *(
             "animate",
@@ -94,6 +95,9 @@ ALLOWED = {
         ),
     },
     "culling": {"metadata", "recipes", "text"},
+    "server": {
+        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
+    },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
