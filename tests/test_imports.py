@@ -38,6 +38,7 @@ LEAVES = {
     "structured",
     "threads",
     "weight_changes",
+    "xmp",
 }
 PIPELINE = {
     "pipeline",
@@ -73,13 +74,17 @@ ALLOWED = {
             "labels",
             "latents",
             "prompt_report",
+            "provenance",
             "recipes",
             "sheets",
             "trajectory",
             "upscaling",
         ),
     },
-    "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
+    "batch": {
+        *("pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "provenance", "sheets"),
+        "trajectory",
+    },
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
         *("adapters", "families", "checkpoint", "diffusion", "text"),
@@ -145,8 +150,10 @@ ALLOWED = {
     "hub": {"checkpoint"},
     "models": {"kernels"},
     "metadata": {
-        *("__init__", "containers", "images", "named_files", "parameters", "png", "recipes", "sheets", "stealth"),
+        *("__init__", "named_files", "parameters", "picture_texts", "provenance", "recipes", "sheets", "stealth"),
     },
+    "picture_texts": {"containers", "images", "png", "recipes", "sheets"},
+    "provenance": {"__init__", "picture_texts"},
     "sheets": {"__init__"},
     "stealth": {"images", "recipes"},
     "containers": {"exif"},
@@ -155,7 +162,7 @@ ALLOWED = {
     "latents": {"budget"},
     "budget": {"backend"},
     "trajectory": {"budget", "latents"},
-    "animate": {"images"},
+    "animate": {"containers", "images"},
     "parameters": {"__init__", "recipes", "short_hashes"},
     "short_hashes": {"hub", "named_files"},
     "backend": {"__init__", "blas", "kernels"},

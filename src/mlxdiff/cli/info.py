@@ -278,6 +278,8 @@ def about_picture(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {"file": str(path), "format": found.format, "size": f"{found.size[0]}x{found.size[1]}"}
     if found.sheet is not None:
         values |= {"sheet": found.sheet.described, "again": found.sheet.remedy}
+    if found.provenance is not None:
+        values["provenance"] = found.provenance
     return values | made_with(found.request, found.parameters) | made_elsewhere(path, found)
 
 
