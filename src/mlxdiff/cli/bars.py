@@ -174,6 +174,11 @@ class Bars:
         self.progress.wanted = n_images
         self._view.update()
 
+    def count(self) -> None:
+        """One more is done, of work that has no steps."""
+        self.progress.rendered(0)
+        self._view.update()
+
     def follow(self, events: Iterable[T]) -> Iterator[T]:
         """Shows every event, of a render or of a runner, and passes it on."""
         from ..batch.events import Failed, Written

@@ -11,6 +11,7 @@ import typer
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
+from . import check as checking
 from . import config, listing, options, output, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
@@ -19,6 +20,7 @@ mlxdiff info apple.png
 mlxdiff info *.png --json
 mlxdiff info stabilityai/sdxl-turbo
 mlxdiff info style.safetensors
+mlxdiff info --check out/
 mlxdiff info --settings
 mlxdiff info --prompt "a (red:1.3) apple"
 """
@@ -28,7 +30,8 @@ def info(
     subjects: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them.",
+            help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters; with --check folders"
+            " and pictures. Any number of them.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
         ),
@@ -55,6 +58,21 @@ def info(
             metavar="NAME", help=f"With --prompt: {', '.join(PROMPT_SYNTAXES)}. Default: {PROMPT_SYNTAXES[0]}."
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Check every picture in a folder: whole, true to its metadata and its journal. Exit code 1 if not.",
+        ),
+    ] = False,
+    rerender: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="INTEGER",
+            help="With --check: render so many of the pictures again, always the same ones, and compare.",
+        ),
+    ] = None,
     negative: Annotated[bool, typer.Option("--negative", help="With --prompt: read it as a negative prompt.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -62,6 +80,13 @@ def info(
     named = [] if subjects is None else subjects
     wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
     lists = [name for name, is_wanted in wanted if is_wanted]
+    if rerender is not None and not check:
+        raise RequestError("--rerender says how many pictures --check renders again.", "Add --check.")
+    if check:
+        if lists or profile is not None or model is not None or prompt_syntax is not None or negative:
+            raise RequestError("--check looks at pictures, and at nothing else.", "Give it alone, with a folder.")
+        checking.check(named, rerender, json=json)
+        return
     if lists and (named or len(lists) > 1):
         does = "is about one text" if lists[0] == "--prompt" else "lists the same"
         raise RequestError(f"{lists[0]} {does}, whatever is beside it.", "Give it alone.")
