@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from .beside import check_latents, check_shape, holds_ours, picture_of
 from .fault import Fault, UnsoundError
 from .ledger import Entry, Ledger
 from .pixels import NAMES, Pixels, check_pixels
-from .reading import length_of, sha256_of, steady
+from .reading import SETTLED, check_settled, length_of, sha256_of, steady
 from .saying import Inputs, check_said
 
 
@@ -60,7 +61,10 @@ def look_at_latents(path: Path, known: Known) -> Looked | None:
 
 def _again_if_changed(look: Callable[[], Looked]) -> Looked:
     looked = look()
-    return look() if any(fault.kind == "changing" for fault in looked.faults) else looked
+    if not any(fault.kind == "changing" for fault in looked.faults):
+        return looked
+    time.sleep(SETTLED)
+    return look()
 
 
 def _picture(path: Path, known: Known) -> Looked:
@@ -83,6 +87,8 @@ def _picture(path: Path, known: Known) -> Looked:
                 request, said = _said(path, known)
                 faults += said
             faults += _seed(path, entry, request)
+            if faults:
+                check_settled(stream)
     except UnsoundError as error:
         faults = [error.at(path)]
     return Looked(path, tuple(faults), pixels, request, in_journal)
@@ -130,6 +136,8 @@ def _latents(path: Path, known: Known) -> Looked:
             except UnsoundError as error:
                 faults.append(error.at(path))
             faults += _in_journal(path, stream, entry, known.ledger)
+            if faults:
+                check_settled(stream)
     except UnsoundError as error:
         faults = [error.at(path)]
     in_journal = None if not known.ledger.entries else entry is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from .fault import UnsoundError
 
 BLOCK = 2**20  # bytes read at once
 MAX_BYTES = 2**32  # of a file that is looked at
+SETTLED = 0.1  # seconds
 
 
 @contextmanager
@@ -39,6 +41,15 @@ def steady(path: Path) -> Iterator[BinaryIO]:
             raise (_unreadable(error) if isinstance(error, OSError) else error) from None
         if not _is_still(path, stream, before):
             raise _changing()
+
+
+def check_settled(stream: BinaryIO) -> None:
+    """Raises UnsoundError, `changing`, for a file that was written a moment ago: clocks of file systems are coarse.
+
+    What is wrong with such a file may be that somebody is writing it.
+    """
+    if 0 <= time.time() - os.fstat(stream.fileno()).st_mtime < SETTLED:
+        raise _changing()
 
 
 def sha256_of(stream: BinaryIO) -> str:

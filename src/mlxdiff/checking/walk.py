@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..batch import claims, unfinished
 from ..batch.journal import NAME, Journal
+from ..errors import OutputError
 from ..files import is_left
 from .beside import LATENTS
 from .fault import Fault
@@ -116,11 +117,15 @@ def _left(found: Found, folder: Path, name: str) -> None:
         said = f"{what} was left by a process that was killed: the next run in this folder removes it."
         found.faults.append(Fault("leftover", path, said))
     else:
-        found.faults.append(Fault("unfinished", path, _unfinished(path, kind)))
+        found.faults.append(_unfinished(path, kind))
 
 
-def _unfinished(path: Path, kind: str) -> str:
-    journal = Journal(path) if kind == unfinished.CELLS.strip(".") else Journal(path.parent, path.name)
-    n_done = len(journal.done)
-    there = "1 picture was" if n_done == 1 else f"{n_done} pictures were"
-    return f"A command was ended when {there} finished: the same command again does the rest."
+def _unfinished(path: Path, kind: str) -> Fault:
+    try:
+        journal = Journal(path) if kind == unfinished.CELLS.strip(".") else Journal(path.parent, path.name)
+    except OutputError as error:
+        return Fault("unreadable", path, error.problem)
+    there = "1 picture was" if len(journal.done) == 1 else f"{len(journal.done)} pictures were"
+    return Fault(
+        "unfinished", path, f"A command was ended when {there} finished: the same command again does the rest."
+    )
