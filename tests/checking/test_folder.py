@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,36 @@ def test_a_line_of_the_journal_that_lies(folder):
     assert faults_in(folder) == {"a.png": "content, journal", NAME: "journal, journal"}
 
 
+def test_of_a_job_with_several_lines_the_last_one_counts(folder):
+    """A picture that was rendered anew under another name."""
+    journal = Journal(folder)
+    one = journal.done["id1"]
+    os.rename(folder / "a.png", folder / "z.png")
+    journal.append(replace(one, path="z.png", latents=None, trajectory=None))
+    assert faults_in(folder) == {}
+
+
+def test_a_run_that_renders_a_picture_anew_meanwhile(folder):
+    """The journal is read before the pictures are."""
+    planned = plan([folder])
+    data = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes((folder / "b.png").read_bytes())
+    journal = Journal(folder)
+    two = journal.done["id2"]
+    journal.append(replace(journal.done["id1"], sha256=two.sha256, bytes=two.bytes, seed=2))
+    kinds = [fault.kind for item in look(planned) for fault in (item.faults if isinstance(item, Looked) else [item])]
+    assert set(kinds) == {"beside"}  # latents of the picture before
+    (folder / "a.png").write_bytes(data)
+    assert faults_in(folder)["a.png"] == "content, journal"
+
+
+def test_pictures_of_an_unfinished_run_are_held_to_its_journal(folder):
+    os.rename(folder / NAME, folder / ".mlxdiff-key-token.run")
+    assert faults_in(folder) == {".mlxdiff-key-token.run": "unfinished"}
+    change(folder / "a.png", 70)
+    assert "content" in faults_in(folder)["a.png"]
+
+
 def test_a_torn_last_line(folder):
     with (folder / NAME).open("a") as file:
         file.write('{"bytes":31')
@@ -249,6 +280,7 @@ def test_a_journal_that_is_a_pipe(tmp_path):
     os.mkfifo(tmp_path / ".mlxdiff-a.lock")
     found = faults_in(tmp_path)
     assert found[NAME] == "unreadable"
+    assert found[".mlxdiff-a-b.run"].startswith("unreadable")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -262,9 +294,9 @@ def test_what_may_not_be_read(folder):
 
 
 def test_folders_that_lie_very_deep(tmp_path):
-    """Deeper than Python's recursion goes, and than a path may be long."""
+    """Deeper than a path may be long, and nearly as deep as Python recurses."""
     here = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(900):
         os.mkdir("deep", dir_fd=here)
         below = os.open("deep", os.O_RDONLY, dir_fd=here)
         os.close(here)

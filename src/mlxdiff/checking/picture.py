@@ -106,8 +106,10 @@ def _in_journal(path: Path, stream: BinaryIO, entry: Entry | None, ledger: Ledge
     """Whether the file is the one that its line in the journal describes."""
     if entry is None:
         return []
-    length, wanted = length_of(stream), None if entry.line is None else entry.line.bytes
     digest = sha256_of(stream)
+    if digest != entry.sha256:
+        entry = ledger.now(str(path), entry)
+    length, wanted = length_of(stream), None if entry.line is None else entry.line.bytes
     if digest == entry.sha256:
         return []
     other = ledger.names.get(digest)

@@ -97,6 +97,8 @@ def _left(found: Found, folder: Path, name: str) -> None:
     """A file that a process at work has, or that one left which was killed."""
     path = folder / name
     kind = name.rpartition(".")[2]
+    if kind == unfinished.RUN.strip("."):
+        found.journals.append(path)
     try:
         if kind == "part":
             at_work = not is_left(path)
