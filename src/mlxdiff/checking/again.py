@@ -28,7 +28,7 @@ from .picture import Looked
 
 # Decibels (PSNR) below which it is another picture. Devices, batch sizes and numbers of threads round differently, and
 # half precision more so: docs/checking.md has what was measured.
-BOUND = 30.0
+BOUND = 40.0
 LEVELS = 255
 
 

@@ -58,6 +58,7 @@ def info(
             metavar="NAME", help=f"With --prompt: {', '.join(PROMPT_SYNTAXES)}. Default: {PROMPT_SYNTAXES[0]}."
         ),
     ] = None,
+    negative: Annotated[bool, typer.Option("--negative", help="With --prompt: read it as a negative prompt.")] = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -73,7 +74,6 @@ def info(
             help="With --check: render so many of the pictures again, always the same ones, and compare.",
         ),
     ] = None,
-    negative: Annotated[bool, typer.Option("--negative", help="With --prompt: read it as a negative prompt.")] = False,
     json: options.Json = False,
 ) -> None:
     """Show the device, versions and cache; or a MODEL; or the settings that made a FILE."""
