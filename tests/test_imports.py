@@ -70,6 +70,7 @@ ALLOWED = {
         *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
         *(
             "animate",
+            "checking",
             "ip_adapters",
             "labels",
             "latents",
@@ -84,6 +85,10 @@ ALLOWED = {
     "batch": {
         *("pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "provenance", "sheets"),
         "trajectory",
+    },
+    "checking": {
+        *("__init__", "batch", "budget", "containers", "images", "latents", "metadata", "named_files", "parameters"),
+        *("picture_texts", "png", "recipes", "sheets", "trajectory"),
     },
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
