@@ -83,9 +83,12 @@ def _render(chosen: Sequence[Looked], told: _Told) -> None:
     from ..checking import again
     from ..checking.fault import Fault
 
+    place = {looked.path: index for index, looked in enumerate(chosen)}
     with Bars() as bars:
         bars.start(len(chosen))
         for event in bars.follow(again.rerender(chosen)):
+            if isinstance(event, again.Compared | again.NotRendered | Fault):
+                bars.done(place[event.path])
             if isinstance(event, again.Compared):
                 told.compared(event)
             elif isinstance(event, again.NotRendered):
