@@ -12,7 +12,7 @@ from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError,
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
 from . import check as checking
-from . import config, listing, options, output, usage
+from . import completion, config, listing, options, output, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
 EXAMPLES = """
@@ -34,6 +34,7 @@ def info(
             " and pictures. Any number of them.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
+            autocompletion=completion.models_or_files,
         ),
     ] = None,
     settings: Annotated[
