@@ -80,10 +80,12 @@ def test_metadata_that_lie_consistently(made, tmp_path, changes):
     assert found.fault.kind == "rerendered"
 
 
-def test_pixels_that_were_painted_over(made, tmp_path):
+@pytest.mark.parametrize("side", [40, 1])
+def test_pixels_that_were_painted_over(made, tmp_path, side):
+    """However small the part is: of a few pixels the decibels say nothing."""
     with Image.open(made / "1.png") as picture:
         pixels = np.array(picture)
-    pixels[20:60, 20:60] = 255 - pixels[20:60, 20:60]
+    pixels[20 : 20 + side, 20 : 20 + side] = 255 - pixels[20 : 20 + side, 20 : 20 + side]
     found = read_picture(made / "1.png").request
     assert found is not None
     write_picture(tmp_path / "a.png", pixels, picture_text(found))
@@ -91,6 +93,7 @@ def test_pixels_that_were_painted_over(made, tmp_path):
     assert isinstance(one, Compared)
     assert one.fault is not None
     assert one.largest > 100
+    assert (one.decibels > BOUND) == (side == 1)
 
 
 @pytest.mark.parametrize(

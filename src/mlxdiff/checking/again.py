@@ -26,9 +26,10 @@ from ..metadata import changed_files
 from .fault import Fault
 from .picture import Looked
 
-# Decibels (PSNR) below which it is another picture. Devices, batch sizes and numbers of threads round differently, and
-# half precision more so: docs/checking.md has what was measured.
+# Decibels (PSNR) below which it is another picture, and the difference of a colour above which a part of it is.
+# Devices, batch sizes and threads round differently, half precision more so: docs/checking.md has what was measured.
 BOUND = 40.0
+LARGEST = 64
 LEVELS = 255
 
 
@@ -45,9 +46,11 @@ class Compared:
 
     @property
     def fault(self) -> Fault | None:
-        if self.decibels >= BOUND:
+        if self.decibels >= BOUND and self.largest <= LARGEST:
             return None
-        said = f"Rendered again it is another picture: {self.decibels:.1f} dB, the largest difference {self.largest}."
+        what = "another picture" if self.decibels < BOUND else "another picture in a part"
+        measured = f"{self.decibels:.1f} dB, the largest difference {self.largest} of {LEVELS}"
+        said = f"Rendered again it is {what}: {measured}."
         return Fault("rerendered", self.path, said)
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import InputError
-from ..latents import KEY, open_tensors, request_in
+from ..latents import KEY, MAX_HEADER, open_tensors, request_in
 from ..request import Request
 from ..trajectory import DENOISED, SUFFIX
 from .fault import UnsoundError, damaged
@@ -58,9 +58,13 @@ def check_latents(path: Path, stream: BinaryIO) -> Request | None:
         raise damaged(f"It holds {n_images} images, and says that it holds {request.batch_size}.")
     stream.seek(0)
     length = int.from_bytes(stream.read(8), "little")
-    header = json.loads(stream.read(length))
-    for name in names:
-        _check_finite(stream, 8 + length, header[name], name)
+    try:
+        header = json.loads(stream.read(min(length, MAX_HEADER)))
+        entries = {name: header[name] for name in names}
+    except (ValueError, KeyError, TypeError):  # it was another file a moment ago
+        raise damaged("Its header cannot be read.") from None
+    for name, entry in entries.items():
+        _check_finite(stream, 8 + length, entry, name)
     return request
 
 

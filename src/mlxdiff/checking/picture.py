@@ -49,22 +49,26 @@ class Known:
 
 def look_at_picture(path: Path, known: Known) -> Looked:
     """A picture file; once more if it was changed meanwhile."""
-    return _again_if_changed(lambda: _picture(path, known))
+    return _looked(path, lambda: _picture(path, known), is_picture=True)
 
 
 def look_at_latents(path: Path, known: Known) -> Looked | None:
     """A file of latents, beside a picture or alone; None for a file of another kind, such as a LoRA."""
     if not (holds_ours(path) or known.ledger.of(str(path)) is not None):
         return None
-    return _again_if_changed(lambda: _latents(path, known))
+    return _looked(path, lambda: _latents(path, known), is_picture=False)
 
 
-def _again_if_changed(look: Callable[[], Looked]) -> Looked:
-    looked = look()
-    if not any(fault.kind == "changing" for fault in looked.faults):
-        return looked
-    time.sleep(SETTLED)
-    return look()
+def _looked(path: Path, look: Callable[[], Looked], *, is_picture: bool) -> Looked:
+    try:
+        looked = look()
+        if not any(fault.kind == "changing" for fault in looked.faults):
+            return looked
+        time.sleep(SETTLED)
+        return look()
+    except Exception as error:  # whatever a file does to a reader, the others are looked at
+        said = f"To read it ended in an error ({type(error).__name__}: {printable(str(error))[:200]})."
+        return Looked(path, (Fault("damaged", path, said),), is_picture=is_picture)
 
 
 def _picture(path: Path, known: Known) -> Looked:

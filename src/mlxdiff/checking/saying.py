@@ -21,7 +21,7 @@ from ..printable import printable
 from ..recipes import a1111
 from ..recipes.recipe import json_of
 from ..request import Request
-from ..sheets import SHEET, SWEEP, read_sheet
+from ..sheets import SWEEP, read_sheet
 from .fault import Fault
 
 MAX_INPUT = 2**36  # bytes of a named file that is hashed
@@ -66,8 +66,8 @@ def check_said(
         request = request_of(texts["mlxdiff"]) if "mlxdiff" in texts else None
     except RequestError as error:
         problem = f"What it says about mlxdiff cannot be used: {printable(error.problem)}"
-    if problem is None:
-        problem = next((_uncanonical(texts[name]) for name in ("mlxdiff",) if name in texts), None)
+    if problem is None and "mlxdiff" in texts:
+        problem = _uncanonical(texts["mlxdiff"])
     faults = [] if problem is None else [Fault("metadata", path, problem)]
     if request is not None:
         problems = {
@@ -76,7 +76,7 @@ def check_said(
             "input": _changed_input(request, inputs),
         }
         faults += [Fault(kind, path, said) for kind, said in problems.items() if said is not None]
-    if {"mlxdiff", SWEEP, SHEET} & texts.keys():
+    if {"mlxdiff", SWEEP} & texts.keys():
         said = source_type_in(dict(texts))
         if said is not None and said not in _BY_A_MODEL:
             faults.append(Fault("provenance", path, f"It says that mlxdiff made it, and that its source is {said}."))
