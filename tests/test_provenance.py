@@ -52,6 +52,19 @@ def test_the_term_of_a_request(changes, term):
 
 
 @pytest.mark.usefixtures("here")
+def test_pictures_in_memory_say_it_too():
+    """One that was rendered, and files that were opened with PIL."""
+    (picture,) = StableDiffusion("emoji").generate("a red apple", steps=1, seed=0)
+    assert provenance.source_type(request(image=picture, expand="8")) == xmp.TRAINED
+    for name, term in (("made.png", xmp.TRAINED), ("photo.png", xmp.EDITED)):
+        with Image.open(name) as opened:
+            assert provenance.source_type(request(image=opened, expand="8")) == term
+            opened.save("again.jpg", **({"xmp": opened.info["xmp"]} if "xmp" in opened.info else {}))
+        with Image.open("again.jpg") as opened:
+            assert provenance.source_type(request(image=opened, mask=PIXELS)) == term
+
+
+@pytest.mark.usefixtures("here")
 def test_what_was_repainted_once_stays_edited():
     """An edited photo that is edited again is no picture of a model's."""
     write_picture("edited.png", PIXELS, picture_text(request(image="photo.png", expand="8")))

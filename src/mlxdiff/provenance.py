@@ -11,6 +11,7 @@ from pathlib import Path
 from . import __version__, xmp
 from .errors import MlxdiffError
 from .picture_texts import source_type_in, texts_in
+from .pictures import Pixels
 from .request import Request
 
 TOOL = f"mlxdiff {__version__}"
@@ -23,9 +24,11 @@ def source_type(request: Request) -> str:
     made the other picture as well, which it then says of itself. All else is a model's in every pixel, also where a
     picture was its beginning.
     """
-    if not _keeps_a_part(request) or (isinstance(request.image, str) and said_by(request.image) == xmp.TRAINED):
+    if not _keeps_a_part(request):
         return xmp.TRAINED
-    return xmp.EDITED
+    image = request.image
+    said = image.source_type if isinstance(image, Pixels) else said_by(image)
+    return xmp.TRAINED if said == xmp.TRAINED else xmp.EDITED
 
 
 def said_by(path: str | Path) -> str | None:
