@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -353,3 +354,9 @@ def test_metadata_of_hostile_texts_in_names(tmp_path):
     name = "a\x1b[31m\n.png"
     write_picture(tmp_path / name, np.zeros((4, 4, 3), np.uint8), picture_text(Request("a", seed=1)))
     assert faults_in(tmp_path) == {}
+
+
+def test_looking_needs_no_mlx():
+    """Which takes half a second to import, and may not be there where pictures are kept."""
+    code = "import sys; import mlxdiff.checking.folder, mlxdiff.checking.sample; sys.exit('mlx.core' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

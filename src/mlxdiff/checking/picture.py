@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..batch.jobs import essence
+from ..batch.essence import essence
 from ..errors import InputError, MlxdiffError
 from ..metadata import request_of
 from ..picture_texts import texts_in
