@@ -131,6 +131,8 @@ def test_a_parameters_text_that_was_cut(tmp_path):
     assert kinds_of(tmp_path / "a.png", texts | {"parameters": "a cat 3"}) == ["parameters"]
     without = texts["parameters"].replace("Seed: 3, ", "")
     assert kinds_of(tmp_path / "a.png", texts | {"parameters": without}) == ["parameters"]
+    more = texts["parameters"].replace("Seed: 3, ", "Seed: 3, Clip skip: 2, ")
+    assert kinds_of(tmp_path / "a.png", texts | {"parameters": more}) == ["parameters"]
 
 
 def test_the_text_of_another_version_may_say_less(tmp_path, monkeypatch):

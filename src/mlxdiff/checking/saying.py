@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,8 @@ from .fault import Fault
 MAX_INPUT = 2**36  # bytes of a named file that is hashed
 _FEW = 3  # settings that a sentence names
 _CELL = 64  # pixels: no latent cell is larger
+# In the texts of every version, where they are set.
+_ALWAYS = {"prompt", "negative_prompt", "steps", "sampler", "guidance_scale", "seed", "width", "height"}
 _BY_A_MODEL = (xmp.TRAINED, xmp.EDITED, xmp.MIXED)
 
 
@@ -101,9 +102,9 @@ def _other_parameters(request: Request, text: str | None) -> str | None:
         return "A1111's text in it has no settings any more."
     wanted = a1111.read(parameters_without_hashes(request), lambda name: name)
     have, want = dict(said.settings), dict(wanted.settings)
-    names = have.keys() | want.keys()
-    if re.search(r"\bVersion: mlxdiff ([^\s,]+)", text) is None or f"Version: mlxdiff {__version__}" not in text:
-        names = have.keys() & want.keys()  # another version may write more, or less
+    names = (have.keys() & want.keys()) | (_ALWAYS & want.keys())  # another version may write more, or less
+    if f"Version: mlxdiff {__version__}" in text:
+        names |= have.keys()
     others = sorted(name for name in names if have.get(name) != want.get(name))
     if not others:
         return None

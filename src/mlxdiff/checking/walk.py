@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..batch import claims, unfinished
-from ..batch.journal import NAME, Journal
-from ..errors import OutputError
+from ..batch import claims
+from ..batch.journal import NAME
+from ..batch.unfinished import RUN
 from ..files import is_left
 from .beside import LATENTS
 from .fault import Fault
@@ -97,7 +97,7 @@ def _left(found: Found, folder: Path, name: str) -> None:
     """A file that a process at work has, or that one left which was killed."""
     path = folder / name
     kind = name.rpartition(".")[2]
-    if kind == unfinished.RUN.strip("."):
+    if name.endswith(RUN):
         found.journals.append(path)
     try:
         if kind == "part":
@@ -119,15 +119,5 @@ def _left(found: Found, folder: Path, name: str) -> None:
         said = f"{what} was left by a process that was killed: the next run in this folder removes it."
         found.faults.append(Fault("leftover", path, said))
     else:
-        found.faults.append(_unfinished(path, kind))
-
-
-def _unfinished(path: Path, kind: str) -> Fault:
-    try:
-        journal = Journal(path) if kind == unfinished.CELLS.strip(".") else Journal(path.parent, path.name)
-    except OutputError as error:
-        return Fault("unreadable", path, error.problem)
-    there = "1 picture was" if len(journal.done) == 1 else f"{len(journal.done)} pictures were"
-    return Fault(
-        "unfinished", path, f"A command was ended when {there} finished: the same command again does the rest."
-    )
+        said = "A command was ended before all of its pictures were there: the same command again does the rest."
+        found.faults.append(Fault("unfinished", path, said))
