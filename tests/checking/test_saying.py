@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checked_folder import request
+from PIL import Image, PngImagePlugin
 
 from mlxdiff import StableDiffusion, parameters, xmp
 from mlxdiff.checking.fault import Fault
@@ -107,6 +108,19 @@ def test_an_edited_json(path, change, kinds):
 def test_json_that_says_the_same_in_other_words(tmp_path, rewrite):
     texts = picture_text(request(3))
     assert kinds_of(tmp_path / "a.png", texts | {"mlxdiff": rewrite(texts["mlxdiff"])}) == ["metadata"]
+
+
+@pytest.mark.parametrize("name", ["mlxdiff", "parameters", xmp.NAME])
+def test_a_text_that_is_there_twice(tmp_path, name):
+    """Pillow takes the last one, mlxdiff the first."""
+    texts, other = picture_text(request(3)), picture_text(request(4))
+    chunks = PngImagePlugin.PngInfo()
+    for text in (texts, {name: other[name]}):
+        for each, value in text.items():
+            chunks.add_itxt(each, value)
+    Image.fromarray(BLACK).save(tmp_path / "a.png", pnginfo=chunks)
+    (fault,) = look_at_picture(tmp_path / "a.png", Known(Ledger())).faults
+    assert (fault.kind, name in fault.problem) == ("metadata", True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"seed":' + "9" * 10_000 + "}", "[" * 100_000, '{"a":NaN}'])

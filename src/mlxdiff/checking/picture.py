@@ -19,7 +19,7 @@ from .fault import Fault, UnsoundError
 from .ledger import Entry, Ledger
 from .pixels import NAMES, Pixels, check_pixels
 from .reading import SETTLED, check_settled, length_of, sha256_of, steady
-from .saying import Inputs, check_said
+from .saying import Inputs, check_said, check_twice
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def _picture(path: Path, known: Known) -> Looked:
             if pixels is not None or any(fault.kind == "trailing" for fault in faults):
                 request, said = _said(path, known)
                 faults += said
+            faults += [] if pixels is None else check_twice(path, pixels.twice)
             faults += _seed(path, entry, request)
             if faults:
                 check_settled(stream)

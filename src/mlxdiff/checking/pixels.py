@@ -30,19 +30,20 @@ _alone = threading.Lock()
 
 @dataclass(frozen=True)
 class Pixels:
-    """`size` is (width, height) in pixels; `frames` is more than 1 for an animation."""
+    """`size` is (width, height) in pixels; `frames` is more than 1 for an animation; `twice` as of PngFile."""
 
     format: str
     size: tuple[int, int]
     frames: int
+    twice: tuple[str, ...] = ()
 
 
 def check_pixels(path: Path, stream: BinaryIO) -> Pixels:
     """What the open file at that path is; raises UnsoundError."""
     stream.seek(0)
     if stream.read(len(SIGNATURE)) == SIGNATURE:
-        size, frames = check_png(stream)
-        return Pixels("PNG", size, frames)
+        found = check_png(stream)
+        return Pixels("PNG", found.size, found.frames, found.twice)
     if length_of(stream) == 0:
         raise damaged("It is empty.")
     if length_of(stream) > MAX_HELD:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from .. import xmp
+from ..images import OWN
 from ..pictures import MAX_PIXELS
 from ..png import MAX_CHUNKS, SIGNATURE
 from .fault import UnsoundError, damaged
@@ -18,6 +20,8 @@ from .reading import BLOCK, length_of
 from .rows import Header, Rows, read_header
 
 MAX_ALL = 2**31  # pixels of all frames
+_KEYWORD = 80  # bytes, with its NUL
+_TELLING = {name.encode() for name in (*OWN, "parameters", xmp.NAME)}
 _ONCE = (b"IHDR", b"PLTE", b"IEND", b"acTL")
 _KNOWN = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
@@ -45,8 +49,17 @@ class _Chunk:
         return b"".join(self.blocks())
 
 
-def check_png(stream: BinaryIO) -> tuple[tuple[int, int], int]:
-    """(width, height) and the number of frames; raises UnsoundError, also where anything is behind its end."""
+@dataclass(frozen=True)
+class PngFile:
+    """`size` is (width, height) in pixels; `twice` are the names of mlxdiff's texts that are there twice."""
+
+    size: tuple[int, int]
+    frames: int
+    twice: tuple[str, ...] = ()
+
+
+def check_png(stream: BinaryIO) -> PngFile:
+    """What a sound file has; raises UnsoundError, also where anything is behind its end."""
     stream.seek(len(SIGNATURE))
     look = _Look(length_of(stream))
     for chunk in _chunks(stream):
@@ -56,7 +69,7 @@ def check_png(stream: BinaryIO) -> tuple[tuple[int, int], int]:
     if behind:
         raise UnsoundError("trailing", f"{behind} bytes are behind its end.")
     assert look.header is not None
-    return (look.header.width, look.header.height), max(1, look.frames)
+    return PngFile((look.header.width, look.header.height), max(1, look.frames), tuple(look.twice))
 
 
 def _chunks(stream: BinaryIO) -> Iterator[_Chunk]:
@@ -84,6 +97,8 @@ class _Look:
         self.size = size
         self.header: Header | None = None
         self.frames = 0
+        self.twice: dict[str, None] = {}
+        self._texts: set[bytes] = set()
         self._seen: set[bytes] = set()
         self._before = b""  # the chunk before
         self._pixels = 0  # of all frames so far
@@ -104,6 +119,7 @@ class _Look:
         self._seen.add(kind)
         reader = {b"IHDR": self._ihdr, b"IDAT": self._idat, b"acTL": self._actl, b"fcTL": self._fctl}
         reader |= {b"fdAT": self._fdat, b"IEND": self._empty}
+        reader |= dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), self._text)
         reader.get(kind, self._skip)(chunk)
         self._before = kind
 
@@ -162,6 +178,17 @@ class _Look:
 
     def _empty(self, chunk: _Chunk) -> None:
         _exactly(chunk, 0)
+
+    def _text(self, chunk: _Chunk) -> None:
+        """Of two texts with one name, readers take the first or the last."""
+        start = b""
+        for block in chunk.blocks():
+            start = start or block[:_KEYWORD]
+        name = start.partition(b"\0")[0]
+        if name in _TELLING:
+            if name in self._texts:
+                self.twice[name.decode()] = None
+            self._texts.add(name)
 
     def _skip(self, chunk: _Chunk) -> None:
         for _ in chunk.blocks():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,12 @@ def check_said(
         if said is not None and said not in _BY_A_MODEL:
             faults.append(Fault("provenance", path, f"It says that mlxdiff made it, and that its source is {said}."))
     return request, faults
+
+
+def check_twice(path: Path, names: Sequence[str]) -> list[Fault]:
+    """What is wrong with texts that a file has twice: which of them counts differs from reader to reader."""
+    said = "It has two texts called {}, of which readers take different ones."
+    return [Fault("metadata", path, said.format(name)) for name in names]
 
 
 def _uncanonical(text: str) -> str | None:
