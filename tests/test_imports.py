@@ -68,7 +68,19 @@ ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
+        *(
+            "__init__",
+            "adapters",
+            "batch",
+            "pipeline",
+            "quantized",
+            "hub",
+            "images",
+            "metadata",
+            "backend",
+            "listing",
+            "server",
+        ),
         *(
             "animate",
             "checking",
@@ -90,6 +102,9 @@ ALLOWED = {
     "checking": {
         *("__init__", "batch", "budget", "containers", "images", "latents", "metadata", "named_files", "parameters"),
         *("picture_texts", "png", "recipes", "sheets", "trajectory"),
+    },
+    "server": {
+        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
     "pipeline": {
         *(PIPELINE - {"pipeline"}),

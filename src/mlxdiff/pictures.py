@@ -141,7 +141,9 @@ class PictureSources:
 def _source_type(value: Any) -> str | None:
     """What a PIL image, opened or rendered, says of its source."""
     info = getattr(value, "info", None)
-    for name in (xmp.NAME, xmp.OTHER_FORMATS) if isinstance(info, dict) else ():
+    if not isinstance(info, dict):
+        return None
+    for name in (xmp.NAME, xmp.OTHER_FORMATS):
         packet = info.get(name)
         text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet
         if isinstance(text, str) and (found := xmp.source_type(text)) is not None:
