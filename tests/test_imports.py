@@ -23,6 +23,7 @@ LEAVES = {
     "hashing",
     "inputs",
     "keywords",
+    "option_texts",
     "ip_adapter_setting",
     "masks",
     "part_kinds",
@@ -69,6 +70,7 @@ ALLOWED = {
         *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
         *(
             "animate",
+            "gallery",
             "ip_adapters",
             "labels",
             "latents",
@@ -79,6 +81,7 @@ ALLOWED = {
             "upscaling",
         ),
     },
+    "gallery": {"__init__", "images", "metadata", "recipes", "stealth"},
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),

@@ -75,7 +75,7 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     """
     with open_picture(path) as opened:
         width, height = opened.size
-        _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
+        check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
         picture = to_rgb(ImageOps.exif_transpose(opened), path)
         return np.asarray(picture if size is None else fitted(picture, size, "crop"), np.float32) / 255
 
@@ -89,7 +89,7 @@ def read_layers(source: str | Pixels) -> tuple[Image.Image, Image.Image | None]:
         return layers(_held(source), "The picture")
     path = in_file(source)
     with open_picture(path) as opened:
-        _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+        check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
         return layers(ImageOps.exif_transpose(opened), path)
 
 
@@ -112,7 +112,7 @@ def read_gray(source: str | Pixels) -> np.ndarray:
     if isinstance(source, str):
         path = in_file(source)
         with open_picture(path) as opened:
-            _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+            check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
             if opened.mode.startswith("I"):
                 upright = ImageOps.exif_transpose(opened)
                 to_rgb(upright, path)  # which refuses what is more than 16 bits
@@ -132,7 +132,7 @@ def source_size(source: str | Pixels) -> tuple[int, int]:
     with open_picture(in_file(source)) as opened:
         width, height = opened.size
         if opened.format == "PNG" and "exif" not in opened.info:  # Pillow decodes it to look behind the pixels
-            _check_decoding(source, width, height)
+            check_decoding(source, width, height)
         turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
         return (width, height) if turned else (height, width)
 
@@ -179,8 +179,8 @@ def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
     return made  # type: ignore[return-value]
 
 
-def _check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
-    """Raises InputError for a picture that would not fit into memory; `kept` pixels of it become floats."""
+def check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
+    """Raises InputError for a picture that would not fit into memory decoded; `kept` pixels of it become floats."""
     needed = _DECODED * width * height + _AS_FLOATS * kept
     if not budget.fits(needed):
         raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
@@ -289,12 +289,19 @@ def stored_texts(picture: Image.Image) -> dict[str, str]:
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """A picture file, open while in use; whatever is wrong with it, then or on the way, is an InputError."""
+    with warnings.catch_warnings():
+        # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
+        warnings.simplefilter("ignore")
+        with opened(path) as picture:
+            yield picture
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """As `open_picture`, for a thread: what is done about warnings holds for all of them, and is the caller's."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
-            warnings.simplefilter("ignore")
-            with open_input(path, "picture") as stream, Image.open(stream, formats=_READABLE) as picture:
-                yield picture
+        with open_input(path, "picture") as stream, Image.open(stream, formats=_READABLE) as picture:
+            yield picture
     except MlxdiffError:
         raise
     except UnidentifiedImageError:

@@ -174,6 +174,11 @@ class Bars:
         self.progress.wanted = n_images
         self._view.update()
 
+    def done(self, index: int) -> None:
+        """A picture is finished that was only read or decoded."""
+        self.progress.rendered(index)
+        self._view.update()
+
     def follow(self, events: Iterable[T]) -> Iterator[T]:
         """Shows every event, of a render or of a runner, and passes it on."""
         from ..batch.events import Failed, Written

@@ -1,0 +1,69 @@
+"""`mlxdiff grid --html`: what is announced of a gallery, and how its making ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from ..batch.options import RunOptions
+from ..errors import RequestError
+from . import output, usage, viewer
+from .bars import Bars
+from .interrupt import Interrupts
+
+ENDS = (".html", ".htm")
+SOME_BROKEN = 1  # as of `info`, where one of several files cannot be read
+
+
+def write(places: list[Path], path: Path, title: str | None, size: int | None, run: RunOptions) -> None:
+    """Writes the page of all pictures in `places`; exits with 1 where some cannot be read, after naming each."""
+    from .. import files
+    from ..gallery import Added, Broken, collect, write_gallery
+    from ..gallery.thumbnails import LARGEST, SIZE, SMALLEST
+
+    if not places:
+        raise RequestError("There is nothing for the page.", "Name pictures, or folders of them.")
+    if path.suffix.lower() not in ENDS:
+        raise RequestError(f"{path} would be a page without .html in its name.", "End its name in .html.")
+    if size is not None and not SMALLEST <= size <= LARGEST:
+        raise RequestError(
+            f"--thumbnail-size is {size}.", f"It is a whole number of pixels from {SMALLEST} to {LARGEST}."
+        )
+    usage.check_files(places)
+    files.check_writable(path, force=run.force)
+    pictures = collect(places)
+    interrupts = Interrupts(tell=lambda: None, clean=lambda: files.remove_parts(path.parent, ours=True))
+    with Bars(shown=run.progress) as bars, interrupts:
+        bars.start(len(pictures))
+
+        def tell(event: Added | Broken) -> None:
+            if interrupts.is_set():
+                raise typer.Exit(interrupts.exit_code)
+            if isinstance(event, Broken):
+                output.report(event.error)
+            bars.done(0)
+
+        n_shown, n_broken = write_gallery(
+            pictures,
+            path,
+            title=_title(places) if title is None else title,
+            size=SIZE if size is None else size,
+            force=run.force,
+            tell=tell,
+        )
+    if run.json:
+        output.say_json({"event": "gallery", "path": str(path), "images": n_shown, "broken": n_broken})
+    else:
+        output.say(str(path))
+    if run.open:
+        viewer.show([path])
+    if n_broken:
+        raise typer.Exit(SOME_BROKEN)
+
+
+def _title(places: list[Path]) -> str:
+    """The name of the folder, of one; where there are several places, of the one that they are in."""
+    folders = {place.absolute() if place.is_dir() else place.absolute().parent for place in places}
+    name = next(iter(folders)).name if len(folders) == 1 else ""
+    return name or "Pictures"

@@ -1,0 +1,161 @@
+// The pictures and what they say. A field is a setting, or a fact about the file; values are texts, as options take them.
+
+const FACTS = [
+  { name: "program", title: "made with" },
+  { name: "folder" },
+  { name: "file" },
+  { name: "date" },
+  { name: "size", title: "size in pixels" },
+  { name: "pixels", number: true },
+  { name: "bytes", number: true },
+];
+const SEARCHED = ["prompt", "hires_prompt", "model", "lora"]; // by words without a field, and so are file names
+
+class Store {
+  constructor(fields) {
+    this.fields = [...fields, ...FACTS];
+    this.nSettings = fields.length;
+    this.strings = [];
+    this.pictures = [];
+    this.names = new Map();
+    for (const field of this.fields) this.names.set(field.name, field);
+    for (const [index, field] of this.fields.entries()) {
+      field.index = index;
+      field.title ??= field.name.replaceAll("_", " ");
+      for (const other of field.other ?? []) if (!this.names.has(other)) this.names.set(other, field);
+    }
+    this.searched = new Set(SEARCHED.map((name) => this.names.get(name)?.index));
+    this.lowered = [];
+    this.numbers = [];
+  }
+
+  /** Adds the pictures of a block of the file (blocks.py says what stands where). */
+  add(block) {
+    for (const text of block.strings) this.strings.push(text);
+    for (const row of block.rows) {
+      const [address, bytes, modified, width, height, program, exact, settings, notes, command, thumbnail] = row;
+      const path = pathText(address.replace(/^\.\//, ""));
+      const cut = path.lastIndexOf("/");
+      this.pictures.push({
+        index: this.pictures.length,
+        address, bytes, modified, width, height, settings, notes, command, thumbnail,
+        exact: exact === 1,
+        program: this.strings[program],
+        file: path.slice(cut + 1),
+        folder: cut < 0 ? "." : path.slice(0, cut),
+        selected: false,
+      });
+    }
+  }
+
+  /** The field that a name means: its own, an option's with dashes, or the beginning of one alone; or undefined. */
+  field(name) {
+    const wanted = name.toLowerCase().replaceAll("-", "_");
+    const exact = this.names.get(wanted);
+    if (exact || wanted.length < 3) return exact;
+    const begun = this.fields.filter((field) => field.name.startsWith(wanted));
+    return begun.length === 1 ? begun[0] : undefined;
+  }
+
+  /** What the picture says of a setting itself: a list, since some are given several times. */
+  said(picture, field) {
+    const found = [];
+    const { settings } = picture;
+    for (let i = 0; i < settings.length; i += 2) {
+      if (settings[i] === field.index) found.push(this.strings[settings[i + 1]]);
+    }
+    return found;
+  }
+
+  /** The texts of a field; where a picture is silent, what holds unasked. */
+  values(picture, field) {
+    switch (field.name) {
+      case "program": return picture.program ? [picture.program] : [];
+      case "folder": return [picture.folder];
+      case "file": return [picture.file];
+      case "date": return [(picture.date ??= dateText(picture.modified))];
+      case "size": return [`${picture.width}x${picture.height}`];
+      case "pixels": return [String(picture.width * picture.height)];
+      case "bytes": return [String(picture.bytes)];
+    }
+    const found = this.said(picture, field);
+    return found.length === 0 && field.unasked !== undefined && picture.program ? [field.unasked] : found;
+  }
+
+  /** [field, text] of all that the picture says, in the order of the declarations. */
+  settings(picture) {
+    const found = [];
+    for (let i = 0; i < picture.settings.length; i += 2) {
+      found.push([this.fields[picture.settings[i]], this.strings[picture.settings[i + 1]]]);
+    }
+    return found;
+  }
+
+  prompt(picture) {
+    return this.said(picture, this.names.get("prompt")).join("\n");
+  }
+
+  lower(place) {
+    return (this.lowered[place] ??= this.strings[place].toLowerCase());
+  }
+
+  /** Where the file is, for a shell; see pathOf. */
+  shellPath(picture, location) {
+    return shellPath(pathOf(picture.address, location));
+  }
+
+  /** The command line that renders the picture again, or an empty text where it says nothing of how it was made. */
+  command(picture, location) {
+    if (picture.command) return ["mlxdiff", ...picture.command].map(shellWord).join(" ");
+    if (picture.exact) return commandOf(this.settings(picture).map(([field, text]) => [field.option, text]));
+    return this.from(picture, location);
+  }
+
+  /** The command line that renders again with what stands in the file. */
+  from(picture, location) {
+    if (!picture.program || picture.command) return "";
+    return `mlxdiff generate --from ${this.shellPath(picture, location)}`;
+  }
+
+  /** The fields that tell these pictures apart, with how often each value occurs; at most `most` values a field. */
+  counts(pictures, fields, most) {
+    const found = new Map();
+    for (const field of fields) {
+      const counts = new Map();
+      for (const picture of pictures) {
+        const values = this.values(picture, field);
+        if (values.length === 0) values.push("");
+        for (const value of new Set(values)) counts.set(value, (counts.get(value) ?? 0) + 1);
+        if (counts.size > most) break;
+      }
+      if (counts.size <= most) found.set(field, counts);
+    }
+    return found;
+  }
+
+  /** The pictures in the order of a field; those without a value come last. */
+  sorted(pictures, field, descending) {
+    if (!field) return descending ? [...pictures].reverse() : pictures;
+    const collator = new Intl.Collator(undefined, { numeric: true });
+    const keyed = pictures.map((picture) => {
+      const text = field.name === "date" ? String(picture.modified) : (this.values(picture, field)[0] ?? "");
+      return { picture, text, number: field.number || field.name === "date" ? Number(text || NaN) : NaN };
+    });
+    const sign = descending ? -1 : 1;
+    keyed.sort((a, b) => {
+      if ((a.text === "") !== (b.text === "")) return a.text === "" ? 1 : -1;
+      const byNumber = a.number - b.number;
+      const order = Number.isNaN(byNumber) ? collator.compare(a.text, b.text) : byNumber;
+      return sign * order || a.picture.index - b.picture.index;
+    });
+    return keyed.map(({ picture }) => picture);
+  }
+}
+
+/** 2026-11-26 14:05:59, in this computer's time. */
+function dateText(milliseconds) {
+  const date = new Date(milliseconds);
+  const two = (number) => String(number).padStart(2, "0");
+  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
+  return `${day} ${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":")}`;
+}
