@@ -17,7 +17,7 @@ class Details {
     this.image.addEventListener("click", () => this.zoom());
     this.image.addEventListener("error", () => this.missing());
     dialog.addEventListener("close", () => hears.closed(this.position));
-    this.stage.addEventListener("touchstart", (event) => (this.touched = event.touches), { passive: true });
+    this.stage.addEventListener("touchstart", (event) => (this.touched = [...event.touches]), { passive: true });
     this.stage.addEventListener("touchend", (event) => this.swiped(event.changedTouches[0]), { passive: true });
     dialog.addEventListener("keydown", (event) => this.key(event));
     for (const button of dialog.querySelectorAll("[data-copy]")) {

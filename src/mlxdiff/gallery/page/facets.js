@@ -1,7 +1,9 @@
 // The column of filters: for each field that tells pictures apart its values, and how many pictures have each.
 
-const UNLISTED = ["prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt", "seed", "file", "date", "bytes"];
-const UNLISTED_FACTS = ["pixels", "variation_seed", "batch_index"];
+const UNLISTED = [
+  ...["prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt"],
+  ...["seed", "variation_seed", "batch_index"],
+];
 const FIRST = ["model", "lora", "sampler", "schedule", "steps", "guidance_scale", "program", "folder", "size"];
 const MOST_VALUES = 500; // of a field that is listed
 const FEW = 8; // values that are shown before "more"
@@ -15,23 +17,20 @@ class Facets {
     this.fields = [];
   }
 
-  /** Finds the fields that differ among all pictures. */
-  study(pictures) {
-    const hidden = new Set([...UNLISTED, ...UNLISTED_FACTS]);
-    const fields = this.store.fields.filter((field) => !hidden.has(field.name));
-    const found = this.store.counts(pictures, fields, MOST_VALUES);
+  /** Takes the fields that differ among all pictures, out of a survey of them. */
+  study(all) {
     const order = (field) => (FIRST.indexOf(field.name) + FIRST.length + 1) % (FIRST.length + 1);
-    this.fields = [...found].filter(([, counts]) => counts.size > 1).map(([field]) => field);
-    this.fields.sort((a, b) => order(a) - order(b) || a.index - b.index);
-    this.all = found;
+    this.all = all;
+    this.fields = [...all].filter(([field, counts]) => counts?.size > 1 && !UNLISTED.includes(field.name));
+    this.fields = this.fields.map(([field]) => field).sort((a, b) => order(a) - order(b) || a.index - b.index);
   }
 
-  /** Draws the column anew. `within(field)` are the pictures that fit all but what is asked of the field itself. */
-  show(within, chosen) {
+  /** Draws the column anew, with the counts that `survey(field)` has and the values of each field that are `chosen`. */
+  show(survey, chosen) {
     const focused = this.root.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
     this.root.replaceChildren();
     for (const [place, field] of this.fields.entries()) {
-      const counts = this.store.counts(within(field), [field], Infinity).get(field);
+      const counts = survey(field).get(field);
       const values = [...this.all.get(field).keys()];
       this.root.append(this.group(field, values, counts, chosen.get(field) ?? new Set(), place < 4));
     }

@@ -54,16 +54,18 @@ function search(stay = false) {
 }
 
 function drawFacets() {
-  if (byId("facets").hidden) return;
+  if (byId("facets").hidden || !complete) return;
   const chosen = new Map();
   for (const { field, op, values, negative } of terms) {
     if (op === "=" && !negative) chosen.set(field, new Set(values.map((value) => value.toLowerCase())));
   }
-  const within = (field) => {
-    if (!chosen.has(field)) return items;
-    return store.pictures.filter(matcher(terms.filter((term) => term.field !== field || term.op !== "="), store));
-  };
-  facets.show(within, chosen);
+  const shown = store.survey(items);
+  facets.show((field) => (chosen.has(field) ? store.survey(without(field)) : shown), chosen);
+}
+
+/** The pictures that fit all but what is asked of a field to equal. */
+function without(field) {
+  return store.pictures.filter(matcher(terms.filter((term) => term.field !== field || term.op !== "="), store));
 }
 
 function choose(field, value) {
@@ -164,12 +166,11 @@ function announce(text) {
 
 // ---- Controls
 
-function offerSorts() {
+function offerSorts(survey) {
   const select = byId("sort");
   const before = select.value || new URLSearchParams(location.hash.slice(1)).get("sort") || "";
-  const fields = store.fields.filter((field) => field.name !== "size");
-  const found = store.counts(store.pictures, fields, 1);
-  const differing = fields.filter((field) => !found.has(field));
+  const differs = (field) => !survey.has(field) || survey.get(field)?.size !== 1;
+  const differing = store.fields.filter((field) => field.name !== "size" && differs(field));
   const option = (value, text) => Object.assign(element("option", "", text), { value });
   select.replaceChildren(option("", "as in the folder"), ...differing.map(({ name, title }) => option(name, title)));
   select.value = differing.some(({ name }) => name === before) ? before : "";
@@ -285,8 +286,9 @@ function finish() {
     const shown = `${store.pictures.length.toLocaleString("en")} of ${about.pictures.toLocaleString("en")}`;
     byId("broken").textContent = `This file is cut off: it has ${shown} pictures. Make it again.`;
   } else tellBroken(JSON.parse(end.textContent).broken);
-  facets.study(store.pictures);
-  offerSorts();
+  const survey = store.survey(store.pictures, MOST_VALUES);
+  facets.study(survey);
+  offerSorts(survey);
   search(true);
 }
 
@@ -306,8 +308,8 @@ const wide = matchMedia("(min-width: 50rem)").matches;
 if (!wide) byId("side").value = 96;
 tiles.wanted = Number(byId("side").value);
 showFacets(wide);
+tiles.show(items, true);
 if (byId("query").value) search();
-tiles.layout();
 const arrivals = new MutationObserver(read);
 arrivals.observe(document.body, { childList: true });
 document.addEventListener("DOMContentLoaded", finish);

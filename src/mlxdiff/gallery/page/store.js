@@ -117,19 +117,36 @@ class Store {
     return `mlxdiff generate --from ${this.shellPath(picture, location)}`;
   }
 
-  /** The fields that tell these pictures apart, with how often each value occurs; at most `most` values a field. */
-  counts(pictures, fields, most) {
-    const found = new Map();
-    for (const field of fields) {
-      const counts = new Map();
-      for (const picture of pictures) {
-        const values = this.values(picture, field);
-        if (values.length === 0) values.push("");
-        for (const value of new Set(values)) counts.set(value, (counts.get(value) ?? 0) + 1);
-        if (counts.size > most) break;
+  /**
+   * How often each value of each setting occurs among these pictures, and of program, folder and size: a map of maps.
+   * "" stands for none. A field with more than `most` values has undefined.
+   */
+  survey(pictures, most = Infinity) {
+    const places = Array.from({ length: this.nSettings }, () => new Map());
+    const having = new Array(this.nSettings).fill(0);
+    const facts = ["program", "folder", "size"].map((name) => [this.names.get(name), new Map()]);
+    let told = 0; // pictures that say anything
+    for (const picture of pictures) {
+      const { settings } = picture;
+      for (let i = 0, last = -1; i < settings.length; i += 2) {
+        const counts = places[settings[i]];
+        if (counts.size <= most) add(counts, settings[i + 1]);
+        if (settings[i] !== last) having[(last = settings[i])] += 1;
       }
-      if (counts.size <= most) found.set(field, counts);
+      if (picture.program) told += 1;
+      for (const [field, counts] of facts) add(counts, this.values(picture, field)[0] ?? "");
     }
+    const found = new Map(facts);
+    for (const [index, counts] of places.entries()) {
+      const field = this.fields[index];
+      const named = new Map(Array.from(counts, ([place, count]) => [this.strings[place], count]));
+      const silent = field.unasked === undefined ? 0 : told - having[index];
+      if (silent > 0) add(named, field.unasked, silent);
+      const without = pictures.length - having[index] - silent;
+      if (without > 0) add(named, "", without);
+      found.set(field, named);
+    }
+    for (const [field, counts] of found) if (counts.size > most) found.set(field, undefined);
     return found;
   }
 
@@ -150,6 +167,10 @@ class Store {
     });
     return keyed.map(({ picture }) => picture);
   }
+}
+
+function add(counts, key, count = 1) {
+  counts.set(key, (counts.get(key) ?? 0) + count);
 }
 
 /** 2026-11-26 14:05:59, in this computer's time. */

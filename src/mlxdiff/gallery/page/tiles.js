@@ -30,7 +30,9 @@ class Tiles {
 
   /** More pictures at the end of the same list. */
   grown() {
-    this.layout();
+    if (this.columns === undefined) return;
+    this.heighten();
+    this.soon();
   }
 
   resize(side) {
@@ -47,8 +49,13 @@ class Tiles {
     this.columns = Math.max(1, Math.floor((width + GAP) / (this.wanted + GAP)));
     this.side = (width - GAP * (this.columns - 1)) / this.columns;
     this.pitch = this.side + GAP;
-    this.list.style.height = `${Math.max(0, Math.ceil(this.pictures.length / this.columns) * this.pitch - GAP)}px`;
+    this.laid = Symbol("layout"); // tiles that were placed in another one are placed anew
+    this.heighten();
     this.draw();
+  }
+
+  heighten() {
+    this.list.style.height = `${Math.max(0, Math.ceil(this.pictures.length / this.columns) * this.pitch - GAP)}px`;
   }
 
   soon() {
@@ -83,10 +90,13 @@ class Tiles {
       tile.sharp = false;
       tile.setAttribute("aria-label", this.hears.described(picture));
       tile.setAttribute("aria-posinset", position + 1);
+      tile.laid = undefined;
+      this.mark(position, tile);
       this.list.append(tile);
     }
+    if (tile.laid === this.laid) return;
+    tile.laid = this.laid;
     tile.setAttribute("aria-setsize", this.pictures.length);
-    this.mark(position, tile);
     const x = (position % this.columns) * this.pitch;
     const y = Math.floor(position / this.columns) * this.pitch;
     tile.style.transform = `translate(${x}px, ${y}px)`;
