@@ -15,13 +15,15 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ..declarations import Setting, declared
 from ..request import Request
+from ..structured import Structured
 from .entries import Entry
 
 EACH = 100  # pictures in a block: about half a megabyte, so that the first ones are there while the others are read
@@ -61,10 +63,21 @@ def _field(item: Setting) -> dict[str, Any]:
         "number": item.kind.type in (int, float) and not item.kind.many,
         "many": item.kind.many,
     }
-    unasked = item.neutral if item.default is None else item.default
-    if unasked not in (None, ""):
-        described["unasked"] = item.kind.show(unasked)
-    return described
+    if isinstance(item.kind, Structured):
+        needed = {part.name for part in dataclass_fields(item.kind.of) if part.default is MISSING}
+        described["heads"] = len(needed)
+        described["parts"] = [_part(part) for part in declared(item.kind.of) if part.name not in needed]
+    return described | _unasked(item)
+
+
+def _part(part: Setting) -> dict[str, Any]:
+    return {"name": part.name, "number": part.kind.type in (int, float)} | _unasked(part)
+
+
+def _unasked(item: Setting) -> dict[str, str]:
+    """What holds where nothing is said, if that is a value."""
+    value = item.neutral if item.default is None else item.default
+    return {} if value in (None, "") else {"unasked": item.kind.show(value)}
 
 
 @dataclass

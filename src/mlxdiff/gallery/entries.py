@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import recipes, stealth
-from ..errors import InputError, MlxdiffError
+from ..adapter_settings import Lora
+from ..errors import InputError, MlxdiffError, RequestError
 from ..inputs import open_input
 from ..metadata import PictureInfo, read_picture
 from ..option_texts import is_one_command, option_texts
 from ..recipes import Recipe, finished
 from ..request import Request
+from ..structured import Structured
+from ..text.syntax.a1111 import split_networks
 
 MLXDIFF = "mlxdiff"
 MOST_NOTES = 100
@@ -91,7 +95,18 @@ def _from_elsewhere(file: tuple[Path, int, int], path: Path, info: PictureInfo) 
     except MlxdiffError as error:
         return Entry(*file, notes=(*notes, str(error)))
     notes += _remarks(recipe)
-    return Entry(*file, program=recipe.program, settings=tuple(_texts(request)), notes=tuple(notes[:MOST_NOTES]))
+    settings = (*_texts(request), *_tagged(request))
+    return Entry(*file, program=recipe.program, settings=settings, notes=tuple(notes[:MOST_NOTES]))
+
+
+def _tagged(request: Request) -> Iterator[tuple[str, str]]:
+    """The LoRAs that tags in the prompt name, as A1111 has them: to find pictures by."""
+    prompt = "\n".join(dict.fromkeys(request.prompts))
+    for tag in split_networks(prompt, ("lora", "lyco"))[1]:
+        name, scale = (*tag.positional, "", "")[:2]
+        with suppress(ValueError, RequestError):
+            made = Structured(Lora).check("lora", {"ref": name.strip(), "scale": float(scale or 1)})
+            yield "lora", _cut(Structured(Lora).show(made))
 
 
 def _remarks(recipe: Recipe) -> Iterator[str]:

@@ -104,7 +104,7 @@ class Details {
       shown.title = `Show the pictures with this ${field.title}`;
       shown.addEventListener("click", () => {
         this.dialog.close();
-        this.hears.filtered(field, text);
+        this.hears.filtered(field, headOf(field, text));
       });
     }
     value.append(shown);

@@ -3,32 +3,44 @@
 //   red apple          both words occur in the prompt, the model, a LoRA or the file's name
 //   "red apple"        with the blank between them
 //   -dark              does not occur
-//   steps>20           also >= < <= = !=
+//   steps>20           also >= < <= = !=; a picture that does not say its steps fits none of them
 //   sampler=euler,ddim one of these; lora="" is none at all
-//   negative:blurry    occurs in this field; lora:* is any
+//   negative:blurry    occurs in this field; lora:* is any; lora.scale>0.5 is about a part of one
 
-const TERM = /(-?)(?:([A-Za-z][\w-]*)(<=|>=|!=|=|<|>|:)((?:"(?:[^"\\]|\\.)*"?|[^\s"])*)|("(?:[^"\\]|\\.)*"?|\S+))/gsu;
+const VALUE = String.raw`(?:"(?:[^"\\]|\\.)*"?|[^\s"])`;
+const CONDITION = new RegExp(String.raw`(-?)([A-Za-z][\w.-]*)(?:(:)(${VALUE}*)|\s*(<=|>=|!=|==?|<|>)\s*(${VALUE}*))`, "suy");
+const WORD = /(-?)("(?:[^"\\]|\\.)*"?|\S+)/suy;
+const BLANK = /\s*/uy;
 const ITEM = /"((?:[^"\\]|\\.)*)"?|([^",]+)/gsu;
 
 /** {field, op, values, negative, start, end} of each term; `unknown` has the names that are no field. */
 function parseQuery(text, store) {
   const terms = [];
   const unknown = [];
-  for (const match of text.matchAll(TERM)) {
-    const [whole, minus, name, op, value, words] = match;
-    const place = { start: match.index, end: match.index + whole.length };
-    const field = name === undefined ? undefined : store.field(name);
+  const next = (pattern, start) => {
+    pattern.lastIndex = start;
+    return pattern.exec(text);
+  };
+  for (let at = next(BLANK, 0)[0].length; at < text.length; at += next(BLANK, at)[0].length) {
+    const condition = next(CONDITION, at);
+    const field = condition === null ? undefined : store.field(condition[2]);
     if (field !== undefined) {
-      terms.push({ field, op, values: itemsOf(value), negative: minus !== "", ...place });
+      const [whole, minus, , colon, part, sign, value] = condition;
+      const op = colon ?? sign.replace("==", "=");
+      const end = at + whole.length;
+      terms.push({ field, op, values: itemsOf(part ?? value), negative: minus !== "", start: at, end });
+      at = end;
       continue;
     }
-    if (name !== undefined && /^[a-z_-]+$/i.test(name) && op !== ":") unknown.push(name);
-    const said = words ?? `${name}${op}${value}`;
+    if (condition?.[5] !== undefined) unknown.push(condition[2]);
+    const [whole, minus, said] = next(WORD, at);
+    const start = at;
+    at += whole.length;
     const [item] = said.startsWith('"') ? itemsOf(said) : [said];
-    if (said === "-" || item === "") continue;
-    terms.push({ op: "words", values: [item.toLowerCase()], negative: minus !== "", ...place });
+    if (item !== "") terms.push({ op: "words", values: [item.toLowerCase()], negative: minus !== "", start, end: at });
   }
-  return { terms, unknown };
+  const conditions = terms.some((term) => term.field !== undefined);
+  return { terms: terms.filter((term) => !conditions || term.op !== "words" || term.values[0] !== "and"), unknown };
 }
 
 function itemsOf(value) {
@@ -79,7 +91,7 @@ function wordsTest({ values: [word] }, store) {
 function fieldTest({ field, op, values }, store) {
   if (op === "!=") {
     const test = fieldTest({ field, op: "=", values }, store);
-    return (picture) => !test(picture);
+    return (picture) => store.values(picture, field).length > 0 && !test(picture);
   }
   const wanted = values.map((value) => ({ text: value.toLowerCase(), number: value.trim() ? Number(value) : NaN }));
   const compare = (text) => wanted.some((each) => COMPARE[op](text.toLowerCase(), each, field));

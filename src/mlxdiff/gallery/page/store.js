@@ -3,11 +3,13 @@
 const FACTS = [
   { name: "program", title: "made with" },
   { name: "folder" },
-  { name: "file" },
-  { name: "date" },
+  { name: "name", title: "file name", other: ["file"] },
+  { name: "date", other: ["mtime"] },
   { name: "size", title: "size in pixels" },
   { name: "pixels", number: true },
-  { name: "bytes", number: true },
+  { name: "picture_width", number: true },
+  { name: "picture_height", number: true },
+  { name: "bytes", number: true, title: "file size" },
 ];
 const SEARCHED = ["prompt", "hires_prompt", "model", "lora"]; // by words without a field, and so are file names
 
@@ -23,6 +25,10 @@ class Store {
       field.index = index;
       field.title ??= field.name.replaceAll("_", " ");
       for (const other of field.other ?? []) if (!this.names.has(other)) this.names.set(other, field);
+      for (const part of field.parts ?? []) {
+        const name = `${field.name}.${part.name}`;
+        this.names.set(name, { ...part, name, title: name.replaceAll("_", " "), of: field, part: part.name });
+      }
     }
     this.searched = new Set(SEARCHED.map((name) => this.names.get(name)?.index));
     this.lowered = [];
@@ -72,13 +78,18 @@ class Store {
     switch (field.name) {
       case "program": return picture.program ? [picture.program] : [];
       case "folder": return [picture.folder];
-      case "file": return [picture.file];
+      case "name": return [picture.file];
       case "date": return [(picture.date ??= dateText(picture.modified))];
       case "size": return [`${picture.width}x${picture.height}`];
       case "pixels": return [String(picture.width * picture.height)];
+      case "picture_width": return [String(picture.width)];
+      case "picture_height": return [String(picture.height)];
       case "bytes": return [String(picture.bytes)];
     }
-    const found = this.said(picture, field);
+    if (field.of !== undefined) {
+      return this.said(picture, field.of).flatMap((text) => partsOf(field.of, text)[field.part] ?? field.unasked ?? []);
+    }
+    const found = this.said(picture, field).map((text) => headOf(field, text));
     return found.length === 0 && field.unasked !== undefined && picture.program ? [field.unasked] : found;
   }
 
@@ -139,7 +150,8 @@ class Store {
     const found = new Map(facts);
     for (const [index, counts] of places.entries()) {
       const field = this.fields[index];
-      const named = new Map(Array.from(counts, ([place, count]) => [this.strings[place], count]));
+      const named = new Map();
+      for (const [place, count] of counts) add(named, headOf(field, this.strings[place]), count);
       const silent = field.unasked === undefined ? 0 : told - having[index];
       if (silent > 0) add(named, field.unasked, silent);
       const without = pictures.length - having[index] - silent;
@@ -171,6 +183,24 @@ class Store {
 
 function add(counts, key, count = 1) {
   counts.set(key, (counts.get(key) ?? 0) + count);
+}
+
+/** Of a value with parts, `REF[=IMAGE][,key=value]...`: the texts by key, and REF as `head`. */
+function partsOf(field, text) {
+  const found = {};
+  for (;;) {
+    const tail = /^(.*),\s*(\w+)\s*=([^,=]*)$/su.exec(text);
+    if (tail === null || !field.parts.some(({ name }) => name === tail[2])) break;
+    text = tail[1];
+    found[tail[2]] = tail[3];
+  }
+  const cut = field.heads > 1 ? text.indexOf("=") : -1;
+  return { ...found, head: (cut < 0 ? text : text.slice(0, cut)).trim() };
+}
+
+/** What a value is called by: of one with parts, what it refers to. */
+function headOf(field, text) {
+  return field.parts === undefined ? text : partsOf(field, text).head;
 }
 
 /** 2026-11-26 14:05:59, in this computer's time. */
