@@ -2,9 +2,9 @@
 
 A block has `strings` that it adds to the page's table of them, and `rows`, one a picture:
 
-    [address, bytes, modified, width, height, program, exact, settings, notes, command, thumbnail]
+    [address, bytes, modified, width, height, program, exact, settings, notes, command, written, thumbnail]
 
-`program`, `notes` and the values of `settings` (a list of field, value, field, value, ...) are places in that table;
+`program`, `notes`, `written` and the values of `settings` (a list of field, value, field, value, ...) are places in that table;
 `command` is a list of words, or 0. Prompts that many pictures share are so written once.
 """
 
@@ -100,7 +100,7 @@ class Blocks:
         row: list[Any] = [address(entry.path, self.folder), entry.n_bytes, entry.modified, *size]
         row.append(self._place("" if entry.program is None else entry.program))
         row += [int(entry.exact), pairs, [self._place(note) for note in entry.notes]]
-        row += [list(entry.command) or 0, thumbnail]
+        row += [list(entry.command) or 0, self._place(entry.written), thumbnail]
         self._rows.append(row)
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 from .blocks import CLOSING, OPENING, is_base64
 
 LONGEST_LINE = 2**26  # bytes; a block of 100 of the largest thumbnails is a third of it
-_COLUMNS = 11
+_COLUMNS = 12
 
 Key = tuple[str, int, int]
 Found = tuple[tuple[int, int], str]

@@ -39,6 +39,7 @@ class Entry:
     exact     whether the settings, as options, render the picture again
     command   the words of the command line, where the settings do not say it
     notes     sentences and "Name: value" of what is no setting
+    written   A1111's text as another program wrote it
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Entry:
     exact: bool = False
     command: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    written: str = ""
 
 
 def read_entry(path: Path) -> Entry:
@@ -83,6 +85,7 @@ def milliseconds(about: os.stat_result) -> int:
 def _from_elsewhere(file: tuple[Path, int, int], path: Path, info: PictureInfo) -> Entry:
     """What another program wrote; what cannot be used of it is a note, and the picture is shown all the same."""
     notes = list(info.notes)
+    written = "" if info.parameters is None else _cut(info.parameters)
     texts = dict(info.texts)
     if info.format == "PNG" and not recipes.programs(texts):
         texts |= stealth.read(path, info.size)
@@ -90,13 +93,14 @@ def _from_elsewhere(file: tuple[Path, int, int], path: Path, info: PictureInfo) 
         # A bare name says which model it was, though not where to find it.
         recipe = recipes.read(texts, lambda name: name)
         if recipe is None:
-            return Entry(*file, notes=tuple(notes))
+            return Entry(*file, notes=tuple(notes), written=written)
         request, _ = finished(recipe)
     except MlxdiffError as error:
-        return Entry(*file, notes=(*notes, str(error)))
+        return Entry(*file, notes=(*notes, str(error)), written=written)
     notes += _remarks(recipe)
     settings = (*_texts(request), *_tagged(request))
-    return Entry(*file, program=recipe.program, settings=settings, notes=tuple(notes[:MOST_NOTES]))
+    notes = notes[:MOST_NOTES]
+    return Entry(*file, program=recipe.program, settings=settings, notes=tuple(notes), written=written)
 
 
 def _tagged(request: Request) -> Iterator[tuple[str, str]]:

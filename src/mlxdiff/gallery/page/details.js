@@ -88,6 +88,9 @@ class Details {
     const notes = this.find("notes");
     notes.replaceChildren(...picture.notes.map((place) => element("li", "", visible(this.store.strings[place]))));
     notes.hidden = picture.notes.length === 0;
+    const written = this.store.strings[picture.written];
+    this.find("written").hidden = written === "";
+    this.find("text").textContent = visible(written);
     for (const button of this.dialog.querySelectorAll("[data-copy]")) {
       const needs = { command: this.store.command(picture, location), from: this.store.from(picture, location), prompt };
       button.hidden = needs[button.dataset.copy] === "";

@@ -39,12 +39,12 @@ class Store {
   add(block) {
     for (const text of block.strings) this.strings.push(text);
     for (const row of block.rows) {
-      const [address, bytes, modified, width, height, program, exact, settings, notes, command, thumbnail] = row;
+      const [address, bytes, modified, width, height, program, exact, settings, notes, command, written, thumbnail] = row;
       const path = pathText(address.replace(/^\.\//, ""));
       const cut = path.lastIndexOf("/");
       this.pictures.push({
         index: this.pictures.length,
-        address, bytes, modified, width, height, settings, notes, command, thumbnail,
+        address, bytes, modified, width, height, settings, notes, command, written, thumbnail,
         exact: exact === 1,
         program: this.strings[program],
         file: path.slice(cut + 1),
