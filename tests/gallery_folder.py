@@ -23,7 +23,7 @@ HOSTILE = (
 )
 A1111 = """an owl, <lora:ink:0.6>
 Negative prompt: blurry
-Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 99, Size: 16x24, Model hash: abcdef0123, Model: photo_v4, Mood: calm"""
+Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6, Seed: 9, Size: 16x24, Model: photo_v4, Mood: calm"""
 
 
 def request(prompt: str, **settings: object) -> Request:

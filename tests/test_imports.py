@@ -81,7 +81,7 @@ ALLOWED = {
             "upscaling",
         ),
     },
-    "gallery": {"__init__", "images", "metadata", "recipes", "stealth"},
+    "gallery": {"__init__", "images", "metadata", "recipes", "stealth", "text"},
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),

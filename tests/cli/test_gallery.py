@@ -24,7 +24,10 @@ def folder(tmp_path_factory) -> Path:
 def test_a_folder_becomes_a_page_beside_its_broken_files_which_are_named(folder):
     done = mlxdiff("grid", ".", "--html", "gallery.html", "--json", cwd=folder, code=1)
     assert json.loads(done.stdout) == {
-        **{"event": "gallery", "path": "gallery.html", "images": N_SOUND, "broken": N_BROKEN}
+        "event": "gallery",
+        "path": "gallery.html",
+        "images": N_SOUND,
+        "broken": N_BROKEN,
     }
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["error:"] * N_BROKEN
     assert "broken.png" in done.stderr

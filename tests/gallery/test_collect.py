@@ -63,8 +63,15 @@ def test_a_name_that_is_not_utf_8_is_a_name(tmp_path):
 
 @given(st.lists(st.text(), max_size=8))
 def test_any_names_can_be_sorted(texts):
-    assert sorted(sorted(texts, key=natural), key=natural) == sorted(texts, key=natural)
+    assert sorted(reversed(texts), key=natural) == sorted(texts, key=natural)
 
 
 def test_numbers_are_sorted_by_value():
-    assert sorted(["x10", "x9", "x010", "x", "X1y2", "x1y10"], key=natural) == ["x", "X1y2", "x1y10", "x9", "x010", "x10"]
+    assert sorted(["x10", "x9", "x010", "x", "X1y2", "x1y10"], key=natural) == [
+        "x",
+        "X1y2",
+        "x1y10",
+        "x9",
+        "x010",
+        "x10",
+    ]

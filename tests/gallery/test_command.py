@@ -24,7 +24,17 @@ BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(MISSING is not None or BASH is None, reason=MISSING or "needs bash")
 TINY = ("--height", "32", "--width", "32")
 RUNS = (
-    ("it's a \"red\" apple, $HOME `x`", "--seed", str(2**64 - 1), "--lora", "pixel-art,scale=0.5", "-n", "-dark", "--steps", "2"),
+    (
+        'it\'s a "red" apple, $HOME `x`',
+        "--seed",
+        str(2**64 - 1),
+        "--lora",
+        "pixel-art,scale=0.5",
+        "-n",
+        "-dark",
+        "--steps",
+        "2",
+    ),
     ("-a dog\nand a cat 🐈\x01", "--sampler", "dpmpp_2m", "--schedule", "karras", "--cfg", "0.1", "--steps", "2"),
     ("a (red:1.3) guitar {x|y}", "--seed", "3", "--sigmas", "14,3.5,0", "--clip-skip", "2"),
     ("a rocket", "--seed", "7", "--hires", "2", "--hires-steps", "1", "--hires-prompt", "", "--steps", "1"),
@@ -57,7 +67,7 @@ def test_the_command_renders_the_same_bytes(rendered, tmp_path, index):
 
 
 def test_the_command_of_a_sweep_is_its_own(tmp_path):
-    vary = ["steps=1,2", "prompt=cat,\"dog, it's\""]
+    vary = ["steps=1,2", 'prompt=cat,"dog, it\'s"']
     request = Request("a cat", seed=1, height=32, width=32, model="emoji", sigmas=(3.0, 0.0))
     write_picture(tmp_path / "s.png", np.zeros((8, 8, 3), np.uint8), sweep_text(request, vary))
     write_gallery(collect([tmp_path]), tmp_path / "g.html", title="")

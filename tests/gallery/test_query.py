@@ -1,4 +1,4 @@
-"""What is typed into the search field finds the pictures that Python finds, and a filter's click writes what it reads."""
+"""What is typed into the search field finds what it should, and a filter's click writes what is read back."""
 
 from __future__ import annotations
 

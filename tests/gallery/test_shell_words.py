@@ -1,4 +1,4 @@
-"""Words that the page copies are read back by a shell as they were, and hold nothing that a terminal takes for a key."""
+"""Words that the page copies are read back by a shell as they were, and hold nothing that is a key to a terminal."""
 
 from __future__ import annotations
 

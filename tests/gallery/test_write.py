@@ -98,12 +98,20 @@ def test_rows_say_what_the_pictures_say(page, folder):
     assert web_ui["program"] == "a1111"
     assert web_ui["exact"] == 0
     settings = dict(web_ui["settings"])
-    assert settings.items() >= {"steps": "28", "sampler": "dpmpp_2m", "model": "photo_v4", "lora": "ink,scale=0.6"}.items()
+    assert (
+        settings.items() >= {"steps": "28", "sampler": "dpmpp_2m", "model": "photo_v4", "lora": "ink,scale=0.6"}.items()
+    )
     assert [note for note in web_ui["notes"] if "Mood: calm" in note]
     assert web_ui["written"] == A1111
     plain = said(page, "./sub/plain.png")
     assert plain | {"thumbnail": ""} == {
-        **{"size": (32, 8), "program": "", "exact": 0, "settings": [], "notes": [], "written": "", "thumbnail": ""}
+        "size": (32, 8),
+        "program": "",
+        "exact": 0,
+        "settings": [],
+        "notes": [],
+        "written": "",
+        "thumbnail": "",
     }
 
 
@@ -160,7 +168,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(folder, tmp_path):
     with pytest.raises(OutputError, match="exists already"):
         write_gallery(collect([folder]), target, title="")
 
-    def stop(event: object) -> None:
+    def stop(_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""`mlxdiff grid`: pictures that exist, or a labelled sweep of one prompt, on one contact sheet; or a gallery to browse."""
+"""`mlxdiff grid`: pictures that exist, or a labelled sweep of one prompt, on one contact sheet; or on a page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def grid(
     run: options.RunOptions,
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(help="Pictures, in reading order; with --html also folders.", metavar="IMAGES...", show_default=False),
+        typer.Argument(
+            help="Pictures, in reading order; with --html also folders.", metavar="IMAGES...", show_default=False
+        ),
     ] = None,
     prompt: Annotated[
         str | None,

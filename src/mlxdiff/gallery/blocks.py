@@ -4,8 +4,8 @@ A block has `strings` that it adds to the page's table of them, and `rows`, one 
 
     [address, bytes, modified, width, height, program, exact, settings, notes, command, written, thumbnail]
 
-`program`, `notes`, `written` and the values of `settings` (a list of field, value, field, value, ...) are places in that table;
-`command` is a list of words, or 0. Prompts that many pictures share are so written once.
+`program`, `notes`, `written` and the values of `settings` (a list of field, value, field, value, ...) are places in
+that table; `command` is a list of words, or 0. Prompts that many pictures share are so written once.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import html
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from .. import __version__
 from ..printable import printable
@@ -70,4 +70,4 @@ def _hash(text: str) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")

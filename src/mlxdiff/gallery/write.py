@@ -42,7 +42,7 @@ def write_gallery(
     title: str,
     size: int = thumbnails.SIZE,
     force: bool = False,
-    tell: Callable[[Added | Broken], object] = lambda event: None,
+    tell: Callable[[Added | Broken], object] = lambda _: None,
 ) -> tuple[int, int]:
     """Writes the page whole or not at all; gives how many pictures are on it, and how many are broken.
 
