@@ -237,3 +237,17 @@ def test_a_file_that_was_cut_off_says_so(window, folder, tmp_path):
     (tmp_path / "cut.html").write_text(whole[: whole.rindex('<script type="application/json" id="end"')])
     window.open(tmp_path / "cut.html")
     window.wait("return document.getElementById('broken').textContent.includes('cut off')")
+
+
+def test_the_address_leads_back_to_a_query_and_an_open_picture(page):
+    search(page, "apple steps>20")
+    page.run("document.getElementById('sort').value = 'steps'")
+    page.click(".tile")
+    page.wait("return location.hash.includes('picture=')")
+    page.ask("POST", "refresh")
+    page.wait("return document.getElementById('details').open")
+    assert page.run("return document.getElementById('query').value") == "apple steps>20"
+    assert text(page, "prompt") == "a red apple"
+    assert page.run("return document.getElementById('sort').value") == "steps"
+    page.press("Escape")
+    page.wait("return !location.hash.includes('picture=')")

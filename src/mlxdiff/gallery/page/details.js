@@ -1,7 +1,7 @@
 // One picture by itself: whole, with all that it says, and the ones before and after it a key away.
 
 class Details {
-  /** `hears` has filtered(field, value), toggled(position), copied(kind, pictures) and closed(position). */
+  /** `hears` has filtered(field, value), toggled(position), copied(kind, pictures), shown() and closed(position). */
   constructor(dialog, store, hears) {
     Object.assign(this, { dialog, store, hears });
     this.pictures = [];
@@ -21,7 +21,7 @@ class Details {
     this.stage.addEventListener("touchend", (event) => this.swiped(event.changedTouches[0]), { passive: true });
     dialog.addEventListener("keydown", (event) => this.key(event));
     for (const button of dialog.querySelectorAll("[data-copy]")) {
-      button.addEventListener("click", () => hears.copied(button.dataset.copy, [this.pictures[this.position]]));
+      button.addEventListener("click", () => hears.copied(button.dataset.copy, [this.picture]));
     }
   }
 
@@ -30,6 +30,10 @@ class Details {
     if (!this.dialog.open) this.dialog.showModal();
     this.go(position);
     this.find("next").focus();
+  }
+
+  get picture() {
+    return this.pictures[this.position];
   }
 
   go(position) {
@@ -48,6 +52,7 @@ class Details {
     name.href = picture.address;
     this.tell(picture);
     this.picked();
+    this.hears.shown();
     this.ahead = [position + 1, position - 1].map((each) => this.pictures[each]).filter(Boolean).map(fetched);
   }
 
@@ -62,7 +67,7 @@ class Details {
   }
 
   missing() {
-    const picture = this.pictures[this.position];
+    const { picture } = this;
     const gone = this.find("gone");
     gone.textContent = `The picture is not at ${visible(pathText(picture.address))}, or this browser cannot show it.`;
     gone.hidden = false;
@@ -115,7 +120,7 @@ class Details {
   }
 
   picked() {
-    const picture = this.pictures[this.position];
+    const { picture } = this;
     this.find("pick").setAttribute("aria-pressed", picture.selected);
     this.find("pick").textContent = picture.selected ? "Selected" : "Select";
   }
@@ -147,7 +152,7 @@ class Details {
       End: () => this.go(this.pictures.length - 1),
       x: () => this.pick(),
       z: () => this.zoom(),
-      c: () => this.hears.copied("command", [this.pictures[this.position]]),
+      c: () => this.hears.copied("command", [this.picture]),
     };
     const run = keys[event.key];
     if (run === undefined || (large && this.stage === event.target)) return;

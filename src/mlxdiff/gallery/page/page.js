@@ -25,7 +25,9 @@ const details = new Details(byId("details"), store, {
   },
   toggled: toggle,
   copied: copy,
+  shown: remember,
   closed(position) {
+    remember();
     byId("tiles").focus();
     if (items.length) tiles.focus(Math.min(position, items.length - 1));
   },
@@ -81,9 +83,13 @@ function say() {
 }
 
 function remember() {
+  if (!complete) return; // until then the address says what is asked for
   const state = new URLSearchParams();
-  for (const id of ["query", "sort"]) if (byId(id).value) state.set(id, byId(id).value);
+  const query = byId("query").value.replaceAll(SELECTED, "").trim(); // no page remembers what is selected
+  if (query) state.set("query", query);
+  if (byId("sort").value) state.set("sort", byId("sort").value);
   if (byId("direction").getAttribute("aria-pressed") === "true") state.set("last", "first");
+  if (byId("details").open) state.set("picture", details.picture.address);
   try {
     history.replaceState(null, "", state.size ? `#${state}` : location.href.replace(/#.*/s, ""));
   } catch {
@@ -96,6 +102,13 @@ function recall() {
   byId("query").value = state.get("query") ?? "";
   byId("sort").value = state.get("sort") ?? "";
   byId("direction").setAttribute("aria-pressed", state.has("last"));
+}
+
+/** Opens the picture that the address names. */
+function reopen(hash) {
+  const wanted = new URLSearchParams(hash.slice(1)).get("picture");
+  const position = wanted === null ? -1 : items.findIndex(({ address }) => address === wanted);
+  if (position >= 0) details.open(items, position);
 }
 
 // ---- Selection and copying
@@ -241,8 +254,10 @@ for (const button of byId("selection").querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => copy(button.dataset.copy, selection()));
 }
 addEventListener("hashchange", () => {
+  const wanted = location.hash;
   recall();
   search();
+  reopen(wanted);
 });
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]") || event.target.matches("input[type=search]")) return;
@@ -280,6 +295,7 @@ function read() {
 function finish() {
   read();
   arrivals.disconnect();
+  const asked = location.hash;
   complete = true;
   const end = byId("end");
   if (end === null) {
@@ -290,6 +306,7 @@ function finish() {
   facets.study(survey);
   offerSorts(survey);
   search(true);
+  reopen(asked);
 }
 
 function tellBroken(broken) {
