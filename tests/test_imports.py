@@ -29,6 +29,7 @@ LEAVES = {
     "part_kinds",
     "parts",
     "pictures",
+    "power",
     "presets",
     "printable",
     "recent",
