@@ -9,7 +9,7 @@ let terms = [];
 let complete = false;
 
 const tiles = new Tiles(byId("scroller"), byId("tiles"), about.thumbnail, {
-  described: (picture) => visible(store.prompt(picture) || picture.file),
+  described: (picture) => visible(store.prompt(picture) || picture.file).slice(0, 300),
   opened: (position) => details.open(items, position),
   toggled: toggle,
   extended(from, to) {

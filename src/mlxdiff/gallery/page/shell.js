@@ -4,13 +4,14 @@
 // is a key that is pressed, whatever quotes stand around it.
 const UNSAFE =
   /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]|\p{Surrogate}/gu;
-const ESCAPES = { "\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'" };
+// What stands for letters in $'...': ! would call up an earlier command, where the shell is asked by a person.
+const ESCAPES = { "\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\x27", "!": "\\x21" };
 
 /** The text as one word of bash, zsh, or any POSIX shell where it holds nothing unsafe. */
 function shellWord(text) {
   if (/^[\w@%+:,./-][\w@%+=:,./-]*$/.test(text)) return text;
   if (text.search(UNSAFE) < 0) return `'${text.replaceAll("'", `'"'"'`)}'`;
-  const plain = text.replace(/[\\']/g, (letter) => ESCAPES[letter]);
+  const plain = text.replace(/[\\'!]/g, (letter) => ESCAPES[letter]);
   return `$'${plain.replace(UNSAFE, escaped)}'`;
 }
 

@@ -23,9 +23,10 @@ class Tiles {
   show(pictures, stay) {
     this.pictures = pictures;
     this.active = stay ? Math.min(this.active, Math.max(0, pictures.length - 1)) : 0;
-    for (const position of this.shown.keys()) this.drop(position);
+    for (const [position, tile] of this.shown) if (pictures[position] !== tile.picture) this.drop(position);
     if (!stay) this.scroller.scrollTop = 0;
     this.layout();
+    this.marks();
   }
 
   /** More pictures at the end of the same list. */
@@ -36,21 +37,23 @@ class Tiles {
   }
 
   resize(side) {
-    const first = Math.floor(this.scroller.scrollTop / this.pitch) * this.columns;
     this.wanted = side;
     this.layout();
-    this.scroller.scrollTop = Math.floor(first / this.columns) * this.pitch;
   }
 
   layout() {
     const style = getComputedStyle(this.scroller);
     const width = this.scroller.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
     if (width <= 0) return;
+    const { pitch, columns } = this;
+    const first = columns === undefined ? 0 : Math.floor(this.scroller.scrollTop / pitch) * columns;
     this.columns = Math.max(1, Math.floor((width + GAP) / (this.wanted + GAP)));
     this.side = (width - GAP * (this.columns - 1)) / this.columns;
     this.pitch = this.side + GAP;
     this.laid = Symbol("layout"); // tiles that were placed in another one are placed anew
     this.heighten();
+    // What stood at the top still does.
+    if (this.pitch !== pitch) this.scroller.scrollTop = Math.floor(first / this.columns) * this.pitch;
     this.draw();
   }
 
