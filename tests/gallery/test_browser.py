@@ -251,3 +251,18 @@ def test_the_address_leads_back_to_a_query_and_an_open_picture(page):
     assert page.run("return document.getElementById('sort').value") == "steps"
     page.press("Escape")
     page.wait("return !location.hash.includes('picture=')")
+
+
+def test_selected_pictures_are_compared_by_what_differs(page):
+    search(page, '"a red apple" name=a-2.png,a-10.png')
+    page.press("Escape")
+    page.run("document.getElementById('tiles').focus()")
+    page.press("Control+a")
+    page.click("#together")
+    assert page.run("return document.querySelectorAll('#figures figure').length") == 2
+    fields = "return [...document.querySelectorAll('#figures figure:first-child dt')].map((term) => term.textContent)"
+    assert page.run(fields) == ["lora", "steps", "guidance scale", "seed"]
+    page.wait("return [...document.querySelectorAll('#figures img')].every((i) => i.complete && i.naturalWidth)")
+    page.click("#figures button")
+    page.wait("return !document.getElementById('compare').open")
+    assert text(page, "selected") == "1 selected"

@@ -216,3 +216,16 @@ def test_an_earlier_page_that_is_damaged_or_hostile_is_no_harm(tmp_path, damage)
     target.write_text(target.read_text().replace(damage, "\"<script>'", 1))
     write_gallery(collect([tmp_path]), target, title="", force=True)
     assert Page(target).rows == rows
+
+
+def test_what_is_too_long_is_cut_and_gives_no_command(tmp_path):
+    picture(tmp_path / "long.png", request("x" * 100_000))
+    several = {"prompt": [f"cat {i}" for i in range(2000)], "seed": list(range(2000))}
+    picture(tmp_path / "many.png", Request.from_dict({**several, "model": "emoji"}))
+    assert write_gallery(collect([tmp_path]), tmp_path / "g.html", title="") == (2, 0)
+    page = Page(tmp_path / "g.html")
+    for name in ("long", "many"):
+        found = said(page, f"./{name}.png")
+        assert found["exact"] == 0
+        assert len(found["settings"]) <= 1000
+        assert max(len(text) for _, text in found["settings"]) < 21_000

@@ -13,6 +13,7 @@ from .bars import Bars
 from .interrupt import Interrupts
 
 ENDS = (".html", ".htm")
+MOST_NAMED = 100  # broken files that are named here; the page names more
 SOME_BROKEN = 1  # as of `info`, where one of several files cannot be read
 
 
@@ -36,12 +37,17 @@ def write(places: list[Path], path: Path, title: str | None, size: int | None, r
     interrupts = Interrupts(tell=lambda: None, clean=lambda: files.remove_parts(path.parent, ours=True))
     with Bars(shown=run.progress) as bars, interrupts:
         bars.start(len(pictures))
+        broken = 0
 
         def tell(event: Added | Broken) -> None:
+            nonlocal broken
             if interrupts.is_set():
+                output.note("Interrupted.", style="yellow")
                 raise typer.Exit(interrupts.exit_code)
             if isinstance(event, Broken):
-                output.report(event.error)
+                broken += 1
+                if broken <= MOST_NAMED:
+                    output.report(event.error)
             bars.done(0)
 
         n_shown, n_broken = write_gallery(
@@ -52,6 +58,8 @@ def write(places: list[Path], path: Path, title: str | None, size: int | None, r
             force=run.force,
             tell=tell,
         )
+    if n_broken > MOST_NAMED:
+        output.complain("error", f"{n_broken - MOST_NAMED} more files cannot be read as pictures.")
     if run.json:
         output.say_json({"event": "gallery", "path": str(path), "images": n_shown, "broken": n_broken})
     else:

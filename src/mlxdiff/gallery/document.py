@@ -18,7 +18,7 @@ from .blocks import fields, json_text
 from .earlier import mark
 
 STYLE = "page.css"
-SCRIPTS = ("shell.js", "store.js", "query.js", "facets.js", "tiles.js", "details.js", "page.js")
+SCRIPTS = ("shell.js", "store.js", "query.js", "facets.js", "tiles.js", "details.js", "compare.js", "page.js")
 FEED = "\n"
 
 

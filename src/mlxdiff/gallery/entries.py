@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from .. import recipes, stealth
@@ -23,8 +24,10 @@ from ..structured import Structured
 from ..text.syntax.a1111 import split_networks
 
 MLXDIFF = "mlxdiff"
-MOST_NOTES = 100
-LONGEST = 20_000  # characters of a value; a prompt is shorter, and a page holds thousands
+# A page holds what thousands of pictures say: of what one says, at most so many notes and settings (a sheet has a
+# prompt and a seed for each of its pictures), and so many characters of a text.
+MOST_NOTES, MOST_SETTINGS = 100, 1000
+LONGEST = 20_000
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,14 @@ def read_entry(path: Path) -> Entry:
     if info.sheet is not None:
         shown = () if info.sheet.request is None else _texts(info.sheet.request)
         command = tuple(info.sheet.words) if info.sheet.vary else ()
+        command = command if sum(map(len, command)) <= LONGEST else ()
         names = "" if info.sheet.vary else f" Its pictures: {', '.join(info.sheet.names)}"
         notes = (_cut(f"This is {info.sheet.described}.{names}"),)
         return Entry(*file, program=MLXDIFF, settings=tuple(shown), command=command, notes=notes)
     if info.request is not None:
-        try:
-            exact = is_one_command(info.request)
-        except MlxdiffError:  # a value that its own option does not take
-            exact = False
-        return Entry(*file, program=MLXDIFF, settings=tuple(_texts(info.request)), exact=exact, notes=info.notes)
+        settings = tuple(_texts(info.request))
+        exact = _is_whole(info.request)
+        return Entry(*file, program=MLXDIFF, settings=settings, exact=exact, notes=info.notes)
     return _from_elsewhere(file, path, info)
 
 
@@ -119,7 +121,16 @@ def _remarks(recipe: Recipe) -> Iterator[str]:
 
 
 def _texts(request: Request) -> Iterator[tuple[str, str]]:
-    return ((item.name, _cut(text)) for item, text in option_texts(request))
+    return ((item.name, _cut(text)) for item, text in islice(option_texts(request), MOST_SETTINGS))
+
+
+def _is_whole(request: Request) -> bool:
+    """Whether options say the request, and nothing of their texts is cut."""
+    try:
+        texts = [text for _, text in islice(option_texts(request), MOST_SETTINGS + 1)]
+        return len(texts) <= MOST_SETTINGS and max(map(len, texts), default=0) <= LONGEST and is_one_command(request)
+    except MlxdiffError:  # a value that its own option does not take
+        return False
 
 
 def _cut(text: str) -> str:

@@ -33,6 +33,14 @@ const details = new Details(byId("details"), store, {
   },
 });
 
+const compare = new Compare(byId("compare"), byId("figures"), store, {
+  deselected(picture) {
+    picture.selected = false;
+    selectionChanged();
+  },
+  closed: () => byId("tiles").focus(),
+});
+
 // ---- What is shown
 
 function search(stay = false) {
@@ -123,6 +131,7 @@ function selectionChanged() {
   byId("selection").hidden = count === 0;
   byId("selected").textContent = `${count.toLocaleString("en")} selected`;
   byId("tiles").classList.toggle("selecting", count > 0);
+  byId("together").disabled = count < 2;
   tiles.marks();
 }
 
@@ -246,6 +255,12 @@ byId("invert").addEventListener("click", () => {
   const shown = new Set(items);
   select((picture) => (shown.has(picture) ? !picture.selected : picture.selected));
 });
+byId("together").addEventListener("click", () => {
+  const pictures = selection();
+  compare.open(pictures);
+  if (pictures.length > MOST_COMPARED) announce(`The first ${MOST_COMPARED} of ${pictures.length.toLocaleString("en")}.`);
+});
+byId("compare-close").addEventListener("click", () => byId("compare").close());
 byId("only").addEventListener("click", () => {
   byId("query").value = SELECTED;
   search();

@@ -173,7 +173,7 @@ class Tiles {
       const before = this.active;
       this.focus(Math.min(last, Math.max(0, ways[event.key])));
       if (event.shiftKey) this.hears.extended(before, this.active);
-    } else if (event.key === " ") this.hears.toggled(this.active);
+    } else if (event.key === " " || event.key === "x") this.hears.toggled(this.active);
     else if (event.key === "Enter") this.hears.opened(this.active);
     else return;
     event.preventDefault();
