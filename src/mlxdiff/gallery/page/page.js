@@ -1,5 +1,6 @@
 // The page: reads the blocks of pictures as they arrive, and ties search, filters, grid and details together.
 
+const READING = 150; // milliseconds between two looks at what has arrived
 const SELECTED = "is:selected";
 const byId = (id) => document.getElementById(id);
 const about = JSON.parse(byId("about").textContent);
@@ -342,6 +343,10 @@ tiles.wanted = Number(byId("side").value);
 showFacets(wide);
 tiles.show(items, true);
 if (byId("query").value) search();
-const arrivals = new MutationObserver(read);
+let waits;
+const arrivals = new MutationObserver(() => {
+  if (!store.pictures.length) read(); // the first screen at once, and then now and then: to draw takes longer than to read
+  else waits ??= setTimeout(() => ((waits = undefined), read()), READING);
+});
 arrivals.observe(document.body, { childList: true });
 document.addEventListener("DOMContentLoaded", finish);
