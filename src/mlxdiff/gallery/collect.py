@@ -21,14 +21,14 @@ def collect(places: Iterable[Path]) -> list[Path]:
     What is hidden (its name begins with a dot) is not looked for in folders, and links to folders are not followed.
     Raises InputError for a place that is not there, a folder that cannot be read, and where there is no picture.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for place in places:
         for path in _in(place):
-            found.setdefault(path)
+            found.setdefault(os.path.abspath(path), path)
     if not found:
         ends = ", ".join(SUFFIXES)
         raise InputError("There is no picture.", f"Pictures in folders end in {ends}.")
-    return list(found)
+    return list(found.values())
 
 
 def _in(place: Path) -> Iterable[Path]:

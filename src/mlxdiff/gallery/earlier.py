@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..files import open_regular
 from .blocks import CLOSING, OPENING, is_base64
 
 LONGEST_LINE = 2**26  # bytes; a block of 100 of the largest thumbnails is a third of it
@@ -32,8 +33,8 @@ class Earlier:
         self._at: dict[int, tuple[int, int]] = {}  # a hash of the key -> where the line starts, its length
         self._lock = threading.Lock()
         self._held: tuple[int, dict[Key, Found]] = (-1, {})
-        with suppress(OSError), path.open("rb") as stream:
-            if not path.is_file() or not _is_alike(stream.read(2**16), size):
+        with suppress(OSError), open_regular(path) as stream:
+            if not _is_alike(stream.read(2**16), size):
                 return
             stream.seek(0)
             start = 0

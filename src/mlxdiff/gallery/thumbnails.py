@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def thumbnail(path: Path, size: int = SIZE) -> Thumbnail:
     return Thumbnail(stream.getvalue(), *((height, width) if turned else (width, height)))
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Callable[[], R]]]:
+def ahead(work: Callable[[T], R], items: Iterable[T]) -> Generator[tuple[T, Callable[[], R]]]:
     """Each item in turn, with a function that waits for the work on it and returns or raises what came of it.
 
     Some items ahead are worked on meanwhile, so that what is in memory does not grow with their number.

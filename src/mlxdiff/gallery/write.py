@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -86,20 +87,21 @@ def _write(
     broken: list[tuple[str, str]] = []
     shown = n_broken = 0
     put(head(title, len(pictures), size))
-    for picture, result in thumbnails.ahead(reduced, pictures):
-        try:
-            small = result()  # first: what is no picture is broken, and one with broken metadata is shown
-            blocks.add(read_entry(picture), *small)
-        except MlxdiffError as error:
-            n_broken += 1
-            if len(broken) < MOST_BROKEN:
-                broken.append((printable(picture.name), printable(str(error))))
-            tell(Broken(picture, error))
-            continue
-        shown += 1
-        if blocks.is_full:
-            put(blocks.take())
-        tell(Added(picture))
+    with closing(thumbnails.ahead(reduced, pictures)) as results:
+        for picture, result in results:
+            try:
+                small = result()  # first: what is no picture is broken, and one with broken metadata is shown
+                blocks.add(read_entry(picture), *small)
+            except MlxdiffError as error:
+                n_broken += 1
+                if len(broken) < MOST_BROKEN:
+                    broken.append((printable(picture.name), printable(str(error))))
+                tell(Broken(picture, error))
+                continue
+            shown += 1
+            if blocks.is_full:
+                put(blocks.take())
+            tell(Added(picture))
     if not shown:
         raise InputError(f"None of the {len(pictures)} pictures can be read.", "Name sound ones.")
     put(blocks.take())
