@@ -68,7 +68,19 @@ ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
+        *(
+            "__init__",
+            "adapters",
+            "batch",
+            "pipeline",
+            "quantized",
+            "hub",
+            "images",
+            "metadata",
+            "backend",
+            "listing",
+            "server",
+        ),
         *(
             "animate",
             "gallery",
@@ -83,6 +95,9 @@ ALLOWED = {
         ),
     },
     "gallery": {"__init__", "images", "metadata", "recipes", "stealth", "text"},
+    "server": {
+        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
+    },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
