@@ -35,7 +35,7 @@ def info(
         list[str] | None,
         typer.Argument(
             help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them."
-            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input. For --check:"
+            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input. --check:"
             " files and folders.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
