@@ -55,8 +55,8 @@ def for_prompt(
     with _continued(pattern.folder, request, RUN, str(pattern.template)) as (unfinished, request):
         resolved = models.resolve(request)
         jobs = JobMaker(lambda _: resolved, pattern).jobs(Entry(request, None, "the prompt"))
-        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
-        return _known(models, jobs, store, options, unfinished)
+        store = store_in(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return known_work(models, jobs, store, options, unfinished)
 
 
 def _for_template(
@@ -71,8 +71,8 @@ def _for_template(
         drawn = None if wildcards.every else wildcards
         parts = _combinations(wildcards, request)
         jobs = [job for part in parts for job in maker.jobs(Entry(part, None, "the prompt", wildcards=drawn))]
-        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
-        return _known(models, jobs, store, options, unfinished)
+        store = store_in(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return known_work(models, jobs, store, options, unfinished)
 
 
 def _combinations(wildcards: Wildcards, request: Request) -> list[Request]:
@@ -109,9 +109,9 @@ def for_sheet(
         target = picture_path(unnamed, resolved.single(0), 0) if output is None else Path(output)
         cells = OutputPattern(unfinished.pictures, parse_template(CELL))
         jobs = JobMaker(lambda _: resolved, cells).jobs(Entry(request, None, "the prompt"))
-        store = _store(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
+        store = store_in(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
         sheet = contact.contact_sheet(target, resolved, jobs, n_rows, store, options)
-        return _known(models, jobs, store, options, unfinished, sheet)
+        return known_work(models, jobs, store, options, unfinished, sheet)
 
 
 def for_sweep(
@@ -144,10 +144,10 @@ def for_sweep(
             elif not hidden:
                 jobs[key] = replace(jobs[key], copies=(*jobs[key].copies, path))
         kept = _for_hidden(options) if hidden else options
-        store = _store(folder, unfinished.journal, kept, shared=False)
+        store = store_in(folder, unfinished.journal, kept, shared=False)
         places = [jobs[key] for key in keys]
         sheet = contact.sweep_sheet(output, request, vary, axes, places, gap, store, options)
-        work = _known(models, list(jobs.values()), store, options, unfinished, sheet)
+        work = known_work(models, list(jobs.values()), store, options, unfinished, sheet)
     if not hidden:
         for cell, path in zip(cells, paths, strict=True):
             varied = sweep.as_json(axes, cell.values)
@@ -170,7 +170,7 @@ def for_file(
     opened = open_prompts(file)
     coming: Iterable[bytes] = _kept(opened, lines)
     journal = Journal(pattern.folder)
-    store = _store(pattern.folder, journal, options, shared=True)
+    store = store_in(pattern.folder, journal, options, shared=True)
     name = _run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
     seed = _seed_of(base, recorded)
@@ -183,7 +183,7 @@ def for_file(
             raise wrong[0] if len(wrong) == 1 else BadLinesError(file, wrong)
         if not jobs:
             raise InputError(f"{file} has no prompts.", "Write one a line, or see what should have written them.")
-        work = _known(models, jobs, store, options, recorded=recorded)
+        work = known_work(models, jobs, store, options, recorded=recorded)
         if options.dry_run:
             work.begun_before = recorded is not None
             return work
@@ -242,7 +242,7 @@ def for_stream(
     base = _single(base)
     lines = open_prompts(STANDARD_INPUT)
     journal = Journal(pattern.folder)
-    store = _store(pattern.folder, journal, options, shared=True)
+    store = store_in(pattern.folder, journal, options, shared=True)
     name = _run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
     asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
@@ -273,7 +273,7 @@ def for_stream(
     return work
 
 
-def _known(
+def known_work(
     models: Models,
     jobs: list[Job],
     store: Store,
@@ -404,7 +404,8 @@ def _for_hidden(options: RunOptions) -> RunOptions:
     return replace(options, metadata=True, force=False, skip_existing=False)
 
 
-def _store(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
+def store_in(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
+    """Where a run keeps its pictures. `shared`: other processes may render into the folder at the same time."""
     return Store(
         folder,
         journal,

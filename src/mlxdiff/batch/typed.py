@@ -1,0 +1,54 @@
+"""The pictures of lines that a person types one after another: each line is work of its own, begun when it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .jobs import JobMaker, nothing
+from .journal import Journal, Run, hash_of
+from .models import Models
+from .naming import ALONE, IN_FOLDER, next_index, parse_output, parse_template
+from .options import RunOptions
+from .prompts import Entry
+from .work import known_work, store_in
+from .workload import Work
+
+
+class TypedLines:
+    """Where the pictures of typed lines go: `output` as --output has it, of which there may be several pictures.
+
+    A folder gets a journal, as that of a prompt file does, and names that are numbered on from those that are there.
+    Elsewhere a picture's name says its seed. Raises RequestError for an output that cannot be used.
+    """
+
+    def __init__(self, output: str | None) -> None:
+        self._pattern = parse_output(ALONE if output is None else output, several=True)
+        self._journal: Journal | None = None
+        self._next = next_index(self._pattern)
+
+    def work(self, models: Models, entries: Sequence[Entry], options: RunOptions) -> Work:
+        """The work of one line's entries, which have their seeds. Raises MlxdiffErrors."""
+        journal = self._opened_journal()
+        store = store_in(self._pattern.folder, journal, options, shared=journal is not None)
+        recall = nothing if journal is None else journal.find
+        maker = JobMaker(models.resolve, self._pattern, recall, self._next)
+        jobs = [job for entry in entries for job in maker.jobs(entry)]
+        name = hash_of(*(entry.request.to_json() for entry in entries), str(self._pattern.template))
+        recorded = None if journal is None else journal.runs.get(name)
+        work = known_work(models, jobs, store, options, recorded=recorded)
+        if work.needs is not None and not options.dry_run:
+            models.use(work.needs)  # a damaged model leaves no folder behind
+            if journal is not None:
+                journal.begin(Run(name, jobs[0].request.seeds[0], work.batch_size), recorded)
+            self._next += len(jobs)
+        return work
+
+    def _opened_journal(self) -> Journal | None:
+        """With what other processes have added; None where the pictures have none."""
+        if self._pattern.template != parse_template(IN_FOLDER):
+            return None
+        if self._journal is None:
+            self._journal = Journal(self._pattern.folder)
+        else:
+            self._journal.refresh()
+        return self._journal
