@@ -93,7 +93,6 @@ class Batch:
 
 def nothing(_identity: str, _former: str) -> None:
     """Recalls no job: where there is no journal."""
-    return None
 
 
 class JobMaker:

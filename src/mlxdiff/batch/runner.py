@@ -10,7 +10,7 @@ Knows nothing of terminals: it yields what happened. What fails is a value too, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -55,7 +55,9 @@ class Active:
         self.claims = []
 
 
-def run(models: Models, batches: Iterable[Batch | None], store: Store, policy: Policy | None = None) -> Iterator[Event]:
+def run(
+    models: Models, batches: Iterable[Batch | None], store: Store, policy: Policy | None = None
+) -> Generator[Event]:
     """Renders what is missing of the batches, in their order, each picture written as soon as it is done.
 
     A None among the batches says that the next may be long in coming: what is under way is then finished first.

@@ -37,6 +37,7 @@ from .local import Snapshot, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
 from .removal import Removal, prunable, removal_of, remove
+from .shelf import shelved
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
 from .store import (
     StoredPart,
@@ -99,6 +100,7 @@ __all__ = [
     "resolve_vae",
     "set_default_model",
     "set_mirror",
+    "shelved",
     "stored_part",
     "stored_parts",
     "verify",
