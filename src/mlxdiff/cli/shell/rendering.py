@@ -17,7 +17,6 @@ from ...errors import MlxdiffError
 from .. import output, plan, render, viewer
 from ..interrupt import Interrupts
 from ..measured import save_pace
-from .reading import unseen_typing
 
 if TYPE_CHECKING:
     from ...batch.events import Event
@@ -52,39 +51,45 @@ class Rendered:
 
 
 def rendered(
-    models: Models, lines: TypedLines, entries: Sequence[Entry], options: RunOptions, pace: Pace, done: Rendered
+    models: Models,
+    lines: TypedLines,
+    entries: Sequence[Entry],
+    options: RunOptions,
+    pace: Pace,
+    done: Rendered,
+    before_end: Callable[[], None],
 ) -> None:
     """Renders the pictures of a line's entries, prints each one's path, seed and seconds, and notes them in `done`.
 
     Raises MlxdiffErrors of what is wrong before the first picture; those of single pictures are in `done`.
+    `before_end` is called where a signal ends the process at once.
     """
     work: Work | None = None
 
     def clean() -> None:
-        restore()
+        before_end()
         if work is not None:
             work.clean()
 
-    with unseen_typing() as restore:
-        interrupts = Interrupts([STOPPING, ENDING], lambda text: output.note(text, "yellow"), clean)
-        with interrupts, render.opened(options) as (bars, preview):
-            work = lines.work(models, entries, options)
-            if options.dry_run:
-                bars.clear()
-                plan.tell(work, options, pace, counted=True)
-                return
-            outcome = render.Outcome()
-            try:
-                bars.start(work.n_images)
-                policy = replace(work.policy(options), stop=interrupts.is_set, pace=pace)
-                tell = _teller(done, options, interrupts.is_set)
-                render.follow(models, work, options, bars, preview, policy, outcome, tell)
-            except _Stopped:
-                pass
-            finally:
-                work.close(complete=True)
-                done.failures, done.wanted, done.signal = outcome.failures, work.n_images, interrupts.received
+    interrupts = Interrupts([STOPPING, ENDING], lambda text: output.note(text, "yellow"), clean)
+    with interrupts, render.opened(options) as (bars, preview):
+        work = lines.work(models, entries, options)
+        if options.dry_run:
             bars.clear()
+            plan.tell(work, options, pace, counted=True)
+            return
+        outcome = render.Outcome()
+        try:
+            bars.start(work.n_images)
+            policy = replace(work.policy(options), stop=interrupts.is_set, pace=pace)
+            tell = _teller(done, options, interrupts.is_set)
+            render.follow(models, work, options, bars, preview, policy, outcome, tell)
+        except _Stopped:
+            pass
+        finally:
+            work.close(complete=True)
+            done.failures, done.wanted, done.signal = outcome.failures, work.n_images, interrupts.received
+        bars.clear()
     save_pace(pace)
     pace.changed = False
     if options.open:

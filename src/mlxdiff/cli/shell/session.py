@@ -23,7 +23,7 @@ from ..measured import load_pace
 from .commands import COMMANDS, Leave, perform
 from .completion import Completer
 from .history import NAME, History
-from .reading import Reader
+from .reading import Reader, unseen_typing
 from .rendering import Rendered, rendered
 from .state import State, differences
 
@@ -69,6 +69,7 @@ class Session:
         self._pace = load_pace()
         self._last: str | None = None
         self._pictures: list[tuple[Path, int]] = []  # of the last line that had any
+        self._show_typing: Callable[[], None] = lambda: None
         _check_wildcards(start.wildcards)
 
     def run(self) -> None:
@@ -85,7 +86,9 @@ class Session:
             try:
                 lines = reader.lines()
                 is_leaving = False
-                if not self._do_all(lines):
+                with unseen_typing() as self._show_typing:
+                    goes_on = self._do_all(lines)
+                if not goes_on:
                     return
             except EOFError:
                 output.answer("")
@@ -246,7 +249,7 @@ class Session:
         preview = self.state.preview
         options = replace(self._run, preview=preview, preview_vae=self._run.preview_vae if preview else None)
         try:
-            rendered(self._models, self._lines, entries, options, self._pace, done)
+            rendered(self._models, self._lines, entries, options, self._pace, done, self._show_typing)
         finally:
             self._pictures = done.pictures or self._pictures
         for job, error in done.failures:
@@ -313,7 +316,9 @@ def _with_new_seed(entry: Entry) -> Entry:
 
 def _plainly(error: MlxdiffError) -> MlxdiffError:
     """The error without its place, which is the line just typed."""
-    problem = error.problem.removeprefix(f"{TYPED}: ")
-    error.problem = f"{problem[:1].upper()}{problem[1:]}"
+    place = f"{TYPED}: "
+    if error.problem.startswith(place):
+        problem = error.problem.removeprefix(place)
+        error.problem = f"{problem[:1].upper()}{problem[1:]}"
     error.args = (f"{error.problem} {error.remedy}",)
     return error

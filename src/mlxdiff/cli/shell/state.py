@@ -13,8 +13,9 @@ from ...batch.prompts import changed
 from ...declarations import Setting
 from ...request import Request
 from ..declared import default_of, settings_of
+from ..listing import ordered
 
-SETTINGS = tuple(item for item in settings_of() if item.name != "prompt")  # a line is the prompt
+SETTINGS = tuple(ordered([item for item in settings_of() if item.name != "prompt"]))  # a line is the prompt
 DEFAULT = "default"
 _UNSET = {"none", "off", "random"}  # where a declaration says that this holds unset, it is a value that unsets
 
