@@ -184,11 +184,21 @@ class _Runner:
             if taken is None and missing:
                 return False
         active = Active(batch, missing, held)
-        for job in batch.jobs:
-            if job not in missing:
+        try:
+            yield from self._take_up(active)
+        except BaseException:  # the run is closed in the middle, and this process may go on with another
+            active.release()
+            raise
+        return True
+
+    def _take_up(self, active: Active) -> Iterator[Event]:
+        """Renders what is missing of a batch that nobody else has, and that is not there without a line."""
+        store = self.store
+        for job in active.batch.jobs:
+            if job not in active.missing:
                 yield Written(job, found=True)
         rest = []
-        for job in missing:
+        for job in active.missing:
             try:
                 standing = store.standing(job)
                 if standing.done:
@@ -205,9 +215,8 @@ class _Runner:
         active.missing = tuple(rest)
         if not rest or not self._within_limits(active):
             active.release()
-            return True
+            return
         yield from self._denoise(active)
-        return True
 
     def _denoise(self, active: Active) -> Iterator[Event]:
         if self.models.replaces(active.batch.model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .jobs import JobMaker, nothing
+from .jobs import Job, JobMaker, nothing
 from .journal import Journal, Run, hash_of
 from .models import Models
 from .naming import ALONE, IN_FOLDER, next_index, parse_output, parse_template
@@ -25,12 +25,14 @@ class TypedLines:
         self._pattern = parse_output(ALONE if output is None else output, several=True)
         self._journal: Journal | None = None
         self._next = next_index(self._pattern)
+        self._begun: list[Job] = []  # of the line before: those that were rendered have used up their numbers
 
     def work(self, models: Models, entries: Sequence[Entry], options: RunOptions) -> Work:
         """The work of one line's entries, which have their seeds. Raises MlxdiffErrors."""
         journal = self._opened_journal()
         store = store_in(self._pattern.folder, journal, options, shared=journal is not None)
         recall = nothing if journal is None else journal.find
+        self._next = max([self._next, *(job.index + 1 for job in self._begun if job.path.exists())])
         maker = JobMaker(models.resolve, self._pattern, recall, self._next)
         jobs = [job for entry in entries for job in maker.jobs(entry)]
         name = hash_of(*(entry.request.to_json() for entry in entries), str(self._pattern.template))
@@ -40,7 +42,7 @@ class TypedLines:
             models.use(work.needs)  # a damaged model leaves no folder behind
             if journal is not None:
                 journal.begin(Run(name, jobs[0].request.seeds[0], work.batch_size), recorded)
-            self._next += len(jobs)
+        self._begun = jobs if work.needs is not None else []
         return work
 
     def _opened_journal(self) -> Journal | None:

@@ -316,9 +316,6 @@ def _with_new_seed(entry: Entry) -> Entry:
 
 def _plainly(error: MlxdiffError) -> MlxdiffError:
     """The error without its place, which is the line just typed."""
-    place = f"{TYPED}: "
-    if error.problem.startswith(place):
-        problem = error.problem.removeprefix(place)
-        error.problem = f"{problem[:1].upper()}{problem[1:]}"
+    error.problem = error.problem.removeprefix(f"{TYPED}: ")
     error.args = (f"{error.problem} {error.remedy}",)
     return error
