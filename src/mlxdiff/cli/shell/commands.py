@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from ...declarations import GROUPS, Setting, Whole, shown
 from ...errors import RequestError
+from ...pictures import PictureSource
 from ...request_kinds import Seeds
-from .. import output, viewer
+from .. import config, output, viewer
 from ..declared import default_of, help_text, metavar
 from .completion import Found, of_files, of_nothing, of_words
 from .state import (
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
     from .session import Session
 
 MOST_AGAIN = 1000
-LAST = "last"  # as a seed: that of the last picture
+LAST = "last"  # as a seed: that of the last picture; as a picture: that one
+INTRODUCTION = (
+    "A line is a prompt: a red apple. {red|green} draws a word, <lora:NAME:0.8> takes a LoRA, and options for this line"
+    " alone stand at its end: a red apple --steps 20. Of pasted lines each is a prompt. Ctrl-C stops a picture. Tab"
+    " completes commands, settings, values, files and names."
+)
 
 
 class Leave(Exception):
@@ -58,8 +65,10 @@ def perform(session: Session, line: str) -> None:
     elif item is None:
         raise RequestError(f"There is no command {shown('/' + found[1])}.", _nearest(name))
     elif text:
-        if isinstance(item.kind, Seeds) and text.lower() == LAST:
+        if text.lower() == LAST and isinstance(item.kind, Seeds):
             text = str(session.last_seed())
+        elif text.lower() == LAST and isinstance(item.kind, PictureSource):
+            text = str(session.last_picture())
         session.change(session.state.with_settings(given_value(session.state.request, item, text)))
     else:
         _tell_setting(session, item)
@@ -91,14 +100,13 @@ def _help(session: Session, text: str) -> None:
             raise RequestError(f"There is no command {shown('/' + name)}.", _nearest(name))
     if names:
         return
-    output.answer(
-        "A line is a prompt: a red apple. {red|green} draws a word, <lora:NAME:0.8> takes a LoRA, and options"
-    )
-    output.answer("for this line alone stand at its end: a red apple --steps 20. Of pasted lines each is a prompt.")
+    for line in textwrap.wrap(INTRODUCTION, output.columns() - 1, break_on_hyphens=False):
+        output.answer(line)
     output.answer("")
     table = [(f"/{name} {command.usage}".rstrip(), command.help) for name, command in COMMANDS.items()]
     setting = ("/SETTING [VALUE]", f"Set a setting for later lines, or show it. /SETTING {DEFAULT} unsets it.")
-    _table([setting, *table])
+    last = (f"/seed {LAST}, /image {LAST}", "Take the seed of the last picture, or begin with that picture.")
+    _table([setting, last, *table])
     output.answer("")
     output.answer("Settings, which /help SETTING explains:")
     groups = {group: [typed_name(item) for item in SETTINGS if item.group == group] for group in GROUPS}
@@ -131,6 +139,18 @@ def _preview(session: Session, text: str) -> None:
         session.change(replace(session.state, preview=text.lower() == "on"))
     else:
         output.answer(f"preview: {'on' if session.state.preview else 'off'}")
+
+
+def _profile(session: Session, text: str) -> None:
+    found = config.read()
+    if text:
+        session.change(session.state.with_settings(found.profile(text)))
+    else:
+        output.answer(f"profiles: {', '.join(found.profiles) or 'none'}")
+
+
+def _complete_profile(text: str) -> Found:
+    return of_words(config.read().profiles)(text)
 
 
 def _quit(session: Session, text: str) -> None:
@@ -199,6 +219,7 @@ COMMANDS = {
     "preview": Command("[on|off]", "Show pictures in this terminal as they emerge.", _preview, of_words(("on", "off"))),
     "output": Command("[PATH]", "Write later pictures there: a folder, or a template of names.", _output, of_files()),
     "wildcards": Command("[DIR]", "Draw __name__ in prompts from DIR/name.txt.", _wildcards, of_files()),
+    "profile": Command("[NAME]", "Take the settings of a profile in config.toml.", _profile, _complete_profile),
     "info": Command("", "Show what the last picture was made with.", _info),
     "open": Command("", "Open the last picture in the system's viewer.", _open),
     "help": Command("[NAME]", "Explain a command or a setting, or list all.", _help),

@@ -78,8 +78,9 @@ class Completer:
         options = list(re.finditer(r"(?:^|\s)--([A-Za-z][\w-]*)(?:\s+|\s*=\s*)", line))
         if options:
             item = setting_named(options[-1][1])
-            if item is not None:
-                start, texts = self._value(item, line[options[-1].end() :])
+            text = line[options[-1].end() :]
+            if item is not None and not text.startswith("~"):  # which in a line nobody replaces
+                start, texts = self._value(item, text)
                 return options[-1].end() + start, texts
         return len(line), []
 

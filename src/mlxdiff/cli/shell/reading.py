@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 
 from ...errors import InputError
@@ -78,7 +77,12 @@ class Reader:
             readline.add_history(line)
         readline.set_completer_delims(DELIMITERS)
         readline.set_completer(self._offer)
-        readline.parse_and_bind("bind ^I rl_complete" if _is_libedit(readline) else "tab: complete")
+        if _is_libedit(readline):
+            readline.parse_and_bind("bind ^I rl_complete")
+            return
+        readline.parse_and_bind("tab: complete")
+        # A pasted block stays in the line until Enter: it can be read before it is done, and a tab in it is a tab.
+        readline.parse_and_bind("set enable-bracketed-paste on")
 
     def _offer(self, text: str, state: int) -> str | None:
         """readline's question for the text number `state`."""
@@ -108,32 +112,3 @@ def _readline() -> Any:
 def _is_libedit(readline: Any) -> bool:
     """Which macOS has in its place; its key bindings are written in another way."""
     return getattr(readline, "backend", "") == "editline" or "libedit" in (readline.__doc__ or "")
-
-
-@contextmanager
-def unseen_typing() -> Iterator[Callable[[], None]]:
-    """Meanwhile what is typed is not shown among bars and pictures; the next prompt reads it. Yields what ends it."""
-    try:
-        import termios
-    except ImportError:  # Windows
-        yield lambda: None
-        return
-    try:
-        descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-    except (OSError, ValueError, termios.error):  # a terminal that is gone
-        yield lambda: None
-        return
-
-    def restore() -> None:
-        with suppress(termios.error):
-            termios.tcsetattr(descriptor, termios.TCSANOW, before)
-
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    with suppress(termios.error):
-        termios.tcsetattr(descriptor, termios.TCSANOW, silent)
-    try:
-        yield restore
-    finally:
-        restore()

@@ -23,9 +23,10 @@ from ..measured import load_pace
 from .commands import COMMANDS, Leave, perform
 from .completion import Completer
 from .history import NAME, History
-from .reading import Reader, unseen_typing
+from .reading import Reader
 from .rendering import Rendered, rendered
 from .state import State, differences
+from .terminal import Terminal
 
 MOST_UNDONE = 1000
 NOT_HERE = ("--limit", "--until", "--skip-existing")  # which are of runs that a command goes on with
@@ -69,12 +70,19 @@ class Session:
         self._pace = load_pace()
         self._last: str | None = None
         self._pictures: list[tuple[Path, int]] = []  # of the last line that had any
-        self._show_typing: Callable[[], None] = lambda: None
+        self._terminal = Terminal()
         _check_wildcards(start.wildcards)
 
     def run(self) -> None:
         """Until Ctrl-D, /quit, or Ctrl-C at an empty line, twice. Raises typer.Exit after SIGTERM."""
-        self._load(self.state.request.wanted_model)
+        try:
+            self._run_lines()
+        finally:
+            self._terminal.restore()
+
+    def _run_lines(self) -> None:
+        with self._terminal.unseen():
+            self._load(self.state.request.wanted_model)
         from ... import hub
 
         history = History(hub.home() / NAME)
@@ -86,7 +94,7 @@ class Session:
             try:
                 lines = reader.lines()
                 is_leaving = False
-                with unseen_typing() as self._show_typing:
+                with self._terminal.unseen():
                     goes_on = self._do_all(lines)
                 if not goes_on:
                     return
@@ -219,6 +227,8 @@ class Session:
     def _check_preview(self) -> None:
         from ..preview import open_preview
 
+        if output.verbosity.quiet:
+            raise RequestError("There is no preview under --quiet.", "Start the shell without it.")
         if self._run.progress != "bar" or open_preview(output.err_console(), vae=self._run.preview_vae) is None:
             raise RequestError("There is no preview: this terminal shows no pictures.", "Look at them with /open.")
 
@@ -249,7 +259,7 @@ class Session:
         preview = self.state.preview
         options = replace(self._run, preview=preview, preview_vae=self._run.preview_vae if preview else None)
         try:
-            rendered(self._models, self._lines, entries, options, self._pace, done, self._show_typing)
+            rendered(self._models, self._lines, entries, options, self._pace, done, self._terminal.restore)
         finally:
             self._pictures = done.pictures or self._pictures
         for job, error in done.failures:

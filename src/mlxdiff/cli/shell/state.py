@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -10,8 +11,10 @@ from typing import Any
 
 from ...batch.named_options import find, read_pairs, unquoted
 from ...batch.prompts import changed
-from ...declarations import Setting
+from ...declarations import Reference, Setting
+from ...pictures import PictureSource
 from ...request import Request
+from ...structured import Structured
 from ..declared import default_of, settings_of
 from ..listing import ordered
 
@@ -56,12 +59,19 @@ def given_value(request: Request, item: Setting, text: str) -> dict[str, Any]:
     """The settings of `/NAME TEXT`; a setting that may be given again keeps the others. Raises RequestError."""
     if unsets(item, text):
         return unset(item)
-    values = read_pairs([(item.name, unquoted(text.strip()))], "The command", "/")
+    values = read_pairs([(item.name, _at_home(item, unquoted(text.strip())))], "The command", "/")
     if not values:  # -1 is no seed
         return unset(item)
     if item.kind.many:
         values[item.name] = _together(getattr(request, item.name) or (), values[item.name])
     return values
+
+
+def _at_home(item: Setting, text: str) -> str:
+    """A path with the user's folder for ~, which on the command line the system's shell puts there."""
+    if isinstance(item.kind, Structured):
+        return re.sub(r"(^|=)(~/[^=,]*)", lambda found: found[1] + os.path.expanduser(found[2]), text)
+    return os.path.expanduser(text) if isinstance(item.kind, Reference | PictureSource) else text
 
 
 def unset(item: Setting) -> dict[str, Any]:
