@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -150,7 +151,7 @@ def files(text: str, suffixes: Sequence[str]) -> list[str]:
     folder, _, begin = text.rpartition("/")
     folder = f"{folder}/" if "/" in text else ""
     found = []
-    with os.scandir(os.path.expanduser(folder) or ".") as scan:
+    with suppress(OSError), os.scandir(os.path.expanduser(folder) or ".") as scan:  # there is no such folder
         for entry in scan:
             if not entry.name.startswith(begin) or (entry.name.startswith(".") and not begin.startswith(".")):
                 continue

@@ -95,7 +95,7 @@ class Session:
                 lines = reader.lines()
                 is_leaving = False
                 with self._terminal.unseen():
-                    goes_on = self._do_all(lines)
+                    goes_on = self.do(lines)
                 if not goes_on:
                     return
             except EOFError:
@@ -114,7 +114,7 @@ class Session:
                 told = True
                 output.warn(f"Lines are not kept for later shells. {history.problem}")
 
-    def _do_all(self, lines: Sequence[str]) -> bool:
+    def do(self, lines: Sequence[str]) -> bool:
         """Lines that came together; whether the shell goes on."""
         if len(lines) > 1:
             output.note(f"{len(lines)} lines: each is done by itself. Ctrl-C stops them all.", style="dim")
