@@ -1,4 +1,4 @@
-"""Lines that are typed one after another: where their pictures go, and what a run leaves that is closed in its middle."""
+"""Lines typed one after another: where their pictures go, and what a run leaves that is closed in its middle."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_pictures_are_numbered_on_from_those_that_are_there(output, names, index
     assert next_index(parse_output(output, several=True)) == index
 
 
-def test_the_entries_of_a_line_are_those_of_a_prompt_files(models):
+def test_the_entries_of_a_line_are_those_of_a_prompt_files():
     (entry,) = typed_entries('a cat --steps 20 --cfg_scale 6 --sampler "DPM++ 2M Karras"', BASE)
     assert entry.request == replace(
         BASE, prompt="a cat", steps=20, guidance_scale=6.0, sampler="dpmpp_2m", schedule="karras"
