@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -91,6 +91,11 @@ class Preview:
             elif isinstance(event, Rendered):
                 self._finished(event)
             yield event
+
+    def show(self, pictures: Sequence[Image.Image]) -> None:
+        """Shows these pictures, of one size, in place of what was foreseen: as large as there is room."""
+        self._tiles = list(pictures)
+        self._show()
 
     def _foreseen(self, event: Denoised) -> None:
         self._budget.ran(event.step, event.steps)

@@ -7,6 +7,7 @@ is merged, would leave the models half changed.
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..interrupt import Interrupts
 from ..measured import save_pace
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ...batch.events import Event
     from ...batch.jobs import Job
     from ...batch.models import Models
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from ...batch.typed import TypedLines
     from ...batch.workload import Work
 
+MOST_SHOWN = 16  # pictures of a line, the last ones
+MAX_PIXELS = 512  # a side of a picture that is shown
 STOPPING = "Stopping after this step."
 ENDING = "Still at it. Once more, and mlxdiff ends at once."
 
@@ -65,6 +70,7 @@ def rendered(
     `before_end` is called where a signal ends the process at once.
     """
     work: Work | None = None
+    shown: deque[Image] = deque(maxlen=MOST_SHOWN)
 
     def clean() -> None:
         before_end()
@@ -83,17 +89,37 @@ def rendered(
             bars.start(work.n_images)
             policy = replace(work.policy(options), stop=interrupts.is_set, pace=pace)
             tell = _teller(done, options, interrupts.is_set)
+            if preview is not None:
+                tell = _keeping(shown, tell)
             render.follow(models, work, options, bars, preview, policy, outcome, tell)
         except _Stopped:
             pass
         finally:
             work.close(complete=True)
             done.failures, done.wanted, done.signal = outcome.failures, work.n_images, interrupts.received
+        if preview is not None and shown:
+            preview.show(shown)
         bars.clear()
     save_pace(pace)
     pace.changed = False
     if options.open:
         viewer.show([path for path, _ in done.pictures])
+
+
+def _keeping(shown: deque[Image], tell: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Also keeps small copies of the finished pictures, which are shown when the line is done."""
+    from PIL import Image
+
+    from ...batch.render import Rendered as Finished
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Finished):
+            small = Image.fromarray(event.picture)
+            small.thumbnail((MAX_PIXELS, MAX_PIXELS), Image.Resampling.BOX)
+            shown.append(small)
+        tell(event)
+
+    return keep
 
 
 def _teller(done: Rendered, options: RunOptions, is_stopped: Callable[[], bool]) -> Callable[[Event], None]:
