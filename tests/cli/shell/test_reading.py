@@ -107,6 +107,22 @@ def test_bytes_that_are_no_text_are_an_error_of_the_line(reader_of, monkeypatch)
         reader_of(None).lines()
 
 
+def test_a_line_has_a_length_and_a_block_has_none(reader_of):
+    with pytest.raises(InputError, match="longer than 65536 letters"):
+        reader_of(Library(""), text="x" * 70_000).lines()
+    assert len(reader_of(Library(""), text="x y\n" * 70_000).lines()) == 70_000
+
+
+def test_letters_that_the_locale_has_not_are_only_not_remembered(reader_of):
+    class Narrow(Library):
+        def add_history(self, line):
+            super().add_history(line.encode("ascii").decode())
+
+    library = Narrow("")
+    assert reader_of(library, text="grün\nred").lines() == ["grün", "red"]
+    assert library.history == ["red"]
+
+
 def test_without_a_library_the_prompt_is_no_data(reader_of, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(readline=iter(["a cat\n", ""]).__next__))
     reader = reader_of(None)

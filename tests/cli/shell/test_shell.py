@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,28 @@ def test_without_a_terminal_there_is_nothing_to_draw(tmp_path):
     assert done.returncode == 2
     assert "There is nothing to draw." in done.stderr
     assert not done.stdout
+
+
+SLOW = """
+import time
+import mlxdiff.batch.render as render
+def slow(*arguments, denoise=render.denoise, **more):
+    for event in denoise(*arguments, **more):
+        time.sleep(5)
+        yield event
+render.denoise = slow
+"""
+
+
+def test_a_step_that_takes_long_is_left_at_the_third_ctrl_c(tmp_path):
+    with Terminal(tmp_path, "generate", "--steps", "3", before=SLOW) as shell:
+        shell.until("mlxdiff> ")
+        shell.type("a castle\r")
+        shell.until("Denoising")
+        time.sleep(1)  # the second step has begun
+        for words in ("Stopping after this step.", "Once more, and mlxdiff ends at once.", "\n"):
+            shell.type("\x03")
+            shell.until(words, seconds=4)
+        assert shell.end() == 130
+        assert shell.shows_typing()
+    assert not pictures(tmp_path)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from ...batch.prompts import MAX_LINE
 from ...errors import InputError
 from ...printable import printable
 from .. import output
@@ -45,13 +47,15 @@ class Reader:
         if re.search(r"[\ud800-\udfff]", text):
             raise InputError("The line is not UTF-8 text.", "See which encoding the terminal is set to.")
         parts = re.split(r"\r\n|\r|\n", text)
+        if max(map(len, parts)) > MAX_LINE:
+            raise InputError(f"The line is longer than {MAX_LINE} letters.", "Shorten it.")
         found = [printable(part) for part in parts]
         if found != parts:
             output.note("Control characters were left out.", style="dim")
         found = [line for line in found if line.strip()]
         for line in found:
-            if self._history.add(line) and self._readline is not None:
-                self._readline.add_history(line)
+            if self._history.add(line):
+                self._remember(line)
         return found
 
     def is_empty(self) -> bool:
@@ -74,7 +78,7 @@ class Reader:
         readline.set_auto_history(False)
         readline.clear_history()
         for line in self._history.read():
-            readline.add_history(line)
+            self._remember(line)
         readline.set_completer_delims(DELIMITERS)
         readline.set_completer(self._offer)
         if _is_libedit(readline):
@@ -83,6 +87,11 @@ class Reader:
         readline.parse_and_bind("tab: complete")
         # A pasted block stays in the line until Enter: it can be read before it is done, and a tab in it is a tab.
         readline.parse_and_bind("set enable-bracketed-paste on")
+
+    def _remember(self, line: str) -> None:
+        if self._readline is not None:
+            with suppress(UnicodeEncodeError):  # letters that the locale has not
+                self._readline.add_history(line)
 
     def _offer(self, text: str, state: int) -> str | None:
         """readline's question for the text number `state`."""

@@ -98,7 +98,7 @@ class Session:
                     goes_on = self.do(lines)
                 if not goes_on:
                     return
-            except EOFError:
+            except (EOFError, OSError):  # Ctrl-D, or a terminal that is gone
                 output.answer("")
                 return
             except KeyboardInterrupt:
