@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from mlxdiff.cli.completion import names_here
 from mlxdiff.cli.shell.commands import COMMANDS
 from mlxdiff.cli.shell.completion import MOST, Completer
-from mlxdiff.cli.shell.session import known_names
 from mlxdiff.cli.shell.state import SETTINGS, typed_name
 from mlxdiff.errors import CheckpointError
 from mlxdiff.request import SAMPLERS, SCHEDULES
 
-NAMES = {"lora": ["ink", "inlay"], "control": ["edges"], "vae": ["tiny"], None: ["emoji", "owner/name"]}
+NAMES = {"lora": ["ink", "inlay"], "control": ["edges"], "vae": ["tiny"], "model": ["emoji", "owner/name"]}
 
 
 @pytest.fixture
@@ -80,6 +80,7 @@ def test_the_choices_of_every_setting_are_offered_in_commands_and_in_lines(compl
         ("/control edges=photos/c", ["/control edges=photos/cow.webp"]),
         ("/control edges=cat.png,preprocess=ca", ["/control edges=cat.png,preprocess=canny"]),
         ("/vae ti", ["/vae tiny"]),
+        ("/hires-upscaler lanc", ["/hires-upscaler lanczos"]),
         ("/model em", ["/model emoji"]),
         ("/model owner/", ["/model owner/name"]),
         ("/reset st", ["/reset steps", "/reset strength"]),
@@ -118,6 +119,6 @@ def test_a_damaged_cache_offers_nothing_and_a_large_folder_not_all(tmp_path, mon
 
 
 def test_names_are_those_on_this_disk():
-    assert "pixel-art" in known_names("lora")
-    assert "emoji-edges" in known_names("control")
-    assert known_names(None)[0] == "emoji"
+    assert "pixel-art" in names_here("lora")
+    assert "emoji-edges" in names_here("control")
+    assert next(names_here("model")) == "emoji"

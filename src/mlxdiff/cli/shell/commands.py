@@ -149,10 +149,6 @@ def _profile(session: Session, text: str) -> None:
         output.answer(f"profiles: {', '.join(found.profiles) or 'none'}")
 
 
-def _complete_profile(text: str) -> Found:
-    return of_words(config.read().profiles)(text)
-
-
 def _quit(session: Session, text: str) -> None:
     del session, text
     raise Leave
@@ -219,7 +215,12 @@ COMMANDS = {
     "preview": Command("[on|off]", "Show pictures in this terminal as they emerge.", _preview, of_words(("on", "off"))),
     "output": Command("[PATH]", "Write later pictures there: a folder, or a template of names.", _output, of_files()),
     "wildcards": Command("[DIR]", "Draw __name__ in prompts from DIR/name.txt.", _wildcards, of_files()),
-    "profile": Command("[NAME]", "Take the settings of a profile in config.toml.", _profile, _complete_profile),
+    "profile": Command(
+        "[NAME]",
+        "Take the settings of a profile in config.toml.",
+        _profile,
+        lambda text: (0, config.complete_profile(text)),
+    ),
     "info": Command("", "Show what the last picture was made with.", _info),
     "open": Command("", "Open the last picture in the system's viewer.", _open),
     "help": Command("[NAME]", "Explain a command or a setting, or list all.", _help),

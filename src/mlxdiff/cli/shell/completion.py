@@ -14,6 +14,7 @@ from typing import Any
 
 from ...declarations import PartReference, Reference, Setting, declared
 from ...errors import MlxdiffError
+from ...part_kinds import MODEL
 from ...pictures import ALPHA, BETWEEN, MaskSource, PictureSource, PictureSources
 from ...printable import printable
 from ...structured import Structured
@@ -28,12 +29,12 @@ Found = tuple[int, list[str]]
 
 class Completer:
     """`commands` are names, each with what completes its argument; `names` lists what is known of a kind of part, or
-    of models for None, and is asked anew each time; `wildcards` the names of wildcards."""
+    of models, and is asked anew each time; `wildcards` the names of wildcards."""
 
     def __init__(
         self,
         commands: dict[str, Callable[[str], Found]],
-        names: Callable[[str | None], Iterable[str]],
+        names: Callable[[str], Iterable[str]],
         wildcards: Callable[[], Iterable[str]],
     ) -> None:
         self._commands, self._names, self._wildcards = commands, names, wildcards
@@ -104,8 +105,8 @@ class Completer:
         if isinstance(kind, PictureSource):
             found += files(text, PICTURES)
         elif isinstance(kind, Reference):
-            part = kind.part if isinstance(kind, PartReference) else None
-            found += [*_beginning(text, self._names(part)), *files(text, WEIGHTS)]
+            names = [*kind.names, *self._names(kind.part)] if isinstance(kind, PartReference) else self._names(MODEL)
+            found += [*_beginning(text, names), *files(text, WEIGHTS)]
         return 0, found
 
     def _structured(self, kind: Structured, text: str) -> Found:

@@ -7,6 +7,7 @@ is merged, would leave the models half changed.
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ...batch.options import RunOptions
 from ...errors import MlxdiffError
-from .. import output, plan, render, viewer
+from .. import bell, output, plan, render, viewer
 from ..interrupt import Interrupts
 from ..measured import save_pace
 
@@ -47,6 +48,7 @@ class Rendered:
     pictures: list[tuple[Path, int]] = field(default_factory=list)
     failures: list[tuple[Job, MlxdiffError]] = field(default_factory=list)
     wanted: int | None = None
+    is_held_back: bool = False  # by an empty battery
     signal: int | None = None
 
     @property
@@ -69,6 +71,7 @@ def rendered(
     Raises MlxdiffErrors of what is wrong before the first picture; those of single pictures are in `done`.
     `before_end` is called where a signal ends the process at once.
     """
+    began = time.perf_counter()
     work: Work | None = None
     shown: deque[Image] = deque(maxlen=MOST_SHOWN)
 
@@ -97,10 +100,12 @@ def rendered(
         finally:
             work.close(complete=True)
             done.failures, done.wanted, done.signal = outcome.failures, work.n_images, interrupts.received
+            done.is_held_back = outcome.stopped is not None
         if preview is not None and shown:
             preview.show(shown)
         bars.clear()
     save_pace(pace)
+    bell.ring(options.bell, time.perf_counter() - began)
     pace.changed = False
     if options.open:
         viewer.show([path for path, _ in done.pictures])

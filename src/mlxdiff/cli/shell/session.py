@@ -19,6 +19,7 @@ from ...request import SEEDS, Model, Request
 from .. import options as run_options
 from .. import output
 from ..bars import Bars
+from ..completion import names_here
 from ..measured import load_pace
 from .commands import COMMANDS, Leave, perform
 from .completion import Completer
@@ -87,7 +88,7 @@ class Session:
 
         history = History(hub.home() / NAME)
         arguments = {name: command.complete for name, command in COMMANDS.items()}
-        reader = Reader(history, Completer(arguments, known_names, self._wildcard_names))
+        reader = Reader(history, Completer(arguments, names_here, self._wildcard_names))
         output.note("Type what to draw. /help lists the commands, Ctrl-D leaves.")
         told = is_leaving = False
         while True:
@@ -265,6 +266,8 @@ class Session:
         for job, error in done.failures:
             which = "" if done.wanted == 1 else f"seed {job.request.seeds[0]}: "
             output.complain("error", f"{which}{_plainly(error)}")
+        if done.is_held_back:
+            output.note("Stopped by --min-battery: the rest waits for power. Type the line again then.", style="yellow")
         if done.is_terminated:
             raise typer.Exit(128 + (done.signal or 0))
         if done.signal is not None and done.wanted is not None and len(done.pictures) < done.wanted:
@@ -288,16 +291,6 @@ class Session:
         from ...batch.wildcard_files import WildcardFiles
 
         return WildcardFiles(self.state.wildcards).names
-
-
-def known_names(kind: str | None) -> list[str]:
-    """The names of the parts of a kind on this disk, or of the models for None."""
-    from ... import hub
-
-    if kind is None:
-        return [hub.BUILT_IN, *(model.reference for model in hub.cached_models() if model.complete)]
-    cached = [part.reference for part in hub.cached_parts() if part.kind == kind]
-    return [*(part.name for part in hub.shelved(kind)), *cached]
 
 
 def _check_wildcards(folder: Path | None) -> None:
