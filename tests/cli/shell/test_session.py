@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from PIL import Image, ImageChops
 from safetensors.numpy import load_file, save_file
 
 from mlxdiff.batch.options import RunOptions
@@ -153,6 +155,37 @@ def test_seeds_are_new_each_time_or_fixed_and_the_last_one_can_be_kept(session, 
     assert (last(session).seed, last(session).steps) == (kept, 3)
     tell("/again")
     assert (last(session).seed != kept, last(session).steps) == (True, 3)
+
+
+def test_a_prompt_is_repeated_with_the_seed_that_is_set(tell):
+    assert "There is no last prompt." in tell("/repeat")
+    tell("a cat", "/seed last", "/steps 3", "/repeat")
+    first, second = (read_picture(path).request for path in sorted(Path().glob("*.png"), key=os.path.getmtime))
+    assert (first.seed, first.steps, first.prompt) == (second.seed, second.steps - 1, second.prompt)
+    assert "is there already" in tell("/repeat")
+
+
+def test_a_pictures_settings_are_taken_over_with_its_prompt(session, tell, tmp_path):
+    tell("a cat --steps 3 --sampler euler --seed 7 --n-images 2 --output one.png")
+    made = Path("one-8.png")
+    tell("/reset", "a dog", "/lora pixel-art")
+    said = tell("/from one-8.png")
+    assert "prompt: a cat" in said
+    assert "lora: none" in said
+    assert (session.state.request.seed, session.state.request.steps) == (8, 3)
+    tell("/repeat")
+    with Image.open(made) as before, Image.open(session.last_picture()) as after:
+        most = max(high for _, high in ImageChops.difference(before, after).getextrema())
+        assert most <= 1, "it was one of a batch, which decides last bits"
+    tell("/again")
+    assert last(session).seed != 8
+    assert "lora: pixel-art" in tell("/undo")
+    for line, words in (("/from", "names no file"), ("/from no.png", "no.png"), ("/from /dev/zero", "a device")):
+        assert words in tell(line)
+    (tmp_path / "a.txt").write_text("{{a fox}}, {bird}\nSteps: 2, Sampler: Euler a, CFG scale: 3, Seed: 4, Size: 32x32")
+    tell("/from a.txt", "/repeat")
+    assert last(session).prompt == "{{a fox}}, {bird}"
+    assert (last(session).seed, last(session).sampler) == (4, "euler_ancestral")
 
 
 def test_the_last_picture_is_where_the_next_one_starts(session, tell):

@@ -14,9 +14,9 @@ from ...declarations import GROUPS, Setting, Whole, shown
 from ...errors import RequestError
 from ...pictures import PictureSource
 from ...request_kinds import Seeds
-from .. import config, output, viewer
+from .. import config, output, usage, viewer
 from ..declared import default_of, help_text, metavar
-from .completion import Found, of_files, of_nothing, of_words
+from .completion import PICTURES, Found, of_files, of_nothing, of_words
 from .state import (
     DEFAULT,
     SETTINGS,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MOST_AGAIN = 1000
 LAST = "last"  # as a seed: that of the last picture; as a picture: that one
+RECORDS = (*PICTURES, ".txt", ".json")  # files that say how a picture was made
 INTRODUCTION = (
     "A line is a prompt: a red apple. {red|green} draws a word, <lora:NAME:0.8> takes a LoRA, and options for this line"
     " alone stand at its end: a red apple --steps 20. Of pasted lines each is a prompt. Ctrl-C stops a picture. Tab"
@@ -85,6 +86,21 @@ def _tell_setting(session: Session, item: Setting) -> None:
 
 def _again(session: Session, text: str) -> None:
     session.again(Whole(1, MOST_AGAIN).parse("/again", text) if text else 1)
+
+
+def _repeat(session: Session, text: str) -> None:
+    del text
+    session.repeat()
+
+
+def _from(session: Session, text: str) -> None:
+    from ...metadata import request_from_file
+
+    if not text:
+        raise RequestError("/from names no file.", "Name a picture: /from apple.png")
+    path = Path(_path(text)).expanduser()
+    usage.check_files([path])
+    session.take_over(request_from_file(path))
 
 
 def _help(session: Session, text: str) -> None:
@@ -207,6 +223,10 @@ def reset_words() -> list[str]:
 
 COMMANDS = {
     "again": Command("[N]", "Render the last prompt once more, or N times, each with a new seed.", _again),
+    "repeat": Command("", "Render the last prompt once more, with the seed that is set.", _repeat),
+    "from": Command(
+        "FILE", "Take the settings, seed and prompt of a picture, or of a .txt of A1111's.", _from, of_files(RECORDS)
+    ),
     "show": Command("", "Show the settings that are not at their default.", _show),
     "reset": Command(
         "[SETTING ...]", "Set settings, or all, back to what they were at the start.", _reset, of_words(reset_words())

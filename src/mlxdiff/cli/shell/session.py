@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ import typer
 
 from ...batch.options import RunOptions
 from ...batch.prompts import TYPED, Entry, typed_entries
+from ...batch.wildcards import TEXTS
 from ...declarations import Setting
 from ...errors import MlxdiffError, RequestError
 from ...request import SEEDS, Model, Request
@@ -70,6 +72,7 @@ class Session:
         self._lines = TypedLines(start.output)
         self._pace = load_pace()
         self._last: str | None = None
+        self._literal: frozenset[str] = frozenset()  # prompts that are no templates
         self._pictures: list[tuple[Path, int]] = []  # of the last line that had any
         self._terminal = Terminal()
         _check_wildcards(start.wildcards)
@@ -158,10 +161,25 @@ class Session:
 
     def again(self, times: int) -> None:
         """The last prompt, each time with a new seed."""
-        if self._last is None:
-            raise RequestError("There is no last prompt.", "Type one.")
-        entries = self._entries(self._last)
+        entries = self._entries(self._last_line())
         self._render([_with_new_seed(entry) for _ in range(times) for entry in entries])
+
+    def repeat(self) -> None:
+        """The last prompt, as if it were typed once more."""
+        self._render_line(self._last_line())
+
+    def take_over(self, request: Request) -> None:
+        """Makes the settings of one that made a picture the present ones, and its prompt the last prompt.
+
+        Of several images it is the first. Its prompts have been drawn: braces in them are text.
+        """
+        prompt = request.prompts[0]
+        seed = request.seed[0] if isinstance(request.seed, tuple) else request.seed
+        own = {"prompt": "", "seed": seed, "n_images": 1, "batch_index": None, "hashes": None}
+        self.change(replace(self.state, request=replace(request, **own)))
+        self._literal = frozenset(text for name in TEXTS if isinstance(text := getattr(request, name), str))
+        self._last = json.dumps({"prompt": prompt})
+        output.answer(f"prompt: {prompt}")
 
     def last_picture(self) -> Path:
         return self._last_of_line()[0]
@@ -175,6 +193,11 @@ class Session:
             value = getattr(self._models.resolve(_sample(self.state)), item.name)
             return None if value is None or item.name == "seed" else item.kind.show(value)
         return None
+
+    def _last_line(self) -> str:
+        if self._last is None:
+            raise RequestError("There is no last prompt.", "Type one.")
+        return self._last
 
     def _last_of_line(self) -> tuple[Path, int]:
         if not self._pictures:
@@ -252,7 +275,7 @@ class Session:
         from ...batch.wildcard_files import WildcardFiles
         from ...batch.wildcards import Wildcards
 
-        wildcards = Wildcards(WildcardFiles(self.state.wildcards), every=self._every)
+        wildcards = Wildcards(WildcardFiles(self.state.wildcards), every=self._every, literal=self._literal)
         return [replace(entry, counted_from=None) for entry in typed_entries(line, self.state.request, wildcards)]
 
     def _render(self, entries: Sequence[Entry]) -> bool:
