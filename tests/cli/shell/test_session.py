@@ -332,7 +332,7 @@ def test_info_and_help_and_a_settings_own_words(session, tell):
     assert "Denoising steps." in tell("/help steps")
     assert "Did you mean /steps?" in tell("/help stepz")
     assert "sampler: the checkpoint's (ddim)" in tell("/sampler")
-    assert "steps: 2" in tell("/steps")
+    assert "steps: 2" in tell("  /steps")
     assert "There is no preview" in tell("/preview on")
     assert not session.do(["/quit"])
     assert not session.do(["/exit"])

@@ -85,6 +85,12 @@ class Session:
             self._terminal.restore()
 
     def _run_lines(self) -> None:
+        if self.state.preview:
+            try:
+                self._check_preview()
+            except RequestError as error:
+                output.note(error.problem, style="yellow")
+                self.start = self.state = replace(self.state, preview=False)
         with self._terminal.unseen():
             self._load(self.state.request.wanted_model)
         from ... import hub
@@ -127,7 +133,7 @@ class Session:
                 output.note(f"> {line}", style="bold")
             output.show_warnings()  # what was said of another line is said of this one too
             try:
-                if line.startswith("/"):
+                if line.lstrip().startswith("/"):
                     perform(self, line)
                 elif not self._render_line(line):
                     break
