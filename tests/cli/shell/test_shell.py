@@ -145,11 +145,12 @@ def test_tab_completes(tmp_path):
     assert found.schedule == "simple"
 
 
-def test_a_signal_to_end_ends_it_and_gives_the_terminal_back(tmp_path):
+@pytest.mark.parametrize("busy", [True, False], ids=["in a picture", "at the prompt"])
+def test_a_signal_to_end_ends_it_and_gives_the_terminal_back(tmp_path, busy):
     with Terminal(tmp_path, "generate", "--steps", "1000") as shell:
         shell.until("mlxdiff> ")
-        shell.type("a castle\r")
-        shell.until("/1000")
+        shell.type("a castle\r" if busy else "a castle")
+        shell.until("/1000" if busy else "a castle")
         os.kill(shell.process.pid, signal.SIGTERM)
         assert shell.end() == 143
         assert shell.shows_typing()

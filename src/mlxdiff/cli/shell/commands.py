@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import textwrap
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...batch.named_options import unquoted
 from ...declarations import GROUPS, Setting, Whole, shown
 from ...errors import RequestError
 from ...pictures import PictureSource
@@ -98,7 +100,7 @@ def _from(session: Session, text: str) -> None:
 
     if not text:
         raise RequestError("/from names no file.", "Name a picture: /from apple.png")
-    path = Path(_path(text)).expanduser()
+    path = Path(_path(text))
     usage.check_files([path])
     session.take_over(request_from_file(path))
 
@@ -196,13 +198,14 @@ def _undo(session: Session, text: str) -> None:
 
 def _wildcards(session: Session, text: str) -> None:
     if text:
-        session.change(replace(session.state, wildcards=None if text == DEFAULT else Path(_path(text)).expanduser()))
+        session.change(replace(session.state, wildcards=None if text == DEFAULT else Path(_path(text))))
     else:
         output.answer(f"wildcards: {session.state.wildcards or 'none'}")
 
 
 def _path(text: str) -> str:
-    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
+    """A path without quotation marks, and with the user's folder for ~."""
+    return os.path.expanduser(unquoted(text))
 
 
 def _table(pairs: list[tuple[str, str]]) -> None:
@@ -217,10 +220,6 @@ def _nearest(name: str) -> str:
     return f"{meant}/help lists the commands; a prompt does not begin with a slash."
 
 
-def reset_words() -> list[str]:
-    return [typed_name(item) for item in SETTINGS]
-
-
 COMMANDS = {
     "again": Command("[N]", "Render the last prompt once more, or N times, each with a new seed.", _again),
     "repeat": Command("", "Render the last prompt once more, with the seed that is set.", _repeat),
@@ -229,7 +228,10 @@ COMMANDS = {
     ),
     "show": Command("", "Show the settings that are not at their default.", _show),
     "reset": Command(
-        "[SETTING ...]", "Set settings, or all, back to what they were at the start.", _reset, of_words(reset_words())
+        "[SETTING ...]",
+        "Set settings, or all, back to what they were at the start.",
+        _reset,
+        of_words(map(typed_name, SETTINGS)),
     ),
     "undo": Command("", "Undo the last change of settings.", _undo),
     "preview": Command("[on|off]", "Show pictures in this terminal as they emerge.", _preview, of_words(("on", "off"))),

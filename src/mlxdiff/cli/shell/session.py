@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -79,9 +80,11 @@ class Session:
 
     def run(self) -> None:
         """Until Ctrl-D, /quit, or Ctrl-C at an empty line, twice. Raises typer.Exit after SIGTERM."""
+        before = signal.signal(signal.SIGTERM, _end)
         try:
             self._run_lines()
         finally:
+            signal.signal(signal.SIGTERM, before)
             self._terminal.restore()
 
     def _run_lines(self) -> None:
@@ -320,6 +323,11 @@ class Session:
         from ...batch.wildcard_files import WildcardFiles
 
         return WildcardFiles(self.state.wildcards).names
+
+
+def _end(number: int, _: object) -> None:
+    """Ends the shell in order, so that readline gives the terminal back."""
+    raise typer.Exit(128 + number)
 
 
 def _check_wildcards(folder: Path | None) -> None:
