@@ -6,26 +6,25 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupts:
-    """While it is entered, the first SIGINT or SIGTERM sets `received`; one more than there are texts ends the process.
+    """While it is entered, the first SIGINT or SIGTERM sets `received`; one more than `tell` has ends the process.
 
-    texts   what the first signal says, the next one, and so on
-    tell    called with such a text, from another thread
+    tell    what is called with the first signal, with the second, and so on, from another thread
     clean   called before the process ends at once
 
     Python's own handlers wait for MLX to come back from a computation, which may take a minute. So a thread of its own
     reads the signals' numbers from the pipe into which Python writes them at once.
     """
 
-    def __init__(self, texts: Sequence[str], tell: Callable[[str], None], clean: Callable[[], None]) -> None:
+    def __init__(self, *tell: Callable[[], None], clean: Callable[[], None]) -> None:
         self.received: int | None = None
-        self._texts, self._tell, self._clean = iter(texts), tell, clean
+        self._tell, self._clean = iter(tell), clean
 
     @property
     def exit_code(self) -> int:
@@ -55,10 +54,10 @@ class Interrupts:
             number = data[0]
             if number not in SIGNALS:
                 continue
-            text = next(self._texts, None)
-            if text is not None:
+            tell = next(self._tell, None)
+            if tell is not None:
                 self.received = number if self.received is None else self.received
-                self._tell(text)
+                tell()
             else:
                 self._clean()
                 if sys.stderr.isatty():

@@ -166,8 +166,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
                 work.close(complete=False)
             return
         interrupts = Interrupts(
-            ["Finishing the pictures at hand. Once more, and it stops at once."],
-            tell=lambda text: bars.note(text, "yellow"),
+            lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
             clean=work.clean,
         )
         stop.asked = interrupts.is_set

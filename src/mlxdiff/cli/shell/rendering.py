@@ -80,7 +80,7 @@ def rendered(
         if work is not None:
             work.clean()
 
-    interrupts = Interrupts([STOPPING, ENDING], lambda text: output.note(text, "yellow"), clean)
+    interrupts = Interrupts(lambda: output.note(STOPPING, "yellow"), lambda: output.note(ENDING, "yellow"), clean=clean)
     with interrupts, render.opened(options) as (bars, preview):
         work = lines.work(models, entries, options)
         if options.dry_run:
