@@ -51,6 +51,11 @@ class Terminal:
     def type(self, keys: str | bytes) -> None:
         os.write(self._main, keys.encode() if isinstance(keys, str) else keys)
 
+    def interrupt(self) -> None:
+        """Ctrl-C, a moment after the prompt: readline overlooks a signal before it waits for keys."""
+        time.sleep(0.7)
+        self.type("\x03")
+
     def until(self, text: str, seconds: float = 60) -> str:
         """Reads up to the text; what came since the last call, to its end. Fails where the text does not come."""
         start, deadline = self._at, time.monotonic() + seconds
