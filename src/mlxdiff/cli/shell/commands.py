@@ -133,7 +133,8 @@ def _help(session: Session, text: str) -> None:
 
 def _info(session: Session, text: str) -> None:
     del text
-    from ..info import about_picture, table_rows
+    from ..info import table_rows
+    from ..picture_pages import about_picture
 
     _table(list(table_rows(about_picture(session.last_picture()))))
 
