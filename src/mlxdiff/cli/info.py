@@ -349,10 +349,11 @@ def tell(values: Mapping[str, Any], *, json: bool) -> None:
     if json:
         output.say_json(values)
     else:
-        output.table(_rows(values))
+        output.table(table_rows(values))
 
 
-def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def table_rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of each line that people read."""
     for name, value in values.items():
         if name == "request":
             yield name, ""
