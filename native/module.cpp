@@ -38,8 +38,10 @@ NB_MODULE(_native, m) {
   m.def("threads", [] { return mlxdiff::pool().threads(); });
   m.def("share_threads", &share_threads, "address"_a);
   m.def("instruction_sets", &mlxdiff::instruction_sets);
-  m.def("instruction_set", [] { return std::string(mlxdiff::kernels().instruction_set); });
+  m.def("instruction_set", [] { return std::string(mlxdiff::kernels<float>().instruction_set); });
   m.def("use_instruction_set", &mlxdiff::use_instruction_set, "name"_a);
+
+  m.def("has_bf16", &mlxdiff::has_bf16);
 
   m.def("silu", &mlxdiff::silu, "x"_a);
   m.def("gelu", &mlxdiff::gelu, "x"_a);
@@ -51,4 +53,5 @@ NB_MODULE(_native, m) {
         "shift"_a = nb::none(), "silu"_a = false);
   m.def("attention", &mlxdiff::attention, "q"_a, "k"_a, "v"_a, "heads"_a, "mask"_a = nb::none());
   m.def("convolve", &mlxdiff::convolve, "x"_a, "weights"_a, "bias"_a.none(), "stride"_a, "padding"_a);
+  m.def("linear", &mlxdiff::linear, "x"_a, "weights"_a, "bias"_a.none());
 }
