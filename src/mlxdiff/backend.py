@@ -143,9 +143,18 @@ def device_name() -> str:
 
 
 def default_dtype() -> mx.Dtype:
-    """fp16 on a GPU, fp32 on a CPU, where half precision is 50 times slower."""
+    """fp16 on a GPU, fp32 on a CPU, where half precision may be 50 times slower (see is_fast)."""
     mx = require_mlx()
     return mx.float16 if is_gpu() else mx.float32
+
+
+def is_fast(dtype: mx.Dtype) -> bool:
+    """Whether networks of that type run at the device's own speed: half precision on a CPU may not."""
+    if is_gpu():
+        return True
+    from .kernels import native
+
+    return native.is_fast(dtype)
 
 
 def parse_dtype(dtype: str | mx.Dtype) -> mx.Dtype:

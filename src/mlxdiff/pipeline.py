@@ -93,7 +93,7 @@ class StableDiffusion:
             vae=wanted.vae,
             prediction_type=prediction_type,
         )
-        if self.dtype != mx.float32 and not backend.is_gpu():
+        if not backend.is_fast(self.dtype):
             text = f"On a CPU {self.model.dtype} is about 50 times slower than fp32."
             warnings.warn(MlxdiffWarning(text), stacklevel=2)
         hashes = () if wanted.vae is None or vae_path is None else ((wanted.vae, content_hash(vae_path)),)

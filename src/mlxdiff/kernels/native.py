@@ -44,11 +44,21 @@ class _OutdatedError(_Unfit):
 def serving(*arrays: mx.array | None) -> Any | None:
     """The extension, if it can compute with these arrays (None stands for one that is left out), else None.
 
-    Raises BackendError if MLXDIFF_NATIVE makes no sense.
+    It takes arrays of fp32; and of bf16, where the processor multiplies that. Raises BackendError if MLXDIFF_NATIVE
+    makes no sense.
     """
-    if mx.default_device() != mx.cpu or any(a is not None and a.dtype != mx.float32 for a in arrays):
+    if mx.default_device() != mx.cpu:
         return None
-    return _loaded()[0]
+    types = {a.dtype for a in arrays if a is not None}
+    if types <= {mx.float32}:
+        return _loaded()[0]
+    extension = _loaded()[0] if types == {mx.bfloat16} else None
+    return extension if extension is not None and extension.has_bf16() else None
+
+
+def is_fast(dtype: mx.Dtype) -> bool:
+    """Whether a CPU computes with arrays of that type at its own speed, and not one number at a time."""
+    return dtype == mx.float32 or serving(mx.zeros(1, dtype)) is not None
 
 
 def state() -> str:
