@@ -147,6 +147,7 @@ void sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, flo
   try {
     sgemm_by_rows(transpose_a != kPlain, transpose_b != kPlain, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   } catch (const std::bad_alloc&) {
+    note_lack_of_memory();
     for (int64_t i = 0; i < m; ++i) {
       std::fill_n(c + i * static_cast<int64_t>(ldc), n, std::numeric_limits<float>::quiet_NaN());
     }

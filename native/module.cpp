@@ -9,6 +9,7 @@
 #include "matmul.h"
 #include "ops.h"
 #include "pool.h"
+#include "scratch.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -26,6 +27,9 @@ NB_MODULE(_native, m) {
   m.def("instruction_set", [] { return std::string(mlxdiff::kernels<float>().instruction_set); });
   m.def("use_instruction_set", &mlxdiff::use_instruction_set, "name"_a);
 
+  m.def("limit_scratch", &mlxdiff::limit_scratch, "floats"_a);
+  // Whether an operation lacked memory since somebody asked last: its numbers are NaN.
+  m.def("lacked_memory", &mlxdiff::lacked_memory);
   m.def("has_bf16", &mlxdiff::has_bf16);
 
   m.def("silu", &mlxdiff::silu, "x"_a);

@@ -12,6 +12,7 @@
 #include "mlx/primitives.h"
 
 #include "isa.h"
+#include "scratch.h"
 
 namespace mlxdiff {
 namespace {
@@ -54,6 +55,7 @@ class Lazy : public mx::Primitive {
   Lazy(mx::Stream stream, Op<Real> op) : Primitive(stream), op_(std::move(op)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    if (lacked_memory()) throw std::runtime_error("[malloc] Unable to allocate memory for " + op_.name + ".");
     auto& encoder = mx::cpu::get_command_encoder(stream());
     std::vector<Input<Real>> views;
     std::vector<std::pair<Input<Real>, Real*>> copies;
@@ -83,7 +85,9 @@ class Lazy : public mx::Primitive {
       try {
         work(views, output);
       } catch (const std::bad_alloc&) {
-        // Nobody catches on MLX's thread, so that throwing would end the process: numbers that are none tell.
+        // Nobody catches on MLX's thread, so that throwing would end the process. The next operation throws in this
+        // one's place; if none follows, numbers that are none tell.
+        note_lack_of_memory();
         fill_with_nan(output, size);
       }
     });

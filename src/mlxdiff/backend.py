@@ -235,6 +235,18 @@ def _own_control_groups() -> list[Path]:
     return found
 
 
+def check_memory() -> None:
+    """Raises BackendError if an operation of the CPU's lacked memory since the last time: its numbers are NaN."""
+    from .kernels import native
+
+    extension = None if is_gpu() else native.serving()
+    if extension is not None and extension.lacked_memory():
+        raise BackendError(
+            "The CPU's memory ran out, and what was computed is lost.",
+            "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
+        )
+
+
 def limit_cache() -> int:
     """Sets how many bytes of freed buffers MLX keeps for reuse, and returns that number.
 
