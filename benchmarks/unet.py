@@ -47,6 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-guidance", action="store_true", help="one row an image instead of two")
     gpu = backend.is_gpu()
     parser.add_argument("--peers", default=GPU_PEERS if gpu else CPU_PEERS, help=f"of {', '.join(unet_peers.NAMES)}")
+    parser.add_argument("--threads", type=int, help="on a CPU, of every peer; each one's own choice unless given")
     parser.add_argument("--dtype", choices=["bfloat16"], help="bf16 on a CPU")
     parser.add_argument("--turns", type=int, default=5 if gpu else 3)
     parser.add_argument("--turn-seconds", type=float, default=0.5, help="how long a peer's turn lasts at least")
@@ -106,9 +107,17 @@ def counting(call: unet_peers.Call, spent: list[float]) -> unet_peers.Call:
     return counted
 
 
+def in_fp32(config: Any, weights: Any, inputs: dict[int, unet_peers.Inputs]) -> dict[int, np.ndarray]:
+    """What mlxdiff computes in fp32, for each batch."""
+    peer = unet_peers.make("mlxdiff", config, weights, {path: mx.array(array) for path, array in weights.items()})
+    return {images: peer.output(peer.ready(some)()) for images, some in inputs.items()}
+
+
 def main() -> None:
     options = parse()
     backend.prepare()  # as StableDiffusion does
+    if options.threads is not None:
+        unet_peers.limit_threads(options.threads)
     config = checkpoints.published(options.model)["unet"]
     parsed = UNetConfig.from_dict(config)
     size = config["sample_size"] if options.size is None else options.size
@@ -117,17 +126,20 @@ def main() -> None:
     arrays = (
         {path: mx.array(array) for path, array in weights.items()} if {"mlxdiff", "plain"} & {*options.peers} else {}
     )
-    in_fp32 = None
+    prepared = {}
+    for images in options.batches:
+        n = images if options.no_guidance else 2 * images
+        prepared[images] = unet_peers.Inputs.random(parsed, n, size, size, dtype)
+    wanted: dict[int, np.ndarray] = {}
     if options.dtype is not None:
-        in_fp32 = unet_peers.make("mlxdiff", config, weights, {p: mx.array(a) for p, a in weights.items()})
+        wanted = in_fp32(config, weights, prepared)
         arrays = {path: array.astype(mx.bfloat16) for path, array in arrays.items()}
+        mx.eval(arrays)  # and fp32 is let go
     peers = {name: unet_peers.make(name, config, weights, arrays, options.dtype) for name in options.peers}
     rows = []
     for images in options.batches:
         n = images if options.no_guidance else 2 * images
-        inputs = unet_peers.Inputs.random(parsed, n, size, size, dtype)
-        expected = None if in_fp32 is None else in_fp32.output(in_fp32.ready(inputs)())
-        found = compared(peers, inputs, options, expected)
+        found = compared(peers, prepared[images], options, wanted.get(images))
         work = flops.unet(parsed, n, size, size)
         seconds = {row["peer"]: row["seconds"] for row in found}
         for row in found:
@@ -137,7 +149,7 @@ def main() -> None:
         rows += found
     about = machine.describe("mlx", "torch", "diffusers", "openvino") | {"backend": backend.backend_name()}
     dtype = options.dtype or dtype
-    settings = {"model": options.model, "size": size, "dtype": dtype, "turns": options.turns}
+    settings = {"model": options.model, "size": size, "dtype": dtype, "turns": options.turns, "threads": options.threads}
     if options.json:
         print(json.dumps({"rows": rows, "settings": settings, **about}))
         return

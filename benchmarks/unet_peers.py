@@ -210,14 +210,29 @@ class OpenVINO(Peer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of each size that becomes a constant, which is meant
             model = self.openvino.convert_model(self.module, example_input=arguments, input=shapes)
-        compiled = self.openvino.compile_model(
-            model, "CPU", {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
-        )
+        settings = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
+        settings |= {"INFERENCE_NUM_THREADS": number for number in _threads}
+        compiled = self.openvino.compile_model(model, "CPU", settings)
         arrays = [argument.numpy() for argument in arguments]
         return lambda: compiled(arrays)[0]
 
     def output(self, result: np.ndarray) -> np.ndarray:
         return result.transpose(0, 2, 3, 1)
+
+
+_threads: list[int] = []  # what limit_threads has said
+
+
+def limit_threads(number: int) -> None:
+    """Has all peers that are made from now on compute on so many threads of a CPU."""
+    import torch
+
+    from mlxdiff.kernels import native
+
+    _threads[:] = [number]
+    torch.set_num_threads(number)
+    if (extension := native.serving()) is not None:
+        extension.set_threads(number)
 
 
 def in_torch(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:

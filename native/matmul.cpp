@@ -26,10 +26,11 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // What differs between the products below. All sums of an element are of one order: run after run, and within a run.
 //
 // pack(column, valid, lane, lanes, out)  brings that run of weights into a panel
-// put(row, count, column, valid, sums)   takes sums (count, columns of a panel)
-template <class Real, class Pack, class Put>
+// results(row, column)                   where they go
+// put(row, count, column, valid, sums)   takes sums (count, columns of a panel) there
+template <class Real, class Pack, class At, class Put>
 void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64_t x_row, const Pack& pack,
-              const Put& put) {
+              const At& results, const Put& put) {
   const Kernels<Real>& kernel = kernels<Real>();
   int64_t wide;
   kernel.panel_columns(&wide);
@@ -64,6 +65,12 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
       const int64_t valid = std::min(wide, columns - column);
       float* const sums = scratch.data() + worker * own;
       float* const packed = sums + wide * kMostRows;
+      // What is written at the end: lines that nobody reads before are fetched meanwhile.
+      for (int64_t i = 0; i < count; ++i) {
+        const Real* line = results(begin + i, column);
+        __builtin_prefetch(line, 1);
+        if (valid * sizeof(Real) > 64) __builtin_prefetch(line + 64 / sizeof(Real), 1);
+      }
       const Lane* at[kMostRows];
       for (int64_t i = 0; i < count; ++i) at[i] = reinterpret_cast<const Lane*>(x + (begin + i) * x_row);
       if (runs == 0) std::fill_n(sums, count * wide, 0.0f);
@@ -87,12 +94,13 @@ void multiply(const Product<Real>& p) {
     const Real* from = p.weights + column * p.weight_row + lane * kPerLane<Real>;
     kernel.pack_lanes(reinterpret_cast<const Lane*>(from), p.weight_row / kPerLane<Real>, valid, lanes, out);
   };
+  const auto at = [&](int64_t row, int64_t column) { return p.out + row * p.out_row + column; };
   const auto put = [&](int64_t row, int64_t count, int64_t column, int64_t valid, const float* sums) {
     float start[kMostColumns] = {};
     for (int64_t j = 0; p.bias != nullptr && j < valid; ++j) start[j] = as_float(p.bias[column + j]);
-    kernel.put_sums(sums, count, start, valid, p.out + row * p.out_row + column, p.out_row);
+    kernel.put_sums(sums, count, start, valid, at(row, column), p.out_row);
   };
-  multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, pack, put);
+  multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, pack, at, put);
 }
 
 template void multiply(const Product<float>&);
@@ -121,8 +129,9 @@ void sgemm_by_rows(bool turn_a, bool turn_b, int64_t m, int64_t n, int64_t k, fl
       std::fill(out + valid, out + wide, 0.0f);
     }
   };
+  const auto at = [&](int64_t row, int64_t column) { return c + row * ldc + column; };
   const auto put = [&](int64_t row, int64_t count, int64_t column, int64_t valid, const float* sums) {
-    float* out = c + row * ldc + column;
+    float* out = at(row, column);
     if (alpha == 1 && beta == 0) {
       const float nothing[kMostColumns] = {};
       return kernel.put_sums(sums, count, nothing, valid, out, ldc);
@@ -132,7 +141,7 @@ void sgemm_by_rows(bool turn_a, bool turn_b, int64_t m, int64_t n, int64_t k, fl
       for (int64_t j = 0; j < valid; ++j) out[j] = alpha * sums[j] + (beta == 0 ? 0.0f : beta * out[j]);
     }
   };
-  multiply<float>(m, n, k, a, lda, pack, put);
+  multiply<float>(m, n, k, a, lda, pack, at, put);
 }
 
 }  // namespace
