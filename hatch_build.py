@@ -25,7 +25,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULE = "_native"
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"]
-# Name of each set of instructions (a C++ namespace) and the compiler's options for it; the last one is for arrays of bf16. See native/isa.cpp.
+# Name of each set of instructions (a C++ namespace) and the compiler's options for it; avx512_bf16 is for arrays of
+# bf16. See native/isa.cpp.
 INSTRUCTION_SETS = {
     "x86_64": {
         "baseline": [],

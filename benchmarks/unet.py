@@ -2,8 +2,8 @@
 
 Every peer gets the same weights and inputs, and no table is printed unless their outputs agree. The peers take turns,
 and medians are printed. A batch is of images: guidance doubles it to rows, as in a picture's denoising. fp16 on a GPU,
-fp32 on a CPU unless --dtype bfloat16 is given; then errors are those from mlxdiff in fp32. On a busy machine compare the
-processor's seconds (cpu), which all threads of a call take together.
+fp32 on a CPU unless --dtype bfloat16 is given; then errors are those from mlxdiff in fp32. On a busy machine compare
+the processor's seconds (cpu), which all threads of a call take together.
     python benchmarks/unet.py [--model sd21] [--batches 1,2,4,8,16] [--peers mlxdiff,plain,diffusers,compile] [--json]
 """
 
@@ -149,7 +149,13 @@ def main() -> None:
         rows += found
     about = machine.describe("mlx", "torch", "diffusers", "openvino") | {"backend": backend.backend_name()}
     dtype = options.dtype or dtype
-    settings = {"model": options.model, "size": size, "dtype": dtype, "turns": options.turns, "threads": options.threads}
+    settings = {
+        "model": options.model,
+        "size": size,
+        "dtype": dtype,
+        "turns": options.turns,
+        "threads": options.threads,
+    }
     if options.json:
         print(json.dumps({"rows": rows, "settings": settings, **about}))
         return

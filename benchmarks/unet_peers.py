@@ -210,8 +210,9 @@ class OpenVINO(Peer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of each size that becomes a constant, which is meant
             model = self.openvino.convert_model(self.module, example_input=arguments, input=shapes)
-        settings = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
-        settings |= {"INFERENCE_NUM_THREADS": number for number in _threads}
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
+        if _threads:
+            settings["INFERENCE_NUM_THREADS"] = _threads[0]
         compiled = self.openvino.compile_model(model, "CPU", settings)
         arrays = [argument.numpy() for argument in arguments]
         return lambda: compiled(arrays)[0]

@@ -133,7 +133,7 @@ def use_product(address: int) -> None:
         if _provider is None and not all(_identify(elf.library_of(slot.target))[1] for slot in slots):
             return
         with suppress(OSError):  # a jump table that cannot be changed: MLX keeps what it has
-            elf.redirect({slot: address for slot in slots})
+            elf.redirect(dict.fromkeys(slots, address))
 
 
 def _replace(core: ModuleType) -> tuple[str, str | None]:

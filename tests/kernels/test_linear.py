@@ -50,7 +50,9 @@ def test_linear_takes_tokens_of_any_shape_and_none():
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("turned", [(False, False), (False, True), (True, False), (True, True)])
-@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (3, 5, 7), (257, 300, 31), (513, 1000, 129), (5, 0, 3)])
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"), [(1, 1, 1), (3, 5, 7), (257, 300, 31), (513, 1000, 129), (5, 0, 3)]
+)
 def test_products_of_mlx_equal_the_sum(rows, depth, columns, turned):
     a = normal(*((depth, rows) if turned[0] else (rows, depth)))
     b = normal(*((columns, depth) if turned[1] else (depth, columns)), seed=1)
