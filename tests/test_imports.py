@@ -27,6 +27,7 @@ LEAVES = {
     "masks",
     "part_kinds",
     "parts",
+    "picture_files",
     "pictures",
     "power",
     "presets",
@@ -67,7 +68,20 @@ ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
+        *(
+            "__init__",
+            "adapters",
+            "batch",
+            "culling",
+            "pipeline",
+            "quantized",
+            "hub",
+            "images",
+            "metadata",
+            "backend",
+            "listing",
+            "server",
+        ),
         *(
             "animate",
             "ip_adapters",
@@ -79,6 +93,10 @@ ALLOWED = {
             "trajectory",
             "upscaling",
         ),
+    },
+    "culling": {"metadata", "recipes", "text"},
+    "server": {
+        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
