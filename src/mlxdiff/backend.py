@@ -241,10 +241,25 @@ def check_memory() -> None:
 
     extension = None if is_gpu() else native.serving()
     if extension is not None and extension.lacked_memory():
-        raise BackendError(
-            "The CPU's memory ran out, and what was computed is lost.",
-            "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
-        )
+        raise _out_of_memory()
+
+
+@contextmanager
+def lack_of_memory_in_words() -> Iterator[None]:
+    """Within it BackendError stands for the RuntimeError by which MLX and the extension say that memory ran out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Unable to allocate" not in str(error):
+            raise
+        raise _out_of_memory() from error
+
+
+def _out_of_memory() -> BackendError:
+    return BackendError(
+        "The memory ran out, and what was computed is lost.",
+        "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
+    )
 
 
 def limit_cache() -> int:

@@ -175,7 +175,7 @@ class StableDiffusion:
     def render(self, request: Resolved, *, on_step: Callable[[Step], object] | None = None) -> Iterator[images.Picture]:
         """The pictures of a resolved request, each batch when it is asked for; what `on_step` raises ends it."""
         for part in request.parts(self.batch_size(request)):
-            with self._turn:
+            with self._turn, backend.lack_of_memory_in_words():
                 pictures = self._rendered(part, on_step)
             yield from pictures
 
