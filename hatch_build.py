@@ -24,12 +24,15 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULE = "_native"
-# Name of each set of instructions (a C++ namespace) and the compiler's options for it. See native/isa.cpp.
+AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"]
+# Name of each set of instructions (a C++ namespace) and the compiler's options for it; avx512_bf16 is for arrays of
+# bf16. See native/isa.cpp.
 INSTRUCTION_SETS = {
     "x86_64": {
         "baseline": [],
         "avx2": ["-mavx2", "-mfma"],
-        "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
+        "avx512": AVX512,
+        "avx512_bf16": [*AVX512, "-mavx512bf16", "-DMLXDIFF_BF16"],
     },
     "aarch64": {"neon": []},
 }

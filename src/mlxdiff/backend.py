@@ -143,9 +143,18 @@ def device_name() -> str:
 
 
 def default_dtype() -> mx.Dtype:
-    """fp16 on a GPU, fp32 on a CPU, where half precision is 50 times slower."""
+    """fp16 on a GPU, fp32 on a CPU, where half precision may be 50 times slower (see is_fast)."""
     mx = require_mlx()
     return mx.float16 if is_gpu() else mx.float32
+
+
+def is_fast(dtype: mx.Dtype) -> bool:
+    """Whether networks of that type run at the device's own speed: half precision on a CPU may not."""
+    if is_gpu():
+        return True
+    from .kernels import native
+
+    return native.is_fast(dtype)
 
 
 def parse_dtype(dtype: str | mx.Dtype) -> mx.Dtype:
@@ -224,6 +233,33 @@ def _own_control_groups() -> list[Path]:
             folder = root / group.lstrip("/")
             found += [around / name for around in (folder, *folder.parents) if around.is_relative_to(root)]
     return found
+
+
+def check_memory() -> None:
+    """Raises BackendError if an operation of the CPU's lacked memory since the last time: its numbers are NaN."""
+    from .kernels import native
+
+    extension = None if is_gpu() else native.serving()
+    if extension is not None and extension.lacked_memory():
+        raise _out_of_memory()
+
+
+@contextmanager
+def lack_of_memory_in_words() -> Iterator[None]:
+    """Within it BackendError stands for the RuntimeError by which MLX and the extension say that memory ran out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Unable to allocate" not in str(error):
+            raise
+        raise _out_of_memory() from error
+
+
+def _out_of_memory() -> BackendError:
+    return BackendError(
+        "The memory ran out, and what was computed is lost.",
+        "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
+    )
 
 
 def limit_cache() -> int:

@@ -40,7 +40,7 @@ def attention(
 
 def self_attention(qkv: mx.array, *, heads: int, upcast: bool = False) -> mx.array:
     """Attention of tokens to each other: qkv (B, T, 3 D), queries, keys and values side by side -> (B, T, D)."""
-    if on_cpu(qkv):
+    if on_cpu(qkv) or native.serving(qkv) is not None:
         q, k, v = mx.split(qkv, 3, axis=-1)
         return attention(q, k, v, heads=heads)
     batch, length, width = qkv.shape

@@ -20,6 +20,7 @@ import mlx.nn as nn
 from ..conditioning import Conditioning
 from ..errors import CheckpointError, MlxdiffError, UnsupportedError
 from ..kernels.activations import silu
+from ..kernels.linear import linear
 from . import config as read
 from .backbone import Residuals
 from .layers import Conv2d, LayerNorm, Linear, PointwiseConv2d, TimestepEmbedding, timestep_embedding
@@ -208,7 +209,7 @@ class _TypeAttention(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         width = x.shape[-1]
-        return self.out_proj(x @ self.in_proj_weight[2 * width :].T + self.in_proj_bias[2 * width :])
+        return self.out_proj(linear(x, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :]))
 
 
 class _TypeMLP(nn.Module):
