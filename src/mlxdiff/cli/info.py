@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
-from ..picture_files import is_picture_name
+from ..picture_files import PICTURE_SUFFIXES, is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
 from . import check as checking
 from . import completion, config, finding, listing, options, output, picture_pages, usage
 
-FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
+FILE_SUFFIXES = (*PICTURE_SUFFIXES, ".safetensors", ".txt", ".json")
 EXAMPLES = """
 mlxdiff info apple.png
 mlxdiff info *.png --json
