@@ -18,7 +18,7 @@ class Limits:
     queue   requests that may wait beside the one that is rendered
     images  pictures of one request
     steps   denoising steps of a pass
-    pixels  of a picture, in any of its passes and finished
+    pixels  of a picture, in any of its passes and finished, and of the one that its noise is taken from
     bytes   of a body
     """
 
@@ -29,9 +29,12 @@ class Limits:
     bytes: int = 32 * 2**20
 
     def check_count(self, request: Request) -> None:
-        """Raises RequestError for too many pictures."""
+        """Raises RequestError for too many pictures, or for one of a batch of too many, whose noise is all drawn."""
         if request.batch_size > self.images:
             raise RequestError(f"{request.batch_size} pictures are asked for.", f"Ask for at most {self.images}.")
+        for place in request.batch_places:
+            if place is not None and (place.count or place.index + 1) > self.images:
+                raise RequestError(f"batch_index is {place}.", f"A batch may have at most {self.images} pictures.")
 
     def check(self, request: Resolved) -> None:
         """Raises RequestError for a picture that takes more than this server gives."""
@@ -39,6 +42,8 @@ class Limits:
         if max(steps, request.steps) > self.steps:
             raise RequestError(f"{max(steps, request.steps)} steps are asked for.", f"Ask for at most {self.steps}.")
         sizes = ((request.height, request.width), request.final_size, request.finished_size)
+        if request.seed_resize is not None:
+            sizes = (*sizes, (request.seed_resize.height, request.seed_resize.width))
         height, width = max(sizes, key=lambda size: size[0] * size[1])
         if height * width > self.pixels:
             raise RequestError(
