@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import socketserver
@@ -29,8 +30,13 @@ from .worker import Worker
 CONNECTIONS = 64  # beside those that wait in the queue
 SHORTEST_TOKEN = 8
 END_S = 10.0  # for answers under way when the server ends
+SMALL = 64 * 2**10  # bytes of a body for which nothing is rendered: any number of them may come at once
 JSON, FORM = "application/json", "multipart/form-data"
 _PREFIX = "/sdapi/v1/"
+_REMEDIES = {
+    errno.EADDRNOTAVAIL: "Give --host an address of this machine, such as 127.0.0.1.",
+    errno.EACCES: "Choose a --port from 1024.",
+}
 
 Tell = Callable[[str], None]
 
@@ -93,6 +99,8 @@ class Service:
         self.worker = Worker(Limits() if limits is None else limits, models)
         self.names = Names(base)
         self._base, self._kept = base, Kept()
+        self._connections: set[Connection] = set()
+        self._ends = False
         self._routes = self._endpoints()
         self._socket = _listening(host, port, self._handler(), CONNECTIONS + self.worker.limits.queue)
 
@@ -112,11 +120,14 @@ class Service:
             raise
 
     def run(self) -> None:
-        """Answers until `stop` is called from another thread; what is being rendered then is finished and sent."""
+        """Answers until `stop` is called from another thread; pictures that are being rendered are finished and sent."""
         try:
             self._socket.serve_forever(poll_interval=0.2)
         finally:
             self._socket.server_close()
+            self._ends = True
+            for connection in self._connections.copy():
+                connection.finish()
             self.worker.stop()
             end = time.monotonic() + END_S
             while self._socket.busy and time.monotonic() < end:
@@ -189,7 +200,7 @@ class Service:
             sent = head.headers.get("content-type", "").partition(";")[0].strip().lower()
             if sent != endpoint.takes:
                 raise Refusal(415, f"The body is not {endpoint.takes}. Send it with this Content-Type.")
-        most = self.worker.limits.bytes
+        most = self.worker.limits.bytes if endpoint.renders else SMALL
         if head.length > most:
             raise framing(413, f"The body has {head.length:,} bytes. Send at most {most:,}.")
         if not endpoint.renders:
@@ -226,12 +237,19 @@ class Service:
                 return
 
     def _handler(self) -> type[socketserver.BaseRequestHandler]:
-        serve = self._serve
+        service = self
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                with suppress(GoneError):
-                    serve(Connection(self.request))
+                connection = Connection(self.request)
+                service._connections.add(connection)
+                if service._ends:
+                    connection.finish()
+                try:
+                    with suppress(GoneError):
+                        service._serve(connection)
+                finally:
+                    service._connections.discard(connection)
 
         return Handler
 
@@ -276,13 +294,17 @@ class _Socket(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 def _listening(host: str, port: int, handler: type[socketserver.BaseRequestHandler], most: int) -> _Socket:
+    host = host.removeprefix("[").removesuffix("]")  # as IPv6 stands in addresses
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         return _Socket(address, handler, family=family, most=most)
     except (OSError, OverflowError, UnicodeError) as error:
+        number = (
+            errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror | UnicodeError) else getattr(error, "errno", 0)
+        )
         reason = getattr(error, "strerror", None) or error
+        remedy = _REMEDIES.get(number or 0, "Choose another --port, or end what listens there.")
         raise BackendError(
-            f"The server cannot listen on {host}:{port} ({reason}).",
-            "Choose another --port, or end what listens there.",
+            f"The server cannot listen on port {port} of {host or 'no host'} ({reason}).", remedy
         ) from None

@@ -88,7 +88,7 @@ class Worker:
             raise failure[0]
 
     def stop(self) -> None:
-        """Finishes the job at hand; those that wait are refused."""
+        """Finishes the pictures at hand, which are a job's last then; jobs that wait are refused."""
         with self._changed:
             self._stopped = True
             for job in self._waiting:
@@ -190,16 +190,19 @@ class Worker:
         parts = [sd.resolve(part) for part in alike(job.request.for_model(Model()))]
         for part in parts:
             self.limits.check(part)
-        job.steps = sum(each.n_steps for part in parts for each in part.parts(sd.batch_size(part)))
+        batches = [batch for part in parts for batch in part.parts(sd.batch_size(part))]
+        job.steps = sum(batch.n_steps for batch in batches)
 
         def look(_: Any) -> None:
             job.step += 1
             if job.interrupted:
                 raise _Ended
 
-        for part in parts:
-            for picture in sd.render(part, on_step=look):
-                job.pictures.append(picture)
+        for batch in batches:
+            if self._stopped and job.pictures:
+                job.cancel()
+                raise _Ended
+            job.pictures += sd.render(batch, on_step=look)
 
 
 class _Place:
