@@ -37,7 +37,6 @@ from .named_files import named_files
 from .parts import BACKBONE
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
 
-
 _DRAWN = 80  # bytes that each number takes while noise is drawn, at most
 
 

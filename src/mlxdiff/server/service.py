@@ -96,8 +96,8 @@ class Service:
                 f"The token has to be {SHORTEST_TOKEN} letters or more of ASCII.", "Make one with: openssl rand -hex 16"
             )
         self.token, self._tell, self._tracebacks = token, tell, tracebacks
-        self.worker = Worker(Limits() if limits is None else limits, models)
         self.names = Names(base)
+        self.worker = Worker(Limits() if limits is None else limits, self.names, models)
         self._base, self._kept = base, Kept()
         self._connections: set[Connection] = set()
         self._ends = False
@@ -120,7 +120,7 @@ class Service:
             raise
 
     def run(self) -> None:
-        """Answers until `stop` is called from another thread; pictures that are being rendered are finished and sent."""
+        """Answers until `stop` is called from another thread; pictures that are being rendered are sent then."""
         try:
             self._socket.serve_forever(poll_interval=0.2)
         finally:
@@ -204,8 +204,10 @@ class Service:
         if head.length > most:
             raise framing(413, f"The body has {head.length:,} bytes. Send at most {most:,}.")
         if not endpoint.renders:
-            return endpoint.run(_Ask(head, connection.body(), "", connection.is_gone))
-        with self.worker.place():  # before the body is read: no more of them are in memory than may wait
+            with self.names.only():
+                return endpoint.run(_Ask(head, connection.body(), "", connection.is_gone))
+        # The place comes before the body is read: no more of them are in memory than may wait.
+        with self.worker.place(), self.names.only():
             address = f"http://{head.headers['host']}"
             return endpoint.run(_Ask(head, connection.body(), address, connection.is_gone))
 

@@ -22,6 +22,7 @@ from ..request import Model, Request
 from .answers import Refusal
 from .connection import GoneError
 from .limits import Limits
+from .names import Names
 
 POLL_S = 0.1  # between two looks at whether the client is still there
 
@@ -50,8 +51,10 @@ class Job:
 
 
 class Worker:
-    def __init__(self, limits: Limits, models: Models | None = None) -> None:
-        self.limits = limits
+    """`names` says what of this machine a request may name."""
+
+    def __init__(self, limits: Limits, names: Names, models: Models | None = None) -> None:
+        self.limits, self._names = limits, names
         self._models = Models() if models is None else models
         self._places = threading.BoundedSemaphore(limits.queue + 1)
         self._changed = threading.Condition()
@@ -171,7 +174,8 @@ class Worker:
                     warnings.simplefilter("ignore")
                     warnings.simplefilter("always", MlxdiffWarning)
                     try:
-                        self._render(job)
+                        with self._names.only():
+                            self._render(job)
                     finally:
                         job.said += dict.fromkeys(str(each.message) for each in caught)
             except _Ended:
