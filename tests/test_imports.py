@@ -117,6 +117,7 @@ ALLOWED = {
             "repainting",
             "regions",
             "backend",
+            "budget",
             "loras",
             "memory",
         ),

@@ -164,6 +164,19 @@ def test_a_name_means_the_same_whatever_lies_in_the_working_folder(server, name,
         assert answers[0][0] == 200
 
 
+def test_clients_are_told_of_files_by_their_names_alone_and_the_operator_by_their_paths(server, tmp_path, monkeypatch):
+    for file in ("bad.safetensors", "a/twin.safetensors", "b/twin.safetensors"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(file.encode() * 50)
+    monkeypatch.setenv("MLXDIFF_LORAS", str(tmp_path))
+    for name, words in (("bad", "bad.safetensors is not a sound"), ("twin", ": a/twin.safetensors, b/twin.safe")):
+        for asked in ({"prompt": "x", "lora": name}, {"prompt": f"x <lora:{name}:1>"}):
+            message = server.post(GENERATIONS, asked)[1]["error"]["message"]
+            assert words in message
+            assert str(tmp_path) not in message
+            assert str(tmp_path) in server.said[-1]
+
+
 def test_no_setting_that_names_a_picture_file_or_a_model_is_taken():
     assert not settings() & {"image", "mask", "depth", "control", "ip_adapter", "refiner", "model", "vae", "hashes"}
     assert settings() > {"steps", "seed", "negative_prompt", "lora", "sampler", "hires", "guidance_scale"}

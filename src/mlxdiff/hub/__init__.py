@@ -39,6 +39,7 @@ from .local import Snapshot, cached_names, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, only_paths, parse_reference
 from .removal import Removal, prunable, removal_of, remove
+from .shelf import folders_of
 from .shelf import shelved as named_parts
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
 from .store import (
@@ -83,6 +84,7 @@ __all__ = [
     "find_models",
     "find_part",
     "find_stored",
+    "folders_of",
     "hashes_of",
     "home",
     "is_local",

@@ -5,8 +5,11 @@ What the operator gives `mlxdiff serve` may be anything; requests may repeat it.
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+from huggingface_hub import constants
 
 from .. import hub, loras
 from ..declarations import declared, shown
@@ -28,6 +31,15 @@ class Names:
     def only(self) -> AbstractContextManager[None]:
         """Within it, in this thread, what a request names is never read as a path, only what the operator gave is."""
         return hub.only_paths(self.paths)
+
+    def told(self, text: str) -> str:
+        """A text as clients may read it: of this machine's files their names, and not the folders they are in."""
+        folders = {folder for kind in hub.KINDS for folder in hub.folders_of(kind)}
+        folders |= {Path(path).parent for path in self.paths} | {Path(constants.HF_HUB_CACHE), hub.home(), Path.home()}
+        for folder in sorted(map(str, folders), key=len, reverse=True):
+            if len(folder) > 1:  # "." and "/"
+                text = text.replace(f"{folder}{os.sep}", "")
+        return text
 
     def models(self) -> dict[str, str]:
         """Name -> reference of the models: the served one first, what is built in, and what is in the cache."""

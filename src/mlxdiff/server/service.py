@@ -214,13 +214,15 @@ class Service:
     def _serve(self, connection: Connection) -> None:
         """One request after another of a connection, until one of them is its last."""
         while True:
-            api, head, began = A1111, None, time.monotonic()
+            api, head, began, why = A1111, None, time.monotonic(), ""
             try:
                 head = connection.head()
                 began = time.monotonic()
                 api = OPENAI if head.path.startswith("/v1/") else A1111
                 answer, keeps = self._answer(head, connection), head.keeps_alive
             except Refusal as refusal:
+                why = f": {refusal.message[:500]}"
+                refusal.message = self.names.told(refusal.message)
                 answer, keeps = answer_of(refusal, api), head is not None and head.keeps_alive
                 keeps = keeps and not refusal.is_framing
             except GoneError:
@@ -232,7 +234,7 @@ class Service:
                 self._tell(printable("".join(lines)).rstrip())
                 message = f"An unexpected error ({type(error).__name__}). The server's log says more."
                 answer, keeps = answer_of(Refusal(500, message), api), False
-            self._tell(f"{_shown(head)} {answer.status} {time.monotonic() - began:.2f} s")
+            self._tell(f"{_shown(head)} {answer.status} {time.monotonic() - began:.2f} s{why}")
             bare = head is not None and head.method == "HEAD"
             if not connection.send(answer, without_body=bare, keeps_alive=keeps):
                 connection.end()

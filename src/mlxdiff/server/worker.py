@@ -177,7 +177,7 @@ class Worker:
                         with self._names.only():
                             self._render(job)
                     finally:
-                        job.said += dict.fromkeys(str(each.message) for each in caught)
+                        job.said += dict.fromkeys(self._names.told(str(each.message)) for each in caught)
             except _Ended:
                 pass
             except Exception as error:
