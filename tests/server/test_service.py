@@ -298,6 +298,36 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path):
     assert "\x1b" not in said
 
 
+SLOW = """
+import sys, time
+from mlxdiff.batch.models import Models
+from mlxdiff.cli.app import main
+def use(self, model):
+    print("loading", flush=True)
+    time.sleep(60)
+Models.use = use
+sys.argv = ["mlxdiff", "serve", "-m", "emoji", "--port", "0"]
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_server_that_is_interrupted_while_it_loads_ends_at_once(number, code, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW],
+        cwd=tmp_path,
+        env={**os.environ, **THREADS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (code, "Interrupted.\n")
+
+
 def test_wrong_usage_of_the_program(tmp_path):
     done = mlxdiff("serve", "--host", "0.0.0.0", cwd=tmp_path, code=2)
     assert "MLXDIFF_TOKEN" in done.stderr

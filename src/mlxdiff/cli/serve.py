@@ -89,13 +89,18 @@ def serve(
         tell=tell,
         tracebacks=output.verbosity.verbose,
     )
-    service.start()
+    ready = threading.Event()
 
     def end() -> None:
+        if not ready.is_set():  # the model is being loaded: there is nothing to finish, and no thread waits to be asked
+            output.note("Interrupted.", style="yellow")
+            os._exit(interrupts.exit_code)
         tell("Finishing the picture at hand. Once more, and the server stops at once.")
         service.stop()
 
-    with Interrupts(tell=end, clean=lambda: None):
+    with Interrupts(tell=end, clean=lambda: None) as interrupts:
+        service.start()
+        ready.set()
         output.say(f"{service.address}")
         output.note("Ready. Ctrl-C ends the server.", style="dim")
         service.run()
