@@ -32,6 +32,10 @@ class Names:
         """Within it, in this thread, what a request names is never read as a path, only what the operator gave is."""
         return hub.only_paths(self.paths)
 
+    def called(self, reference: str | None) -> str | None:
+        """The name under which `models` lists a model."""
+        return next((name for name, known in self.models().items() if known == reference), reference)
+
     def told(self, text: str) -> str:
         """A text as clients may read it: of this machine's files their names, and not the folders they are in."""
         folders = {folder for kind in hub.KINDS for folder in hub.folders_of(kind)}
