@@ -27,6 +27,7 @@ LEAVES = {
     "masks",
     "part_kinds",
     "parts",
+    "picture_files",
     "pictures",
     "power",
     "presets",
@@ -71,6 +72,7 @@ ALLOWED = {
             "__init__",
             "adapters",
             "batch",
+            "culling",
             "pipeline",
             "quantized",
             "hub",
@@ -92,6 +94,7 @@ ALLOWED = {
             "upscaling",
         ),
     },
+    "culling": {"metadata", "recipes", "text"},
     "server": {
         *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
