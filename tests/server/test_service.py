@@ -222,10 +222,7 @@ def test_an_unforeseen_error_is_told_to_the_operator_and_not_to_the_client(serve
     assert status == 500
     assert "ZeroDivisionError" in answer["error"]["message"]
     assert "Traceback" not in answer["error"]["message"]
-    assert "ZeroDivisionError: division by zero" in server.said
-    monkeypatch.setattr(server.service, "_tracebacks", True)
-    server.post("/v1/images/generations", {"prompt": "x"})
-    assert any("1 / 0" in line for line in server.said)
+    assert [str(error) for error in server.failed] == ["division by zero"]
     monkeypatch.undo()
     assert server.post("/v1/images/generations", {"prompt": "x"})[0] == 200
 
@@ -296,6 +293,39 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path):
     assert f"POST {TXT2IMG} 200" in said
     assert "Traceback" not in said
     assert "\x1b" not in said
+
+
+BROKEN = """
+import sys
+from mlxdiff.server.worker import Worker
+from mlxdiff.cli.app import main
+Worker._render = lambda self, job: 1 / 0
+sys.argv = ["mlxdiff", "serve", "-m", "emoji", "--port", "0", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize(("option", "lines"), [("--quiet", 1), ("-v", 10)])
+def test_an_unforeseen_error_is_on_stderr_also_when_quiet_and_with_v_line_by_line(option, lines, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", BROKEN, option],
+        cwd=tmp_path,
+        env={**os.environ, **THREADS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        asked.request("POST", TXT2IMG, b'{"prompt": "x"}', {"Content-Type": "application/json"})
+        assert asked.getresponse().status == 500
+        asked.close()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert "An unexpected error ended a request (ZeroDivisionError: division by zero)." in said
+    assert ("\nZeroDivisionError: division by zero\n" in said) == (option == "-v")
+    assert len(said.splitlines()) >= lines
 
 
 SLOW = """

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import MlxdiffError
 from ..request import Request
 from . import config, options, output, usage
 from .declared import Given, with_settings
@@ -80,6 +81,15 @@ def serve(
         with told:
             output.note(line, style="dim")
 
+    def fail(error: Exception) -> None:
+        unforeseen = MlxdiffError(
+            f"An unexpected error ended a request ({type(error).__name__}: {error}).",
+            "Start the server with -v for the details, and please report them.",
+        )
+        unforeseen.__cause__ = error
+        with told:
+            output.report(unforeseen)
+
     service = Service(
         request,
         host=host,
@@ -87,7 +97,7 @@ def serve(
         token=token or os.environ.get(TOKEN) or None,
         limits=limits,
         tell=tell,
-        tracebacks=output.verbosity.verbose,
+        fail=fail,
     )
     ready = threading.Event()
 

@@ -8,7 +8,6 @@ import socket
 import socketserver
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ _REMEDIES = {
 }
 
 Tell = Callable[[str], None]
+Fail = Callable[[Exception], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Service:
     base   what is served: a model, and the settings that hold where a request says nothing
     token  what clients must know; needed where other machines can reach the server
     tell   called with one line for each request that was answered, from any thread
-    tracebacks  whether errors that nobody foresaw are told with theirs
+    fail   called with each error that nobody foresaw, from any thread
 
     Raises RequestError for an address without a token, BackendError where the port is taken.
     """
@@ -83,7 +83,7 @@ class Service:
         token: str | None = None,
         limits: Limits | None = None,
         tell: Tell = lambda _: None,
-        tracebacks: bool = False,
+        fail: Fail = lambda _: None,
         models: Models | None = None,
     ) -> None:
         if token is None and not is_loopback(host):
@@ -95,7 +95,7 @@ class Service:
             raise RequestError(
                 f"The token has to be {SHORTEST_TOKEN} letters or more of ASCII.", "Make one with: openssl rand -hex 16"
             )
-        self.token, self._tell, self._tracebacks = token, tell, tracebacks
+        self.token, self._tell, self._fail = token, tell, fail
         self.names = Names(base)
         self.worker = Worker(Limits() if limits is None else limits, self.names, models)
         self._base, self._kept = base, Kept()
@@ -230,8 +230,7 @@ class Service:
                     self._tell(f"{_shown(head)}: the client hung up after {time.monotonic() - began:.2f} s")
                 return
             except Exception as error:
-                lines = traceback.format_exception(error) if self._tracebacks else [f"{type(error).__name__}: {error}"]
-                self._tell(printable("".join(lines)).rstrip())
+                self._fail(error)
                 message = f"An unexpected error ({type(error).__name__}). The server's log says more."
                 answer, keeps = answer_of(Refusal(500, message), api), False
             self._tell(f"{_shown(head)} {answer.status} {time.monotonic() - began:.2f} s{why}")
