@@ -96,7 +96,7 @@ ALLOWED = {
     },
     "culling": {"metadata", "recipes", "text"},
     "server": {
-        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
+        *("__init__", "batch", "canvas", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {

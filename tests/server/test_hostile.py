@@ -132,6 +132,12 @@ def test_noise_of_what_is_not_drawn_is_bounded_too(server, asked, words):
     assert (status, words in answer["error"]["message"]) == (400, True), answer
 
 
+def test_margins_are_bounded_before_a_picture_is_made_with_them(server):
+    body, kind = form(image=bytes_of(NOISE), prompt="x", expand="3500,3500,3500,3500", size="32x32")
+    status, answer, _ = server.ask("POST", "/v1/images/edits", body, {"Content-Type": kind})
+    assert (status, "7024x7024" in answer["error"]["message"]) == (400, True), answer
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that says it has so many pixels."""
 

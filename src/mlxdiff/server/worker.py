@@ -134,7 +134,7 @@ class Worker:
         Where `is_gone` says that nobody waits for it any more, it is cancelled. Raises MlxdiffError, Refusal, and then
         GoneError.
         """
-        self.limits.check_count(request)
+        self.limits.check_before(request)
         job = Job(request)
         with self._changed:
             if self._stopped:
