@@ -23,6 +23,7 @@ LEAVES = {
     "hashing",
     "inputs",
     "keywords",
+    "option_texts",
     "ip_adapter_setting",
     "masks",
     "part_kinds",
@@ -40,6 +41,7 @@ LEAVES = {
     "structured",
     "threads",
     "weight_changes",
+    "xmp",
 }
 PIPELINE = {
     "pipeline",
@@ -84,10 +86,13 @@ ALLOWED = {
         ),
         *(
             "animate",
+            "checking",
+            "gallery",
             "ip_adapters",
             "labels",
             "latents",
             "prompt_report",
+            "provenance",
             "recipes",
             "sheets",
             "trajectory",
@@ -95,10 +100,18 @@ ALLOWED = {
         ),
     },
     "culling": {"metadata", "recipes", "text"},
+    "batch": {
+        *("pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "provenance", "sheets"),
+        "trajectory",
+    },
+    "checking": {
+        *("__init__", "batch", "budget", "containers", "images", "latents", "metadata", "named_files", "parameters"),
+        *("picture_texts", "png", "recipes", "sheets", "trajectory"),
+    },
+    "gallery": {"__init__", "images", "metadata", "recipes", "stealth", "text"},
     "server": {
         *("__init__", "batch", "canvas", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
-    "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
         *("adapters", "families", "checkpoint", "diffusion", "text"),
@@ -165,8 +178,10 @@ ALLOWED = {
     "hub": {"checkpoint"},
     "models": {"kernels"},
     "metadata": {
-        *("__init__", "containers", "images", "named_files", "parameters", "png", "recipes", "sheets", "stealth"),
+        *("__init__", "named_files", "parameters", "picture_texts", "provenance", "recipes", "sheets", "stealth"),
     },
+    "picture_texts": {"containers", "images", "png", "recipes", "sheets"},
+    "provenance": {"__init__", "picture_texts"},
     "sheets": {"__init__"},
     "stealth": {"images", "recipes"},
     "containers": {"exif"},
@@ -175,7 +190,7 @@ ALLOWED = {
     "latents": {"budget"},
     "budget": {"backend"},
     "trajectory": {"budget", "latents"},
-    "animate": {"images"},
+    "animate": {"containers", "images"},
     "parameters": {"__init__", "recipes", "short_hashes"},
     "short_hashes": {"hub", "named_files"},
     "backend": {"__init__", "blas", "kernels"},

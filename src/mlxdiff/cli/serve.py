@@ -99,18 +99,15 @@ def serve(
         tell=tell,
         fail=fail,
     )
-    ready = threading.Event()
+    # While the model is loaded there is nothing to finish.
+    with Interrupts(clean=lambda: output.note("Interrupted.", style="yellow")):
+        service.start()
 
     def end() -> None:
-        if not ready.is_set():  # the model is being loaded: there is nothing to finish, and no thread waits to be asked
-            output.note("Interrupted.", style="yellow")
-            os._exit(interrupts.exit_code)
         tell("Finishing the picture at hand. Once more, and the server stops at once.")
         service.stop()
 
-    with Interrupts(tell=end, clean=lambda: None) as interrupts:
-        service.start()
-        ready.set()
+    with Interrupts(end, clean=lambda: None):
         output.say(f"{service.address}")
         output.note("Ready. Ctrl-C ends the server.", style="dim")
         service.run()
