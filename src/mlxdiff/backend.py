@@ -81,12 +81,15 @@ def _prepare() -> int:
     """Sets this process up to compute, once: all that mlxdiff changes in it, when the first model is opened.
 
     - the BLAS that MLX uses on a Linux CPU, and its number of threads (blas.py, cores.py)
-    - MLX_USE_CUDA_GRAPHS=0 in the environment, unless it is set
+    - MLX_USE_CUDA_GRAPHS=0 and MLX_ENABLE_TF32=0 in the environment, unless they are set
     - how many bytes of freed buffers MLX keeps (limit_cache)
     """
     # MLX gathers kernels in CUDA graphs, and making those takes the host longer than launching kernels one by one: a
     # UNet call took 1.2 to 2 times as long. MLX reads this when it first uses a GPU.
     os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
+    # Else products and convolutions in fp32 have the 10 bits of TF32 behind the point on NVIDIA GPUs, and M5 too. MLX
+    # reads this when it first computes one.
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
     require_mlx()
     blas.activate()
     limit_cache()

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from ..conditioning import Conditioning
 from ..errors import UnsupportedError
+from ..kernels import graphs
 from ..weight_changes import Delta, Live, Survival
 from .backbone import Extra, Residuals
 from .layers import timestep_embedding
@@ -63,7 +64,9 @@ class Calls:
 
     def _as_called(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # On a CPU the compiler runs for longer than a picture takes.
-        return mx.compile(function) if self._compiles else function
+        if not self._compiles:
+            return function
+        return graphs.replayed(mx.compile(function), graphs.most_bytes())
 
 
 class Prepared:

@@ -1,0 +1,24 @@
+// The Python module mlxdiff.kernels._graphs.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include "recording.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using mlxdiff::Recording;
+
+NB_MODULE(_graphs, m) {
+  m.def("available", &mlxdiff::available);
+  m.def("add_graph_node", [] { return reinterpret_cast<uintptr_t>(&mlxdiff::add_graph_node); });  // its address
+  nb::class_<Recording>(m, "Recording")
+      .def_prop_ro("inputs", &Recording::inputs)
+      .def_prop_ro("nodes", &Recording::nodes)
+      .def_prop_ro("nbytes", &Recording::nbytes)
+      .def("rehearse", &Recording::rehearse, "outputs"_a)
+      .def("record", &Recording::record, "outputs"_a, "most"_a)
+      .def("takes", &Recording::takes, "inputs"_a)
+      .def("replay", &Recording::replay, "inputs"_a);
+  m.def("recording", &Recording::of, "inputs"_a);
+}

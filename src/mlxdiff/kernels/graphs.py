@@ -1,0 +1,186 @@
+"""Calls of a network on an NVIDIA GPU as CUDA graphs: recorded once a shape, then launched as a whole.
+
+A UNet call is hundreds of kernels, and with few pictures the CPU needs longer to launch them than the GPU to run them.
+native/graphs/ captures what MLX launches. It is bound to one version of MLX; without it, and wherever recording fails,
+MLX launches kernels one by one as ever, with the same result.
+
+`MLXDIFF_GRAPHS=off` does without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from .. import elf
+
+VARIABLE = "MLXDIFF_GRAPHS"
+MOST = 4  # recordings of one function
+OF_MEMORY = 16  # the part of the GPU's memory that a recording's buffers may take
+_MODULE = "_graphs"
+# CommandEncoder::add_graph_node(CUgraph_st*, std::string const&, bool)
+_ADD_GRAPH_NODE = (
+    "_ZN3mlx4core2cu14CommandEncoder14add_graph_nodeEP10CUgraph_st"
+    "RKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEb"
+)
+
+
+def state() -> str:
+    """Whether calls are replayed as graphs, or why not, for people."""
+    return _loaded()[1]
+
+
+def most_bytes() -> int:
+    """The most that a recording may hold in buffers."""
+    return int(mx.device_info().get("total_memory", 0)) // OF_MEMORY
+
+
+def replayed(function: Callable[..., Any], most_bytes: int) -> Callable[..., Any]:
+    """The same pure function of arrays, recorded at its second call with arrays of the same shapes.
+
+    Its arguments are arrays, in lists or tuples or not, and constants; it gives an array or a list of them. A recording
+    that would hold more than `most_bytes` in buffers is not made. Arrays that it reads besides must never change.
+    """
+    return function if _loaded()[0] is None else Replayed(function, most_bytes)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    recording: Any
+    gives_list: bool
+
+
+class Replayed:
+    """What `replayed` gives. `reasons` is why recordings failed, newest last."""
+
+    def __init__(self, function: Callable[..., Any], most_bytes: int) -> None:
+        self._function, self._most_bytes = function, most_bytes
+        self._recordings: dict[tuple[Any, ...], _Recorded | None] = {}  # None after the first call
+        self._unfit: set[tuple[Any, ...]] = set()
+        self.reasons: list[str] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        arrays = list(_arrays(arguments))
+        # Streams, and with them the memory that is in use, belong to a thread.
+        key = threading.get_ident(), *_signature(arguments)
+        if key in self._unfit:
+            return self._function(*arguments)
+        if key not in self._recordings:
+            self._remember(key, None)
+            return self._function(*arguments)
+        recorded = self._recordings[key]
+        if recorded is None or not recorded.recording.takes(arrays):  # MLX moves what is read on the CPU
+            recorded = self._record(arguments, arrays)
+            if recorded is None:
+                self._unfit.add(key)
+                return self._function(*arguments)
+            self._remember(key, recorded)
+        outputs = recorded.recording.replay(arrays)
+        return outputs if recorded.gives_list else outputs[0]
+
+    def _remember(self, key: tuple[Any, ...], recorded: _Recorded | None) -> None:
+        self._recordings.pop(key, None)
+        while len(self._recordings) >= MOST:
+            del self._recordings[next(iter(self._recordings))]
+        self._recordings[key] = recorded
+
+    def _record(self, arguments: tuple[Any, ...], arrays: list[mx.array]) -> _Recorded | None:
+        """The recording of a call, None where it cannot be made."""
+        module = _loaded()[0]
+        assert module is not None
+        try:
+            recording = module.recording(arrays)
+            gives_list = self._pass_on(arguments, recording, recording.rehearse)
+            self._pass_on(arguments, recording, lambda outputs: recording.record(outputs, self._most_bytes))
+        except RuntimeError as error:
+            self.reasons.append(str(error))
+            return None
+        return _Recorded(recording, gives_list)
+
+    def _pass_on(self, arguments: tuple[Any, ...], recording: Any, take: Callable[[list[mx.array]], None]) -> bool:
+        """Gives `take` what the function makes of the recording's inputs; whether that is a list."""
+        outputs = self._function(*_filled(arguments, iter(recording.inputs)))
+        alone = isinstance(outputs, mx.array)
+        take([outputs] if alone else list(outputs))
+        return not alone
+
+
+def _arrays(arguments: Sequence[Any]) -> Iterator[mx.array]:
+    for argument in arguments:
+        if isinstance(argument, mx.array):
+            yield argument
+        elif isinstance(argument, list | tuple):
+            yield from _arrays(argument)
+
+
+def _signature(arguments: Sequence[Any]) -> Iterator[Any]:
+    """What tells calls apart: shapes, types, constants and how they are nested."""
+    for argument in arguments:
+        if isinstance(argument, mx.array):
+            yield argument.shape
+            yield argument.dtype
+        elif isinstance(argument, list | tuple):
+            yield len(argument)
+            yield from _signature(argument)
+        else:
+            yield argument
+
+
+def _filled(arguments: Any, arrays: Iterator[mx.array]) -> Any:
+    """The same arguments with other arrays."""
+    if isinstance(arguments, mx.array):
+        return next(arrays)
+    if isinstance(arguments, list | tuple):
+        filled = [_filled(argument, arrays) for argument in arguments]
+        if isinstance(arguments, tuple) and hasattr(arguments, "_fields"):
+            return type(arguments)(*filled)
+        return filled if isinstance(arguments, list) else tuple(filled)
+    return arguments
+
+
+@cache
+def _loaded() -> tuple[Any | None, str]:
+    if os.environ.get(VARIABLE, "").strip() == "off":
+        return None, f"off, as {VARIABLE} asks"
+    if not mx.cuda.is_available():
+        return None, "for NVIDIA GPUs only"
+    if os.environ.get("MLX_USE_CUDA_GRAPHS") != "0":
+        return None, "off: MLX_USE_CUDA_GRAPHS makes MLX collect graphs of its own"
+    library = Path(__file__).with_name(_MODULE + sysconfig.get_config_var("EXT_SUFFIX"))
+    try:
+        built = json.loads(library.with_suffix(".json").read_text(encoding="utf-8"))["mlx"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, "off: this copy of mlxdiff was not compiled"
+    version = getattr(mx, "__version__", "unknown")
+    if built != version:
+        return None, f"off: compiled for MLX {built}, and this is {version}"
+    try:
+        module = import_module(f".{_MODULE}", __package__)
+    except ImportError as error:
+        return None, f"off: it does not work with this MLX ({error})".splitlines()[0]
+    if not module.available():
+        return None, "off: MLX's CUDA backend or its driver lacks what it needs"
+    try:
+        _join_graphs(module)
+    except OSError as error:
+        return None, f"off: {error}"
+    return module, "on"
+
+
+def _join_graphs(module: Any) -> None:
+    """Lets graphs that MLX would launch while a call is recorded become parts of the recording; raises OSError."""
+    library = elf.loaded("libmlx.so") if elf.supported() else None
+    slots = [] if library is None else elf.own_slots(library, _ADD_GRAPH_NODE)
+    if not slots:
+        raise OSError("libmlx calls cuDNN's graphs in a way that is not known")
+    elf.redirect(dict.fromkeys(slots, module.add_graph_node()))
