@@ -28,6 +28,7 @@ LEAVES = {
     "part_kinds",
     "parts",
     "pictures",
+    "power",
     "presets",
     "printable",
     "recent",
