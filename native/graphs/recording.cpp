@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "driver.h"
 #include "mlx/memory.h"
@@ -57,35 +58,88 @@ Tape tape_of(const std::vector<mx::array>& outputs, mx::Stream stream) {
   return tape;
 }
 
-// Has a primitive compute, or capture, its outputs, and lets its inputs go. Adds the buffers that it uses.
-void step(mx::array a, Encoder& encoder, bool capturing, const Buffers& leaves, std::unordered_map<void*, size_t>& used) {
+using Data = std::shared_ptr<mx::array::Data>;
+
+BufferFields* buffer_of(const Data& data) { return static_cast<BufferFields*>(data->buffer().ptr()); }
+
+// Has a primitive compute, or capture, its outputs: all buffers that it allocates, and those of its outputs.
+std::vector<Data> compute(mx::array& a, Encoder& encoder) {
   auto outputs = a.outputs();
-  const size_t held = capturing ? mx::get_active_memory() + mx::get_cache_memory() : 0;
   a.primitive().eval_gpu(a.inputs(), outputs);
-  if (capturing && mx::get_active_memory() + mx::get_cache_memory() > held) {
-    // MLX had no such buffer, so that the graph would own a new one, and MLX must never use it: it is never freed.
-    for (const auto& output : outputs) new std::shared_ptr(output.data_shared_ptr());
-    for (const auto& data : encoder.temporaries()) new std::shared_ptr(data);
-    throw std::runtime_error("MLX asked for new memory");
-  }
-  const auto note = [&](const std::shared_ptr<mx::array::Data>& data) {
-    if (data == nullptr) return;
-    auto* buffer = static_cast<BufferFields*>(data->buffer().ptr());
-    if (buffer != nullptr && buffer->size > 0 && leaves.count(buffer) == 0) used[buffer] = buffer->size;
-  };
+  auto used = std::exchange(encoder.temporaries(), {});
   for (auto& output : outputs) {
     output.set_status(mx::array::evaluated);
-    note(output.data_shared_ptr());
+    if (output.data_shared_ptr() != nullptr) used.push_back(output.data_shared_ptr());
   }
-  auto& temporaries = encoder.temporaries();
-  for (const auto& data : temporaries) note(data);
-  if (capturing) {
-    temporaries.clear();  // what comes later on this stream may use the same memory
-  } else {
-    for (const auto& input : a.inputs()) {
-      if (input.data_shared_ptr() != a.data_shared_ptr()) temporaries.push_back(input.data_shared_ptr());
+  return used;
+}
+
+// How many buffers of each size a call needs at once, if each is free as soon as the last operation that reads it has
+// been launched.
+class Plan {
+ public:
+  explicit Plan(const Buffers& leaves) : leaves_(leaves) {}
+
+  void begin(const Data& data) {
+    auto* buffer = buffer_of(data);
+    if (buffer == nullptr || buffer->size == 0 || leaves_.count(buffer) > 0 || !live_.insert(buffer).second) return;
+    auto& [now, most] = counts_[buffer->size];
+    most = std::max(most, ++now);
+  }
+
+  void end(const Data& data) {
+    auto* buffer = buffer_of(data);
+    if (live_.erase(buffer) > 0) --counts_[buffer->size].first;
+  }
+
+  std::vector<size_t> sizes() const {
+    std::vector<size_t> sizes;
+    for (const auto& [size, count] : counts_) sizes.insert(sizes.end(), count.second, size);
+    return sizes;
+  }
+
+ private:
+  const Buffers& leaves_;
+  Buffers live_;
+  std::unordered_map<size_t, std::pair<int, int>> counts_;
+};
+
+// Computes an array as MLX does: what it read stays until the GPU is done. Nothing is told of its buffers before.
+void rehearse_step(mx::array a, Encoder& encoder, Plan& plan) {
+  auto held = compute(a, encoder);
+  for (const auto& data : held) plan.begin(data);
+  for (const auto& input : a.inputs()) held.push_back(input.data_shared_ptr());
+  {
+    auto done = std::move(a);
+    done.detach();
+  }
+  std::unordered_map<Data::element_type*, long> ours;
+  for (const auto& data : held) ++ours[data.get()];
+  for (auto& data : held) {
+    const auto found = ours.find(data.get());
+    if (found == ours.end() || data.use_count() > found->second) continue;
+    ours.erase(found);  // nobody else needs it, and one of our references is enough
+    plan.end(data);
+    encoder.temporaries().push_back(data);
+  }
+  if (encoder.node_count() > NODES_AT_ONCE) encoder.commit();
+}
+
+// Captures an array's operation. What it read is free at once: what comes later on this stream may use the same memory.
+// Throws std::runtime_error where it uses other buffers than `allowed`.
+void record_step(mx::array a, Encoder& encoder, const Buffers& allowed) {
+  const size_t before = mx::get_active_memory() + mx::get_cache_memory();
+  const auto used = compute(a, encoder);
+  if (mx::get_active_memory() + mx::get_cache_memory() > before) {
+    // The graph would own the new memory, and MLX must never use it: it is not given back.
+    for (const auto& data : used) new Data(data);
+    throw std::runtime_error("MLX asked for new memory");
+  }
+  for (const auto& data : used) {
+    auto* buffer = buffer_of(data);
+    if (buffer != nullptr && buffer->size > 0 && allowed.count(buffer) == 0) {
+      throw std::runtime_error("MLX used memory of something else");
     }
-    if (encoder.node_count() > NODES_AT_ONCE) encoder.commit();
   }
   a.detach();
 }
@@ -95,6 +149,24 @@ void settle(mx::Stream stream) {
   mx::synchronize(stream);
   mx::synchronize(stream);  // a batch's buffers are let go just after its end is told
 }
+
+Buffers buffers_of(const std::vector<mx::array>& arrays) {
+  Buffers buffers;
+  for (const auto& a : arrays) buffers.insert(a.buffer().ptr());
+  return buffers;
+}
+
+// While there is one, MLX keeps no free buffers.
+class NoCache {
+ public:
+  NoCache() : limit_(mx::set_cache_limit(0)) { mx::clear_cache(); }
+  ~NoCache() { mx::set_cache_limit(limit_); }
+  NoCache(const NoCache&) = delete;
+  NoCache& operator=(const NoCache&) = delete;
+
+ private:
+  size_t limit_;
+};
 
 mx::array contiguous(const mx::array& a, mx::Stream stream) {
   const bool known = a.status() != mx::array::unscheduled;
@@ -169,31 +241,36 @@ Recording::~Recording() {
 
 void Recording::rehearse(const std::vector<mx::array>& outputs) {
   Encoder encoder(stream_);
+  settle(stream_);
   encoder.make_current();
   auto tape = tape_of(outputs, stream_);
-  std::unordered_map<void*, size_t> used;
-  while (!tape.todo.empty()) {
-    auto a = std::move(tape.todo.back());
-    tape.todo.pop_back();
-    step(std::move(a), encoder, false, {}, used);
+  const auto leaves = buffers_of(tape.leaves);
+  Plan plan(leaves);
+  {
+    const NoCache exact_sizes;  // a free buffer that is somewhat larger would do, too
+    while (!tape.todo.empty()) {
+      auto a = std::move(tape.todo.back());
+      tape.todo.pop_back();
+      rehearse_step(std::move(a), encoder, plan);
+    }
+    settle(stream_);
   }
-  settle(stream_);
-  // The outputs keep their buffers, and a recording needs as many.
-  std::vector<mx::array> spare;
-  for (const auto& output : outputs) spare.push_back(mx::zeros(output.shape(), output.dtype(), stream_));
-  mx::eval(spare);
-  settle(stream_);
+  plan_ = plan.sizes();
 }
 
 void Recording::record(std::vector<mx::array> outputs, size_t most) {
+  for (const size_t size : plan_) nbytes_ += size;
+  if (nbytes_ > most) throw std::runtime_error("its buffers take " + std::to_string(nbytes_ >> 20) + " MiB");
   Encoder encoder(stream_);
+  settle(stream_);
+  mx::clear_cache();
+  const auto buffers = buffers_of(arrays_of(plan_));  // free again, and the only ones that MLX can hand out
   settle(stream_);
   encoder.make_current();
   auto tape = tape_of(outputs, stream_);
   leaves_ = std::move(tape.leaves);  // held, so that no operation takes their memory for its output
-  Buffers leaves;
-  for (const auto& leaf : leaves_) leaves.insert(leaf.buffer().ptr());
-  std::unordered_map<void*, size_t> used;
+  auto allowed = buffers_of(leaves_);
+  allowed.insert(buffers.begin(), buffers.end());
   void* graph = nullptr;
   const auto& cuda = driver();
   cuda.check(cuda.begin_capture(encoder.stream(), RELAXED), "cuStreamBeginCapture");
@@ -202,7 +279,7 @@ void Recording::record(std::vector<mx::array> outputs, size_t most) {
     while (!tape.todo.empty()) {
       auto a = std::move(tape.todo.back());
       tape.todo.pop_back();
-      step(std::move(a), encoder, true, leaves, used);
+      record_step(std::move(a), encoder, allowed);
     }
     recording = false;
   } catch (...) {
@@ -213,6 +290,25 @@ void Recording::record(std::vector<mx::array> outputs, size_t most) {
   }
   cuda.check(cuda.end_capture(encoder.stream(), &graph), "cuStreamEndCapture");
   const std::unique_ptr<void, int (*)(void*)> captured(graph, cuda.destroy_graph);
+  check_nodes(graph);
+
+  auto between = buffers;
+  for (const auto& output : outputs) {
+    if (!output.flags().row_contiguous) throw std::runtime_error("an output is not row-major");
+    between.erase(output.buffer().ptr());
+  }
+  own(std::move(between));
+  outputs_ = std::move(outputs);
+  for (const auto* arrays : {&inputs_, &leaves_, &owned_, &outputs_}) {
+    for (const auto& a : *arrays) places_.emplace_back(buffer_of(a), buffer_of(a)->data);
+  }
+  cuda.check(cuda.instantiate(&exec_, graph, 0), "cuGraphInstantiate");
+  cuda.check(cuda.upload(exec_, encoder.stream()), "cuGraphUpload");
+}
+
+// Throws std::runtime_error unless a graph has nothing but what can be replayed any number of times.
+void Recording::check_nodes(void* graph) {
+  const auto& cuda = driver();
   cuda.check(cuda.get_nodes(graph, nullptr, &nodes_), "cuGraphGetNodes");
   std::vector<void*> nodes(nodes_);
   cuda.check(cuda.get_nodes(graph, nodes.data(), &nodes_), "cuGraphGetNodes");
@@ -224,37 +320,23 @@ void Recording::record(std::vector<mx::array> outputs, size_t most) {
     }
   }
   if (nodes_ == 0) throw std::runtime_error("nothing was captured");
+}
 
-  Buffers between;
-  for (const auto& [buffer, size] : used) {
-    between.insert(buffer);
-    nbytes_ += size;
-  }
-  for (const auto& output : outputs) {
-    if (!output.flags().row_contiguous) throw std::runtime_error("an output is not row-major");
-    if (between.erase(output.buffer().ptr()) > 0) nbytes_ -= buffer_of(output)->size;
-  }
-  if (nbytes_ > most) throw std::runtime_error("it takes " + std::to_string(nbytes_ >> 20) + " MiB");
-  own(std::move(between));
-  outputs_ = std::move(outputs);
-  for (const auto* arrays : {&inputs_, &leaves_, &owned_, &outputs_}) {
-    for (const auto& a : *arrays) places_.emplace_back(buffer_of(a), buffer_of(a)->data);
-  }
-  cuda.check(cuda.instantiate(&exec_, graph, 0), "cuGraphInstantiate");
-  cuda.check(cuda.upload(exec_, encoder.stream()), "cuGraphUpload");
+// Evaluated arrays of these many bytes.
+std::vector<mx::array> Recording::arrays_of(const std::vector<size_t>& sizes) const {
+  std::vector<mx::array> made;
+  for (const size_t size : sizes) made.push_back(mx::zeros({static_cast<int>(size)}, mx::uint8, stream_));
+  mx::eval(made);
+  return made;
 }
 
 // Takes these buffers out of MLX's store of free ones: arrays of their sizes are made until all have come up.
 void Recording::own(std::unordered_set<void*> buffers) {
   std::vector<mx::array> others;
-  for (int round = 0; round < 8 && !buffers.empty(); ++round) {
-    std::vector<mx::array> made;
-    for (void* buffer : buffers) {
-      const auto size = static_cast<int>(static_cast<BufferFields*>(buffer)->size);
-      made.push_back(mx::zeros({size}, mx::uint8, stream_));
-    }
-    mx::eval(made);
-    for (auto& a : made) (buffers.erase(a.buffer().ptr()) > 0 ? owned_ : others).push_back(std::move(a));
+  for (int round = 0; round < 4 && !buffers.empty(); ++round) {
+    std::vector<size_t> sizes;
+    for (void* buffer : buffers) sizes.push_back(static_cast<BufferFields*>(buffer)->size);
+    for (auto& a : arrays_of(sizes)) (buffers.erase(a.buffer().ptr()) > 0 ? owned_ : others).push_back(std::move(a));
   }
   if (!buffers.empty()) throw std::runtime_error("another thread took its memory");
 }

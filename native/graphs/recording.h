@@ -26,7 +26,7 @@ class Recording : public std::enable_shared_from_this<Recording> {
   // Row-major copies, which the recorded function is called on.
   const std::vector<mx::array>& inputs() const { return inputs_; }
 
-  // Evaluates outputs of inputs(), so that all code is loaded and MLX holds all buffers that a call needs.
+  // Evaluates outputs of inputs(), so that all code is loaded, and sees which buffers a call needs.
   void rehearse(const std::vector<mx::array>& outputs);
 
   // Captures outputs of inputs(), which must not be used afterwards. Throws std::runtime_error where that cannot be
@@ -40,7 +40,7 @@ class Recording : public std::enable_shared_from_this<Recording> {
   std::vector<mx::array> replay(const std::vector<mx::array>& inputs);
 
   size_t nodes() const { return nodes_; }   // of the graph
-  size_t nbytes() const { return nbytes_; }  // of the buffers that it holds, without inputs and outputs
+  size_t nbytes() const { return nbytes_; }  // of the buffers that it holds, without inputs
 
  private:
   friend class Replay;
@@ -49,6 +49,8 @@ class Recording : public std::enable_shared_from_this<Recording> {
   void load(const std::vector<mx::array>& inputs, size_t first);
   void launch(const std::vector<mx::array>& inputs, const std::vector<mx::array>& outputs);
   void own(std::unordered_set<void*> buffers);
+  void check_nodes(void* graph);
+  std::vector<mx::array> arrays_of(const std::vector<size_t>& sizes) const;
   bool in_place() const;
 
   mx::Stream stream_;
@@ -58,6 +60,7 @@ class Recording : public std::enable_shared_from_this<Recording> {
   std::vector<mx::array> owned_;   // buffers in between
   // Where each buffer was. MLX moves one to memory that the CPU sees when somebody reads it there.
   std::vector<std::pair<const BufferFields*, const void*>> places_;
+  std::vector<size_t> plan_;  // sizes of the buffers that a call needs at once
   void* exec_ = nullptr;
   size_t nodes_ = 0, nbytes_ = 0;
 };
