@@ -55,7 +55,8 @@ def test_without_a_compiler_the_wheel_is_pure_python(checkout, monkeypatch, comp
     monkeypatch.setattr(hatch_build, "_mlx", lambda: (checkout, "1.2.3"))
     monkeypatch.setattr(hatch_build, "_package", lambda _: checkout)
     monkeypatch.setenv("CXX", compiler)
-    monkeypatch.setattr(hatch_build, "_any_mlx", lambda: (mlx_headers(checkout), "1.2.3"))
+    headers = mlx_headers(checkout)
+    monkeypatch.setattr(hatch_build, "_any_mlx", lambda: (headers, "1.2.3"))
     data, warnings = run_hook(checkout)
     library, about = hatch_build.outputs(checkout)
     abouts = [about, hatch_build.outputs(checkout, hatch_build.GRAPHS)[1]]
