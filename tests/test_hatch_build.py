@@ -52,11 +52,11 @@ def run_hook(root, version="standard", target="wheel"):
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
 def test_without_a_compiler_the_wheel_is_pure_python(checkout, monkeypatch, compiler):
+    headers = mlx_headers(checkout)
+    monkeypatch.setattr(hatch_build, "_any_mlx", lambda: (headers, "1.2.3"))
     monkeypatch.setattr(hatch_build, "_mlx", lambda: (checkout, "1.2.3"))
     monkeypatch.setattr(hatch_build, "_package", lambda _: checkout)
     monkeypatch.setenv("CXX", compiler)
-    headers = mlx_headers(checkout)
-    monkeypatch.setattr(hatch_build, "_any_mlx", lambda: (headers, "1.2.3"))
     data, warnings = run_hook(checkout)
     library, about = hatch_build.outputs(checkout)
     abouts = [about, hatch_build.outputs(checkout, hatch_build.GRAPHS)[1]]
