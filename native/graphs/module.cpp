@@ -12,6 +12,7 @@ using mlxdiff::Recording;
 NB_MODULE(_graphs, m) {
   m.def("available", &mlxdiff::available);
   m.def("add_graph_node", [] { return reinterpret_cast<uintptr_t>(&mlxdiff::add_graph_node); });  // its address
+  m.def("stream", [] { return mlx::core::default_stream(mlx::core::Device::gpu).index; });
   nb::class_<Recording>(m, "Recording")
       .def_prop_ro("inputs", &Recording::inputs)
       .def_prop_ro("nodes", &Recording::nodes)

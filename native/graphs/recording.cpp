@@ -222,6 +222,9 @@ bool available() {
 
 std::shared_ptr<Recording> Recording::of(const std::vector<mx::array>& inputs) {
   if (!available()) throw std::runtime_error("MLX does not run on CUDA");
+  if (std::any_of(inputs.begin(), inputs.end(), [](const auto& input) { return input.is_tracer(); })) {
+    throw std::runtime_error("its inputs are traced");
+  }
   const auto stream = mx::default_stream(mx::Device::gpu);
   std::shared_ptr<Recording> made(new Recording(stream));
   std::vector<mx::array> sources;
@@ -348,7 +351,8 @@ bool Recording::in_place() const {
 bool Recording::takes(const std::vector<mx::array>& inputs) const {
   if (exec_ == nullptr || inputs.size() != inputs_.size() || !in_place()) return false;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i].dtype() != inputs_[i].dtype() || inputs[i].shape() != inputs_[i].shape()) return false;
+    const auto &given = inputs[i], &recorded = inputs_[i];
+    if (given.dtype() != recorded.dtype() || given.shape() != recorded.shape() || given.is_tracer()) return false;
   }
   return true;
 }

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import sysconfig
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,18 +39,14 @@ def state() -> str:
     return _loaded()[1]
 
 
-def most_bytes() -> int:
-    """The most that a recording may hold in buffers."""
-    return int(mx.device_info().get("total_memory", 0)) // OF_MEMORY
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`mx.compile` of a pure function, and on NVIDIA GPUs recorded at its second call with arrays of the same shapes.
 
-
-def replayed(function: Callable[..., Any], most_bytes: int) -> Callable[..., Any]:
-    """The same pure function of arrays, recorded at its second call with arrays of the same shapes.
-
-    Its arguments are arrays, in lists or tuples or not, and constants; it gives an array or a list of them. A recording
-    that would hold more than `most_bytes` in buffers is not made. Arrays that it reads besides must never change.
+    Its arguments are arrays, in lists or tuples or not, and constants; it gives an array or a list of them. Arrays that
+    it reads besides must never change.
     """
-    return function if _loaded()[0] is None else Replayed(function, most_bytes)
+    fast = mx.compile(function)
+    return fast if _loaded()[0] is None else Replayed(fast, int(mx.device_info()["total_memory"]) // OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,10 @@ class _Recorded:
 
 
 class Replayed:
-    """What `replayed` gives. `reasons` is why recordings failed, newest last."""
+    """A compiled function whose calls are recorded; one that would hold more than `most_bytes` is not.
+
+    `reasons` is why recordings failed, newest last.
+    """
 
     def __init__(self, function: Callable[..., Any], most_bytes: int) -> None:
         self._function, self._most_bytes = function, most_bytes
@@ -70,9 +68,10 @@ class Replayed:
         self.reasons: list[str] = []
 
     def __call__(self, *arguments: Any) -> Any:
-        arrays = list(_arrays(arguments))
-        # Streams, and with them the memory that is in use, belong to a thread.
-        key = threading.get_ident(), *_signature(arguments)
+        arrays, signature = _flat(arguments)
+        module = _loaded()[0]
+        assert module is not None
+        key = module.stream(), *signature  # each thread has its own
         if key in self._unfit:
             return self._function(*arguments)
         if key not in self._recordings:
@@ -80,7 +79,7 @@ class Replayed:
             return self._function(*arguments)
         recorded = self._recordings[key]
         if recorded is None or not recorded.recording.takes(arrays):  # MLX moves what is read on the CPU
-            recorded = self._record(arguments, arrays)
+            recorded = self._record(module, arguments, arrays)
             if recorded is None:
                 self._unfit.add(key)
                 return self._function(*arguments)
@@ -94,10 +93,8 @@ class Replayed:
             del self._recordings[next(iter(self._recordings))]
         self._recordings[key] = recorded
 
-    def _record(self, arguments: tuple[Any, ...], arrays: list[mx.array]) -> _Recorded | None:
+    def _record(self, module: Any, arguments: tuple[Any, ...], arrays: list[mx.array]) -> _Recorded | None:
         """The recording of a call, None where it cannot be made."""
-        module = _loaded()[0]
-        assert module is not None
         try:
             recording = module.recording(arrays)
             gives_list = self._pass_on(arguments, recording, recording.rehearse)
@@ -115,25 +112,29 @@ class Replayed:
         return not alone
 
 
-def _arrays(arguments: Sequence[Any]) -> Iterator[mx.array]:
-    for argument in arguments:
-        if isinstance(argument, mx.array):
-            yield argument
-        elif isinstance(argument, list | tuple):
-            yield from _arrays(argument)
+def _collect(argument: Any, arrays: list[mx.array]) -> None:
+    """Appends the arrays in an argument, in order."""
+    if isinstance(argument, mx.array):
+        arrays.append(argument)
+    elif isinstance(argument, list | tuple):
+        for item in argument:
+            _collect(item, arrays)
 
 
-def _signature(arguments: Sequence[Any]) -> Iterator[Any]:
-    """What tells calls apart: shapes, types, constants and how they are nested."""
+def _flat(arguments: Sequence[Any]) -> tuple[list[mx.array], tuple[Any, ...]]:
+    """All arrays, and what tells calls apart quickly: constants, numbers of arrays, and of each argument's first array
+    shape and type. A recording compares the others.
+    """
+    arrays: list[mx.array] = []
+    signature: list[Any] = []
     for argument in arguments:
-        if isinstance(argument, mx.array):
-            yield argument.shape
-            yield argument.dtype
-        elif isinstance(argument, list | tuple):
-            yield len(argument)
-            yield from _signature(argument)
+        before = len(arrays)
+        _collect(argument, arrays)
+        if len(arrays) > before:
+            signature += (len(arrays) - before, arrays[before].shape, arrays[before].dtype)
         else:
-            yield argument
+            signature.append(argument if isinstance(argument, int | float | str | None) else type(argument))
+    return arrays, tuple(signature)
 
 
 def _filled(arguments: Any, arrays: Iterator[mx.array]) -> Any:
