@@ -160,7 +160,7 @@ ALLOWED = {
     "parameters": {"__init__", "recipes", "short_hashes"},
     "short_hashes": {"hub", "named_files"},
     "backend": {"__init__", "blas", "kernels"},
-    "kernels": {"blas", "cores"},
+    "kernels": {"blas", "cores", "elf"},
     "blas": {"cores", "elf"},
 }
 FAMILY_FILES = {"sd", "sdxl"}

@@ -159,12 +159,16 @@ def _loaded() -> tuple[Any | None, str]:
         return None, "off: MLX_USE_CUDA_GRAPHS makes MLX collect graphs of its own"
     library = Path(__file__).with_name(_MODULE + sysconfig.get_config_var("EXT_SUFFIX"))
     try:
-        built = json.loads(library.with_suffix(".json").read_text(encoding="utf-8"))["mlx"]
-    except (OSError, ValueError, KeyError, TypeError):
+        built = json.loads(library.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        built = None
+    if not isinstance(built, dict) or not built.keys() & {"mlx", "error"}:
         return None, "off: this copy of mlxdiff was not compiled"
+    if "error" in built:
+        return None, f"off: it could not be compiled: {built['error']}"
     version = getattr(mx, "__version__", "unknown")
-    if built != version:
-        return None, f"off: compiled for MLX {built}, and this is {version}"
+    if built["mlx"] != version:  # it could crash with another MLX
+        return None, f"off: compiled for MLX {built['mlx']}, and this is {version}"
     try:
         module = import_module(f".{_MODULE}", __package__)
     except ImportError as error:
