@@ -146,7 +146,7 @@ ALLOWED = {
     "hub": {"checkpoint"},
     "models": {"kernels"},
     "metadata": {
-        *("__init__", "containers", "images", "named_files", "parameters", "png", "recipes", "sheets", "stealth"),
+        *("__init__", "backend", "containers", "images", "named_files", "parameters", "png", "recipes", "sheets", "stealth"),
     },
     "sheets": {"__init__"},
     "stealth": {"images", "recipes"},

@@ -145,6 +145,15 @@ def device_name() -> str:
     return str(name) if name else platform.machine()
 
 
+def tf32() -> bool:
+    """Whether products and convolutions in fp32 may be rounded to TF32: on a GPU, where MLX_ENABLE_TF32 asks for it.
+
+    NVIDIA GPUs from 2020 on and Apple's M5 can. MLX reads the variable once, as C's atoi would.
+    """
+    number = re.match(r"\s*[+-]?\d+", os.environ.get("MLX_ENABLE_TF32", "1"))
+    return is_gpu() and number is not None and int(number[0]) != 0
+
+
 def default_dtype() -> mx.Dtype:
     """fp16 on a GPU, fp32 on a CPU, where half precision is 50 times slower."""
     mx = require_mlx()
@@ -276,8 +285,10 @@ def describe() -> dict[str, Any]:
     """This machine and the versions that decide what a picture looks like and how long it takes, for `info`."""
     prepare()
     mx = require_mlx()
-    from .kernels import native
+    from .kernels import apple, graphs, native
 
+    own = {"Metal": {"metal": ", ".join(apple.used()) or "no choices"}, "CUDA": {"graphs": graphs.state()}}
+    gpu = {"fp32": "rounded to TF32" if tf32() else "exact"} if is_gpu() else {}
     return {
         "mlxdiff": __version__,
         "python": platform.python_version(),
@@ -289,4 +300,6 @@ def describe() -> dict[str, Any]:
         "dtype": dtype_name(default_dtype()),
         "blas": blas.live(),
         "native": native.state(),
+        **gpu,
+        **own.get(backend_name(), {}),
     }

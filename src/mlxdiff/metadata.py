@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import __version__, containers, png, recipes, stealth
+from . import __version__, backend, containers, png, recipes, stealth
 from .declarations import declared
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
 from .images import open_picture, stored_texts
@@ -59,7 +59,7 @@ def picture_text(request: Request) -> dict[str, str]:
     return {
         "mlxdiff": request.to_json(),
         "parameters": parameters_text(request),
-        "Software": f"mlxdiff {__version__}",
+        "Software": f"mlxdiff {__version__}{' (TF32)' if backend.tf32() else ''}",
     }
 
 
