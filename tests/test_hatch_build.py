@@ -108,7 +108,7 @@ def test_where_mlx_has_other_fields_than_are_known_nothing_is_compiled(checkout,
     for name in ("device.h", "allocator.h"):
         path = folder / "include" / "mlx" / "backend" / "cuda" / name
         path.write_text(path.read_text().replace(changed, f"int more;\n{changed}"))
-    with pytest.raises(hatch_build.Unbuildable, match="MLX 9.9 has other fields"):
+    with pytest.raises(hatch_build.Unbuildable, match="has other fields"):
         hatch_build.build_graphs(checkout)
 
 

@@ -146,7 +146,8 @@ ALLOWED = {
     "hub": {"checkpoint"},
     "models": {"kernels"},
     "metadata": {
-        *("__init__", "backend", "containers", "images", "named_files", "parameters", "png", "recipes", "sheets", "stealth"),
+        *("__init__", "backend", "containers", "images", "named_files", "parameters", "png", "recipes"),
+        *("sheets", "stealth"),
     },
     "sheets": {"__init__"},
     "stealth": {"images", "recipes"},
