@@ -188,4 +188,5 @@ def _join_graphs(module: Any) -> None:
     slots = [] if library is None else elf.own_slots(library, _ADD_GRAPH_NODE)
     if not slots:
         raise OSError("libmlx calls cuDNN's graphs in a way that is not known")
-    elf.redirect(dict.fromkeys(slots, module.add_graph_node()))
+    address: int = module.add_graph_node()
+    elf.redirect({slot: address for slot in slots})  # noqa: C420
