@@ -43,6 +43,7 @@ LEAVES = {
 PIPELINE = {
     "pipeline",
     "adapting",
+    "ahead",
     "autoencoding",
     "branches",
     "canvas",
@@ -80,12 +81,24 @@ ALLOWED = {
             "upscaling",
         ),
     },
-    "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
+    "batch": {
+        "pipeline",
+        "ahead",
+        "backend",
+        "images",
+        "labels",
+        "latents",
+        "loras",
+        "metadata",
+        "sheets",
+        "trajectory",
+    },
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
         *("adapters", "families", "checkpoint", "diffusion", "text"),
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
+    "ahead": {"backend", "diffusion"},
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
     "starting": {

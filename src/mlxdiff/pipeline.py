@@ -19,7 +19,7 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
+from . import ahead, autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .controls import Controls  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
@@ -173,8 +173,7 @@ class StableDiffusion:
         with self._turn:
             for part in (part for request in requests for part in request.parts(self.batch_size(request))):
                 latents = mx.array([])
-                for step in self.denoise(part):
-                    mx.eval(step.latents)
+                for step in ahead.evaluated(self.denoise(part)):
                     latents = step.latents
                     if on_step is not None:
                         on_step(step)
