@@ -1,6 +1,7 @@
 #include "recording.h"
 
 #include <algorithm>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -18,6 +19,8 @@ namespace {
 constexpr int NODES_AT_ONCE = 30;  // kernels that a rehearsal hands over together: as MLX does
 
 thread_local bool recording = false;  // whether this thread captures
+
+std::mutex one_at_a_time;  // a rehearsal changes what MLX keeps, and a recording needs what it finds there
 
 using Buffers = std::unordered_set<void*>;
 
@@ -243,6 +246,7 @@ Recording::~Recording() {
 }
 
 void Recording::rehearse(const std::vector<mx::array>& outputs) {
+  const std::lock_guard lock(one_at_a_time);
   Encoder encoder(stream_);
   settle(stream_);
   encoder.make_current();
@@ -262,6 +266,7 @@ void Recording::rehearse(const std::vector<mx::array>& outputs) {
 }
 
 void Recording::record(std::vector<mx::array> outputs, size_t most) {
+  const std::lock_guard lock(one_at_a_time);
   for (const size_t size : plan_) nbytes_ += size;
   if (nbytes_ > most) throw std::runtime_error("its buffers take " + std::to_string(nbytes_ >> 20) + " MiB");
   Encoder encoder(stream_);
