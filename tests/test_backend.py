@@ -250,6 +250,19 @@ def test_how_much_is_kept(monkeypatch, cache_limit, gpu, limit):
     assert mx.set_cache_limit(cache_limit) == limit
 
 
+@pytest.mark.parametrize(
+    ("value", "gpu", "rounded"),
+    [("0", True, False), ("1", True, True), (None, True, True), ("off", True, False), (" 2x", True, True), ("1", False, False)],
+)
+def test_fp32_is_rounded_to_tf32_only_where_mlx_reads_a_number(monkeypatch, value, gpu, rounded):
+    monkeypatch.setattr(backend, "is_gpu", lambda: gpu)
+    if value is None:
+        monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    else:
+        monkeypatch.setenv("MLX_ENABLE_TF32", value)
+    assert backend.tf32() is rounded
+
+
 # -- what this process becomes ---------------------------------------------------------------------------------------
 
 
@@ -268,11 +281,12 @@ assert len(sys.meta_path) == len(before[1]), sys.meta_path
 assert mx.set_cache_limit(123_456_789) == 123_456_789
 assert blas.live() == "unknown until a model is loaded"
 StableDiffusion("emoji")
-assert os.environ["MLX_USE_CUDA_GRAPHS"] == "0"
+assert os.environ["MLX_USE_CUDA_GRAPHS"] == os.environ["MLX_ENABLE_TF32"] == "0"
 assert mx.set_cache_limit(1) != 123_456_789
 assert blas.live() != "unknown until a model is loaded"
 """
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    environment.pop("MLX_USE_CUDA_GRAPHS", None)
+    for name in ("MLX_USE_CUDA_GRAPHS", "MLX_ENABLE_TF32"):
+        environment.pop(name, None)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
