@@ -99,6 +99,7 @@ ALLOWED = {
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
     "ahead": {"backend", "diffusion"},
+    "threads": {"backend"},
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
     "starting": {

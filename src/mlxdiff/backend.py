@@ -10,8 +10,9 @@ import platform
 import re
 import resource
 import sys
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -94,6 +95,33 @@ def _prepare() -> int:
     blas.activate()
     limit_cache()
     return os.getpid()
+
+
+_thread = threading.local()
+
+
+def enter_thread() -> None:
+    """Makes the calling thread fit for MLX on NVIDIA GPUs, once, before it computes. Nothing elsewhere.
+
+    - With several GPUs importing MLX 0.32 leaves the last one current, and an array of NumPy's that gets a buffer
+      which another thread has let go cannot be copied ("cudaMemcpy failed: invalid argument"). An operation on the
+      first GPU, which MLX computes on, makes that current.
+    - A thread that ends with streams of MLX's ends the process with SIGABRT when that ends.
+    """
+    mx = require_mlx()
+    if not mx.cuda.is_available() or hasattr(_thread, "streams"):
+        return
+    if mx.device_count(mx.gpu) > 1:
+        mx.eval(mx.zeros(1, stream=mx.gpu))
+    _thread.streams = _Streams() if threading.current_thread() is not threading.main_thread() else None
+
+
+class _Streams:
+    """MLX's streams of the thread that has it as a local: they go with it."""
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the interpreter's end MLX may be gone
+            require_mlx().clear_streams()
 
 
 def mlx_version(core: ModuleType) -> str:

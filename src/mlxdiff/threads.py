@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from . import backend
 from .errors import BackendError
 
 _ENDING_S = 1.0
@@ -35,6 +36,7 @@ class Turn:
                 "Load it in the new process, or start that with multiprocessing's spawn method.",
             )
         self._lock.acquire()
+        backend.enter_thread()
         _await_at_exit(threading.get_native_id())
         return self
 
