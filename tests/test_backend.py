@@ -252,7 +252,14 @@ def test_how_much_is_kept(monkeypatch, cache_limit, gpu, limit):
 
 @pytest.mark.parametrize(
     ("value", "gpu", "rounded"),
-    [("0", True, False), ("1", True, True), (None, True, True), ("off", True, False), (" 2x", True, True), ("1", False, False)],
+    [
+        ("0", True, False),
+        ("1", True, True),
+        (None, True, True),
+        ("off", True, False),
+        (" 2x", True, True),
+        ("1", False, False),
+    ],
 )
 def test_fp32_is_rounded_to_tf32_only_where_mlx_reads_a_number(monkeypatch, value, gpu, rounded):
     monkeypatch.setattr(backend, "is_gpu", lambda: gpu)

@@ -37,7 +37,6 @@ LEAVES = {
     "request_kinds",
     "rgb",
     "structured",
-    "threads",
     "weight_changes",
 }
 PIPELINE = {
@@ -68,7 +67,19 @@ ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
+        *(
+            "__init__",
+            "adapters",
+            "batch",
+            "pipeline",
+            "quantized",
+            "hub",
+            "images",
+            "metadata",
+            "backend",
+            "listing",
+            "server",
+        ),
         *(
             "animate",
             "ip_adapters",
@@ -80,6 +91,9 @@ ALLOWED = {
             "trajectory",
             "upscaling",
         ),
+    },
+    "server": {
+        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
     "batch": {
         "pipeline",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ("pull", "generate", "grid", "decode", "info")
+COMMANDS = ("pull", "generate", "grid", "decode", "info", "serve")
 
 
 @pytest.fixture(scope="module")

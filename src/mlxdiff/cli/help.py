@@ -116,7 +116,7 @@ def _help(param: Any) -> str:
     text = " ".join((param.help or "").split())
     default = getattr(param, "default", None)
     if param.show_default is True and isinstance(default, int | float) and not param.is_flag and "Default:" not in text:
-        text += f" Default: {default:g}."
+        text += f" Default: {default}." if isinstance(default, int) else f" Default: {default:g}."
     return text
 
 

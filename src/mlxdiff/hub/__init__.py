@@ -33,12 +33,13 @@ from ..part_kinds import KINDS, MODEL, noun_of
 from .cached_parts import CachedPart
 from .download import Plan, PlannedFile, Progress, plan, pull
 from .hashes import FileHashes, file_hash, find_by_hash, hashes_of
-from .known import KNOWN
+from .known import KNOWN, spelled_out
 from .library import find_image_encoder, find_part, kind_of_folder, resolve_vae
 from .local import Snapshot, cached_names, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
 from .removal import Removal, prunable, removal_of, remove
+from .shelf import shelved as named_parts
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
 from .store import (
     StoredPart,
@@ -89,6 +90,7 @@ __all__ = [
     "kind_of_file",
     "kind_of_folder",
     "mirror_of",
+    "named_parts",
     "noun_of",
     "parse_reference",
     "plan",
@@ -103,6 +105,7 @@ __all__ = [
     "resolve_vae",
     "set_default_model",
     "set_mirror",
+    "spelled_out",
     "stored_part",
     "stored_parts",
     "verify",
