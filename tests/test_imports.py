@@ -37,6 +37,7 @@ LEAVES = {
     "request_kinds",
     "rgb",
     "structured",
+    "threads",
     "weight_changes",
 }
 PIPELINE = {
@@ -113,7 +114,6 @@ ALLOWED = {
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
     "ahead": {"backend", "diffusion"},
-    "threads": {"backend"},
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
     "starting": {

@@ -98,7 +98,7 @@ class StableDiffusion:
             warnings.warn(MlxdiffWarning(text), stacklevel=2)
         hashes = () if wanted.vae is None or vae_path is None else ((wanted.vae, content_hash(vae_path)),)
         self._loaded = resolve.Loaded(self.model, self.checkpoint, self.defaults, hashes)
-        self._turn = Turn()
+        self._turn = Turn(backend.enter_thread)
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
         self._refiner: tuple[str, StableDiffusion] | None = None  # by the name that it was asked for with

@@ -11,10 +11,10 @@ import atexit
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from . import backend
 from .errors import BackendError
 
 _ENDING_S = 1.0
@@ -22,10 +22,13 @@ _workers: set[int] = set()
 
 
 class Turn:
-    """`with turn:` waits until no other thread is inside. Raises BackendError in a forked process."""
+    """`with turn:` waits until no other thread is inside. Raises BackendError in a forked process.
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
+    enter  called by each thread that comes in
+    """
+
+    def __init__(self, enter: Callable[[], None]) -> None:
+        self._lock, self._enter = threading.RLock(), enter
         self._process = os.getpid()
 
     def __enter__(self) -> Turn:
@@ -36,7 +39,7 @@ class Turn:
                 "Load it in the new process, or start that with multiprocessing's spawn method.",
             )
         self._lock.acquire()
-        backend.enter_thread()
+        self._enter()
         _await_at_exit(threading.get_native_id())
         return self
 
