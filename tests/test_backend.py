@@ -8,7 +8,9 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -35,6 +37,7 @@ sys.meta_path.insert(0, Absent())
 """
     program = f"""
 import sys
+import threading
 {absent if core is None else ""}
 from mlxdiff import backend
 from mlxdiff.errors import BackendError
@@ -268,6 +271,39 @@ def test_fp32_is_rounded_to_tf32_only_where_mlx_reads_a_number(monkeypatch, valu
     else:
         monkeypatch.setenv("MLX_ENABLE_TF32", value)
     assert backend.tf32() is rounded
+
+
+@pytest.mark.parametrize(("gpus", "evaluated"), [(1, 0), (2, 1)])
+def test_a_thread_is_made_fit_once_and_its_streams_go_with_it(monkeypatch, gpus, evaluated):
+    """With several GPUs an operation makes the first one current; MLX's streams are cleared in the thread itself."""
+    done = []
+    core = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: True),
+        gpu="gpu",
+        device_count=lambda _: gpus,
+        zeros=lambda n, stream: (n, stream),
+        eval=lambda array: done.append(array),
+        clear_streams=lambda: done.append(threading.get_ident()),
+    )
+    monkeypatch.setattr(backend, "require_mlx", lambda: core)
+    threads = []
+
+    def work():
+        threads.append(threading.get_ident())
+        backend.enter_thread()
+        backend.enter_thread()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [(1, "gpu")] * evaluated + threads
+
+
+def test_on_a_cpu_a_thread_needs_nothing(monkeypatch):
+    core = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setattr(backend, "require_mlx", lambda: core)
+    backend.enter_thread()
+    assert not hasattr(backend._thread, "streams")
 
 
 # -- what this process becomes ---------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class Recorder:
         self.made += 1
         return SimpleNamespace(
             inputs=inputs,
+            nbytes=100,
             rehearse=lambda _: None,
             record=lambda *_: None,
             takes=lambda given: not self.moved and [a.shape for a in given] == [a.shape for a in inputs],
@@ -103,6 +104,20 @@ def test_a_recording_whose_buffers_moved_is_made_anew(recorder, summing):
         patch.setattr(recorder, "moved", True)
         function(mx.ones(2), [mx.ones(2)])
     assert recorder.made == 2
+
+
+def test_what_recordings_hold_is_known_and_can_be_let_go(recorder, summing):
+    function, _ = summing
+    assert graphs.held(function) == graphs.held(len) == 0
+    for n in (2, 3):
+        for _ in range(2):
+            function(mx.ones(n), [mx.ones(n)])
+    assert graphs.held(function) == 200
+    graphs.forget(function)
+    graphs.forget(len)
+    assert graphs.held(function) == 0
+    function(mx.ones(2), [mx.ones(2)])
+    assert (graphs.held(function), recorder.made) == (100, 3)
 
 
 @pytest.mark.parametrize(

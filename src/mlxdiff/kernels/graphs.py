@@ -49,6 +49,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return fast if _loaded()[0] is None else Replayed(fast, int(mx.device_info()["total_memory"]) // OF_MEMORY)
 
 
+def held(function: Callable[..., Any]) -> int:
+    """Bytes that the recordings of a compiled function hold, 0 for any other function."""
+    return function.nbytes if isinstance(function, Replayed) else 0
+
+
+def forget(function: Callable[..., Any]) -> None:
+    """Lets the recordings of a compiled function go; its calls are recorded again."""
+    if isinstance(function, Replayed):
+        function.forget()
+
+
 @dataclass(frozen=True)
 class _Recorded:
     recording: Any
@@ -86,6 +97,15 @@ class Replayed:
             self._remember(key, recorded)
         outputs = recorded.recording.replay(arrays)
         return outputs if recorded.gives_list else outputs[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers that the recordings hold."""
+        return sum(recorded.recording.nbytes for recorded in self._recordings.values() if recorded is not None)
+
+    def forget(self) -> None:
+        """Lets the recordings go."""
+        self._recordings = dict.fromkeys(self._recordings)
 
     def _remember(self, key: tuple[Any, ...], recorded: _Recorded | None) -> None:
         self._recordings.pop(key, None)
