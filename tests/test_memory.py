@@ -171,7 +171,7 @@ def test_what_is_decoded_whole_in_fp32_on_an_nvidia_gpu(monkeypatch, rounded, gi
     monkeypatch.setattr(backend, "backend_name", lambda: "CUDA")
     monkeypatch.setattr(backend, "tf32", lambda: rounded)
     monkeypatch.setattr(backend, "memory_size", lambda: int(gigabytes * 1e9))
-    config = VAEConfig.from_dict({"block_out_channels": [128, 256, 512, 512]})
+    config = VAEConfig(block_out_channels=(128, 256, 512, 512))
     assert memory.tile_for(config, (1, 128, 128, 4), 4) == tile
     assert memory.tile_for(config, (1, 128, 128, 4), 2) is None
 
