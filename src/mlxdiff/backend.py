@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 OLDEST_MLX = (0, 32)  # older ones gave wrong results without an error: large quantized matmuls, lack of memory
 GIB = 2**30
 SMALL_CACHE = GIB // 4
+RECORDED_OF_MEMORY = 16  # the part of the memory that the buffers of a recorded call may take (kernels/graphs.py)
 
 # Short names first, as the command line offers them, then what else people write.
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -94,6 +95,10 @@ def _prepare() -> int:
     require_mlx()
     blas.activate()
     limit_cache()
+    if is_gpu():
+        from .kernels import graphs
+
+        graphs.allow(memory_size() // RECORDED_OF_MEMORY)
     return os.getpid()
 
 

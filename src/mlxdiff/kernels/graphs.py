@@ -25,13 +25,21 @@ from .. import elf
 
 VARIABLE = "MLXDIFF_GRAPHS"
 MOST = 4  # recordings of one function
-OF_MEMORY = 16  # the part of the GPU's memory that a recording's buffers may take
 _MODULE = "_graphs"
 # CommandEncoder::add_graph_node(CUgraph_st*, std::string const&, bool)
 _ADD_GRAPH_NODE = (
     "_ZN3mlx4core2cu14CommandEncoder14add_graph_nodeEP10CUgraph_st"
     "RKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEb"
 )
+
+
+_most_bytes = 2**30
+
+
+def allow(most_bytes: int) -> None:
+    """Sets how many bytes the buffers of a recording may take, for functions that are compiled from now on."""
+    global _most_bytes
+    _most_bytes = most_bytes
 
 
 def state() -> str:
@@ -46,7 +54,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     it reads besides must never change.
     """
     fast = mx.compile(function)
-    return fast if _loaded()[0] is None else Replayed(fast, int(mx.device_info()["total_memory"]) // OF_MEMORY)
+    return fast if _loaded()[0] is None else Replayed(fast, _most_bytes)
 
 
 def held(function: Callable[..., Any]) -> int:
