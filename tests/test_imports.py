@@ -27,6 +27,7 @@ LEAVES = {
     "masks",
     "part_kinds",
     "parts",
+    "picture_files",
     "pictures",
     "power",
     "presets",
@@ -72,6 +73,7 @@ ALLOWED = {
             "__init__",
             "adapters",
             "batch",
+            "culling",
             "pipeline",
             "quantized",
             "hub",
@@ -93,6 +95,7 @@ ALLOWED = {
             "upscaling",
         ),
     },
+    "culling": {"metadata", "recipes", "text"},
     "server": {
         *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },

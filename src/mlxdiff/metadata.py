@@ -65,7 +65,16 @@ def picture_text(request: Request) -> dict[str, str]:
 
 def read_picture(path: str | Path) -> PictureInfo:
     """What the picture at `path` was made with, as far as it says so; raises InputError when it is not a picture."""
-    kind, size, texts = _texts_in(path)
+    return _info(*_texts_in(path))
+
+
+def read_made(path: str | Path) -> PictureInfo:
+    """As `read_picture`, and also of a .txt or .json file with what a program wrote: its size is (0, 0)."""
+    path = Path(path)
+    return _info("text", (0, 0), _file_texts(path)) if path.suffix.lower() in TEXT_FILES else read_picture(path)
+
+
+def _info(kind: str, size: tuple[int, int], texts: Mapping[str, str]) -> PictureInfo:
     request, sheet, notes = None, None, []
     try:
         request = request_of(texts["mlxdiff"]) if "mlxdiff" in texts else None

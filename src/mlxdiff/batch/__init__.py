@@ -1,6 +1,7 @@
 """Many pictures: between the command line, which parses and draws, and the pipeline, which denoises.
 
 work        what a command amounts to: a prompt, a file of prompts, a contact sheet, a sweep; options: what they share
+again       many pictures rendered again, with something changed
 workload    its batches, their store, and what it leaves to the next process
 prompts     a file of prompts to entries; naming: where their pictures go; sweep: the cells of a request that is varied
 jobs        entries to jobs, one a picture, and to the batches that are denoised together

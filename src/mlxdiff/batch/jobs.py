@@ -104,11 +104,12 @@ class JobMaker:
         self._places: list[OutputPattern] = []
         self._met: dict[str, int] = {}  # how many jobs were alike so far
 
-    def jobs(self, entry: Entry) -> list[Job]:
-        """One job an image; raises MlxdiffErrors that name the entry."""
+    def jobs(self, entry: Entry, where: OutputPattern | None = None) -> list[Job]:
+        """One job an image, named as `where` says if it says so; raises MlxdiffErrors that name the entry."""
         try:
             several = entry.request.batch_size > 1
-            where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
+            if where is None:
+                where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
             if entry.wildcards is not None:
                 return self._drawn(entry, entry.wildcards, where)
             singles = (one for part in alike(entry.request) for one in self._resolve(part).singles())

@@ -170,38 +170,61 @@ def for_file(
     opened = open_prompts(file)
     coming: Iterable[bytes] = _kept(opened, lines)
     journal = Journal(pattern.folder)
-    store = _store(pattern.folder, journal, options, shared=True)
-    name = _run_of(models, journal, base, pattern)
-    recorded = journal.runs.get(name)
-    seed = _seed_of(base, recorded)
-    agreed = Ranks()
-    while True:
+
+    def jobs_with(seed: int) -> list[Job]:
+        nonlocal coming
         entries = read_entries(coming, source_name(file), replace(base, seed=seed), wildcards)
         jobs, wrong = listed(entries, models.resolve, pattern, journal.find)
         opened.close()
+        coming = lines
         if wrong:
             raise wrong[0] if len(wrong) == 1 else BadLinesError(file, wrong)
         if not jobs:
             raise InputError(f"{file} has no prompts.", "Write one a line, or see what should have written them.")
-        work = _known(models, jobs, store, options, recorded=recorded)
+        return jobs
+
+    assert not isinstance(base.seed, tuple)
+    return for_list(models, journal, _run_of(models, journal, base, pattern), base.seed, jobs_with, options)
+
+
+def for_list(
+    models: Models,
+    journal: Journal,
+    name: str,
+    seed: int | None,
+    jobs_with: Callable[[int], list[Job]],
+    options: RunOptions,
+) -> Work:
+    """The pictures of a complete list, whose folder keeps a journal; processes and ranks share them.
+
+    name       of the run in the journal: a hash of what the command asks for
+    seed       from which jobs without one of their own are counted; None for the one recorded, or a drawn one
+    jobs_with  the jobs with such a seed; asked for again where other processes have agreed on another
+    """
+    store = _store(journal.path.parent, journal, options, shared=True)
+    recorded = journal.runs.get(name)
+    first: int = _seed_of(Request(seed=seed), recorded)
+    agreed = Ranks()
+    while True:
+        work = _known(models, jobs_with(first), store, options, recorded=recorded)
         if options.dry_run:
             work.begun_before = recorded is not None
             return work
-        run = Run(name, seed, work.batch_size)
+        run = Run(name, first, work.batch_size)
         if ranks.rank() is not None and agreed.size == 1:
-            wanted = ranks.Agreement(seed, work.batch_size)
-            agreed, wanted = ranks.join(pattern.folder, wanted, recorded=recorded is not None)
+            wanted = ranks.Agreement(first, work.batch_size)
+            agreed, wanted = ranks.join(store.folder, wanted, recorded=recorded is not None)
             run = Run(name, wanted.seed, wanted.batch_size)
         # A folder in which all pictures were found, each with its line, stays as it is.
         if work.needs is not None or work.unrecorded or agreed.size > 1:
             if work.needs is not None:
                 models.use(work.needs)  # a damaged model leaves no folder behind either
             run = journal.begin(run, recorded)
-        if (run.seed, run.batch_size) == (seed, work.batch_size):
+        if (run.seed, run.batch_size) == (first, work.batch_size):
             work.ranks = agreed
             _record(store, journal, work.unrecorded)
             return work
-        recorded, seed, coming = run, run.seed, lines
+        recorded, first = run, run.seed
 
 
 def _kept(lines: Iterable[bytes], kept: list[bytes]) -> Iterator[bytes]:

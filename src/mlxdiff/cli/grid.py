@@ -9,12 +9,13 @@ import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import config, options, output, usage
+from . import config, finding, options, output, usage
 from .declared import Given, with_settings
 from .generate import with_model
 
 EXAMPLES = """
 mlxdiff grid a.png b.png c.png -o sheet.png
+mlxdiff grid out/ --where "prompt contains 'cat'" -o cats.png
 mlxdiff grid -p "a cat" --vary steps=10,20,30 -o steps.png
 mlxdiff grid -p "a cat" --vary guidance-scale=2..8+2 --vary sampler=euler,ddim -o sweep.png
 """
@@ -27,8 +28,13 @@ def grid(
     run: options.RunOptions,
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(help="Pictures, in reading order.", metavar="IMAGES...", show_default=False),
+        typer.Argument(
+            help="Pictures, in reading order; of a folder, or a pattern in quotes, by name.",
+            metavar="IMAGES...",
+            show_default=False,
+        ),
     ] = None,
+    where: options.Where = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -93,8 +99,11 @@ def grid(
         ignored = [name for name in options.given(run) if name not in ("--force", "--json", "--no-metadata")]
         if ignored:
             raise RequestError(f"{ignored[0]} does nothing for pictures that exist.", "Leave it out, or give --prompt.")
-        _sheet_of(pictures, output_path, n_rows, 0 if gap is None else gap, run)
+        with finding.chosen(pictures, where) as found:
+            _sheet_of(found, output_path, n_rows, 0 if gap is None else gap, run)
         return
+    if where is not None:
+        raise RequestError("--where chooses among pictures that exist.", "Leave it out, or --prompt.")
     if pictures:
         raise RequestError("There are pictures and a --prompt.", "Give the pictures of a sheet, or a sweep.")
     if not axes:

@@ -62,6 +62,15 @@ Profile = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPR",
+        help="Choose by what pictures were made with: \"steps > 20 and prompt contains 'cat'\" (docs/culling.md).",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.", rich_help_panel=OUTPUT)]
 SkipExisting = Annotated[
     bool,

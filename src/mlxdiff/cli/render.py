@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 from ..batch.options import RunOptions
 from ..errors import MlxdiffError, RequestError
 from ..request import Request
-from . import bell, output, viewer
+from . import bell, output, refused, viewer
 from . import plan as plans
 from .bars import Bars
 from .deadline import clock
@@ -24,6 +24,7 @@ from .measured import load_pace, save_pace
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..batch.again import Source
     from ..batch.events import Cooling, Event, Policy, Written
     from ..batch.jobs import Job
     from ..batch.models import Models
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 
-__all__ = ["RunOptions", "check_size", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
+__all__ = ["RunOptions", "check_size", "many", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
 
 
 @dataclass
@@ -121,6 +122,23 @@ def prompt_file(
         )
 
 
+def many(
+    sources: Sequence[Source],
+    given: Mapping[str, Any],
+    complete: Callable[[Request], Request],
+    output_path: str | None,
+    options: RunOptions,
+) -> None:
+    """Pictures rendered again with the settings `given` in place of theirs."""
+
+    def plan(_work: Any, models: Models, _stop: object) -> Work:
+        from ..batch import again
+
+        return again.for_sources(models, sources, given, complete, output_path, options)
+
+    _run(options, plan, None)
+
+
 def check_size(path: Path, size: tuple[int, ...]) -> None:
     """Raises RequestError for a sheet of (height, width) that the file's format has no numbers for."""
     from ..batch import contact
@@ -162,8 +180,11 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             bars.stop()
             try:
                 plans.tell(work, options, pace, counted=seed is not None or work.is_begun)
+                refused.tell(work.refused, json=options.json)
             finally:
                 work.close(complete=False)
+            if work.refused:
+                raise typer.Exit(SOME_FAILED)
             return
         interrupts = Interrupts(
             tell=lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
@@ -175,6 +196,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             if work.needs is not None:
                 models.use(work.needs)
             bars.start(work.n_images)
+            refused.tell(work.refused, json=options.json)
             with nullcontext() if work.at_once else interrupts:
                 outcome = _follow(
                     models, work, options, bars, preview, replace(work.policy(options), stop=stop, pace=pace)
@@ -331,7 +353,8 @@ def _say_bad_lines(error: Any, bars: Bars) -> NoReturn:
 
 def _say_done(outcome: Outcome, work: Work, seconds: float) -> None:
     """The event that ends a run, whether or not everything is there."""
-    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": len(outcome.failures)}
+    failed = len(outcome.failures) + len(work.refused)
+    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": failed}
     left = None if work.n_images is None else work.n_images - outcome.rendered - outcome.found
     output.event({"event": "done", **counts, "left": left, "seconds": seconds})
 
@@ -368,7 +391,7 @@ def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
     """Lists what failed, and exits accordingly."""
     from ..files import is_full
 
-    if not outcome.failures:
+    if not outcome.failures and not work.refused:
         return
     if work.n_images == 1 and work.sheet is None and not work.store.shared:
         raise outcome.failures[0][1]
@@ -379,7 +402,7 @@ def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
     rest = " The others were not tried." if options.fail_fast or full else ""
     again = " Free some space; the same command again does the rest." if full else ""
     sheet = "" if work.sheet is None else f" The sheet {work.sheet.path} was not drawn."
-    output.note(f"Failed: {len(outcome.failures)}.{rest}{sheet}{again}", style="yellow")
+    output.note(f"Failed: {len(outcome.failures) + len(work.refused)}.{rest}{sheet}{again}", style="yellow")
     if not (work.ranks.is_first and work.ranks.shared):
         # mlx.launch ends all ranks as soon as one exits with an error. Where they share a folder the first one tries
         # what the others failed at, and so speaks for all; it is the last to go.
