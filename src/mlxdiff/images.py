@@ -1,6 +1,7 @@
 """Pictures as arrays: (H, W, 3), float32 in [0, 1] or uint8, to and from files, and side by side on a sheet.
 
-Files carry texts by name (PNG: tEXt or iTXt; JPEG and WebP: EXIF); what they mean is the business of metadata.py.
+Files carry texts by name (PNG: tEXt or iTXt; JPEG and WebP: EXIF and XMP); what they mean is the business of
+metadata.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
 import PIL.WebPImagePlugin  # noqa: F401
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from . import budget, exif
+from . import budget, exif, xmp
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
 from .fitting import fitted
@@ -148,7 +149,7 @@ class Picture(Image.Image):
             if kind == "PNG":
                 params["pnginfo"] = _png_texts(texts)
             elif kind in ("JPEG", "WEBP"):
-                params["exif"] = _exif(texts)
+                params = _in_exif_and_xmp(texts) | params
                 _check_exif(kind, params["exif"], "The picture")
         Image.Image.save(self, fp, format, **params)
 
@@ -254,8 +255,8 @@ def write_picture(
 def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
     """The bytes of (H, W, 3) uint8 as PNG, JPEG or WebP, by the file's name, with `text` inside.
 
-    PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff` and `Software`. Raises RequestError
-    for an unknown format, OutputError for texts that it cannot hold.
+    PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff`, `Software` and XMP. Raises
+    RequestError for an unknown format, OutputError for texts that it cannot hold.
     """
     kind = picture_format(path)
     image = Image.fromarray(picture)
@@ -264,7 +265,7 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     if kind == "PNG":
         options = {"pnginfo": _png_texts(texts)}
     elif texts:
-        options["exif"] = _exif(texts)
+        options |= _in_exif_and_xmp(texts)
         _check_exif(kind, options["exif"], str(path))
     if kind == "JPEG":
         options["subsampling"] = 0
@@ -273,17 +274,19 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     return stream.getvalue()
 
 
-def exif_of(text: Mapping[str, str]) -> bytes:
-    """The texts that `encode_picture` puts into WebP, for a file of several frames."""
-    return _exif({name: _encodable(value) for name, value in text.items()})
+def webp_texts(text: Mapping[str, str]) -> dict[str, bytes]:
+    """What Pillow is told for `encode_picture`'s texts in WebP, for a file of several frames."""
+    found = _in_exif_and_xmp({name: _encodable(value) for name, value in text.items()})
+    return found | {"exif": found["exif"].removeprefix(b"Exif\0\0")}  # which Pillow removes for one frame alone
 
 
 def stored_texts(picture: Image.Image) -> dict[str, str]:
     """The texts in an opened picture by name: those of `write_picture`, and what other tools put in their place."""
     if isinstance(picture, PngImagePlugin.PngImageFile):
         return {name: str(value) for name, value in picture.text.items()}
-    data = picture.info.get("exif")
-    return exif.read(data if isinstance(data, bytes) else picture.getexif().tobytes())
+    data, packet = picture.info.get("exif"), picture.info.get("xmp")
+    found = exif.read(data if isinstance(data, bytes) else picture.getexif().tobytes())
+    return found | ({xmp.OTHER_FORMATS: packet.decode("utf-8", "replace")} if isinstance(packet, bytes) else {})
 
 
 @contextmanager
@@ -339,12 +342,14 @@ def _png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     """As tEXt what Latin-1 can say, since few programs read iTXt (exifr, which Civitai uses, reads none)."""
     chunks = PngImagePlugin.PngInfo()
     for name, value in texts.items():
-        if name in OWN or _NOT_LATIN.search(value) or _LIKE_UTF8.search(value):
+        if name in OWN or name == xmp.NAME or _NOT_LATIN.search(value) or _LIKE_UTF8.search(value):
             chunks.add_itxt(name, value)
         else:
             chunks.add_text(name, value)
     return chunks
 
 
-def _exif(texts: Mapping[str, str]) -> bytes:
-    return exif.write(texts, next((name for name in OWN if name in texts), None))
+def _in_exif_and_xmp(texts: Mapping[str, str]) -> dict[str, bytes]:
+    """What Pillow is told for texts in JPEG and WebP files."""
+    found = {"exif": exif.write(texts, next((name for name in OWN if name in texts), None))}
+    return found | ({"xmp": texts[xmp.NAME].encode()} if xmp.NAME in texts else {})

@@ -24,10 +24,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..declarations import declared
 from ..errors import MlxdiffError, RequestError
 from ..loras import alike
 from ..request import Model, Request, Resolved
+from .essence import canonical, essence
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
@@ -252,19 +252,6 @@ def listed(
         except MlxdiffError as error:
             wrong.append(error)
     return found if wrong else maker.apart(found), wrong
-
-
-def essence(request: Request) -> dict[str, Any]:
-    """What the request asks for, as JSON holds it: without contents of files, and without what changes nothing."""
-    neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
-    values = {name: value for name, value in request.values().items() if neutral.get(name, ...) != value}
-    values.pop("hashes", None)
-    return values
-
-
-def canonical(values: dict[str, Any]) -> str:
-    """One text for equal values."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def grouped(jobs: Iterable[Job | None], batch_size: int) -> Iterator[Batch | None]:

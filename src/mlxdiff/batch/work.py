@@ -18,7 +18,8 @@ from ..files import remove_parts
 from ..request import Model, Request, Resolved
 from . import claims, contact, ranks, stream, sweep
 from .contact import ContactSheet
-from .jobs import Job, JobMaker, by_model, canonical, essence, grouped, jobs_of, largest, listed
+from .essence import canonical, essence
+from .jobs import Job, JobMaker, by_model, grouped, jobs_of, largest, listed
 from .journal import Journal, Run, hash_of
 from .models import Models
 from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_template, picture_path, safe

@@ -81,6 +81,8 @@ class Progress:
         speed = self.speed
         if speed is None:
             return ""
+        if speed >= 99.5:
+            return f"{speed:.0f} images/s"
         return f"{speed:.2g} images/s" if speed >= 0.1 else f"{1 / speed:.3g} s/image"
 
     @property
@@ -172,6 +174,16 @@ class Bars:
     def expect(self, n_images: int | None) -> None:
         """So many images are wanted by now."""
         self.progress.wanted = n_images
+        self._view.update()
+
+    def count(self) -> None:
+        """One more is done, of work that has no steps."""
+        self.progress.rendered(0)
+        self._view.update()
+
+    def done(self, index: int) -> None:
+        """Image `index` needs no more work."""
+        self.progress.finished.add(index)
         self._view.update()
 
     def follow(self, events: Iterable[T]) -> Iterator[T]:

@@ -127,7 +127,7 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, ru
     if n_rows > len(pictures):
         raise RequestError(f"{len(pictures)} pictures do not fill {n_rows} rows.", "Ask for fewer rows.")
     usage.check_files(pictures)
-    from .. import files, images
+    from .. import files, images, provenance
     from ..sheets import sheet_text
     from . import render
 
@@ -137,7 +137,8 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, ru
     read = (images.to_uint8(images.load_picture(picture)[None])[0] for picture in pictures)
     sheet = images.sheet_of(sizes, read, n_rows, gap=gap)
     render.check_size(path, sheet.shape[:2])
-    texts = sheet_text(picture.name for picture in pictures) if run.metadata else None
+    texts = sheet_text(picture.name for picture in pictures) | provenance.text(provenance.of_sheet(pictures))
+    texts = texts if run.metadata else None
     images.write_picture(path, sheet, texts, force=run.force)
     render.say_sheet(path, sheet, len(pictures), json=run.json)
 

@@ -13,6 +13,7 @@ from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError,
 from ..picture_files import is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
+from . import check as checking
 from . import completion, config, finding, listing, options, output, picture_pages, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
@@ -23,6 +24,7 @@ mlxdiff info out/ --where "steps > 20 and seed < 100"
 mlxdiff info out/ --where "lora contains 'ink'" -0 | xargs -0 -I{} cp {} keep/
 mlxdiff info stabilityai/sdxl-turbo
 mlxdiff info style.safetensors
+mlxdiff info --check out/
 mlxdiff info --settings
 mlxdiff info --prompt "a (red:1.3) apple"
 """
@@ -33,7 +35,8 @@ def info(
         list[str] | None,
         typer.Argument(
             help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them."
-            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input.",
+            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input. For --check:"
+            " files and folders.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
             autocompletion=completion.models_or_files,
@@ -90,6 +93,21 @@ def info(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Check every picture in a folder: whole, true to its metadata and its journal. Exit code 1 if not.",
+        ),
+    ] = False,
+    rerender: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="INTEGER",
+            help="With --check: render so many of the pictures again, always the same ones, and compare.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Show the device, versions and cache; or a MODEL; or the settings that made a FILE.
@@ -99,6 +117,14 @@ def info(
     named = [] if subjects is None else subjects
     wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
     lists = [name for name, is_wanted in wanted if is_wanted]
+    if rerender is not None and not check:
+        raise RequestError("--rerender says how many pictures --check renders again.", "Add --check.")
+    chosen = where is not None or sort is not None or limit is not None or paths or null
+    if check:
+        if lists or chosen or profile is not None or model is not None or prompt_syntax is not None or negative:
+            raise RequestError("--check looks at pictures, and at nothing else.", "Give it alone, with a folder.")
+        checking.check(named, rerender, json=json)
+        return
     if lists and (named or len(lists) > 1):
         does = "is about one text" if lists[0] == "--prompt" else "lists the same"
         raise RequestError(f"{lists[0]} {does}, whatever is beside it.", "Give it alone.")
@@ -109,7 +135,7 @@ def info(
         )
     if profile is not None and not settings:
         raise RequestError("--profile says which values --settings shows.", "Add --settings.")
-    if where is not None or sort is not None or limit is not None or paths or null:
+    if chosen:
         if lists:
             raise RequestError(f"{lists[0]} is about no pictures.", "Give it alone.")
         form = finding.form(json=json, paths=paths, null=null)

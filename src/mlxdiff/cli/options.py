@@ -103,7 +103,12 @@ Bell = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.", rich_help_panel=OUTPUT)]
 NoMetadata = Annotated[
-    bool, typer.Option("--no-metadata", help="Write no settings into the picture.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option(
+        "--no-metadata",
+        help="Write nothing into the picture: no settings, nor that a model made it.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 BatchSize = Annotated[
     int | None,

@@ -51,6 +51,8 @@ def _described(path: Path, found: PictureInfo) -> dict[str, Any]:
         values["size"] = f"{found.size[0]}x{found.size[1]}"
     if found.sheet is not None:
         values |= {"sheet": found.sheet.described, "again": found.sheet.remedy}
+    if found.provenance is not None:
+        values["provenance"] = found.provenance
     values |= made_with(found.request, found.parameters)
     return values if found.request is not None or found.sheet is not None else values | made_elsewhere(found)
 
