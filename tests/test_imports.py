@@ -23,6 +23,7 @@ LEAVES = {
     "hashing",
     "inputs",
     "keywords",
+    "option_texts",
     "ip_adapter_setting",
     "masks",
     "part_kinds",
@@ -87,6 +88,7 @@ ALLOWED = {
         *(
             "animate",
             "checking",
+            "gallery",
             "ip_adapters",
             "labels",
             "latents",
@@ -107,6 +109,7 @@ ALLOWED = {
         *("__init__", "batch", "budget", "containers", "images", "latents", "metadata", "named_files", "parameters"),
         *("picture_texts", "png", "recipes", "sheets", "trajectory"),
     },
+    "gallery": {"__init__", "images", "metadata", "recipes", "stealth", "text"},
     "server": {
         *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },

@@ -76,7 +76,7 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     """
     with open_picture(path) as opened:
         width, height = opened.size
-        _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
+        check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
         picture = to_rgb(ImageOps.exif_transpose(opened), path)
         return np.asarray(picture if size is None else fitted(picture, size, "crop"), np.float32) / 255
 
@@ -90,7 +90,7 @@ def read_layers(source: str | Pixels) -> tuple[Image.Image, Image.Image | None]:
         return layers(_held(source), "The picture")
     path = in_file(source)
     with open_picture(path) as opened:
-        _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+        check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
         return layers(ImageOps.exif_transpose(opened), path)
 
 
@@ -113,7 +113,7 @@ def read_gray(source: str | Pixels) -> np.ndarray:
     if isinstance(source, str):
         path = in_file(source)
         with open_picture(path) as opened:
-            _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+            check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
             if opened.mode.startswith("I"):
                 upright = ImageOps.exif_transpose(opened)
                 to_rgb(upright, path)  # which refuses what is more than 16 bits
@@ -133,7 +133,7 @@ def source_size(source: str | Pixels) -> tuple[int, int]:
     with open_picture(in_file(source)) as opened:
         width, height = opened.size
         if opened.format == "PNG" and "exif" not in opened.info:  # Pillow decodes it to look behind the pixels
-            _check_decoding(source, width, height)
+            check_decoding(source, width, height)
         turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
         return (width, height) if turned else (height, width)
 
@@ -180,8 +180,8 @@ def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
     return made  # type: ignore[return-value]
 
 
-def _check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
-    """Raises InputError for a picture that would not fit into memory; `kept` pixels of it become floats."""
+def check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
+    """Raises InputError for a picture that would not fit into memory decoded; `kept` pixels of it become floats."""
     needed = _DECODED * width * height + _AS_FLOATS * kept
     if not budget.fits(needed):
         raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
@@ -295,8 +295,15 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
         warnings.simplefilter("ignore")
-        with open_input(path, "picture") as stream, _opened(stream, path) as picture:
+        with opened(path) as picture:
             yield picture
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """As `open_picture`, for a thread: what is done about warnings holds for all of them, and is the caller's."""
+    with open_input(path, "picture") as stream, _opened(stream, path) as picture:
+        yield picture
 
 
 def decoded_picture(data: bytes, name: str, *, most: int) -> Image.Image:
@@ -309,7 +316,7 @@ def decoded_picture(data: bytes, name: str, *, most: int) -> Image.Image:
         width, height = picture.size
         if width * height > most:
             raise InputError(f"{name} has {width}x{height} pixels.", f"At most {most:,} are read: make it smaller.")
-        _check_decoding(name, width, height)
+        check_decoding(name, width, height)
         picture.load()
         return picture.copy()
 

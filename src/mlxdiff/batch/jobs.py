@@ -91,16 +91,16 @@ class Batch:
         return self.jobs[0].model
 
 
-def _nothing(_identity: str, _former: str) -> None:
-    return None
+def nothing(_identity: str, _former: str) -> None:
+    """Recalls no job: where there is no journal."""
 
 
 class JobMaker:
-    """Entries to jobs, which it counts. `recall` finds what a journal has of an identity, or of a former one."""
+    """Entries to jobs, counted from `first`. `recall` finds what a journal has of an identity, or of a former one."""
 
-    def __init__(self, resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing) -> None:
+    def __init__(self, resolve: Resolve, pattern: OutputPattern, recall: Recall = nothing, first: int = 0) -> None:
         self._resolve, self._pattern, self._recall = resolve, pattern, recall
-        self._index = 0
+        self._index = self._first = first
         self._places: list[OutputPattern] = []
         self._met: dict[str, int] = {}  # how many jobs were alike so far
 
@@ -202,7 +202,7 @@ class JobMaker:
         taken = {job.path for job in jobs}
         found, free = [], len(jobs)
         for job in jobs:
-            where = self._places[job.index]
+            where = self._places[job.index - self._first]
             renames = "index" in where.template.fields and not asks_for_index(where.template)
             if job.path in kept and self._recall(job.id, job.former_id) is None and renames:
                 while (path := picture_path(where, job.request, free)) in taken:
@@ -221,7 +221,7 @@ class JobMaker:
 
 
 def jobs_of(
-    entries: Iterable[Entry | None], resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing
+    entries: Iterable[Entry | None], resolve: Resolve, pattern: OutputPattern, recall: Recall = nothing
 ) -> Iterator[Job | None]:
     """The jobs of entries as they come; raises errors that name the entry. None is passed on, see `grouped`."""
     maker = JobMaker(resolve, pattern, recall)
@@ -233,7 +233,7 @@ def jobs_of(
 
 
 def listed(
-    entries: Iterator[Entry], resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing
+    entries: Iterator[Entry], resolve: Resolve, pattern: OutputPattern, recall: Recall = nothing
 ) -> tuple[list[Job], list[MlxdiffError]]:
     """All jobs of the entries, and what is wrong with bad ones: reading ends when more than MAX_BAD_LINES are found."""
     maker = JobMaker(resolve, pattern, recall)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from string import Formatter
 
+from ..declarations import MAX_DIGITS
 from ..errors import RequestError
 from ..images import picture_format
 from ..request import Request
@@ -131,6 +132,22 @@ def picture_path(pattern: OutputPattern, request: Request, index: int) -> Path:
         name = PurePath(parts[-1])
         parts = (*parts[:-1], f"{name.stem}-{place.index}{name.suffix}")
     return pattern.folder.joinpath(*parts)
+
+
+def next_index(pattern: OutputPattern) -> int:
+    """One more than the largest {index} of the pictures in the pattern's folder; 0 where names have none."""
+    pieces = pattern.template.pieces
+    texts = [re.escape(piece.text) for piece in pieces]
+    fields = {None: "", "index": "(?P<index>[0-9]+)"}
+    if [piece.field for piece in pieces].count("index") != 1 or any("/" in piece.text for piece in pieces):
+        return 0
+    form = re.compile("".join(text + fields.get(piece.field, ".*") for text, piece in zip(texts, pieces, strict=True)))
+    try:
+        with os.scandir(pattern.folder) as scan:
+            found = [int(match["index"][:MAX_DIGITS]) for entry in scan if (match := form.fullmatch(entry.name))]
+    except OSError:  # there is none yet, or the first picture says what is wrong
+        return 0
+    return max(found, default=-1) + 1
 
 
 def check_clashes(paths: Iterable[tuple[Path, str]]) -> None:

@@ -56,8 +56,8 @@ def for_prompt(
     with _continued(pattern.folder, request, RUN, str(pattern.template)) as (unfinished, request):
         resolved = models.resolve(request)
         jobs = JobMaker(lambda _: resolved, pattern).jobs(Entry(request, None, "the prompt"))
-        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
-        return _known(models, jobs, store, options, unfinished)
+        store = store_in(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return known_work(models, jobs, store, options, unfinished)
 
 
 def _for_template(
@@ -72,8 +72,8 @@ def _for_template(
         drawn = None if wildcards.every else wildcards
         parts = _combinations(wildcards, request)
         jobs = [job for part in parts for job in maker.jobs(Entry(part, None, "the prompt", wildcards=drawn))]
-        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
-        return _known(models, jobs, store, options, unfinished)
+        store = store_in(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return known_work(models, jobs, store, options, unfinished)
 
 
 def _combinations(wildcards: Wildcards, request: Request) -> list[Request]:
@@ -110,9 +110,9 @@ def for_sheet(
         target = picture_path(unnamed, resolved.single(0), 0) if output is None else Path(output)
         cells = OutputPattern(unfinished.pictures, parse_template(CELL))
         jobs = JobMaker(lambda _: resolved, cells).jobs(Entry(request, None, "the prompt"))
-        store = _store(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
+        store = store_in(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
         sheet = contact.contact_sheet(target, resolved, jobs, n_rows, store, options)
-        return _known(models, jobs, store, options, unfinished, sheet)
+        return known_work(models, jobs, store, options, unfinished, sheet)
 
 
 def for_sweep(
@@ -145,10 +145,10 @@ def for_sweep(
             elif not hidden:
                 jobs[key] = replace(jobs[key], copies=(*jobs[key].copies, path))
         kept = _for_hidden(options) if hidden else options
-        store = _store(folder, unfinished.journal, kept, shared=False)
+        store = store_in(folder, unfinished.journal, kept, shared=False)
         places = [jobs[key] for key in keys]
         sheet = contact.sweep_sheet(output, request, vary, axes, places, gap, store, options)
-        work = _known(models, list(jobs.values()), store, options, unfinished, sheet)
+        work = known_work(models, list(jobs.values()), store, options, unfinished, sheet)
     if not hidden:
         for cell, path in zip(cells, paths, strict=True):
             varied = sweep.as_json(axes, cell.values)
@@ -202,12 +202,12 @@ def for_list(
     seed       from which jobs without one of their own are counted; None for the one recorded, or a drawn one
     jobs_with  the jobs with such a seed; asked for again where other processes have agreed on another
     """
-    store = _store(journal.path.parent, journal, options, shared=True)
+    store = store_in(journal.path.parent, journal, options, shared=True)
     recorded = journal.runs.get(name)
     first: int = _seed_of(Request(seed=seed), recorded)
     agreed = Ranks()
     while True:
-        work = _known(models, jobs_with(first), store, options, recorded=recorded)
+        work = known_work(models, jobs_with(first), store, options, recorded=recorded)
         if options.dry_run:
             work.begun_before = recorded is not None
             return work
@@ -266,7 +266,7 @@ def for_stream(
     base = _single(base)
     lines = open_prompts(STANDARD_INPUT)
     journal = Journal(pattern.folder)
-    store = _store(pattern.folder, journal, options, shared=True)
+    store = store_in(pattern.folder, journal, options, shared=True)
     name = _run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
     asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
@@ -297,7 +297,7 @@ def for_stream(
     return work
 
 
-def _known(
+def known_work(
     models: Models,
     jobs: list[Job],
     store: Store,
@@ -428,7 +428,8 @@ def _for_hidden(options: RunOptions) -> RunOptions:
     return replace(options, metadata=True, force=False, skip_existing=False)
 
 
-def _store(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
+def store_in(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
+    """Where a run keeps its pictures. `shared`: other processes may render into the folder at the same time."""
     return Store(
         folder,
         journal,

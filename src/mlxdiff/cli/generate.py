@@ -26,6 +26,7 @@ mlxdiff generate "a fox" --image photo.jpg --strength 0.6
 mlxdiff generate --prompts-file prompts.txt -o out/
 mlxdiff generate "a {red|green} __fruit__" --wildcards lists/ --n-images 8
 mlxdiff generate --from apple.png --seed 8
+mlxdiff generate --steps 20 -o out/
 mlxdiff generate --from out/*.png --hires 2 -o large/
 mlxdiff generate --from out/ --where "steps < 30" --steps 40 -o better/
 """
@@ -100,7 +101,8 @@ def generate(
     """Render PROMPT, or each line of a file.
 
     One picture goes to --output, several become NAME-SEED.png, and with --n-rows they share one contact sheet. The
-    pictures of a file go into a folder, with a journal of finished pictures.
+    pictures of a file go into a folder, with a journal of finished pictures. On a terminal, without any of these, a
+    shell asks for prompts; the model stays loaded, and the options are its first settings.
     """
     named, prompt = again.split(words, sources)
     if where is not None and not named:
@@ -115,7 +117,11 @@ def generate(
         )
         return
     source = Path(named[0]) if named else None
-    _check_sources(prompt, prompts_file, source, n_rows)
+    asks = prompt is None and prompts_file is None and source is None and output.is_typed_to()
+    if asks:
+        _check_shell(n_rows, output_path)
+    else:
+        _check_sources(prompt, prompts_file, source, n_rows)
     expands = wildcards is not None or wildcards_all
     if expands and source is not None and prompt is None and prompts_file is None:
         raise RequestError("The prompt of a picture is never drawn again.", "Leave --wildcards out, or give a prompt.")
@@ -139,6 +145,18 @@ def generate(
     if drawn is not None:
         drawn = drawn.without(request, given)
     request = with_model(request, settings, layers)
+    if asks:
+        from .shell.session import open_shell
+
+        open_shell(
+            request,
+            output_path,
+            run,
+            wildcards,
+            every=wildcards_all,
+            with_model=lambda request: with_model(request, {}, layers),
+        )
+        return
     from . import render
 
     if output_path == STANDARD_OUTPUT:
@@ -156,11 +174,20 @@ def generate(
 def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | None, n_rows: int | None) -> None:
     if prompts_file is None:
         if prompt is None and source is None:
-            raise RequestError("There is nothing to draw.", "Give a prompt, --prompts-file or --from.")
+            raise RequestError(
+                "There is nothing to draw.", "Give a prompt, --prompts-file or --from. A terminal is asked for prompts."
+            )
     elif prompt is not None:
         raise RequestError("There is a prompt and a file of prompts.", "Give one of them.")
     elif n_rows is not None:
         raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
+
+
+def _check_shell(n_rows: int | None, output_path: str | None) -> None:
+    if n_rows is not None:
+        raise RequestError("The prompt shell draws no contact sheets.", "Give a prompt, or leave --n-rows out.")
+    if output_path == STANDARD_OUTPUT:
+        raise RequestError("The prompt shell writes pictures to files.", "Name a folder: --output out/")
 
 
 def _check_stdout_alone(

@@ -35,7 +35,7 @@ def info(
         list[str] | None,
         typer.Argument(
             help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them."
-            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input. For --check:"
+            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input. --check:"
             " files and folders.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
@@ -349,10 +349,11 @@ def tell(values: Mapping[str, Any], *, json: bool) -> None:
     if json:
         output.say_json(values)
     else:
-        output.table(_rows(values))
+        output.table(table_rows(values))
 
 
-def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def table_rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of each line that people read."""
     for name, value in values.items():
         if name == "request":
             yield name, ""

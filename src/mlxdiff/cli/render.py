@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -165,7 +165,7 @@ def _check_alone(what: str) -> None:
 def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], Work], seed: Any) -> None:
     """Plans the work and renders it; exits where a part of it is missing at the end. `seed` is None for a drawn one."""
     began = time.perf_counter()
-    with _opened(options) as (bars, preview):
+    with opened(options) as (bars, preview):
         from ..batch import work as work_module
         from ..batch.models import Models
 
@@ -187,20 +187,19 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
                 raise typer.Exit(SOME_FAILED)
             return
         interrupts = Interrupts(
-            tell=lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
+            lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
             clean=work.clean,
         )
         stop.asked = interrupts.is_set
-        complete = False
+        outcome, complete = Outcome(), False
         try:
             if work.needs is not None:
                 models.use(work.needs)
             bars.start(work.n_images)
             refused.tell(work.refused, json=options.json)
             with nullcontext() if work.at_once else interrupts:
-                outcome = _follow(
-                    models, work, options, bars, preview, replace(work.policy(options), stop=stop, pace=pace)
-                )
+                policy = replace(work.policy(options), stop=stop, pace=pace)
+                follow(models, work, options, bars, preview, policy, outcome)
                 all_there = outcome.rendered + outcome.found == work.n_images
                 complete = not outcome.failures and (all_there or not (stop() or outcome.stopped))
                 if complete:
@@ -236,7 +235,7 @@ class _Stop:
 
 
 @contextmanager
-def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
+def opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
     """The bars, and the preview above them; other ranks than the first draw nothing."""
     from ..batch import ranks
 
@@ -252,30 +251,40 @@ def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
         yield bars, preview
 
 
-def _follow(
-    models: Models, work: Work, options: RunOptions, bars: Bars, preview: Preview | None, policy: Policy
-) -> Outcome:
-    """Runs the batches: draws, prints a line a picture, and counts."""
+def follow(
+    models: Models,
+    work: Work,
+    options: RunOptions,
+    bars: Bars,
+    preview: Preview | None,
+    policy: Policy,
+    outcome: Outcome,
+    tell: Callable[[Event], None] = lambda _: None,
+) -> None:
+    """Runs the batches: draws, prints a line a picture, and counts in `outcome`.
+
+    `tell` is called with each event once that is said; where it raises, the run ends there.
+    """
     from ..batch.events import Cooling, Failed, Stopped, Written
     from ..batch.runner import run
 
-    outcome = Outcome()
-    events: Iterator[Event] = bars.follow(_expecting(run(models, work.batches, work.store, policy), work, bars))
-    for event in events if preview is None else preview.follow(events):
-        if isinstance(event, Failed):
-            outcome.failures.append((event.job, event.error))
-            _say_failed(event.job, event.error, work, options)
-        elif isinstance(event, Written):
-            outcome.found += event.found
-            outcome.rendered += not event.found
-            if not work.is_hidden:
-                outcome.paths.append(event.job.path)
-            _say_written(event, work, options)
-        elif isinstance(event, Stopped):
-            outcome.stopped = event.why
-        elif isinstance(event, Cooling):
-            _say_cooling(event, bars, options)
-    return outcome
+    with closing(run(models, work.batches, work.store, policy)) as running:
+        events: Iterator[Event] = bars.follow(_expecting(running, work, bars))
+        for event in events if preview is None else preview.follow(events):
+            if isinstance(event, Failed):
+                outcome.failures.append((event.job, event.error))
+                _say_failed(event.job, event.error, work, options)
+            elif isinstance(event, Written):
+                outcome.found += event.found
+                outcome.rendered += not event.found
+                if not work.is_hidden:
+                    outcome.paths.append(event.job.path)
+                _say_written(event, work, options)
+            elif isinstance(event, Stopped):
+                outcome.stopped = event.why
+            elif isinstance(event, Cooling):
+                _say_cooling(event, bars, options)
+            tell(event)
 
 
 def _expecting(events: Iterator[Event], work: Work, bars: Bars) -> Iterator[Event]:
