@@ -23,6 +23,7 @@ import timing
 
 from mlxdiff import backend
 from mlxdiff.models.unet import UNet2DConditionModel, UNetConfig
+from mlxdiff.models.unet_backbone import Calls
 
 COMPILE_MODES = {
     "compile": "default",
@@ -101,7 +102,7 @@ class Mlxdiff(InMLX):
         shifts = self.module.time_shifts(mx.broadcast_to(timestep, (rows,)), **told)
         keys_values = self.module.keys_values(context)
         mx.eval(shifts, keys_values)
-        predict = mx.compile(self.module.predict) if backend.is_gpu() else self.module.predict
+        predict = Calls(self.module, backend.is_gpu()).predict
         return lambda: evaluated(predict(latents, shifts, keys_values))
 
 

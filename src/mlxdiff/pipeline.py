@@ -20,7 +20,7 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
+from . import ahead, autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .controls import Controls  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
@@ -99,7 +99,7 @@ class StableDiffusion:
             warnings.warn(MlxdiffWarning(text), stacklevel=2)
         hashes = () if wanted.vae is None or vae_path is None else ((wanted.vae, content_hash(vae_path)),)
         self._loaded = resolve.Loaded(self.model, self.checkpoint, self.defaults, hashes)
-        self._turn = Turn()
+        self._turn = Turn(backend.enter_thread)
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
         self._refiner: tuple[str, StableDiffusion] | None = None  # by the name that it was asked for with
@@ -182,8 +182,7 @@ class StableDiffusion:
 
     def _rendered(self, part: Resolved, on_step: Callable[[Step], object] | None) -> list[images.Picture]:
         latents = mx.array([])
-        for step in self.denoise(part):
-            mx.eval(step.latents)
+        for step in ahead.evaluated(self.denoise(part)):
             latents = step.latents
             if on_step is not None:
                 on_step(step)

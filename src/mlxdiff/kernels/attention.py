@@ -89,7 +89,7 @@ def _is_fused(q: mx.array) -> bool:
     length, size = q.shape[2:]
     if mx.metal.is_available():
         return length > 8 and size in (*_METAL_HEAD_SIZES, apple.head_size(80))
-    return length > 1 and size % 8 == 0 and size <= 128
+    return length > 1 and size % 8 == 0 and size <= 128 and q.dtype != mx.float32
 
 
 def _attention_in_blocks(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:

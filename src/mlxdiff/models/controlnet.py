@@ -19,6 +19,7 @@ import mlx.nn as nn
 
 from ..conditioning import Conditioning
 from ..errors import CheckpointError, MlxdiffError, UnsupportedError
+from ..kernels import graphs
 from ..kernels.activations import silu
 from ..kernels.linear import linear
 from . import config as read
@@ -296,7 +297,7 @@ class ControlNet:
     def __init__(self, network: ControlNetModel, *, compiles: bool | None = None) -> None:
         self.network = network
         compiles = mx.default_device().type == mx.gpu if compiles is None else compiles
-        self._maps: Callable[..., list[mx.array]] = mx.compile(network.maps) if compiles else network.maps
+        self._maps: Callable[..., list[mx.array]] = graphs.compiled(network.maps) if compiles else network.maps
 
     @property
     def config(self) -> ControlNetConfig:
