@@ -17,6 +17,7 @@ from .errors import InputError, MlxdiffWarning
 
 # What browsers show and images.py reads. A file that is named is taken whatever its name ends in.
 PICTURE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+TEXT_FILES = (".txt", ".json")  # in which programs say how a picture was made
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, RequestError
-from ..picture_files import is_picture_name
+from ..picture_files import TEXT_FILES, is_picture_name
 from . import finding, options, output, usage
 
 if TYPE_CHECKING:
     from ..batch.again import Source
     from ..request import Request
 
-TEXT_FILES = (".txt", ".json")
 STANDARD = "-"
 MOST = 3  # words that are named where many are left out
 
