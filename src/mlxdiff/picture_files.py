@@ -5,6 +5,7 @@ Knows names and nothing else: what is in a file is read by metadata.py and image
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import warnings
@@ -75,6 +76,11 @@ def picture_files(root: str | Path) -> Iterator[Path]:
 def is_picture_name(name: str) -> bool:
     """Whether a file of this name is a picture, as far as its name says."""
     return name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def is_pattern(word: str) -> bool:
+    """Whether a word stands for the files whose names are like it; not if a file is called so."""
+    return glob.has_magic(word) and not os.path.lexists(word)
 
 
 def _may_be_file(path: Path) -> bool:
