@@ -1,5 +1,6 @@
 """Makes folders of training pictures from folders of pictures: each in the layout that dataset.py reads.
 
+    python training/prepare.py packages node_modules/ cut-out/   transparent pictures with names, out of npm packages
     python training/prepare.py compose cut-out/ pictures/        transparent pictures on colored backgrounds
     python training/prepare.py compose cut-out/ moved/ --move    the same, turned, smaller, aside
     python training/prepare.py pixelate pictures/ pixel-art/     a style: large square pixels of few colors
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import packages as npm
 import typer
+from captions import article
 from dataset import METADATA
 from PIL import Image
 
@@ -42,6 +45,30 @@ PLAIN = 0.6  # fraction of the pictures that stay on white, with a caption that 
 app = typer.Typer(add_completion=False)
 Source = Annotated[Path, typer.Argument(help="A folder with metadata.jsonl.")]
 Output = Annotated[Path, typer.Argument(help="The folder to write.")]
+
+
+@app.command()
+def packages(
+    modules: Annotated[Path, typer.Argument(help="The node_modules/ of an npm install.")],
+    output: Output,
+    size: Annotated[int, typer.Option(min=8, help="Pixels of each side.")] = 128,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many names.")] = None,
+) -> None:
+    """Draws the emoji of npm packages whose licenses allow it, each with its name, style and words."""
+    found = npm.check(modules)
+    named = {each.code: each for each in npm.names(modules)[:limit]}
+    lines = []
+    for row in npm.SETS:
+        drawn = ((named[code], draw) for code, draw in npm.pictures(modules, row, size) if code in named)
+        (output / row.style).mkdir(parents=True, exist_ok=True)
+        for each, draw in drawn:
+            place = f"{row.style}/{each.code}.webp"
+            draw().save(output / place, lossless=True, method=6)
+            text = f"{article(each.name)}, {row.style} style"
+            about = {"name": each.name, "style": row.style, "group": each.group, "words": each.words}
+            lines.append({"file_name": place, "text": text, **about})
+    (output / "licenses.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _finish(output, lines)
 
 
 @app.command()

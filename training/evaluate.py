@@ -1,0 +1,187 @@
+"""Judges a checkpoint of the built-in model's kind by numbers, and draws twelve prompts on one sheet.
+
+    python training/evaluate.py cut-out/ work/emoji/ --sheet twelve.png
+
+What it prints, as JSON: see Numbers. Needs the extra `train`; a GPU takes seconds, a CPU an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import canvas
+import captions
+import denoising
+import sampling
+import torch
+import typer
+from colors import GROUNDS
+from scenes import Catalogue, Layer, Scene, held_out, scene
+from torch.nn import functional
+
+CORNER = 8  # pixels
+WHITE = 0.94
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Fractions of 1, but for the first two.
+
+    vae_db       peak signal-to-noise ratio of what comes back from the latents, mean over scenes of every kind
+    gradient     mean difference of neighbours in the pictures, over that of the pictures they should be
+    name         the nearest training picture, at 32x32 pixels, has the prompt's name
+    name_style   ... and its style
+    background   the corners' color is nearest to the named one
+    white        the corners' mean is above WHITE where no background is named
+    words        for a single word, the nearest training picture is one that the word means
+    """
+
+    vae_db: float
+    gradient: float
+    name: float
+    name_style: float
+    background: float
+    white: float
+    words: float
+
+
+def main(
+    pictures: Annotated[Path, typer.Argument(help="A folder that prepare.py packages wrote.")],
+    model: Annotated[Path, typer.Argument(help="A folder in the diffusers layout.")] = denoising.BUILT_IN,
+    count: Annotated[int, typer.Option(min=1, help="Captions of names, and of words.")] = 500,
+    styles: Annotated[str, typer.Option(help="Only these, with commas between.")] = "",
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = sampling.GUIDANCE,
+    steps: Annotated[int, typer.Option(min=1, help="Steps a picture.")] = sampling.STEPS,
+    sheet: Annotated[Path | None, typer.Option(help="Where the twelve prompts' pictures go, three of each.")] = None,
+    failures: Annotated[Path | None, typer.Option(help="Where a sheet of wrong names goes.")] = None,
+    seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
+) -> None:
+    """Prints a model's numbers."""
+    parts = denoising.load(model)
+    textures, catalogue = canvas.read(pictures)
+    easel = canvas.Canvas(textures, parts.device)
+    chance = random.Random(seed)
+    asked = combinations(catalogue, chance, count, styles.split(",") if styles else catalogue.styles)
+    drawn = sampling.sample(parts, [each.caption for each in asked], seed=seed, steps=steps, guidance=guidance)
+    wanted = _draw(easel, catalogue, asked)
+    near = nearest(easel, drawn, asked)
+    rows = [catalogue.rows[each.layers[0].row] for each in asked]
+    found = [catalogue.rows[i] for i in near]
+    named = [a.name == b.name for a, b in zip(rows, found, strict=True)]
+
+    words = chance.sample(sorted(catalogue.by_word), min(count, len(catalogue.by_word)))
+    spoken = [Scene((Layer(0),), GROUNDS["white"], captions.article(word)) for word in words]
+    heard = sampling.sample(parts, [each.caption for each in spoken], seed=seed + 1, steps=steps, guidance=guidance)
+    meant = [catalogue.rows[i].name for i in nearest(easel, heard, spoken)]
+
+    corners, right = _corners(drawn), _corners(wanted)
+    grounds = torch.tensor([each.ground for each in asked]) / 255
+    clear = (right - grounds.unsqueeze(1)).abs().amax((1, 2)) < 0.02  # the picture itself leaves its corners free
+    white = clear & (grounds.amin(1) == 1)
+    colored = torch.tensor(list(GROUNDS.values())) / 255
+    seen = torch.cdist(corners.median(1).values, colored).argmin(1)
+    numbers = Numbers(
+        vae_db=_peak(parts, easel, catalogue, random.Random(seed + 2), count),
+        gradient=_gradient(drawn) / _gradient(wanted),
+        name=_fraction(named),
+        name_style=_fraction([right and a.style == b.style for right, a, b in zip(named, rows, found, strict=True)]),
+        background=((colored[seen] - grounds).abs().amax(1) < 1e-3)[clear].float().mean().item(),
+        white=(corners.mean((1, 2)) > WHITE)[white].float().mean().item(),
+        words=_fraction([name in catalogue.by_word[word] for word, name in zip(words, meant, strict=True)]),
+    )
+    print(json.dumps({name: round(value, 3) for name, value in asdict(numbers).items()}, indent=1))
+    if sheet is not None:
+        prompts = [prompt for prompt in sampling.TWELVE for _ in range(3)]
+        twelve = sampling.sample(parts, prompts, seed=seed, steps=steps, guidance=guidance)
+        sampling.sheet(twelve, 6).save(sheet)
+    if failures is not None:
+        wrong = [i for i, right in enumerate(named) if not right][:16]
+        print("wrong:", "; ".join(f"{asked[i].caption} -> {found[i].name}, {found[i].style}" for i in wrong))
+        missed = [
+            f"{word} -> {name}" for word, name in zip(words, meant, strict=True) if name not in catalogue.by_word[word]
+        ]
+        print("missed:", "; ".join(missed[:40]))
+        if wrong:
+            beside = torch.stack([drawn[wrong], wanted[wrong]], 1).flatten(0, 1)
+            sampling.sheet(beside, 8).save(failures)
+
+
+def combinations(catalogue: Catalogue, chance: random.Random, count: int, styles: Sequence[str]) -> list[Scene]:
+    """Names, styles and backgrounds that were kept from training, half of them on white without a word about it."""
+    found: list[Scene] = []
+    kept = [
+        (i, color)
+        for i, row in enumerate(catalogue.rows)
+        for color in GROUNDS
+        if row.style in styles and held_out(row.name, row.style, color)
+    ]
+    white = [each for each in kept if each[1] == "white"]
+    other = [each for each in kept if each[1] != "white"]
+    for i, color in [*chance.sample(white, min(len(white), count // 4)), *chance.sample(other, count)][:count]:
+        row = catalogue.rows[i]
+        said = f"{captions.article(row.name)}, {row.style} style"
+        text = said if color == "white" else f"{said} on {captions.article(color)} background"
+        found.append(Scene((Layer(i),), GROUNDS[color], text))
+    return found
+
+
+def nearest(easel: canvas.Canvas, drawn: torch.Tensor, asked: Sequence[Scene]) -> list[int]:
+    """For each picture the row of the training picture that is nearest at 32x32, on the ground that was asked for."""
+    device = easel.pictures.device
+    found = torch.zeros(len(asked), dtype=torch.int64)
+    small = _small(drawn).to(device)
+    for ground in sorted({each.ground for each in asked}):
+        here = [i for i, each in enumerate(asked) if each.ground == ground]
+        color = torch.tensor(ground, device=device).view(1, 3, 1, 1) / 255
+        known = []
+        for part in easel.pictures.split(512):
+            values = part.float() / 255
+            known.append(_small(values[:, :3] * values[:, 3:] + color * (1 - values[:, 3:])))
+        found[here] = torch.cdist(small[here], torch.cat(known)).argmin(1).cpu()
+    return found.tolist()
+
+
+def _small(pictures: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(pictures, size=(32, 32), mode="area").flatten(1)
+
+
+def _draw(easel: canvas.Canvas, catalogue: Catalogue, asked: Sequence[Scene]) -> torch.Tensor:
+    device = easel.pictures.device
+    parts = [asked[i : i + 128] for i in range(0, len(asked), 128)]
+    return torch.cat([easel.draw(canvas.plan(part, catalogue).to(device)).cpu() for part in parts])
+
+
+def _corners(pictures: torch.Tensor) -> torch.Tensor:
+    """(N, 4, 3): the mean color of each corner."""
+    tops = (pictures[:, :, :CORNER], pictures[:, :, -CORNER:])
+    return torch.stack([part.mean((2, 3)) for top in tops for part in (top[..., :CORNER], top[..., -CORNER:])], 1)
+
+
+def _gradient(pictures: torch.Tensor) -> float:
+    return sum(pictures.diff(dim=axis).abs().mean().item() for axis in (2, 3))
+
+
+def _fraction(values: Sequence[bool]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+@torch.no_grad()
+def _peak(
+    parts: denoising.Parts, easel: canvas.Canvas, catalogue: Catalogue, chance: random.Random, count: int
+) -> float:
+    """The VAE's mean peak signal-to-noise ratio on scenes of every kind, in dB."""
+    ratios = []
+    for _ in range(0, count, 32):
+        real = _draw(easel, catalogue, [scene(catalogue, chance) for _ in range(32)]).to(parts.device)
+        back = parts.vae.decode(parts.vae.encode(real * 2 - 1).latent_dist.mean).sample / 2 + 0.5
+        ratios.append(-10 * torch.log10((back.clamp(0, 1) - real).square().mean((1, 2, 3))))
+    return torch.cat(ratios).mean().item()
+
+
+if __name__ == "__main__":
+    typer.run(main)
