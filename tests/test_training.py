@@ -53,7 +53,7 @@ def test_prepared_pictures_are_what_their_captions_say(trainers, cut_out, tmp_pa
     for row in rows:
         corner = Image.open(tmp_path / "pictures" / row["file_name"]).getpixel((0, 0))
         color = row["text"].split()[-2] if row in named else "white"
-        assert corner == prepare.COLORS[color]
+        assert corner == prepare.GROUNDS[color]
 
     prepare.pixelate(tmp_path / "pictures", tmp_path / "pixels", cells=16, colors=12, trigger="pixel art")
     for row in map(json.loads, (tmp_path / "pixels" / "metadata.jsonl").read_text().splitlines()):

@@ -11,9 +11,10 @@ from pathlib import Path
 import colors
 import numpy as np
 import torch
+from catalogue import Catalogue, Row
 from dataset import METADATA
 from PIL import Image
-from scenes import AT_MOST, Catalogue, Layer, Row, Scene
+from scenes import AT_MOST, Layer, Scene
 from torch.nn import functional
 
 
@@ -57,8 +58,6 @@ def plan(scenes: Sequence[Scene], catalogue: Catalogue) -> Plan:
 def _affine(layer: Layer) -> np.ndarray:
     turn = np.deg2rad(layer.angle)
     inverse = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / layer.scale
-    if layer.mirrored:
-        inverse[0] *= -1
     return np.concatenate([inverse, -inverse @ np.array([[layer.x], [layer.y]])], 1)
 
 
@@ -113,7 +112,7 @@ def read(folder: Path) -> tuple[torch.Tensor, Catalogue]:
     small = torch.cat([functional.avg_pool2d(part.float() / 255, 4) for part in pictures.split(512)])
     own = colors.own(small)
     rows = [
-        Row(line["name"], line["style"], line["group"], tuple(line["words"]), color)
+        Row(line["name"], line["style"], line["group"], tuple(line["tags"]), tuple(line["words"]), color)
         for line, color in zip(lines, own, strict=True)
     ]
     return pictures, Catalogue.of(rows)

@@ -6,8 +6,9 @@ import random
 
 OPENINGS = ("an emoji of {}", "a picture of {}", "a drawing of {}", "an icon of {}", "{} emoji", "a photo of {}")
 STYLES = ("{}, {} style", "{}, {} style", "{} in {} style", "{}, {}", "{} as {} emoji")
-GROUNDS = ("{} on a {} background", "{} on a {} background", "{} with a {} background", "{} on {}")
+GROUNDS = ("{} on {} background", "{} on {} background", "{} with {} background")
 PAIRS = ("{} and {}", "{} and {}", "{} next to {}", "{} beside {}", "{} with {}")
+DRESSED = ("{} with {}", "{} with {}", "{} wearing {}")
 KIND = ("cute", "happy", "lovely", "nice", "beautiful", "friendly")  # said of what looks as it always does
 NUMBERS = {2: ("two", "a pair of"), 3: ("three",), 4: ("four",)}
 SMALL, LARGE = ("small", "little", "tiny"), ("big", "large")
@@ -56,4 +57,6 @@ def styled(chance: random.Random, text: str, style: str) -> str:
 
 
 def grounded(chance: random.Random, text: str, color: str) -> str:
-    return chance.choice(GROUNDS).format(text, color)
+    if chance.random() < 0.2:
+        return f"{text} on {color}"
+    return chance.choice(GROUNDS).format(text, article(color))

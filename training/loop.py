@@ -1,4 +1,4 @@
-"""What train_vae.py and train_unet.py share: the device and its ranks, batches of scenes, averages, a state that resumes."""
+"""What train_vae.py and train_unet.py share: devices and ranks, batches of scenes, averages, a state that resumes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 from canvas import Plan, plan
-from scenes import Catalogue, scene
+from catalogue import Catalogue
+from scenes import scene
 from torch import distributed, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+Batch = tuple[Plan, torch.Tensor]
+"""Scenes, and their captions' token ids (B, 77)."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,13 @@ def finish(place: Place) -> None:
         distributed.destroy_process_group()
 
 
-class Scenes(IterableDataset[tuple[Plan, torch.Tensor]]):
+class Scenes(IterableDataset[Batch]):
     """Endless batches of random scenes and their captions' token ids (B, 77), other ones in each rank and worker."""
 
     def __init__(self, catalogue: Catalogue, tokenizer: Any, batch: int, seed: str) -> None:
         self.catalogue, self.tokenizer, self.batch, self.seed = catalogue, tokenizer, batch, seed
 
-    def __iter__(self) -> Iterator[tuple[Plan, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         chance = random.Random(f"{self.seed} {worker.id if worker else 0}")
         while True:
@@ -85,9 +89,7 @@ class Scenes(IterableDataset[tuple[Plan, torch.Tensor]]):
             yield plan(scenes, self.catalogue), torch.tensor(said["input_ids"])
 
 
-def batches(
-    catalogue: Catalogue, tokenizer: Any, batch: int, seed: str, workers: int
-) -> Iterator[tuple[Plan, torch.Tensor]]:
+def batches(catalogue: Catalogue, tokenizer: Any, batch: int, seed: str, workers: int) -> Iterator[Batch]:
     """Scenes as plans and tokens, made by other processes."""
     return iter(DataLoader(Scenes(catalogue, tokenizer, batch, seed), batch_size=None, num_workers=workers))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ ALLOWED = {"MIT", "Apache-2.0", "CC-BY-4.0", "CC0-1.0"}
 """Licenses under which weights trained on the pictures may be passed on, with a notice. Share-alike is not one."""
 
 LEFT_OUT = re.compile(
-    r"japanese .* button|keycap|o clock|thirty|facing right|head shaking|regional indicator|tone$"
+    r"japanese .* button|keycap|oclock|thirty|facing right|head shaking|regional indicator|tone$"
     r"|^family .+|^(kiss|couple with heart) (wo)?man|^(a|b|ab|o|p|cl|id|ng|up|vs|new|ok|cool|free|sos)( button.*)?$"
 )
 """Names whose pictures are letters, or differ from another's by the hand of a clock, a direction or who is in it."""
@@ -68,11 +68,12 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Named:
-    """What Unicode calls an emoji: its code points in hex, its name, its group (0 to 9), and words that mean it."""
+    """What Unicode calls an emoji: its code points in hex, its name, its group (0 to 9), its tags, and more words."""
 
     code: str
     name: str
     group: int
+    tags: tuple[str, ...]
     words: tuple[str, ...]
 
 
@@ -107,11 +108,17 @@ def names(modules: Path) -> list[Named]:
         flag = name.startswith("flag ")
         if entry.get("group") in (None, 2) or flag or LEFT_OUT.search(name):
             continue
-        words = [*entry.get("tags", ()), *keywords.get(entry["emoji"].replace("\ufe0f", ""), ())]
-        words = dict.fromkeys(plain(word) for word in words)
-        kept = tuple(word for word in words if re.fullmatch(r"[a-z]{2,}( [a-z]+)?", word) and word != name)
-        found.append(Named(_code(entry["hexcode"]), name, entry["group"], kept))
+        tags = _words(entry.get("tags", ()), name)
+        more = _words(keywords.get(entry["emoji"].replace("\ufe0f", ""), ()), name)
+        words = tuple(word for word in more if word not in tags)
+        found.append(Named(_code(entry["hexcode"]), name, entry["group"], tags, words))
     return found
+
+
+def _words(given: Iterable[str], name: str) -> tuple[str, ...]:
+    """One or two words of letters each, other than the name."""
+    words = dict.fromkeys(plain(word) for word in given)
+    return tuple(word for word in words if re.fullmatch(r"[a-z]{2,}( [a-z]+)?", word) and word != name)
 
 
 def plain(text: str) -> str:

@@ -21,25 +21,12 @@ import numpy as np
 import packages as npm
 import typer
 from captions import article
+from colors import GROUNDS
 from dataset import METADATA
 from PIL import Image
 
 from mlxdiff.preprocess import canny
 
-COLORS = {
-    "red": (214, 48, 49),
-    "orange": (240, 147, 43),
-    "yellow": (249, 202, 36),
-    "green": (76, 175, 80),
-    "teal": (0, 150, 136),
-    "blue": (41, 121, 255),
-    "purple": (126, 87, 194),
-    "pink": (240, 98, 146),
-    "brown": (121, 85, 72),
-    "black": (20, 20, 20),
-    "gray": (140, 140, 140),
-    "white": (255, 255, 255),
-}
 PLAIN = 0.6  # fraction of the pictures that stay on white, with a caption that names no background
 
 app = typer.Typer(add_completion=False)
@@ -65,7 +52,8 @@ def packages(
             place = f"{row.style}/{each.code}.webp"
             draw().save(output / place, lossless=True, method=6)
             text = f"{article(each.name)}, {row.style} style"
-            about = {"name": each.name, "style": row.style, "group": each.group, "words": each.words}
+            about = {"name": each.name, "style": row.style, "group": each.group}
+            about |= {"tags": each.tags, "words": each.words}
             lines.append({"file_name": place, "text": text, **about})
     (output / "licenses.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     _finish(output, lines)
@@ -85,7 +73,7 @@ def compose(
     chance = random.Random(seed)
     lines = []
     for row, picture in _read(source):
-        name, color = chance.choice(list(COLORS.items()))
+        name, color = chance.choice(list(GROUNDS.items()))
         plain = chance.random() < PLAIN
         ground = Image.new("RGBA", (size, size), (255, 255, 255, 255) if plain else (*color, 255))
         cut = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from denoising import Parts
 from diffusers import DDIMScheduler
 from PIL import Image
 
@@ -28,7 +29,7 @@ TWELVE = (
 
 @torch.no_grad()
 def sample(
-    parts: Any,
+    parts: Parts,
     prompts: Sequence[str],
     *,
     seed: int = 0,
@@ -36,7 +37,7 @@ def sample(
     guidance: float = GUIDANCE,
     batch: int = 128,
 ) -> torch.Tensor:
-    """(N, 3, H, W) in [0, 1], on the CPU. parts: unet, vae, text_encoder, tokenizer, noises, device (denoising.Parts)."""
+    """(N, 3, H, W) in [0, 1], on the CPU."""
     device = parts.device
     shape = (len(prompts), 4, parts.unet.config.sample_size, parts.unet.config.sample_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -47,9 +48,9 @@ def sample(
     return torch.cat(drawn)
 
 
-def _batch(parts: Any, prompts: list[str], latents: torch.Tensor, steps: int, guidance: float) -> torch.Tensor:
+def _batch(parts: Parts, prompts: list[str], latents: torch.Tensor, steps: int, guidance: float) -> torch.Tensor:
     device = latents.device
-    said = parts.tokenizer(prompts + [""], padding="max_length", truncation=True, max_length=77, return_tensors="pt")
+    said = parts.tokenizer([*prompts, ""], padding="max_length", truncation=True, max_length=77, return_tensors="pt")
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         context = parts.text_encoder(said["input_ids"].to(device)).last_hidden_state
         context = torch.cat([context[-1:].expand(len(prompts), -1, -1), context[:-1]])

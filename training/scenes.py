@@ -5,38 +5,23 @@ Knows no pixels: a picture is a row of the catalogue. canvas.py draws scenes.
 
 from __future__ import annotations
 
-import json
 import random
 import zlib
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import captions
+from catalogue import Catalogue
 from colors import GROUNDS, TINTS
 
-
 AT_MOST = 4  # layers of a scene
-PREFERRED = 0.7  # fraction of captions without a style that mean the first style
 HELD_OUT = 40  # one of so many (name, style, background) is never trained on
 HEADS = (
-    "dog face,cat face,mouse face,rabbit face,cow face,pig face,tiger face,monkey face,hamster,bear,polar bear,koala,panda,"
-    "fox,lion,frog,wolf,robot,alien,ghost,jack o lantern,slightly smiling face,grinning face,moon face,full moon face"
-).split(",")
+    *("dog face", "cat face", "mouse face", "rabbit face", "cow face", "pig face", "tiger face", "monkey face"),
+    *("hamster", "bear", "polar bear", "koala", "panda", "fox", "lion", "frog", "wolf", "robot", "alien", "ghost"),
+    *("jack o lantern", "slightly smiling face", "grinning face", "full moon face"),
+)
 EYES = ("sunglasses", "glasses")
 HATS = ("top hat", "crown", "graduation cap", "womans hat", "rescue workers helmet", "billed cap")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One picture of the catalogue; color is its own, if it has one that says most of it."""
-
-    name: str
-    style: str
-    group: int
-    words: tuple[str, ...]
-    color: str | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +33,6 @@ class Layer:
     y: float = 0.0
     scale: float = 1.0
     angle: float = 0.0
-    mirrored: bool = False
     tint: str | None = None
 
 
@@ -59,58 +43,16 @@ class Scene:
     caption: str
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """The pictures by name and style, and the names by each word that means them."""
-
-    rows: Sequence[Row]
-    by_name: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
-    by_word: dict[str, list[str]] = field(default_factory=dict)
-    styles: list[str] = field(default_factory=list)
-    tinted: list[int] = field(default_factory=list)  # rows that have a color of their own
-    things: list[str] = field(default_factory=list)  # names of what can stand beside another: no signs, no people
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> Catalogue:
-        found = cls(rows)
-        words: dict[str, dict[str, None]] = defaultdict(dict)
-        for i, row in enumerate(rows):
-            found.by_name[row.name][row.style] = i
-            for word in row.words:
-                words[word][row.name] = None
-            if row.style not in found.styles:
-                found.styles.append(row.style)
-            if row.color in TINTS:
-                found.tinted.append(i)
-        synonyms = json.loads((Path(__file__).parent / "synonyms.json").read_text(encoding="utf-8"))
-        for word, names in synonyms.items():
-            known = [name for name in names if name in found.by_name]
-            if known:
-                words[word] = dict.fromkeys(known)  # written by hand, so instead of the tags
-        found.by_word.update({word: list(names) for word, names in words.items() if len(names) <= 60})
-        found.things.extend(
-            name for name, styles in found.by_name.items() if rows[min(styles.values())].group in range(3, 8)
-        )
-        return found
-
-    def style(self, chance: random.Random, name: str, named: bool) -> str:
-        """A style that the name has: any if captions name it, else mostly the first."""
-        styles = self.by_name[name]
-        if not named and self.styles[0] in styles and chance.random() < PREFERRED:
-            return self.styles[0]
-        return chance.choice(list(styles))
-
-
 def held_out(name: str, style: str, ground: str) -> bool:
     """Whether a combination is kept for evaluate.py."""
     return zlib.crc32(f"{name}|{style}|{ground}".encode()) % HELD_OUT == 0
 
 
 def scene(catalogue: Catalogue, chance: random.Random) -> Scene:
-    """A scene of a random kind."""
+    """A scene of a random kind; a single picture where the catalogue lacks what the kind needs."""
     kinds = (single, free_word, recolored, moved, pair, several, dressed)
-    (kind,) = chance.choices(kinds, (46, 18, 8, 9, 9, 6, 4))
-    return kind(catalogue, chance)
+    (kind,) = chance.choices(kinds, (42, 24, 7, 8, 9, 6, 4))
+    return kind(catalogue, chance) or single(catalogue, chance)
 
 
 def single(catalogue: Catalogue, chance: random.Random) -> Scene:
@@ -119,25 +61,27 @@ def single(catalogue: Catalogue, chance: random.Random) -> Scene:
     return _alone(catalogue, chance, name, name)
 
 
-def free_word(catalogue: Catalogue, chance: random.Random) -> Scene:
-    """A picture as it is, by a word that means it; names that hold the word come more often."""
-    word = chance.choice(list(catalogue.by_word))
-    names = catalogue.by_word[word]
-    (name,) = chance.choices(names, [3 if word in name else 1 for name in names])
+def free_word(catalogue: Catalogue, chance: random.Random) -> Scene | None:
+    """A picture as it is, by a word that means it."""
+    if not catalogue.meanings:
+        return None
+    word, name = catalogue.word(chance)
     return _alone(catalogue, chance, name, word)
 
 
-def recolored(catalogue: Catalogue, chance: random.Random) -> Scene:
+def recolored(catalogue: Catalogue, chance: random.Random) -> Scene | None:
     """A picture in another color than its own: "a blue apple"."""
+    if not catalogue.tinted:
+        return None
     row = catalogue.rows[chance.choice(catalogue.tinted)]
     named = chance.random() < 0.5
     style = catalogue.style(chance, row.name, named)
     i = catalogue.by_name[row.name][style]
     own = catalogue.rows[i].color
     if own not in TINTS:
-        return single(catalogue, chance)
+        return None
     tint = chance.choice(list(TINTS))
-    said = _without_color(row.name)
+    said = _without_color(_heard(catalogue, chance, row.name))
     layer = Layer(i, tint=None if tint == own else tint)
     return _finish(catalogue, chance, (layer,), captions.article(f"{tint} {said}"), style if named else None)
 
@@ -158,31 +102,35 @@ def moved(catalogue: Catalogue, chance: random.Random) -> Scene:
         place = " at the top" if y < 0 else " at the bottom"
     elif kind < 0.7:
         scale, angle = chance.uniform(0.7, 0.85), chance.choice((-1, 1)) * chance.uniform(15, 40)
-    said = f"tilted {name}" if angle else f"{chance.choice(captions.SMALL)} {name}"
-    if place and chance.random() < 0.3:
-        said = name
+    said = heard = _heard(catalogue, chance, name)
+    if angle or not place or chance.random() < 0.7:
+        said = f"tilted {heard}" if angle else f"{chance.choice(captions.SMALL)} {heard}"
     layer = Layer(catalogue.by_name[name][style], x, y, scale, angle)
     return _finish(catalogue, chance, (layer,), f"{captions.article(said)}{place}", style if named else None)
 
 
-def pair(catalogue: Catalogue, chance: random.Random) -> Scene:
+def pair(catalogue: Catalogue, chance: random.Random) -> Scene | None:
     """Two things beside each other, in one style, in the caption's order from left to right."""
+    if len(catalogue.things) < 2:
+        return None
     names = chance.sample(catalogue.things, 2)
     named = chance.random() < 0.5
     style = catalogue.style(chance, names[0], named)
     if style not in catalogue.by_name[names[1]]:
-        return single(catalogue, chance)
+        return None
     side, scale = chance.uniform(0.46, 0.5), chance.uniform(0.46, 0.52)
     layers = [
         Layer(catalogue.by_name[name][style], x, chance.uniform(-0.06, 0.06), scale)
         for name, x in zip(names, (-side, side), strict=True)
     ]
-    said = chance.choice(captions.PAIRS).format(*(captions.article(_heard(chance, name)) for name in names))
+    said = chance.choice(captions.PAIRS).format(*(captions.article(_heard(catalogue, chance, name)) for name in names))
     return _finish(catalogue, chance, tuple(layers), said, style if named else None)
 
 
-def several(catalogue: Catalogue, chance: random.Random) -> Scene:
+def several(catalogue: Catalogue, chance: random.Random) -> Scene | None:
     """Two to four of the same: "three apples"."""
+    if not catalogue.things:
+        return None
     name = chance.choice(catalogue.things)
     named = chance.random() < 0.5
     style = catalogue.style(chance, name, named)
@@ -195,25 +143,24 @@ def several(catalogue: Catalogue, chance: random.Random) -> Scene:
     scale = chance.uniform(0.46, 0.52)
     row = catalogue.by_name[name][style]
     layers = [Layer(row, x + chance.uniform(-0.03, 0.03), y + chance.uniform(-0.03, 0.03), scale) for x, y in spots]
-    heard = _without_color(name) if name.split()[0] in TINTS and chance.random() < 0.5 else _heard(chance, name)
+    heard = _heard(catalogue, chance, name)
     said = f"{chance.choice(captions.NUMBERS[number])} {captions.plural(heard)}"
     return _finish(catalogue, chance, tuple(layers), said, style if named else None)
 
 
-def dressed(catalogue: Catalogue, chance: random.Random) -> Scene:
+def dressed(catalogue: Catalogue, chance: random.Random) -> Scene | None:
     """A face with glasses or a hat on it: "a cat with sunglasses"."""
     heads = [name for name in HEADS if name in catalogue.by_name]
     worn = [name for name in (*EYES, *HATS) if name in catalogue.by_name]
     if not heads or not worn:
-        return single(catalogue, chance)
+        return None
     head = chance.choice(heads)
-    thing = (
-        chance.choice([name for name in worn if name in EYES] or worn) if chance.random() < 0.6 else chance.choice(worn)
-    )
+    on_eyes = [name for name in worn if name in EYES]
+    thing = chance.choice(on_eyes if on_eyes and chance.random() < 0.6 else worn)
     named = chance.random() < 0.4
     style = catalogue.style(chance, head, named)
     if style not in catalogue.by_name[thing]:
-        return single(catalogue, chance)
+        return None
     below, above = catalogue.by_name[head][style], catalogue.by_name[thing][style]
     if thing in EYES:
         layers = (Layer(below), Layer(above, 0.0, chance.uniform(-0.08, 0.0), chance.uniform(0.62, 0.7)))
@@ -222,9 +169,9 @@ def dressed(catalogue: Catalogue, chance: random.Random) -> Scene:
             Layer(below, 0.0, 0.22, 0.78),
             Layer(above, 0.0, chance.uniform(-0.68, -0.6), chance.uniform(0.48, 0.56)),
         )
-    with_ = chance.choice(("with", "with", "wearing"))
-    said = f"{captions.article(_heard(chance, head))} {with_} {captions.article(thing) if thing not in EYES else thing}"
-    return _finish(catalogue, chance, layers, said, style if named else None)
+    said = (captions.article(_heard(catalogue, chance, head)), thing if thing in EYES else captions.article(thing))
+    text = chance.choice(captions.DRESSED).format(*said)
+    return _finish(catalogue, chance, layers, text, style if named else None)
 
 
 def _alone(catalogue: Catalogue, chance: random.Random, name: str, said: str) -> Scene:
@@ -237,8 +184,8 @@ def _alone(catalogue: Catalogue, chance: random.Random, name: str, said: str) ->
         said = f"{row.color} {said}"
     elif row.group == 3 and chance.random() < 0.2:
         said = f"{chance.choice(captions.KIND)} {said}"
-    elif said == name and row.words and chance.random() < 0.08:
-        said = f"{name}, {chance.choice(row.words)}"
+    elif said == name and row.tags and chance.random() < 0.08:
+        said = f"{name}, {chance.choice(row.tags)}"
     elif chance.random() < 0.03:
         said = f"{chance.choice(captions.LARGE)} {said}"
     text = captions.article(said) if chance.random() < 0.75 else said
@@ -262,8 +209,10 @@ def _finish(
     return Scene(layers, GROUNDS[color], text)
 
 
-def _heard(chance: random.Random, name: str) -> str:
-    """The name, or without "face": "a cat"."""
+def _heard(catalogue: Catalogue, chance: random.Random, name: str) -> str:
+    """The name, or an ordinary word for it, or without "face": "a puppy", "a dog"."""
+    if name in catalogue.called and chance.random() < 0.4:
+        return chance.choice(catalogue.called[name])
     return name.removesuffix(" face") if chance.random() < 0.6 else name
 
 

@@ -46,6 +46,8 @@ def main(
     untold: Annotated[float, typer.Option(help="Fraction of captions left out, so that guidance works.")] = 0.1,
     pool: Annotated[int, typer.Option(min=1, help="Scenes whose latents are kept and drawn from.")] = 150_000,
     fresh: Annotated[float, typer.Option(help="New scenes as a fraction of those trained on.")] = 0.2,
+    init: Annotated[Path | None, typer.Option(help="A checkpoint that is trained on, not new weights.")] = None,
+    preview: Annotated[int, typer.Option(min=0, help="Steps of WORK/preview.png's pictures; 0 draws none.")] = 25,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make up scenes.")] = 8,
     seed: Annotated[int, typer.Option(help="Of scenes, noise and first values.")] = 0,
 ) -> None:
@@ -57,9 +59,9 @@ def main(
     built_in = denoising.BUILT_IN
     tokenizer = CLIPTokenizer.from_pretrained(built_in / "tokenizer")
     vae = AutoencoderKL.from_pretrained(work / "vae").requires_grad_(False).eval().to(place.device)
-    unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(built_in / "unet"))
     noises = DDPMScheduler.from_pretrained(built_in / "scheduler")
-    predict = Predict(CLIPTextModel(CLIPTextConfig.from_pretrained(built_in / "text_encoder")).float(), unet, noises)
+    text_encoder, unet = untrained() if init is None else read(init)
+    predict = Predict(text_encoder, unet, noises)
     predict = predict.to(place.device, memory_format=torch.channels_last).train()
     average = loop.Average(predict, 0.9995)
     optimizer = torch.optim.AdamW(
@@ -123,9 +125,26 @@ def main(
         unet.save_pretrained(work / "unet")
         predict.text_encoder.save_pretrained(work / "text_encoder")
         parts = denoising.Parts(unet, vae, predict.text_encoder, tokenizer, noises, place.device)
-        sampling.sheet(sampling.sample(parts, PREVIEWS), 4).save(work / "preview.png")
-        place.say(f"{work}: unet, text_encoder and preview.png after {clock.done} steps")
+        if preview:
+            sampling.sheet(sampling.sample(parts, PREVIEWS, steps=preview), 4).save(work / "preview.png")
+        place.say(f"{work}: unet and text_encoder after {clock.done} steps")
     loop.finish(place)
+
+
+def untrained() -> tuple[CLIPTextModel, UNet2DConditionModel]:
+    """A text encoder and a UNet of the built-in model's shape, their weights at random."""
+    text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(denoising.BUILT_IN / "text_encoder"))
+    return text_encoder.float(), UNet2DConditionModel.from_config(
+        UNet2DConditionModel.load_config(denoising.BUILT_IN / "unet")
+    )
+
+
+def read(model: Path) -> tuple[CLIPTextModel, UNet2DConditionModel]:
+    """Those of a checkpoint."""
+    return (
+        CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32),
+        UNet2DConditionModel.from_pretrained(model / "unet", dtype=torch.float32),
+    )
 
 
 class Predict(nn.Module):
@@ -173,7 +192,7 @@ class Pool:
 
 
 def latents(
-    easel: canvas.Canvas, vae: AutoencoderKL, plans: Iterator[tuple[canvas.Plan, torch.Tensor]], place: loop.Place
+    easel: canvas.Canvas, vae: AutoencoderKL, plans: Iterator[loop.Batch], place: loop.Place
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches of scenes' latents, in the scale that the UNet sees, and their tokens."""
     encoder = vae.to(memory_format=torch.channels_last)

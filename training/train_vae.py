@@ -9,6 +9,7 @@ Killed, the same command goes on from the last state in WORK. Needs the extra `t
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,7 @@ def main(
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
     decay: Annotated[float, typer.Option(help="Fraction of the steps, at the end, in which it falls to 0.")] = 0.4,
     kl: Annotated[float, typer.Option(help="Weight of the latents' divergence from a normal distribution.")] = 2e-4,
+    init: Annotated[Path | None, typer.Option(help="A checkpoint whose VAE is trained on, not a new one.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make up scenes.")] = 4,
     seed: Annotated[int, typer.Option(help="Of scenes, noise and first values.")] = 0,
 ) -> None:
@@ -43,7 +45,7 @@ def main(
     state = loop.resume(work / "vae.pt", settings, place.device)
     textures, catalogue = canvas.read(pictures)
     easel = canvas.Canvas(textures, place.device)
-    vae = AutoencoderKL.from_config(AutoencoderKL.load_config(BUILT_IN / "vae"))
+    vae = untrained() if init is None else AutoencoderKL.from_pretrained(init / "vae", dtype=torch.float32)
     vae = vae.to(place.device, memory_format=torch.channels_last).train()
     rebuild = Rebuild(vae)
     average = loop.Average(rebuild, 0.999)
@@ -97,6 +99,11 @@ def main(
     loop.finish(place)
 
 
+def untrained() -> AutoencoderKL:
+    """One of the built-in model's shape, its weights at random."""
+    return AutoencoderKL.from_config(AutoencoderKL.load_config(BUILT_IN / "vae"))
+
+
 class Rebuild(nn.Module):
     """Pictures -> (pictures from a sample of their latents, the latents' mean, their log variance)."""
 
@@ -124,7 +131,7 @@ def losses(
 
 @torch.no_grad()
 def normalize(
-    vae: AutoencoderKL, easel: canvas.Canvas, scenes: loop.Iterator, place: loop.Place, rounds: int = 8
+    vae: AutoencoderKL, easel: canvas.Canvas, scenes: Iterator[loop.Batch], place: loop.Place, rounds: int = 8
 ) -> None:
     """Puts each latent channel's mean and deviation into the 1x1 convolutions, so that latents have 0 and 1."""
     found = torch.cat([vae.encode(_batch(easel, scenes, place)).latent_dist.mean for _ in range(rounds)])
@@ -140,7 +147,9 @@ def normalize(
 
 
 @torch.no_grad()
-def peak(vae: AutoencoderKL, easel: canvas.Canvas, scenes: loop.Iterator, place: loop.Place, rounds: int = 8) -> float:
+def peak(
+    vae: AutoencoderKL, easel: canvas.Canvas, scenes: Iterator[loop.Batch], place: loop.Place, rounds: int = 8
+) -> float:
     """The mean over pictures of the peak signal-to-noise ratio, in dB, of what comes back from the latents' mean."""
     ratios = []
     for _ in range(rounds):
@@ -150,7 +159,7 @@ def peak(vae: AutoencoderKL, easel: canvas.Canvas, scenes: loop.Iterator, place:
     return torch.cat(ratios).mean().item()
 
 
-def _batch(easel: canvas.Canvas, scenes: loop.Iterator, place: loop.Place) -> torch.Tensor:
+def _batch(easel: canvas.Canvas, scenes: Iterator[loop.Batch], place: loop.Place) -> torch.Tensor:
     return easel.draw(next(scenes)[0].to(place.device)) * 2 - 1
 
 
