@@ -6,6 +6,7 @@ import colorsys
 import importlib
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -264,6 +265,21 @@ def test_a_training_goes_on_where_it_was_killed(scripts, cut_out, work, tmp_path
         train_unet.main(cut_out, tmp_path, steps=4, batch_size=3, workers=0)
 
 
+@pytest.mark.slow
+def test_two_processes_train_one_model(cut_out, work, tmp_path):
+    (tmp_path / "vae").symlink_to(work / "vae")
+    script = TRAINING / "train_unet.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    options = ["--steps", "2", "--batch-size", "2", "--pool", "8", "--preview", "0", "--workers", "0"]
+    done = subprocess.run([*command, cut_out, tmp_path, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("step 2 of 2") == 1
+    state = torch.load(tmp_path / "unet.pt", weights_only=True)
+    assert (state["step"], state["settings"]["world"]) == (2, 2)
+    alone = torch.load(work / "unet.pt", weights_only=True)["weights"]
+    assert any(not torch.equal(alone[name], value) for name, value in state["weights"].items())
+
+
 def test_the_exported_checkpoint_is_what_diffusers_and_mlxdiff_load(scripts, cut_out, work, tmp_path, capsys):
     model = tmp_path / "emoji"
     scripts["export"].main(work, model)
@@ -281,7 +297,8 @@ def test_the_exported_checkpoint_is_what_diffusers_and_mlxdiff_load(scripts, cut
     assert set(numbers) == {
         *("vae_db", "gradient", "name", "name_style", "background", "white", "words", "tags"),
     }
-    assert Image.open(tmp_path / "twelve.png").size == (6 * 130, 6 * 130)
+    with Image.open(tmp_path / "twelve.png") as sheet:
+        assert sheet.size == (6 * 130, 6 * 130)
 
 
 def test_the_nearest_picture_of_a_training_picture_is_itself(scripts, cut_out):

@@ -118,7 +118,7 @@ def main(
 
 
 def combinations(catalogue: Catalogue, chance: random.Random, count: int, styles: Sequence[str]) -> list[Scene]:
-    """Names, styles and backgrounds that were kept from training, a quarter of them on white without a word about it."""
+    """Names, styles and backgrounds that were kept from training, a quarter of them on white, which is not said."""
     found: list[Scene] = []
     kept = [
         (i, color)

@@ -90,7 +90,7 @@ def main(
             loop.save(work / "unet.pt", {"step": clock.done, "settings": settings, **parts})
 
     saved, seen, due = time.monotonic(), [], 0.0
-    while clock.goes_on():
+    while place.shared(clock.goes_on()):
         if clock.done % REFRESHED_EVERY == 0:
             due += REFRESHED_EVERY * batch_size * fresh / batch
             while due >= 1:
@@ -103,8 +103,9 @@ def main(
         times = (spread / batch_size * noises.config.num_train_timesteps).long()  # evenly, so that the loss varies less
         with place.autocast():
             loss = called(clean, added, times, tokens)
+        rate = place.shared(clock.rate())
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * clock.rate()
+            group["lr"] = learning_rate * rate
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(predict.parameters(), 1.0)

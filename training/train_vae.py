@@ -66,7 +66,7 @@ def main(
             loop.save(work / "vae.pt", {"step": clock.done, "settings": settings, **parts})
 
     saved = time.monotonic()
-    while clock.goes_on():
+    while place.shared(clock.goes_on()):
         plan, _ = next(scenes)
         real = easel.draw(plan.to(place.device)).contiguous(memory_format=torch.channels_last) * 2 - 1
         real = torch.where(
@@ -76,8 +76,9 @@ def main(
             rebuilt, mean, logvar = called(real)
         error = (rebuilt.float() - real).square().mean()
         loss = losses(rebuilt.float(), real, mean.float(), logvar.float(), kl)
+        rate = place.shared(clock.rate())
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * clock.rate()
+            group["lr"] = learning_rate * rate
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(rebuild.parameters(), 1.0)
