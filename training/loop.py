@@ -1,4 +1,4 @@
-"""What train_vae.py and train_unet.py share: devices and ranks, batches of scenes, averages, a state that resumes."""
+"""What train_vae.py and train_unet.py share: devices and ranks, batches of scenes, and a training that resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from catalogue import Catalogue
 from scenes import scene
 from torch import distributed, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+SAVED_EVERY = 120  # seconds
 
 Batch = tuple[Plan, torch.Tensor]
 """Scenes, and their captions' token ids (B, 77)."""
@@ -167,6 +169,67 @@ class Clock:
     def line(self, text: str) -> str:
         pace = (self.done - self.first) / max(self.seconds, 1e-9)
         return f"step {self.done} of {self.steps}, {text}, {pace:.1f} steps/s, {self.seconds:.0f} s"
+
+
+class Training:
+    """A module that is trained: AdamW, the average of its weights, and the state that a killed run leaves."""
+
+    def __init__(
+        self,
+        place: Place,
+        module: nn.Module,
+        path: Path,
+        settings: dict[str, Any],
+        clock: Clock,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        keep: float,
+    ) -> None:
+        """path: of the state. settings: what a run that goes on must have too. keep: how much the average keeps."""
+        self.place, self.module, self.path, self.settings, self.clock = place, module, path, settings, clock
+        self.learning_rate = learning_rate
+        self.average = Average(module, keep)
+        fused = place.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=fused
+        )
+        state = resume(path, settings, place.device)
+        if state is not None:
+            clock.done = clock.first = state["step"]
+            module.load_state_dict(state["weights"])
+            self.average.weights = state["average"]
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.called = place.wrapped(module)
+
+    def run(self, compute: Callable[[], tuple[torch.Tensor, Callable[[], str]]]) -> None:
+        """Steps until the clock says no more. compute: a batch's loss, and what to tell of it when it is time."""
+        saved = time.monotonic()
+        while self.place.shared(self.clock.goes_on()):
+            with self.place.autocast():
+                loss, telling = compute()
+            rate = self.place.shared(self.clock.rate())
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * rate
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            self.optimizer.step()
+            self.average.update(self.clock.done)
+            self.clock.done += 1
+            if self.clock.tells():
+                self.place.say(self.clock.line(telling()))
+            if time.monotonic() - saved > SAVED_EVERY:
+                self.store()
+                saved = time.monotonic()
+        self.store()
+
+    def store(self) -> None:
+        """Writes the state, in the first rank."""
+        if self.place.leads:
+            parts = {"weights": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+            rest = {"step": self.clock.done, "settings": self.settings, "average": self.average.weights}
+            save(self.path, {**parts, **rest})
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

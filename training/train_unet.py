@@ -8,8 +8,7 @@ WORK/vae comes from train_vae.py. Killed, the same command goes on from the last
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,6 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-SAVED_EVERY = 120  # seconds
 REFRESHED_EVERY = 8  # steps between two batches of new scenes
 PREVIEWS = (
     *sampling.TWELVE,
@@ -53,83 +51,78 @@ def main(
 ) -> None:
     """Trains on PICTURES and writes WORK/unet and WORK/text_encoder."""
     place = loop.start(seed)
-    settings = {"batch_size": batch_size, "seed": seed, "world": place.world}
-    state = loop.resume(work / "unet.pt", settings, place.device)
     textures, catalogue = canvas.read(pictures)
-    built_in = denoising.BUILT_IN
-    tokenizer = CLIPTokenizer.from_pretrained(built_in / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(denoising.BUILT_IN / "tokenizer")
+    noises = DDPMScheduler.from_pretrained(denoising.BUILT_IN / "scheduler")
     vae = AutoencoderKL.from_pretrained(work / "vae").requires_grad_(False).eval().to(place.device)
-    noises = DDPMScheduler.from_pretrained(built_in / "scheduler")
-    text_encoder, unet = untrained() if init is None else read(init)
-    predict = Predict(text_encoder, unet, noises)
+    predict = Predict(*(untrained() if init is None else read(init)), noises)
     predict = predict.to(place.device, memory_format=torch.channels_last).train()
-    average = loop.Average(predict, 0.9995)
-    optimizer = torch.optim.AdamW(
-        predict.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=place.device.type == "cuda"
-    )
-    clock = loop.Clock(steps, minutes, warmup=500, decay=decay, done=state["step"] if state else 0)
-    if state:
-        predict.load_state_dict(state["weights"])
-        average.weights = state["average"]
-        if state["optimizer"] is not None:
-            optimizer.load_state_dict(state["optimizer"])
-    called = place.wrapped(predict)
-    batch = min(1024, pool)
-    plans = loop.batches(catalogue, tokenizer, batch, f"{seed} {place.rank} {clock.done}", workers)
+    clock = loop.Clock(steps, minutes, warmup=500, decay=decay)
+    settings = {"batch_size": batch_size, "seed": seed, "world": place.world}
+    rates: dict[str, float] = {"learning_rate": learning_rate, "weight_decay": 1e-2, "keep": 0.9995}
+    training = loop.Training(place, predict, work / "unet.pt", settings, clock, **rates)
+
+    each = min(1024, pool)
+    plans = loop.batches(catalogue, tokenizer, each, f"{seed} {place.rank} {clock.done}", workers)
     source = latents(canvas.Canvas(textures, place.device), vae, plans, place)
-    kept = Pool(pool, source, unet.config.sample_size, place.device)
-    while kept.count < min(pool, 64 * batch):
+    kept = Pool(pool, source, predict.unet.config.sample_size, place.device)
+    while kept.count < min(pool, 64 * each):
         kept.add()
-    silence = torch.tensor(tokenizer("", padding="max_length", max_length=77)["input_ids"], device=place.device)
-    noise = torch.Generator(place.device).manual_seed(seed + 1000 * place.rank + clock.done)
     place.say(f"{len(textures)} pictures, {kept.count} scenes after {clock.seconds:.0f} s")
+    training.run(losses(training, kept, tokenizer, noises, batch_size, untold, fresh * batch_size / each, seed))
 
-    def store() -> None:
-        if place.leads:
-            parts = {"weights": predict.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
-            loop.save(work / "unet.pt", {"step": clock.done, "settings": settings, **parts})
-
-    saved, seen, due = time.monotonic(), [], 0.0
-    while place.shared(clock.goes_on()):
-        if clock.done % REFRESHED_EVERY == 0:
-            due += REFRESHED_EVERY * batch_size * fresh / batch
-            while due >= 1:
-                kept.add()
-                due -= 1
-        clean, tokens = kept.draw(batch_size, noise)
-        tokens = torch.where(torch.rand(batch_size, 1, generator=noise, device=place.device) < untold, silence, tokens)
-        added = torch.randn(clean.shape, generator=noise, device=place.device)
-        spread = torch.rand(1, generator=noise, device=place.device) + torch.arange(batch_size, device=place.device)
-        times = (spread / batch_size * noises.config.num_train_timesteps).long()  # evenly, so that the loss varies less
-        with place.autocast():
-            loss = called(clean, added, times, tokens)
-        rate = place.shared(clock.rate())
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(predict.parameters(), 1.0)
-        optimizer.step()
-        average.update(clock.done)
-        clock.done += 1
-        seen.append(loss.detach())
-        if clock.tells():
-            place.say(clock.line(f"loss {torch.stack(seen).mean().item():.4f}, {kept.count} scenes"))
-            seen.clear()
-        if time.monotonic() - saved > SAVED_EVERY:
-            store()
-            saved = time.monotonic()
-    store()
     if place.leads:
-        average.swap()
+        training.average.swap()
         predict.eval()
-        unet.save_pretrained(work / "unet")
+        predict.unet.save_pretrained(work / "unet")
         predict.text_encoder.save_pretrained(work / "text_encoder")
-        parts = denoising.Parts(unet, vae, predict.text_encoder, tokenizer, noises, place.device)
+        parts = denoising.Parts(predict.unet, vae, predict.text_encoder, tokenizer, noises, place.device)
         if preview:
             sampling.sheet(sampling.sample(parts, PREVIEWS, steps=preview), 4).save(work / "preview.png")
         place.say(f"{work}: unet and text_encoder after {clock.done} steps")
     loop.finish(place)
+
+
+def losses(
+    training: loop.Training,
+    kept: Pool,
+    tokenizer: CLIPTokenizer,
+    noises: DDPMScheduler,
+    batch_size: int,
+    untold: float,
+    added_a_step: float,
+    seed: int,
+) -> Callable[[], tuple[torch.Tensor, Callable[[], str]]]:
+    """What Training.run calls: the loss of scenes from the pool, into which new ones come now and then."""
+    device, clock = training.place.device, training.clock
+    silence = torch.tensor(tokenizer("", padding="max_length", max_length=77)["input_ids"], device=device)
+    chance = torch.Generator(device).manual_seed(seed + 1000 * training.place.rank + clock.done)
+    n_times = noises.config.num_train_timesteps
+    seen: list[torch.Tensor] = []
+    due = 0.0
+
+    def compute() -> tuple[torch.Tensor, Callable[[], str]]:
+        nonlocal due
+        if clock.done % REFRESHED_EVERY == 0:
+            due += REFRESHED_EVERY * added_a_step
+            while due >= 1:
+                kept.add()
+                due -= 1
+        clean, tokens = kept.draw(batch_size, chance)
+        tokens = torch.where(torch.rand(batch_size, 1, generator=chance, device=device) < untold, silence, tokens)
+        noise = torch.randn(clean.shape, generator=chance, device=device)
+        spread = torch.rand(1, generator=chance, device=device) + torch.arange(batch_size, device=device)
+        times = (spread / batch_size * n_times).long()  # evenly, so that the loss varies less
+        loss = training.called(clean, noise, times, tokens)
+        seen.append(loss.detach())
+        return loss, tell
+
+    def tell() -> str:
+        mean = torch.stack(seen).mean().item()
+        seen.clear()
+        return f"loss {mean:.4f}, {kept.count} scenes"
+
+    return compute
 
 
 def untrained() -> tuple[CLIPTextModel, UNet2DConditionModel]:

@@ -8,8 +8,7 @@ Killed, the same command goes on from the last state in WORK. Needs the extra `t
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +21,6 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
-
-SAVED_EVERY = 120  # seconds
 
 
 def main(
@@ -41,58 +38,27 @@ def main(
 ) -> None:
     """Trains the VAE on PICTURES and writes it to WORK/vae."""
     place = loop.start(seed)
-    settings = {"batch_size": batch_size, "learning_rate": learning_rate, "kl": kl, "seed": seed, "world": place.world}
-    state = loop.resume(work / "vae.pt", settings, place.device)
     textures, catalogue = canvas.read(pictures)
     easel = canvas.Canvas(textures, place.device)
     vae = untrained() if init is None else AutoencoderKL.from_pretrained(init / "vae", dtype=torch.float32)
-    vae = vae.to(place.device, memory_format=torch.channels_last).train()
-    rebuild = Rebuild(vae)
-    average = loop.Average(rebuild, 0.999)
-    optimizer = torch.optim.AdamW(rebuild.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    clock = loop.Clock(steps, minutes, warmup=200, decay=decay, done=state["step"] if state else 0)
-    if state:
-        rebuild.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights = state["average"]
-    called = place.wrapped(rebuild)
+    rebuild = Rebuild(vae).to(place.device, memory_format=torch.channels_last).train()
+    clock = loop.Clock(steps, minutes, warmup=200, decay=decay)
+    settings = {"batch_size": batch_size, "kl": kl, "seed": seed, "world": place.world}
+    rates: dict[str, float] = {"learning_rate": learning_rate, "weight_decay": 1e-3, "keep": 0.999}
+    training = loop.Training(place, rebuild, work / "vae.pt", settings, clock, **rates)
     tokenizer = CLIPTokenizer.from_pretrained(BUILT_IN / "tokenizer")
     scenes = loop.batches(catalogue, tokenizer, batch_size, f"{seed} {place.rank} {clock.done}", workers)
-    noise = torch.Generator(place.device).manual_seed(seed + 1000 * place.rank + clock.done)
 
-    def store() -> None:
-        if place.leads:
-            parts = {"weights": rebuild.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
-            loop.save(work / "vae.pt", {"step": clock.done, "settings": settings, **parts})
+    def compute() -> tuple[torch.Tensor, Callable[[], str]]:
+        real = _batch(easel, scenes, place).contiguous(memory_format=torch.channels_last)
+        real = torch.where(torch.rand(len(real), 1, 1, 1, device=place.device) < 0.5, real.flip(3), real)
+        rebuilt, mean, logvar = training.called(real)
+        loss = losses(rebuilt.float(), real, mean, logvar, kl)
+        return loss, lambda: f"loss {loss.item():.4f}, {decibels(rebuilt.float(), real).mean().item():.1f} dB"
 
-    saved = time.monotonic()
-    while place.shared(clock.goes_on()):
-        plan, _ = next(scenes)
-        real = easel.draw(plan.to(place.device)).contiguous(memory_format=torch.channels_last) * 2 - 1
-        real = torch.where(
-            torch.rand(len(real), 1, 1, 1, generator=noise, device=place.device) < 0.5, real.flip(3), real
-        )
-        with place.autocast():
-            rebuilt, mean, logvar = called(real)
-        error = (rebuilt.float() - real).square().mean()
-        loss = losses(rebuilt.float(), real, mean.float(), logvar.float(), kl)
-        rate = place.shared(clock.rate())
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(rebuild.parameters(), 1.0)
-        optimizer.step()
-        average.update(clock.done)
-        clock.done += 1
-        if clock.tells():
-            place.say(clock.line(f"loss {loss.item():.4f}, {-10 * torch.log10(error / 4).item():.1f} dB"))
-        if time.monotonic() - saved > SAVED_EVERY:
-            store()
-            saved = time.monotonic()
-    store()
+    training.run(compute)
     if place.leads:
-        average.swap()
+        training.average.swap()
         vae.eval()
         normalize(vae, easel, scenes, place)
         vae.save_pretrained(work / "vae")
@@ -156,8 +122,13 @@ def peak(
     for _ in range(rounds):
         real = _batch(easel, scenes, place)
         back = vae.decode(vae.encode(real).latent_dist.mean).sample.clamp(-1, 1)
-        ratios.append(-10 * torch.log10(((back - real) / 2).square().mean((1, 2, 3))))
+        ratios.append(decibels(back, real))
     return torch.cat(ratios).mean().item()
+
+
+def decibels(rebuilt: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """The peak signal-to-noise ratio of each picture (N, 3, h, w) in [-1, 1]."""
+    return -10 * torch.log10(((rebuilt - real) / 2).square().mean((1, 2, 3)))
 
 
 def _batch(easel: canvas.Canvas, scenes: Iterator[loop.Batch], place: loop.Place) -> torch.Tensor:
