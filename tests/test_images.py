@@ -461,3 +461,12 @@ def test_a_sheet_that_does_not_fit_asks_for_no_picture(monkeypatch):
 
     with pytest.raises(RequestError, match="needs too much"):
         images.sheet_of([(2000, 2000)] * 4000, pictures(), 60)
+
+
+def test_a_picture_in_memory_is_decoded_without_touching_the_warnings_of_other_threads(monkeypatch):
+    monkeypatch.setattr("warnings.catch_warnings", None)
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(stream, "PNG")
+    assert images.decoded_picture(stream.getvalue(), "It", most=6).getpixel((2, 1)) == (255, 0, 0)
+    with pytest.raises(InputError, match="It has 3x2 pixels"):
+        images.decoded_picture(stream.getvalue(), "It", most=5)

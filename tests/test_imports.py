@@ -28,6 +28,7 @@ LEAVES = {
     "part_kinds",
     "parts",
     "pictures",
+    "power",
     "presets",
     "printable",
     "recent",
@@ -66,7 +67,19 @@ ALLOWED = {
     "__init__": {"diffusion", "listing", "pipeline", "text"},
     "__main__": {"cli"},
     "cli": {
-        *("__init__", "adapters", "batch", "pipeline", "quantized", "hub", "images", "metadata", "backend", "listing"),
+        *(
+            "__init__",
+            "adapters",
+            "batch",
+            "pipeline",
+            "quantized",
+            "hub",
+            "images",
+            "metadata",
+            "backend",
+            "listing",
+            "server",
+        ),
         *(
             "animate",
             "ip_adapters",
@@ -78,6 +91,9 @@ ALLOWED = {
             "trajectory",
             "upscaling",
         ),
+    },
+    "server": {
+        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
     "batch": {"pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "sheets", "trajectory"},
     "pipeline": {

@@ -273,8 +273,9 @@ def describe() -> dict[str, Any]:
     """This machine and the versions that decide what a picture looks like and how long it takes, for `info`."""
     prepare()
     mx = require_mlx()
-    from .kernels import native
+    from .kernels import apple, native
 
+    metal = {"metal": ", ".join(apple.used()) or "no choices"} if backend_name() == "Metal" else {}
     return {
         "mlxdiff": __version__,
         "python": platform.python_version(),
@@ -286,4 +287,5 @@ def describe() -> dict[str, Any]:
         "dtype": dtype_name(default_dtype()),
         "blas": blas.live(),
         "native": native.state(),
+        **metal,
     }

@@ -155,10 +155,14 @@ class PartReference(Reference):
 
     part: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names that a kind knows without a file."""
+        return ()
+
     def is_file(self, value: str) -> bool:
-        """Whether the value is a reference at all; a kind may know names of its own."""
-        del value
-        return True
+        """Whether the value is a reference at all."""
+        return value not in self.names
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from os import PathLike, fsdecode
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
@@ -289,24 +289,45 @@ def stored_texts(picture: Image.Image) -> dict[str, str]:
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """A picture file, open while in use; whatever is wrong with it, then or on the way, is an InputError."""
+    with warnings.catch_warnings():
+        # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
+        warnings.simplefilter("ignore")
+        with open_input(path, "picture") as stream, _opened(stream, path) as picture:
+            yield picture
+
+
+def decoded_picture(data: bytes, name: str, *, most: int) -> Image.Image:
+    """A picture file's bytes as an image whose pixels are in memory; of an animation the first frame.
+
+    Any thread may ask, so Pillow's warnings are not held back: Python's means to do so is one of the whole process.
+    Raises InputError, which calls the picture `name`, also for more than `most` pixels: before they are decoded.
+    """
+    with _opened(BytesIO(data), name) as picture:
+        width, height = picture.size
+        if width * height > most:
+            raise InputError(f"{name} has {width}x{height} pixels.", f"At most {most:,} are read: make it smaller.")
+        _check_decoding(name, width, height)
+        picture.load()
+        return picture.copy()
+
+
+@contextmanager
+def _opened(stream: BinaryIO, name: str | Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
-            warnings.simplefilter("ignore")
-            with open_input(path, "picture") as stream, Image.open(stream, formats=_READABLE) as picture:
-                yield picture
+        with Image.open(stream, formats=_READABLE) as picture:
+            yield picture
     except MlxdiffError:
         raise
     except UnidentifiedImageError:
         formats = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
-        raise InputError(f"{path} is not a picture, or a damaged one.", f"Give a {formats} file.") from None
+        raise InputError(f"{name} is not a picture, or a damaged one.", f"Give a {formats} file.") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path} has too many pixels to be opened safely.", "Make it smaller first.") from None
+        raise InputError(f"{name} has too many pixels to be opened safely.", "Make it smaller first.") from None
     except MemoryError:
-        raise InputError(f"{path} does not fit into memory.", "Make it smaller first.") from None
+        raise InputError(f"{name} does not fit into memory.", "Make it smaller first.") from None
     except Exception as error:  # the readers raise a dozen types for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} is damaged ({reason}).", "Get the file again, or convert it.") from error
+        raise InputError(f"{name} is damaged ({reason}).", "Get the file again, or convert it.") from error
 
 
 def _encodable(text: str) -> str:

@@ -169,18 +169,27 @@ class StableDiffusion:
         settings  Request's, such as steps=20 or seed=7 (docs/settings.md)
         """
         requests = [self.resolve(part) for part in alike(_request(prompt, settings))]
-        pictures = []
         with self._turn:
-            for part in (part for request in requests for part in request.parts(self.batch_size(request))):
-                latents = mx.array([])
-                for step in self.denoise(part):
-                    mx.eval(step.latents)
-                    latents = step.latents
-                    if on_step is not None:
-                        on_step(step)
-                for i, single in enumerate(part.singles()):
-                    picture = self.finish(single, self.decode(latents[i : i + 1])[0])
-                    pictures.append(images.with_texts(picture, picture_text(single)))
+            return [picture for request in requests for picture in self.render(request, on_step=on_step)]
+
+    def render(self, request: Resolved, *, on_step: Callable[[Step], object] | None = None) -> Iterator[images.Picture]:
+        """The pictures of a resolved request, each batch when it is asked for; what `on_step` raises ends it."""
+        for part in request.parts(self.batch_size(request)):
+            with self._turn:
+                pictures = self._rendered(part, on_step)
+            yield from pictures
+
+    def _rendered(self, part: Resolved, on_step: Callable[[Step], object] | None) -> list[images.Picture]:
+        latents = mx.array([])
+        for step in self.denoise(part):
+            mx.eval(step.latents)
+            latents = step.latents
+            if on_step is not None:
+                on_step(step)
+        pictures = []
+        for i, single in enumerate(part.singles()):
+            picture = self.finish(single, self.decode(latents[i : i + 1])[0])
+            pictures.append(images.with_texts(picture, picture_text(single)))
         return pictures
 
     def generate_latents(

@@ -169,8 +169,9 @@ class Upscalers(PartReference):
         known = catalogue.find_upscaler(value)
         return value if known is None else known.name
 
-    def is_file(self, value: str) -> bool:
-        return value not in catalogue.UPSCALERS
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(catalogue.UPSCALERS)
 
     def describe(self) -> dict[str, Any]:
         return {"type": "reference"}

@@ -36,7 +36,7 @@ def test_help_and_version_import_nothing_heavy(tmp_path):
         "assert not heavy, heavy\n"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for command in ("pull", "generate", "grid", "decode", "info"):
+    for command in ("pull", "generate", "grid", "decode", "info", "serve"):
         assert command in shown
     assert mlxdiff("--version", cwd=tmp_path).stdout == f"mlxdiff {package.__version__}\n"
 

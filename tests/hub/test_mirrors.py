@@ -8,7 +8,7 @@ from repositories import COMMIT, NAME, cached, repository
 from mlxdiff import hub
 from mlxdiff.errors import MlxdiffError, ModelNotFoundError
 from mlxdiff.hub.local import parse_repository
-from mlxdiff.hub.mirrors import MIRRORS, WELL_KNOWN, nearest
+from mlxdiff.hub.mirrors import MIRRORS, nearest
 
 pytestmark = pytest.mark.usefixtures("cache")
 OLD = "stabilityai/stable-diffusion-2-1"
@@ -16,7 +16,7 @@ MIRROR = MIRRORS[OLD]
 
 
 def test_every_name_is_an_id():
-    for name in (*MIRRORS, *MIRRORS.values(), *WELL_KNOWN):
+    for name in (*MIRRORS, *MIRRORS.values()):
         assert parse_repository(name) == (name, None)
     assert not set(MIRRORS) & set(MIRRORS.values())
 

@@ -35,12 +35,20 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The run ends although pictures are missing, because of `limit` or `until`."""
+    """The run ends although pictures are missing, because of `limit`, `until` or `battery`."""
 
     why: str
 
 
-Event = Denoised | Rendered | Written | Failed | Stopped
+@dataclass(frozen=True)
+class Cooling:
+    """The machine is hotter than the limit, in degrees Celsius: the run waits, and goes on by itself."""
+
+    temperature: float
+    limit: float
+
+
+Event = Denoised | Rendered | Written | Failed | Stopped | Cooling
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class Policy:
     stop       asked between batches; once it says yes, what is under way is finished and the run ends
     limit      how many pictures are tried at most
     until      seconds since 1970: no batch is begun after it, nor one of which is known that it would end after it
+    min_battery      percent: on battery no batch is begun with less
+    max_temperature  degrees Celsius: no batch is begun on a hotter machine until it has cooled down
     pace       how long pictures take; what the run measures is added to it
     is_ours    whether this process renders a batch at all, by its number
     waits      whether to wait for pictures that other processes have, and take over those that they give up
@@ -64,6 +74,8 @@ class Policy:
     stop: Callable[[], bool] = lambda: False
     limit: int | None = None
     until: float | None = None
+    min_battery: int | None = None
+    max_temperature: int | None = None
     pace: Pace = field(default_factory=Pace)
     is_ours: Callable[[int], bool] = lambda _: True
     waits: bool = True

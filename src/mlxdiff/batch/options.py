@@ -19,10 +19,13 @@ class RunOptions:
     fail_fast        whether the first failure ends the run
     limit            how many pictures this process renders at most
     until            when it is to be over, in seconds since 1970
+    min_battery      percent below which the run ends on a machine that runs on battery
+    max_temperature  degrees Celsius above which it waits
     dry_run          whether pictures are only listed, and nothing is rendered or written
     json             whether results are printed as JSON
     progress         how it is shown: `bar`, `json` or `none`
     open             whether the system's viewer is to show the result
+    bell             whether the terminal is rung at the end; None: after a long run
     preview          whether pictures are drawn in the terminal as they emerge
     preview_vae      a VAE to decode these with, best a tiny one; implies `preview`
     """
@@ -39,10 +42,13 @@ class RunOptions:
     fail_fast: bool = False
     limit: int | None = None
     until: float | None = None
+    min_battery: int | None = None
+    max_temperature: int | None = None
     dry_run: bool = False
     json: bool = False
     progress: str = "bar"
     open: bool = False
+    bell: bool | None = None
     preview: bool = False
     preview_vae: str | None = None
 

@@ -24,8 +24,9 @@ from ..request import Model, Resolved
 from . import claims
 from .ahead import encoded_ahead
 from .claims import Claim
-from .events import Event, Failed, Policy, Stopped, Written
+from .events import Event, Failed, Policy, Written
 from .jobs import Batch, Job
+from .limits import Limits
 from .models import Models
 from .recorder import Recorder
 from .render import Rendered, denoise
@@ -70,14 +71,13 @@ def run(models: Models, batches: Iterable[Batch | None], store: Store, policy: P
 class _Runner:
     def __init__(self, models: Models, store: Store, policy: Policy) -> None:
         self.models, self.store, self.policy = models, store, policy
+        self.limits = Limits(policy)
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="mlxdiff-writer")
         self.decoding: Active | None = None
         self.writing: list[Active] = []
         self.recorder = Recorder() if store.trajectory else None
         self.failed = self.full = False
         self.fetched = 0.0
-        self.begun = 0  # pictures
-        self.stopped: Stopped | None = None
 
     def events(self, batches: Iterable[Batch | None]) -> Iterator[Event]:
         elsewhere: list[Batch] = []
@@ -103,8 +103,8 @@ class _Runner:
                 if (yield from self._run(batch)):
                     elsewhere.remove(batch)
             yield from self._finish()
-        if self.stopped is not None:
-            yield self.stopped
+        if self.limits.stopped is not None:
+            yield self.limits.stopped
 
     def _coming(self, batches: Iterable[Batch | None]) -> Iterator[Batch | None]:
         """The batches, their prompts encoded ahead, and a None wherever another model is loaded."""
@@ -142,25 +142,8 @@ class _Runner:
             active.release()
 
     def _is_over(self) -> bool:
-        over = self.full or self.stopped is not None or (self.failed and self.policy.fail_fast)
+        over = self.full or self.limits.stopped is not None or (self.failed and self.policy.fail_fast)
         return over or self.policy.stop()
-
-    def _within_limits(self, active: Active) -> bool:
-        """Whether the batch may begin; of one that goes beyond the limit only so many pictures are kept."""
-        limit, until = self.policy.limit, self.policy.until
-        if until is not None:
-            now = time.time()
-            seconds = self.policy.pace.total(job.request for job in active.batch.jobs)
-            if now + (0 if seconds is None else seconds) >= until:
-                self.stopped = Stopped("until")
-                return False
-        if limit is not None:
-            room = limit - self.begun
-            if len(active.missing) > room:
-                self.stopped = Stopped("limit")
-                active.missing = active.missing[:room]
-        self.begun += len(active.missing)
-        return bool(active.missing)
 
     def _run(self, batch: Batch) -> Iterator[Event]:
         """Renders what the batch lacks; returns False where another process has some of that."""
@@ -200,8 +183,10 @@ class _Runner:
                 yield Written(job, found=True)
             else:
                 rest.append(job)
-        active.missing = tuple(rest)
-        if not rest or not self._within_limits(active):
+        if rest:
+            yield from self.limits.cool()
+        active.missing = self.limits.admitted(active.batch.jobs, tuple(rest))
+        if not active.missing:
             active.release()
             return True
         yield from self._denoise(active)

@@ -74,6 +74,8 @@ class Work:
             fail_fast=options.fail_fast,
             limit=options.limit,
             until=options.until,
+            min_battery=options.min_battery,
+            max_temperature=options.max_temperature,
             is_ours=self.ranks.is_ours,
             waits=self.ranks.is_first,
         )

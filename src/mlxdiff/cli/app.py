@@ -19,6 +19,8 @@ from .help import Command, Group
 from .info import EXAMPLES as INFO_EXAMPLES
 from .info import info
 from .pull import pull
+from .serve import EXAMPLES as SERVE_EXAMPLES
+from .serve import serve
 from .signature import option, parameters_of, signed
 
 COMPLETION = "_MLXDIFF_COMPLETE"  # set by the shell that asks for completions
@@ -65,6 +67,7 @@ for _command, _examples in (
     (grid.grid, grid.EXAMPLES),
     (decode, DECODE_EXAMPLES),
     (info, INFO_EXAMPLES),
+    (serve, SERVE_EXAMPLES),
 ):
     app.command(cls=Command, epilog=_examples)(_everywhere(_command))
 

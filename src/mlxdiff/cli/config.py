@@ -24,6 +24,7 @@ from typing import Any
 from ..declarations import nearest, setting_called, shown
 from ..errors import InputError, RequestError
 from ..request import SAMPLERS, Request
+from .completion import offered
 from .declared import Given, settings_of
 
 NAME = "config.toml"
@@ -86,6 +87,11 @@ def read() -> Config:
     if len(data) > MAX_BYTES:
         raise InputError(f"The config file {path} is larger than {MAX_BYTES} bytes.", REMEDY)
     return parse(path, data)
+
+
+def complete_profile(incomplete: str) -> list[str]:
+    """The profiles whose names begin so, for a shell."""
+    return offered(incomplete, lambda: read().profiles)
 
 
 def parse(path: Path, data: bytes) -> Config:

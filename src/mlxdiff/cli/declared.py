@@ -17,6 +17,7 @@ import typer
 
 from ..declarations import Choice, Setting, declared
 from ..request import MAX_SEED, Request
+from .completion import for_kind
 from .signature import Command, expanded, option
 
 Given = Mapping[str, Any]  # the settings that were given, by name, parsed and checked
@@ -104,7 +105,6 @@ def plain(number: float) -> str:
 
 
 def _parameter(item: Setting) -> inspect.Parameter:
-    choices = [str(choice) for choice in item.kind.describe().get("choices", ())]
     flag = item.kind.type is bool
     names = (f"{item.option}/--no-{item.option[2:]}",) if flag else (item.option, *item.flags)
     declaration = typer.Option(
@@ -113,14 +113,7 @@ def _parameter(item: Setting) -> inspect.Parameter:
         metavar=None if flag else metavar(item),
         show_default=False,
         rich_help_panel=item.group,
-        autocompletion=_completion(choices) if choices else None,
+        autocompletion=for_kind(item.kind),
     )
     kind: Any = bool if flag else list[str] if item.kind.many else str
     return option(item.name, Annotated[kind | None, declaration])
-
-
-def _completion(choices: list[str]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
-
-    return complete

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import typer.core
@@ -37,8 +37,16 @@ class Group(typer.core.TyperGroup):
 def page(command: Any, ctx: Any) -> str:
     """The whole page, ending in a line break."""
     width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size().columns))
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    pieces = [_usage(command, ctx, arguments, width), *_paragraphs(command.help, width)]
+    pieces = [_usage(command, ctx, width), *_paragraphs(command.help, width)]
+    pieces += ["\n".join([_bold(f"{name}:"), *_rows(rows, width)]) for name, rows in panels_of(command, ctx).items()]
+    if command.epilog:
+        lines = command.epilog.strip().splitlines()
+        pieces.append("\n".join([_bold("Examples:"), *(f"  {line}".rstrip() for line in lines)]))
+    return "\n\n".join(pieces) + "\n"
+
+
+def panels_of(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """The panels in their order: names and types, and what they do."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for param in (*command.get_params(ctx),):
         if not getattr(param, "hidden", False):
@@ -48,21 +56,23 @@ def page(command: Any, ctx: Any) -> str:
             (name, (found.get_short_help_str(200))) for name, found in command.commands.items() if not found.hidden
         ]
     order = [*PANELS, *(name for name in panels if name not in PANELS)]
-    pieces += ["\n".join([_bold(f"{name}:"), *_rows(panels[name], width)]) for name in sorted(panels, key=order.index)]
-    if command.epilog:
-        lines = command.epilog.strip().splitlines()
-        pieces.append("\n".join([_bold("Examples:"), *(f"  {line}".rstrip() for line in lines)]))
-    return "\n\n".join(pieces) + "\n"
+    return {name: panels[name] for name in sorted(panels, key=order.index)}
 
 
-def _usage(command: Any, ctx: Any, arguments: Sequence[Any], width: int) -> str:
-    words = ["Usage:", ctx.command_path, "[OPTIONS]"]
+def usage_of(command: Any, ctx: Any) -> str:
+    """`mlxdiff generate [OPTIONS] [PROMPT]`"""
+    words = [ctx.command_path, "[OPTIONS]"]
     if isinstance(command, Group):
         words.append("COMMAND ...")
-    for argument in arguments:
+    for argument in (param for param in command.params if param.param_type_name == "argument"):
         name = argument.metavar or argument.name.upper()
         words.append(name if argument.required else f"[{name}]")
-    return "\n".join(_wrapped(" ".join(words), width, "  ")).replace("Usage:", _bold("Usage:"), 1)
+    return " ".join(words)
+
+
+def _usage(command: Any, ctx: Any, width: int) -> str:
+    lines = _wrapped(f"Usage: {usage_of(command, ctx)}", width, "  ")
+    return "\n".join(lines).replace("Usage:", _bold("Usage:"), 1)
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
@@ -106,7 +116,7 @@ def _help(param: Any) -> str:
     text = " ".join((param.help or "").split())
     default = getattr(param, "default", None)
     if param.show_default is True and isinstance(default, int | float) and not param.is_flag and "Default:" not in text:
-        text += f" Default: {default:g}."
+        text += f" Default: {default}." if isinstance(default, int) else f" Default: {default:g}."
     return text
 
 

@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
-from . import config, listing, options, output, usage
+from . import completion, config, listing, options, output, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
 EXAMPLES = """
@@ -31,6 +31,7 @@ def info(
             help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
+            autocompletion=completion.models_or_files,
         ),
     ] = None,
     settings: Annotated[

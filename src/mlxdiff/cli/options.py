@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import power
 from ..batch.options import RunOptions
-from ..errors import RequestError
-from . import output
+from ..errors import BackendError, RequestError
+from . import completion, config, output
 from .deadline import moment
 from .signature import Command, expanded, option
 
@@ -57,6 +58,7 @@ Profile = Annotated[
         metavar="NAME",
         help="Take the settings of [profile.NAME] in config.toml. Other options override them.",
         show_default=False,
+        autocompletion=config.complete_profile,
         rich_help_panel=INPUT,
     ),
 ]
@@ -70,7 +72,7 @@ SkipExisting = Annotated[
 Progress = Annotated[
     Shown,
     typer.Option(
-        metavar="bar|json|none",
+        metavar="|".join(each.value for each in Shown),
         help="How progress is shown on stderr: bars, a JSON object for each event and step, or not at all.",
         rich_help_panel=OUTPUT,
     ),
@@ -79,6 +81,15 @@ Open = Annotated[
     bool,
     typer.Option(
         "--open", help="Open the picture in the system's viewer; of several, their folder.", rich_help_panel=OUTPUT
+    ),
+]
+Bell = Annotated[
+    bool | None,
+    typer.Option(
+        "--bell/--no-bell",
+        help="Ring the terminal's bell at the end. Default: after runs of more than a minute.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.", rich_help_panel=OUTPUT)]
@@ -145,6 +156,26 @@ Until = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+MinBattery = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="INTEGER",
+        help="On battery: stop below this percentage, between two batches; the same command again goes on.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+MaxTemperature = Annotated[
+    int | None,
+    typer.Option(
+        min=30,
+        metavar="INTEGER",
+        help="Let the machine cool down between two batches when it is hotter than this, in degrees Celsius.",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -161,6 +192,7 @@ PreviewVae = Annotated[
         help="Decode previews with this VAE, best a tiny one (TAESD); implies --preview. Default: MLXDIFF_PREVIEW_VAE,"
         " or the model's own VAE if it is tiny.",
         show_default=False,
+        autocompletion=completion.parts("vae"),
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -191,6 +223,7 @@ _OF_A_RUN = {
     "json": Json,
     "progress": Progress,
     "open": Open,
+    "bell": Bell,
     "preview": Preview,
     "preview_vae": PreviewVae,
     "batch_size": BatchSize,
@@ -200,6 +233,8 @@ _OF_A_RUN = {
     "retries": Retries,
     "limit": Limit,
     "until": Until,
+    "min_battery": MinBattery,
+    "max_temperature": MaxTemperature,
     "dry_run": DryRun,
 }
 
@@ -216,6 +251,8 @@ def with_run_options(command: Command) -> Command:
         run = RunOptions(metadata=not given.pop("no_metadata"), until=until, progress=progress, **given)
         if run.shows and progress != "bar":
             raise RequestError(f"A preview stands above bars, and --progress {progress} draws none.", "Leave one out.")
+        if run.max_temperature is not None and power.temperature() is None:
+            raise BackendError("This machine does not tell its temperature.", "Leave --max-temperature out.")
         output.verbosity.events = progress == "json"
         return run
 

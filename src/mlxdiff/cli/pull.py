@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import RequestError
 from ..part_kinds import FILES, KINDS, MODEL
 from ..request import Request
-from . import cache, fetching, keeping, options, output
-
-if TYPE_CHECKING:
-    pass
+from . import cache, completion, fetching, keeping, known, options, output
 
 
 def pull(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="owner/name[@revision], owner/name/file.safetensors, or an address on the hub: a model, LoRA, VAE,"
-            " ControlNet, ... Or a LoRA or another part in a .safetensors file on this disk.",
+            help="owner/name[@revision], owner/name/file.safetensors, an address on the hub, or a short name (sd21): a"
+            " model, LoRA, VAE, ControlNet, ... Or a LoRA or another part in a .safetensors file on this disk.",
             show_default=False,
+            autocompletion=completion.pullable,
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit. Default: main.")] = None,
@@ -55,13 +53,20 @@ def pull(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help=f"What that file is, where its header does not say: {', '.join(FILES)}."),
+        typer.Option(
+            metavar="KIND",
+            help=f"What that file is, where its header does not say: {', '.join(FILES)}.",
+            autocompletion=completion.among(FILES),
+        ),
     ] = None,
     quantize: Annotated[
         int | None,
         typer.Option("--quantize", help="Also store a copy in 8 or 4 bits, for generate --quantize."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the models and parts that are here.")] = False,
+    list_known: Annotated[
+        bool, typer.Option("--list-known", help="List the short names of much used models and parts, such as sd21.")
+    ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove MODEL, or one revision of it.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove old revisions and unfinished downloads of all models and parts.")
@@ -80,7 +85,7 @@ def pull(
     """
     if kind is not None and kind not in FILES:
         raise RequestError(f"There is no kind {kind!r}.", f"Choose one of {', '.join(FILES)}.")
-    verbs = [name for name, given in _verbs(list_, remove, prune, verify).items() if given]
+    verbs = [name for name, given in _verbs(list_, list_known, remove, prune, verify).items() if given]
     if len(verbs) > 1:
         raise RequestError(f"{' and '.join(verbs)} are different commands.", "Give one of them.")
     if not verbs:
@@ -120,6 +125,10 @@ def pull(
     match verbs[0]:
         case "--list":
             cache.list_models(model, json=json)
+        case "--list-known":
+            if model is not None:
+                raise RequestError("--list-known is for all short names.", "Name no model, or leave it out.")
+            known.list_known(json=json)
         case "--remove":
             if model is None:
                 raise RequestError("No model is named.", "Name the one to remove; --list shows them.")
@@ -140,8 +149,8 @@ def hub_name(model: str, revision: str | None) -> str:
     return model if revision is None else f"{model}@{revision}"
 
 
-def _verbs(list_: bool, remove: bool, prune: bool, verify: bool) -> dict[str, bool]:
-    return {"--list": list_, "--remove": remove, "--prune": prune, "--verify": verify}
+def _verbs(list_: bool, list_known: bool, remove: bool, prune: bool, verify: bool) -> dict[str, bool]:
+    return {"--list": list_, "--list-known": list_known, "--remove": remove, "--prune": prune, "--verify": verify}
 
 
 def _bring(
@@ -158,7 +167,10 @@ def _bring(
 ) -> None:
     from .. import hub
 
-    model = hub.canonical(model)
+    if not hub.is_local(model):
+        asked, model = model, hub.canonical(model)
+        if asked in hub.KNOWN:
+            output.note(f"{asked} is {model}.")
     asked = model
     kind: str | None = MODEL
     if revision is None and hub.is_local(model):

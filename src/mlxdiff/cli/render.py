@@ -14,7 +14,7 @@ import typer
 from ..batch.options import RunOptions
 from ..errors import MlxdiffError, RequestError
 from ..request import Request
-from . import output, viewer
+from . import bell, output, viewer
 from . import plan as plans
 from .bars import Bars
 from .deadline import clock
@@ -24,7 +24,7 @@ from .measured import load_pace, save_pace
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..batch.events import Event, Policy, Written
+    from ..batch.events import Cooling, Event, Policy, Written
     from ..batch.jobs import Job
     from ..batch.models import Models
     from ..batch.wildcards import Wildcards
@@ -44,7 +44,7 @@ class Outcome:
     found: int = 0
     failures: list[tuple[Job, MlxdiffError]] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)  # of the user's pictures that are there
-    stopped: str | None = None  # "limit" or "until", where one of these ended it
+    stopped: str | None = None  # "limit", "until" or "battery", where one of these ended it
 
 
 def pictures(
@@ -189,6 +189,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
         bars.stop()
     if bars.visible:
         save_pace(pace)
+        bell.ring(options.bell, time.perf_counter() - began)
         if options.progress == "json":
             _say_done(outcome, work, time.perf_counter() - began)
     if outcome.found:
@@ -233,7 +234,7 @@ def _follow(
     models: Models, work: Work, options: RunOptions, bars: Bars, preview: Preview | None, policy: Policy
 ) -> Outcome:
     """Runs the batches: draws, prints a line a picture, and counts."""
-    from ..batch.events import Failed, Stopped, Written
+    from ..batch.events import Cooling, Failed, Stopped, Written
     from ..batch.runner import run
 
     outcome = Outcome()
@@ -250,19 +251,21 @@ def _follow(
             _say_written(event, work, options)
         elif isinstance(event, Stopped):
             outcome.stopped = event.why
+        elif isinstance(event, Cooling):
+            _say_cooling(event, bars, options)
     return outcome
 
 
 def _expecting(events: Iterator[Event], work: Work, bars: Bars) -> Iterator[Event]:
     """The events of a run, of which the bars learn how many pictures a stream has so far."""
-    from ..batch.events import Stopped
+    from ..batch.events import Cooling, Stopped
     from ..batch.render import Denoised
 
     if work.n_images is not None:
         yield from events
         return
     for event in events:
-        if isinstance(event, Stopped):
+        if isinstance(event, Stopped | Cooling):
             yield event
             continue
         last = max(event.indices) if isinstance(event, Denoised) else getattr(event, "job", event).index  # type: ignore[union-attr]
@@ -335,11 +338,23 @@ def _say_done(outcome: Outcome, work: Work, seconds: float) -> None:
 
 def _say_stopped(why: str, left: int | None, options: RunOptions) -> None:
     """Says how many pictures are left where --limit or --until ended the run."""
-    asked = f"--limit {options.limit}" if why == "limit" else f"--until {clock(options.until or 0)}"
+    asked = {
+        "limit": f"--limit {options.limit}",
+        "until": f"--until {clock(options.until or 0)}",
+        "battery": f"--min-battery {options.min_battery}",
+    }[why]
     if options.json:
         output.say_json({"event": "stopped", "why": why, "left": left})
     missing = "the rest of the prompts is" if left is None else "1 picture is" if left == 1 else f"{left} pictures are"
     output.note(f"Stopped by {asked}: {missing} left. The same command again goes on.", style="yellow")
+
+
+def _say_cooling(event: Cooling, bars: Bars, options: RunOptions) -> None:
+    """Why nothing moves."""
+    if options.progress == "json":
+        output.event({"event": "cooling", "temperature": event.temperature, "limit": event.limit})
+    else:
+        bars.note(f"{event.temperature:.0f} °C: cooling down, then it goes on by itself.", "yellow")
 
 
 def _end_interrupted(outcome: Outcome, work: Work, interrupts: Interrupts) -> None:

@@ -60,7 +60,8 @@ def _bad_value(param: Any, arguments: Sequence[str], see: str) -> RequestError:
     given += [after for word, after in pairwise(arguments) if word in param.opts]
     value = f" is {shown(given[-1])}" if given else " has a value that it cannot have"
     low = getattr(param, "min", None)
-    least = "" if low is None else f" of at least {low}"
+    high = getattr(param, "max", None)
+    least = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
     kind = {"INTEGER": "whole number", "FLOAT": "number"}.get(param.metavar or "")
     choices = (param.metavar or "").split("|")
     if len(choices) > 1:

@@ -4,6 +4,7 @@
 
 reference.py   what a user calls a model: owner/name@revision, an address
 selection.py   which files of a repository mlxdiff loads
+known.py       short names of repositories
 mirrors.py     what was removed from the hub, and the nearest name
 state.py       the default model, mirrors agreed to
 local.py       a reference to a folder on this disk
@@ -32,11 +33,13 @@ from ..part_kinds import KINDS, MODEL, noun_of
 from .cached_parts import CachedPart
 from .download import Plan, PlannedFile, Progress, plan, pull
 from .hashes import FileHashes, file_hash, find_by_hash, hashes_of
+from .known import KNOWN, spelled_out
 from .library import find_image_encoder, find_part, kind_of_folder, resolve_vae
-from .local import Snapshot, is_local, resolve
+from .local import Snapshot, cached_names, is_local, resolve
 from .mirrors import RemovedError
 from .reference import BUILT_IN, HubReference, canonical, parse_reference
 from .removal import Removal, prunable, removal_of, remove
+from .shelf import shelved as named_parts
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
 from .store import (
     StoredPart,
@@ -53,6 +56,7 @@ from .upkeep import CachedModel, CheckedFile, cached_models, cached_parts, find_
 __all__ = [
     "BUILT_IN",
     "KINDS",
+    "KNOWN",
     "MODEL",
     "CachedModel",
     "CachedPart",
@@ -68,6 +72,7 @@ __all__ = [
     "StoredPart",
     "add_part",
     "cached_models",
+    "cached_names",
     "cached_parts",
     "canonical",
     "check_stored",
@@ -85,6 +90,7 @@ __all__ = [
     "kind_of_file",
     "kind_of_folder",
     "mirror_of",
+    "named_parts",
     "noun_of",
     "parse_reference",
     "plan",
@@ -99,6 +105,7 @@ __all__ = [
     "resolve_vae",
     "set_default_model",
     "set_mirror",
+    "spelled_out",
     "stored_part",
     "stored_parts",
     "verify",

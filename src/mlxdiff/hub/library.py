@@ -20,7 +20,7 @@ def find_part(reference: str, kind: str) -> Path:
     """The .safetensors file or the folder of a part, from what a user calls it; no network.
 
     reference  a path; a NAME in the folders of the kind's variable (MLXDIFF_LORAS and the like) or in mlxdiff's store;
-               owner/name[/file][@revision] or an address of what is in the cache
+               owner/name[/file][@revision], a short name or an address of what is in the cache
     Raises ModelNotFoundError, which says what to run, for what is not there; UnsupportedError for a pickle, for another
     kind of part, and where several files could be meant; CheckpointError for a damaged config.
     """
@@ -30,9 +30,8 @@ def find_part(reference: str, kind: str) -> Path:
     _refuse_files(reference, path, kind)
     if not any(mark in reference for mark in "/\\"):
         found = find_named(reference, kind) if reference.strip() else None
-        if found is None:
-            raise _unknown(reference, kind)
-        return found
+        if found is not None:
+            return found
     parsed = parse_reference(reference)
     if parsed is None:
         raise _unknown(reference, kind)

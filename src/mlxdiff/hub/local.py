@@ -12,7 +12,7 @@ from ..errors import CheckpointError, MlxdiffError, ModelNotFoundError, Unsuppor
 from ..files import open_regular
 from ..part_kinds import KINDS
 from .choosing import SeveralError, choose, is_single_file
-from .mirrors import MIRRORS, how_to_mirror, nearest
+from .mirrors import MIRRORS, how_to_mirror, known_names, nearest
 from .reference import (
     BUILT_IN,
     COMMIT,
@@ -227,7 +227,7 @@ def how_to_pull(asked: str) -> str:
     name = asked if parsed is None else parsed[0]
     if name in MIRRORS:
         return f"It was removed from the hub. {how_to_mirror(asked, MIRRORS[name])}"
-    near = nearest(name, cached_names())
+    near = None if name in known_names() else nearest(name, cached_names())
     if near is None or near.lower() == name.lower():
         return f"Run: mlxdiff pull {asked}"
     return f"Run: mlxdiff pull {asked}; or did you mean {near}?"

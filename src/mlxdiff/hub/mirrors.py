@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable
 
 from ..errors import ModelNotFoundError
+from .known import KNOWN
 
 # Removed in November 2025; the mirror was made from the originals.
 _STABLE_DIFFUSION_2 = (
@@ -24,15 +25,6 @@ MIRRORS = {f"stabilityai/{name}": f"sd2-community/{name}" for name in _STABLE_DI
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
-WELL_KNOWN = (
-    "CompVis/stable-diffusion-v1-4",
-    "Lykon/dreamshaper-8",
-    "SimianLuo/LCM_Dreamshaper_v7",
-    "stabilityai/sd-turbo",
-    "stabilityai/sdxl-turbo",
-    "stabilityai/stable-diffusion-xl-base-1.0",
-    "stabilityai/stable-diffusion-xl-refiner-1.0",
-)
 
 
 class RemovedError(ModelNotFoundError):
@@ -49,12 +41,17 @@ def how_to_mirror(asked: str, mirror: str) -> str:
     return f"The same files are in {mirror}; to use them under the old name run: mlxdiff pull {asked} --mirror"
 
 
+def known_names() -> list[str]:
+    """The names that mlxdiff knows of, whether or not they are in the cache."""
+    return list(dict.fromkeys([*MIRRORS.values(), *MIRRORS, *(each.repository for each in KNOWN.values()), *KNOWN]))
+
+
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names`, and of the models that mlxdiff knows of, that is spelt most like `name`.
 
     A name without its owner is compared with the names without theirs. None where nothing is near.
     """
-    known = dict.fromkeys([*names, *MIRRORS.values(), *MIRRORS, *WELL_KNOWN])
+    known = dict.fromkeys([*names, *known_names()])
     known.pop(name, None)
     by_spelling: dict[str, str] = {}
     for full in known:

@@ -1,4 +1,4 @@
-"""What a user calls a model or a part: a built-in name, owner/name[@revision], a file of a repository, an address.
+"""What a user calls a model or a part: a built-in or short name, owner/name[@revision], a file of one, an address.
 
 Asks no disk, no hub.
 """
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from .known import spelled_out
+
 BUILT_IN = "emoji"
 MAIN = "main"
 SINGLE_FILE = ".safetensors"
@@ -19,8 +21,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 # SHA-256 of a large file, git's SHA-1 of a small one. Nothing else may name a blob.
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 FORMS = (
-    f"A model is {BUILT_IN} (built in), a hub id such as owner/name or owner/name@revision, its address on the hub,"
-    f" a folder's path, or a {SINGLE_FILE} file's."
+    f"A model is {BUILT_IN} (built in), a hub id such as owner/name or owner/name@revision, a short name of one"
+    f" (pull --list-known), its address on the hub, a folder's path, or a {SINGLE_FILE} file's."
 )
 
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?", re.ASCII)
@@ -60,12 +62,13 @@ class HubReference:
 
 
 def parse_reference(reference: str) -> HubReference | None:
-    """owner/name[/file][@revision] or an address on the hub, in its parts; None for what has another form.
+    """owner/name[/file][@revision], a short name of a repository, or an address on the hub, in its parts.
 
-    None also for what could lead out of the cache.
+    None for what has another form, and for what could lead out of the cache.
     """
     if is_address(reference):
         return _of_address(reference)
+    reference = spelled_out(reference)
     named = _of_id(reference)
     return _of_file(reference) if named is None else named
 
@@ -77,9 +80,9 @@ def parse_repository(reference: str) -> tuple[str, str | None] | None:
 
 
 def canonical(reference: str) -> str:
-    """An address of a repository as owner/name[@revision]; anything else as it is."""
+    """An address or a short name of a repository as owner/name[@revision]; anything else as it is."""
     parsed = parse_reference(reference) if is_address(reference) else None
-    return reference if parsed is None else str(parsed)
+    return spelled_out(reference) if parsed is None else str(parsed)
 
 
 def is_address(reference: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import native
+from . import apple, native
 from .activations import EXP_STRETCH, on_cpu, softmax_numerator
 
 # Scores of attention kept at once on a CPU: 4 MiB, about what its caches hold.
@@ -55,9 +55,9 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, upc
     """q (B, heads, T, size), k and v (B, heads, S, size) -> (B, heads, T, size), by MLX's own function."""
     dtype, length, size = q.dtype, q.shape[2], q.shape[3]
     scale = size**-0.5
-    # SD 1.x has heads of 40. Padding to 64 saves writing the scores, which pays where they are many.
-    if size < 64 and length >= 1024 and mx.metal.is_available():
-        q, k, v = (mx.pad(a, [(0, 0), (0, 0), (0, 0), (0, 64 - size)]) for a in (q, k, v))
+    padded = _padded_size(size, length)
+    if padded > size:
+        q, k, v = (mx.pad(a, [(0, 0), (0, 0), (0, 0), (0, padded - size)]) for a in (q, k, v))
     # Fused kernels keep scores in fp32 as it is; where MLX composes single operations, it does not.
     if upcast and not _is_fused(q):
         q, k, v = (a.astype(mx.float32) for a in (q, k, v))
@@ -74,13 +74,21 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, upc
     return (rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=2))[..., :size].astype(dtype)
 
 
+def _padded_size(size: int, length: int) -> int:
+    """The head size to which zeros are added, so that a faster kernel takes it; the same where there is none."""
+    if length < 1024 or not mx.metal.is_available():
+        return size
+    # SD 1.x has heads of 40. Padding to 64 saves writing the scores, which pays where they are many.
+    return 64 if size < 64 else apple.head_size(size)
+
+
 def _is_fused(q: mx.array) -> bool:
     """Whether MLX has one kernel for attention of q (B, heads, T, size), on Metal or on CUDA (Ampere and later)."""
     if mx.default_device() == mx.cpu:
         return False
     length, size = q.shape[2:]
     if mx.metal.is_available():
-        return length > 8 and size in _METAL_HEAD_SIZES
+        return length > 8 and size in (*_METAL_HEAD_SIZES, apple.head_size(80))
     return length > 1 and size % 8 == 0 and size <= 128
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from typing import Any
 
+from ..declarations import Setting
 from ..errors import RequestError
 from . import a1111_stages, names
 from .infotext import Infotext, split
@@ -44,7 +45,7 @@ _ABSENT = {
 }
 _ABSENT_IN_SDCPP = {"guidance": ("3.5",), "eta": ("0",)}
 # Names that A1111 gives to something else than the declared setting: read from mlxdiff's own texts alone.
-_ANOTHER_MEANING = ("token merging ratio", "postprocess upscaler")
+ANOTHER_MEANING = ("token merging ratio", "postprocess upscaler")
 _LORAS = ("lora", "locon", "lycoris", "dora")  # types of Civitai's resources
 _MOST_HASHES = 100
 _SIZE = re.compile(r"([0-9]{1,7})\s*[xX×✕*]\s*([0-9]{1,7})")
@@ -52,13 +53,18 @@ _SIZE = re.compile(r"([0-9]{1,7})\s*[xX×✕*]\s*([0-9]{1,7})")
 
 def read(text: str, find_model: FindModel | None = None) -> Recipe:
     """What the text asks for; raises RequestError where it has no settings."""
-    declared = {item.a1111.lower(): item for item in by_name().values() if item.a1111 is not None}
+    declared = _declared()
     found = split(text, {*declared, *COMPOSED})
     if found is None:
         raise RequestError(
             "The text has no line of settings, such as 'Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1'.",
             "Give one as A1111's web UI writes it.",
         )
+    return recipe_of(found, find_model)
+
+
+def recipe_of(found: Infotext, find_model: FindModel | None = None) -> Recipe:
+    """What the parts of a text ask for; of `found` nothing is left."""
     made = Gathering(_program(found))
     is_ours = made.program == "mlxdiff"
     _prompts(made, found, strip=not is_ours)
@@ -69,14 +75,19 @@ def read(text: str, find_model: FindModel | None = None) -> Recipe:
     a1111_stages.strength(made, found, enlarged=enlarged)
     a1111_stages.read(made, found, find_model, is_ours=is_ours)
     made.model(found.pop("model"), find_model, found.values.get("model hash", ("", ""))[1])
-    for name, item in declared.items():
-        if name in found.values and (is_ours or name not in _ANOTHER_MEANING):
+    for name, item in _declared().items():
+        if name in found.values and (is_ours or name not in ANOTHER_MEANING):
             written, value = found.values.pop(name)
             if is_ours or _plain(value) not in _ABSENT.get(name, ()):
                 made.take(item.name, value, written)
     _leave(made, found)
     made.preset(**_PRESETS.get(made.program, {}))
     return made.recipe()
+
+
+def _declared() -> dict[str, Setting]:
+    """The settings that have a name in A1111's text, by it, in lower case."""
+    return {item.a1111.lower(): item for item in by_name().values() if item.a1111 is not None}
 
 
 PRESET = {"prompt_syntax": "a1111", "compat": "a1111"}

@@ -28,11 +28,12 @@ _MOST = 1000  # things that are kept as not used: a text of a megabyte has more
 
 @dataclass(frozen=True)
 class Remark:
-    """What is said of one thing in the text, unless the user gives `setting` instead."""
+    """What is said of one thing in the text, unless the user gives `setting` instead. `why` its value is no value."""
 
     problem: str
     remedy: str = ""
     setting: str | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Gathering:
             self.settings[setting] = read_value(item, value)
         except RequestError as error:
             problem = f"The text says {name}: {shown(value)}, which is left out. {printable(error.problem)}"
-            self.lost.append(Remark(problem, error.remedy, setting))
+            self.lost.append(Remark(problem, error.remedy, setting, printable(error.problem)))
 
     def leave(self, name: str, value: Any = "", setting: str | None = None) -> None:
         """Says that this was not used; nothing is said of what asks for nothing: none, no, an empty list."""
