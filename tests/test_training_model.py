@@ -172,6 +172,9 @@ def test_captions_say_what_is_drawn(scripts, cut_out):
         ("strawberry", "a strawberry", "strawberries"),
         ("monkey", "a monkey", "monkeys"),
         ("old woman", "an old woman", "old women"),
+        ("face with smiling eyes", "a face with smiling eyes", "faces with smiling eyes"),
+        ("glass of milk", "a glass of milk", "glasses of milk"),
+        ("slices of pizza", "slices of pizza", "slices of pizza"),
         ("maple leaf", "a maple leaf", "maple leaves"),
     ],
 )

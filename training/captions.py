@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 OPENINGS = ("an emoji of {}", "a picture of {}", "a drawing of {}", "an icon of {}", "{} emoji", "a photo of {}")
 STYLES = ("{}, {} style", "{}, {} style", "{} in {} style", "{}, {}", "{} as {} emoji")
@@ -18,30 +19,37 @@ _WHOLE = ("people ", "women ", "men ")
 
 
 def article(name: str) -> str:
-    """ "an apple", "a dog face"; "cherries" and "bread" as they are."""
+    """ "an apple", "a dog face", "a face with smiling eyes"; "cherries" and "bread" as they are."""
     if is_plural(name) or name in _MASS or name.startswith(_WHOLE):
         return name
     return f"{'an' if name[0] in 'aeio' or name.startswith(('umb', 'ups', 'up ', 'una', 'unam')) else 'a'} {name}"
 
 
 def is_plural(name: str) -> bool:
-    last = name.split()[-1]
-    return last.endswith("s") and not last.endswith(("ss", "us", "is")) and last not in ("cactus", "bus", "glasses")
+    last = _halves(name)[0].split()[-1]
+    return last.endswith("s") and not last.endswith(("ss", "us", "is")) and last not in ("cactus", "bus")
 
 
 def plural(name: str) -> str:
-    """ "apples", "dog faces", "peaches", "cherries", "leaves"."""
+    """ "apples", "dog faces", "peaches", "cherries", "leaves", "faces with smiling eyes"."""
     if is_plural(name):
         return name
-    if name.endswith(("s", "x", "z", "ch", "sh")):
-        return f"{name}es"
-    if name.endswith("y") and name[-2:-1] not in tuple("aeiou"):
-        return f"{name[:-1]}ies"
-    if name.endswith(("leaf", "wolf")):
-        return f"{name[:-1]}ves"
-    if name.split()[-1] in ("man", "woman"):
-        return f"{name[:-2]}en"
-    return f"{name}s"
+    head, rest = _halves(name)
+    if head.endswith(("s", "x", "z", "ch", "sh")):
+        return f"{head}es{rest}"
+    if head.endswith("y") and head[-2:-1] not in tuple("aeiou"):
+        return f"{head[:-1]}ies{rest}"
+    if head.endswith(("leaf", "wolf")):
+        return f"{head[:-1]}ves{rest}"
+    if head.split()[-1] in ("man", "woman"):
+        return f"{head[:-2]}en{rest}"
+    return f"{head}s{rest}"
+
+
+def _halves(name: str) -> tuple[str, str]:
+    """What the name is of, and the rest: "face", " with smiling eyes"."""
+    head = re.split(r" (?=(?:with|without|of|in|on|for|behind) )", name, maxsplit=1)[0]
+    return head, name[len(head) :]
 
 
 def opened(chance: random.Random, text: str) -> str:

@@ -8,6 +8,7 @@ WORK/vae comes from train_vae.py. Killed, the same command goes on from the last
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,7 @@ def main(
     pictures: Annotated[Path, typer.Argument(help="A folder that prepare.py packages wrote.")],
     work: Annotated[Path, typer.Argument(help="The folder with vae/, of states and of what comes out.")],
     steps: Annotated[int, typer.Option(min=1, help="Batches in all.")] = 25000,
-    minutes: Annotated[float, typer.Option(min=0, help="Stop this run then; the same command goes on.")] = 1e9,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop this run then; the same command goes on.")] = math.inf,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a batch, of each GPU.")] = 512,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
     decay: Annotated[float, typer.Option(help="Fraction of the steps, at the end, in which it falls to 0.")] = 0.3,

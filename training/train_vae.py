@@ -8,6 +8,7 @@ Killed, the same command goes on from the last state in WORK. Needs the extra `t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -27,8 +28,8 @@ def main(
     pictures: Annotated[Path, typer.Argument(help="A folder that prepare.py packages wrote.")],
     work: Annotated[Path, typer.Argument(help="The folder of states and of what comes out, WORK/vae.")],
     steps: Annotated[int, typer.Option(min=1, help="Batches in all.")] = 12000,
-    minutes: Annotated[float, typer.Option(min=0, help="Stop this run then; the same command goes on.")] = 1e9,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a batch, of each GPU.")] = 128,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop this run then; the same command goes on.")] = math.inf,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a batch, of each GPU.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
     decay: Annotated[float, typer.Option(help="Fraction of the steps, at the end, in which it falls to 0.")] = 0.4,
     kl: Annotated[float, typer.Option(help="Weight of the latents' divergence from a normal distribution.")] = 2e-4,
