@@ -315,8 +315,19 @@ def test_the_nearest_picture_of_a_training_picture_is_itself(scripts, cut_out):
     assert evaluate.nearest(easel, drawn, asked) == [scene.layers[0].row for scene in asked]
 
 
-def test_parts_that_were_not_trained_are_named(scripts, tmp_path):
+def test_parts_that_were_not_trained_are_named(scripts, cut_out, tmp_path):
+    with pytest.raises(SystemExit, match=r"Run training/train_vae\.py"):
+        scripts["train_unet"].main(cut_out, tmp_path, steps=1)
     with pytest.raises(SystemExit, match=r"train_vae\.py"):
         scripts["export"].main(tmp_path, tmp_path / "emoji")
     with pytest.raises(SystemExit, match=r"prepare\.py packages"):
+        scripts["train_vae"].main(tmp_path, tmp_path, steps=1)
+    lines = [json.dumps({"file_name": "a.png", "text": "a disc"})]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(SystemExit, match="does not name its pictures"):
+        scripts["train_vae"].main(tmp_path, tmp_path, steps=1)
+    about = {"file_name": "a.png", "name": "disc", "style": "3d", "group": 4, "tags": [], "words": []}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(about))
+    Image.new("RGBA", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="not 128x128"):
         scripts["train_vae"].main(tmp_path, tmp_path, steps=1)

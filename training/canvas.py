@@ -17,6 +17,8 @@ from PIL import Image
 from scenes import AT_MOST, Layer, Scene
 from torch.nn import functional
 
+SIDE = 128  # pixels
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -106,8 +108,12 @@ def read(folder: Path) -> tuple[torch.Tensor, Catalogue]:
     if not path.is_file():
         raise SystemExit(f"There is no {path}. Run training/prepare.py packages first.")
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines or any("name" not in line for line in lines):
+        raise SystemExit(f"{path} does not name its pictures. Take the folder that prepare.py packages wrote.")
     with ThreadPoolExecutor() as pool:
         arrays = list(pool.map(lambda line: np.asarray(Image.open(folder / line["file_name"]).convert("RGBA")), lines))
+    if {array.shape[:2] for array in arrays} != {(SIDE, SIDE)}:
+        raise SystemExit(f"The pictures are not {SIDE}x{SIDE} pixels, as the model's are. Prepare them again.")
     pictures = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     small = torch.cat([functional.avg_pool2d(part.float() / 255, 4) for part in pictures.split(512)])
     own = colors.own(small)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def check(modules: Path) -> list[dict[str, str]]:
             raise SystemExit(f"{row.package} is {stated.get('version')}. Install {row.package}@{row.version}.")
         found.append(asdict(row))
     return found
+
+
+def check_drawing() -> None:
+    """Raises SystemExit where nothing can draw SVG."""
+    if find_spec("resvg_py") is None:
+        raise SystemExit("Drawing SVG needs resvg-py. Run: pip install resvg-py")
 
 
 def names(modules: Path) -> list[Named]:

@@ -43,6 +43,7 @@ def packages(
 ) -> None:
     """Draws the emoji of npm packages whose licenses allow it, each with its name, style and words."""
     found = npm.check(modules)
+    npm.check_drawing()
     named = {each.code: each for each in npm.names(modules)[:limit]}
     lines = []
     for row in npm.SETS:

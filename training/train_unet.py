@@ -55,6 +55,8 @@ def main(
     textures, catalogue = canvas.read(pictures)
     tokenizer = CLIPTokenizer.from_pretrained(denoising.BUILT_IN / "tokenizer")
     noises = DDPMScheduler.from_pretrained(denoising.BUILT_IN / "scheduler")
+    if not (work / "vae" / "config.json").is_file():
+        raise SystemExit(f"There is no {work / 'vae'}. Run training/train_vae.py first.")
     vae = AutoencoderKL.from_pretrained(work / "vae").requires_grad_(False).eval().to(place.device)
     predict = Predict(*(untrained() if init is None else read(init)), noises)
     predict = predict.to(place.device, memory_format=torch.channels_last).train()
