@@ -108,7 +108,7 @@ def edges(source: Source) -> None:
     (source / "edges").mkdir(exist_ok=True)
     lines = []
     for row, picture in _read(source):
-        place = f"edges/{Path(row['file_name']).stem}.png"
+        place = f"edges/{_flat(row['file_name'])}.png"
         Image.fromarray(canny(np.asarray(picture.convert("RGB")))).convert("1").save(source / place)
         lines.append({**row, "conditioning_image": place})
     _finish(source, lines)
@@ -133,9 +133,14 @@ def _read(source: Path) -> Iterator[tuple[dict[str, Any], Image.Image]]:
         yield row, Image.open(source / row["file_name"])
 
 
+def _flat(name: str) -> str:
+    """A file's name without its ending, and with its folder's name before: "3d/apple.webp" is "3d-apple"."""
+    return "-".join(Path(name).with_suffix("").parts)
+
+
 def _write(output: Path, name: str, picture: Image.Image, text: str) -> dict[str, str]:
     output.mkdir(parents=True, exist_ok=True)
-    name = f"{Path(name).stem}.png"
+    name = f"{_flat(name)}.png"
     picture.save(output / name)
     return {"file_name": name, "text": text}
 
