@@ -295,8 +295,12 @@ def test_the_exported_checkpoint_is_what_diffusers_and_mlxdiff_load(scripts, cut
     assert picture.size == (128, 128)
 
     capsys.readouterr()
-    scripts["evaluate"].main(cut_out, model, count=2, steps=1, sheet=tmp_path / "twelve.png")
-    numbers = json.loads(capsys.readouterr().out)
+    scripts["evaluate"].main(
+        cut_out, model, count=2, steps=1, sheet=tmp_path / "twelve.png", failures=tmp_path / "wrong.png"
+    )
+    out = capsys.readouterr().out
+    numbers, end = json.JSONDecoder().raw_decode(out)
+    assert "wrong:" in out[end:]
     assert set(numbers) == {
         *("vae_db", "gradient", "name", "name_style", "background", "white", "words", "tags"),
     }

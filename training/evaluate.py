@@ -70,51 +70,48 @@ def main(
     textures, catalogue = canvas.read(pictures)
     easel = canvas.Canvas(textures, parts.device)
     chance = random.Random(seed)
+    how = {"steps": steps, "guidance": guidance}
     asked = combinations(catalogue, chance, count, styles.split(",") if styles else catalogue.styles)
-    drawn = sampling.sample(parts, [each.caption for each in asked], seed=seed, steps=steps, guidance=guidance)
+    drawn = sampling.sample(parts, [each.caption for each in asked], seed=seed, **how)
     wanted = _draw(easel, catalogue, asked)
-    near = nearest(easel, drawn, asked)
-    rows = [catalogue.rows[each.layers[0].row] for each in asked]
-    found = [catalogue.rows[i] for i in near]
-    named = [a.name == b.name for a, b in zip(rows, found, strict=True)]
-
-    ordinary = chance.sample(catalogue.ordinary, min(count // 2, len(catalogue.ordinary)))
-    clear = [tag for tag in catalogue.tags if len(catalogue.meanings[tag]) <= CLEAR]
-    words = [*ordinary, *chance.sample(clear, min(count // 2, len(clear)))]
-    spoken = [Scene((Layer(0),), GROUNDS["white"], captions.article(word)) for word in words]
-    heard = sampling.sample(parts, [each.caption for each in spoken], seed=seed + 1, steps=steps, guidance=guidance)
+    found = [catalogue.rows[i] for i in nearest(easel, drawn, asked)]
+    pairs = [(catalogue.rows[each.layers[0].row], row) for each, row in zip(asked, found, strict=True)]
+    background, white = _backgrounds(drawn, wanted, asked)
+    ordinary, tags = words(catalogue, chance, count)
+    spoken = [Scene((Layer(0),), GROUNDS["white"], captions.article(word)) for word in (*ordinary, *tags)]
+    heard = sampling.sample(parts, [each.caption for each in spoken], seed=seed + 1, **how)
     meant = [catalogue.rows[i].name for i in nearest(easel, heard, spoken)]
-    understood = [name in catalogue.meanings[word] for word, name in zip(words, meant, strict=True)]
-
-    corners, right = _corners(drawn), _corners(wanted)
-    grounds = torch.tensor([each.ground for each in asked]) / 255
-    free = (right - grounds.unsqueeze(1)).abs().amax((1, 2)) < 0.02  # the picture itself leaves its corners free
-    white = free & (grounds.amin(1) == 1)
-    colored = torch.tensor(list(GROUNDS.values())) / 255
-    seen = torch.cdist(corners.median(1).values, colored).argmin(1)
+    understood = [name in catalogue.meanings[word] for word, name in zip((*ordinary, *tags), meant, strict=True)]
     numbers = Numbers(
         vae_db=_peak(parts, easel, catalogue, random.Random(seed + 2), count),
         gradient=_gradient(drawn) / _gradient(wanted),
-        name=_fraction(named),
-        name_style=_fraction([right and a.style == b.style for right, a, b in zip(named, rows, found, strict=True)]),
-        background=_fraction(((colored[seen] - grounds).abs().amax(1) < 1e-3)[free].tolist()),
-        white=_fraction((corners.mean((1, 2)) > WHITE)[white].tolist()),
+        name=_fraction([a.name == b.name for a, b in pairs]),
+        name_style=_fraction([(a.name, a.style) == (b.name, b.style) for a, b in pairs]),
+        background=background,
+        white=white,
         words=_fraction(understood[: len(ordinary)]),
         tags=_fraction(understood[len(ordinary) :]),
     )
     print(json.dumps({name: round(value, 3) for name, value in asdict(numbers).items()}, indent=1))
     if sheet is not None:
         prompts = [prompt for prompt in sampling.TWELVE for _ in range(3)]
-        twelve = sampling.sample(parts, prompts, seed=seed, steps=steps, guidance=guidance)
-        sampling.sheet(twelve, 6).save(sheet)
+        sampling.sheet(sampling.sample(parts, prompts, seed=seed, **how), 6).save(sheet)
     if failures is not None:
-        wrong = [i for i, right in enumerate(named) if not right][:16]
+        wrong = [i for i, (a, b) in enumerate(pairs) if a.name != b.name]
         print("wrong:", "; ".join(f"{asked[i].caption} -> {found[i].name}, {found[i].style}" for i in wrong))
-        missed = [f"{word} -> {name}" for word, name, right in zip(words, meant, understood, strict=True) if not right]
-        print("missed:", "; ".join(missed))
+        heard_as = zip((*ordinary, *tags), meant, understood, strict=True)
+        print("missed:", "; ".join(f"{word} -> {name}" for word, name, right in heard_as if not right))
         if wrong:
-            beside = torch.stack([drawn[wrong], wanted[wrong]], 1).flatten(0, 1)
+            beside = torch.stack([drawn[wrong[:16]], wanted[wrong[:16]]], 1).flatten(0, 1)
             sampling.sheet(beside, 8).save(failures)
+
+
+def words(catalogue: Catalogue, chance: random.Random, count: int) -> tuple[list[str], list[str]]:
+    """Up to count / 2 ordinary words, and as many of Unicode's tags that mean few emoji."""
+    clear = [tag for tag in catalogue.tags if len(catalogue.meanings[tag]) <= CLEAR]
+    kinds = (catalogue.ordinary, clear)
+    ordinary, tags = (chance.sample(kind, min(count // 2, len(kind))) for kind in kinds)
+    return ordinary, tags
 
 
 def combinations(catalogue: Catalogue, chance: random.Random, count: int, styles: Sequence[str]) -> list[Scene]:
@@ -164,6 +161,21 @@ def _draw(easel: canvas.Canvas, catalogue: Catalogue, asked: Sequence[Scene]) ->
     device = easel.pictures.device
     parts = [asked[i : i + 128] for i in range(0, len(asked), 128)]
     return torch.cat([easel.draw(canvas.plan(part, catalogue).to(device)).cpu() for part in parts])
+
+
+def _backgrounds(drawn: torch.Tensor, wanted: torch.Tensor, asked: Sequence[Scene]) -> tuple[float, float]:
+    """How many backgrounds are nearest to what was asked for, and how many white ones are white.
+
+    Judged in the corners, where the picture that it should be leaves them free.
+    """
+    corners = _corners(drawn)
+    grounds = torch.tensor([each.ground for each in asked]) / 255
+    free = (_corners(wanted) - grounds.unsqueeze(1)).abs().amax((1, 2)) < 0.02
+    named = torch.tensor(list(GROUNDS.values())) / 255
+    seen = named[torch.cdist(corners.median(1).values, named).argmin(1)]
+    right = (seen - grounds).abs().amax(1) < 1e-3
+    bright = corners.mean((1, 2)) > WHITE
+    return _fraction(right[free].tolist()), _fraction(bright[free & (grounds.amin(1) == 1)].tolist())
 
 
 def _corners(pictures: torch.Tensor) -> torch.Tensor:
