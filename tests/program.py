@@ -15,6 +15,7 @@ def mlxdiff(*arguments: str | Path, cwd: Path, code: int = 0, **environment: str
         cwd=cwd,
         # One thread: how many cores are free decides the order of sums, and so last bits.
         env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
+        stdin=subprocess.DEVNULL,  # and no terminal, which would be asked for prompts
         capture_output=True,
         text=True,
         timeout=120,

@@ -207,13 +207,13 @@ def test_guidance_takes_two_calls_where_one_does_not_fit_and_the_picture_is_the_
     assert (sd._runner.rows_at_once(resolved) > 1) == (calls == 1)
     rows: list[int] = []
     backbone = sd.networks.adapted("backbone", ()).network
-    monkeypatch.setattr(
-        type(backbone),
-        "__call__",
-        lambda self, latents, *rest, call=type(backbone).__call__: (
-            rows.append(latents.shape[0]) or call(self, latents, *rest)
-        ),
-    )
+    call = type(backbone).__call__
+
+    def counted(self, latents, *rest):
+        rows.append(latents.shape[0])
+        return call(self, latents, *rest)
+
+    monkeypatch.setattr(type(backbone), "__call__", counted)
     *_, latents = sd.generate_latents("a cat", seed=1, steps=2)
     assert rows == [2 // calls] * 2 * calls
     assert np.abs(np.array(latents) - np.array(expected)).max() < 1e-4

@@ -6,15 +6,17 @@ Frames are taken one at a time. Knows nothing of what they show.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from . import containers, xmp
 from .errors import RequestError
 from .files import atomic_write
-from .images import exif_of
+from .images import webp_texts
 
 FORMATS = {".webp": "WEBP", ".gif": "GIF"}
 HOLD = 1500  # milliseconds that the last frame stays
@@ -44,8 +46,8 @@ def write_animation(
 ) -> None:
     """Writes `n_frames` pictures (H, W, 3) uint8 as an animation that repeats for ever; the last frame is held.
 
-    `text` says how it was made, and is kept by WebP alone. Raises OutputError, and RequestError for a wrong format or
-    a rate outside 0.1 to 50 frames a second.
+    `text` says how it was made: WebP keeps all of it, GIF the XMP packet. Raises OutputError, and RequestError for a
+    wrong format or a rate outside 0.1 to 50 frames a second.
     """
     kind = animation_format(path)
     if kind is None:
@@ -54,16 +56,34 @@ def write_animation(
     durations = [round(1000 / fps)] * (n_frames - 1) + [HOLD]
     options: dict[str, Any] = {"duration": durations, "loop": 0}
     if kind == "WEBP":
-        options |= {"quality": QUALITY, "method": 4, **({} if text is None else {"exif": exif_of(text)})}
+        options |= {"quality": QUALITY, "method": 4, **({} if text is None else webp_texts(text))}
     else:
         options |= {"disposal": 1, "optimize": False}
+
+    packet = None if kind == "WEBP" or text is None else text.get(xmp.NAME)
 
     def save(stream: BinaryIO) -> None:
         pictures = _pictures(frames, kind)
         first = next(pictures)
-        first.save(stream, kind, save_all=True, append_images=pictures, **options)
+        if packet is None:
+            first.save(stream, kind, save_all=True, append_images=pictures, **options)
+            return
+        held = BytesIO()
+        first.save(held, kind, save_all=True, append_images=pictures, **options)
+        stream.write(_with_xmp(held.getvalue(), packet))
 
     atomic_write(path, save, force=force)
+
+
+def _with_xmp(data: bytes, packet: str) -> bytes:
+    """A GIF file with an application extension for XMP behind its global header, as part 3 of XMP wants it.
+
+    The packet is not cut into sub-blocks. A reader that skips them goes on from wherever it lands in the bytes behind
+    the packet, which count down to its end.
+    """
+    end = 13 + containers.gif_table(data[10])
+    extension = containers.GIF_XMP + packet.encode() + containers.GIF_BEHIND_XMP
+    return b"GIF89a" + data[6:end] + extension + data[end:]
 
 
 def _pictures(frames: Iterable[np.ndarray], kind: str) -> Iterator[Image.Image]:

@@ -1,6 +1,7 @@
-"""What JPEG and WebP files hold beside their pixels, and how large they are: found without decoding a pixel.
+"""What JPEG, WebP and GIF files hold beside their pixels, and how large they are: found without decoding a pixel.
 
-JPEG: ITU T.81 annex B; Exif and XMP in APP1, a comment in COM. WebP: RIFF chunks EXIF and `XMP `. png.py does PNG.
+JPEG: ITU T.81 annex B; Exif and XMP in APP1, a comment in COM. WebP: RIFF chunks EXIF and `XMP `. GIF89a: XMP in an
+application extension. png.py does PNG.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from . import exif
 MAX_TEXT = 2**22  # bytes of one chunk
 _MAX_PARTS = 2**16
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
+GIF_XMP = b"\x21\xff\x0bXMP DataXMP"
+GIF_BEHIND_XMP = bytes([1, *range(255, -1, -1), 0])  # leads whoever skips sub-blocks to the end
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset((*range(0xD0, 0xD9), 0x01))  # markers without a length
 
@@ -35,6 +38,8 @@ def read(stream: BinaryIO) -> Container | None:
         found = _jpeg(stream)
     elif head[:4] == b"RIFF" and head[8:] == b"WEBP":
         found = _webp(stream)
+    elif head[:6] in (b"GIF87a", b"GIF89a"):
+        found = _gif(stream)
     else:
         return None
     return found if min(found.size) > 0 else None
@@ -100,3 +105,36 @@ def _webp_size(kind: bytes, data: bytes) -> tuple[int, int]:
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     width, height = struct.unpack("<HH", data[6:10])
     return width & 0x3FFF, height & 0x3FFF
+
+
+def _gif(stream: BinaryIO) -> Container:
+    found = Container("GIF")
+    stream.seek(6)
+    screen = stream.read(7)
+    if len(screen) < 7:
+        return found
+    found.size = struct.unpack("<HH", screen[:4])
+    stream.seek(13 + gif_table(screen[4]))
+    for _ in range(_MAX_PARTS):
+        start = stream.tell()
+        kind = stream.read(1)
+        if kind == b"\x21":
+            stream.seek(start)
+            if stream.read(len(GIF_XMP)) == GIF_XMP and "xmp" not in found.texts:
+                packet = stream.read(MAX_TEXT).partition(GIF_BEHIND_XMP)[0]
+                found.texts["xmp"] = packet.decode("utf-8", "replace")
+            stream.seek(start + 2)
+        elif kind == b"\x2c" and len(place := stream.read(9)) == 9:
+            stream.seek(gif_table(place[8]) + 1, 1)  # and the size of LZW codes
+        else:
+            break
+        while length := stream.read(1):
+            if length == b"\0":
+                break
+            stream.seek(length[0], 1)
+    return found
+
+
+def gif_table(flags: int) -> int:
+    """Bytes of the table of colours that the flags of a screen or of a picture announce."""
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0

@@ -24,6 +24,7 @@ from .errors import OutputError
 
 # What flock answers on a file system without locks.
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+PARTS = ".mlxdiff-*.part"  # unfinished files
 _TRIES = 10
 _ABANDONED = 3600  # seconds
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -75,10 +76,27 @@ def mistaken_for(start: bytes) -> str | None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a file for reading; OSError for what is none. A pipe would wait for ever, a device might never end."""
-    if not stat.S_ISREG(path.stat().st_mode):
+    """Opens a file for reading; OSError for what is none. A pipe would wait for ever, a device might never end.
+
+    Looked at before, since to open a device may do something, and after, since another file may have its name by then.
+    """
+    _check_regular(path.stat(), path)
+    stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+    try:
+        _check_regular(os.fstat(stream.fileno()), path)
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
+def _check_regular(about: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(about.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return path.open("rb")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def remove_parts(folder: str | Path, *, ours: bool = False) -> None:
@@ -87,12 +105,12 @@ def remove_parts(folder: str | Path, *, ours: bool = False) -> None:
     A living process, of this machine or of another one, holds the lock of its file. With `ours` those of this process
     are removed instead, which is then about to end without unwinding.
     """
-    for part in Path(folder).glob(".mlxdiff-*.part"):
+    for part in Path(folder).glob(PARTS):
         with suppress(OSError):
             if ours:
                 if part.name.startswith(_own_parts()):
                     part.unlink()
-            elif _is_left(part):
+            elif is_left(part):
                 part.unlink()
 
 
@@ -185,13 +203,13 @@ def _is_held(descriptor: int) -> bool:
     return False
 
 
-def _is_left(part: Path) -> bool:
-    """Whether the process that made an unfinished file is gone.
+def is_left(part: Path) -> bool:
+    """Whether the process that made an unfinished file is gone; raises OSError.
 
     Its lock is free then. But a lock that another machine holds may not be seen on a network file system, and without
     locks nothing but the process' number is known: so what others made must have been left alone for an hour.
     """
-    _, host, process, *_ = part.name.split("-")
+    _, host, process, *_ = [*part.name.split("-"), "", ""]
     if host != _host() and time.time() - part.stat().st_mtime < _ABANDONED:
         return False
     descriptor = os.open(part, os.O_RDWR | os.O_NONBLOCK)

@@ -1,6 +1,7 @@
 """Pictures as arrays: (H, W, 3), float32 in [0, 1] or uint8, to and from files, and side by side on a sheet.
 
-Files carry texts by name (PNG: tEXt or iTXt; JPEG and WebP: EXIF); what they mean is the business of metadata.py.
+Files carry texts by name (PNG: tEXt or iTXt; JPEG and WebP: EXIF and XMP); what they mean is the business of
+metadata.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
 import PIL.WebPImagePlugin  # noqa: F401
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from . import budget, exif
+from . import budget, exif, xmp
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
 from .fitting import fitted
@@ -75,7 +76,7 @@ def load_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
     """
     with open_picture(path) as opened:
         width, height = opened.size
-        _check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
+        check_decoding(path, width, height, kept=width * height if size is None else size[0] * size[1])
         picture = to_rgb(ImageOps.exif_transpose(opened), path)
         return np.asarray(picture if size is None else fitted(picture, size, "crop"), np.float32) / 255
 
@@ -89,7 +90,7 @@ def read_layers(source: str | Pixels) -> tuple[Image.Image, Image.Image | None]:
         return layers(_held(source), "The picture")
     path = in_file(source)
     with open_picture(path) as opened:
-        _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+        check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
         return layers(ImageOps.exif_transpose(opened), path)
 
 
@@ -112,7 +113,7 @@ def read_gray(source: str | Pixels) -> np.ndarray:
     if isinstance(source, str):
         path = in_file(source)
         with open_picture(path) as opened:
-            _check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
+            check_decoding(path, *opened.size, kept=opened.size[0] * opened.size[1])
             if opened.mode.startswith("I"):
                 upright = ImageOps.exif_transpose(opened)
                 to_rgb(upright, path)  # which refuses what is more than 16 bits
@@ -132,7 +133,7 @@ def source_size(source: str | Pixels) -> tuple[int, int]:
     with open_picture(in_file(source)) as opened:
         width, height = opened.size
         if opened.format == "PNG" and "exif" not in opened.info:  # Pillow decodes it to look behind the pixels
-            _check_decoding(source, width, height)
+            check_decoding(source, width, height)
         turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # EXIF 2.3: 5 to 8 lie on their side
         return (width, height) if turned else (height, width)
 
@@ -148,7 +149,7 @@ class Picture(Image.Image):
             if kind == "PNG":
                 params["pnginfo"] = _png_texts(texts)
             elif kind in ("JPEG", "WEBP"):
-                params["exif"] = _exif(texts)
+                params = _in_exif_and_xmp(texts) | params
                 _check_exif(kind, params["exif"], "The picture")
         Image.Image.save(self, fp, format, **params)
 
@@ -179,8 +180,8 @@ def with_texts(picture: np.ndarray, texts: Mapping[str, str]) -> Picture:
     return made  # type: ignore[return-value]
 
 
-def _check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
-    """Raises InputError for a picture that would not fit into memory; `kept` pixels of it become floats."""
+def check_decoding(path: str | Path, width: int, height: int, kept: int = 0) -> None:
+    """Raises InputError for a picture that would not fit into memory decoded; `kept` pixels of it become floats."""
     needed = _DECODED * width * height + _AS_FLOATS * kept
     if not budget.fits(needed):
         raise InputError(f"{path}, {width}x{height} pixels, {budget.lack(needed)}.", "Make it smaller first.")
@@ -254,8 +255,8 @@ def write_picture(
 def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
     """The bytes of (H, W, 3) uint8 as PNG, JPEG or WebP, by the file's name, with `text` inside.
 
-    PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff` and `Software`. Raises RequestError
-    for an unknown format, OutputError for texts that it cannot hold.
+    PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff`, `Software` and XMP. Raises
+    RequestError for an unknown format, OutputError for texts that it cannot hold.
     """
     kind = picture_format(path)
     image = Image.fromarray(picture)
@@ -264,7 +265,7 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     if kind == "PNG":
         options = {"pnginfo": _png_texts(texts)}
     elif texts:
-        options["exif"] = _exif(texts)
+        options |= _in_exif_and_xmp(texts)
         _check_exif(kind, options["exif"], str(path))
     if kind == "JPEG":
         options["subsampling"] = 0
@@ -273,17 +274,19 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     return stream.getvalue()
 
 
-def exif_of(text: Mapping[str, str]) -> bytes:
-    """The texts that `encode_picture` puts into WebP, for a file of several frames."""
-    return _exif({name: _encodable(value) for name, value in text.items()})
+def webp_texts(text: Mapping[str, str]) -> dict[str, bytes]:
+    """What Pillow is told for `encode_picture`'s texts in WebP, for a file of several frames."""
+    found = _in_exif_and_xmp({name: _encodable(value) for name, value in text.items()})
+    return found | {"exif": found["exif"].removeprefix(b"Exif\0\0")}  # which Pillow removes for one frame alone
 
 
 def stored_texts(picture: Image.Image) -> dict[str, str]:
     """The texts in an opened picture by name: those of `write_picture`, and what other tools put in their place."""
     if isinstance(picture, PngImagePlugin.PngImageFile):
         return {name: str(value) for name, value in picture.text.items()}
-    data = picture.info.get("exif")
-    return exif.read(data if isinstance(data, bytes) else picture.getexif().tobytes())
+    data, packet = picture.info.get("exif"), picture.info.get("xmp")
+    found = exif.read(data if isinstance(data, bytes) else picture.getexif().tobytes())
+    return found | ({xmp.OTHER_FORMATS: packet.decode("utf-8", "replace")} if isinstance(packet, bytes) else {})
 
 
 @contextmanager
@@ -292,8 +295,15 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         # Pillow warns of large and of slightly damaged pictures; the former are wanted, the latter decode.
         warnings.simplefilter("ignore")
-        with open_input(path, "picture") as stream, _opened(stream, path) as picture:
+        with opened(path) as picture:
             yield picture
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """As `open_picture`, for a thread: what is done about warnings holds for all of them, and is the caller's."""
+    with open_input(path, "picture") as stream, _opened(stream, path) as picture:
+        yield picture
 
 
 def decoded_picture(data: bytes, name: str, *, most: int) -> Image.Image:
@@ -306,7 +316,7 @@ def decoded_picture(data: bytes, name: str, *, most: int) -> Image.Image:
         width, height = picture.size
         if width * height > most:
             raise InputError(f"{name} has {width}x{height} pixels.", f"At most {most:,} are read: make it smaller.")
-        _check_decoding(name, width, height)
+        check_decoding(name, width, height)
         picture.load()
         return picture.copy()
 
@@ -339,12 +349,14 @@ def _png_texts(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     """As tEXt what Latin-1 can say, since few programs read iTXt (exifr, which Civitai uses, reads none)."""
     chunks = PngImagePlugin.PngInfo()
     for name, value in texts.items():
-        if name in OWN or _NOT_LATIN.search(value) or _LIKE_UTF8.search(value):
+        if name in OWN or name == xmp.NAME or _NOT_LATIN.search(value) or _LIKE_UTF8.search(value):
             chunks.add_itxt(name, value)
         else:
             chunks.add_text(name, value)
     return chunks
 
 
-def _exif(texts: Mapping[str, str]) -> bytes:
-    return exif.write(texts, next((name for name in OWN if name in texts), None))
+def _in_exif_and_xmp(texts: Mapping[str, str]) -> dict[str, bytes]:
+    """What Pillow is told for texts in JPEG and WebP files."""
+    found = {"exif": exif.write(texts, next((name for name in OWN if name in texts), None))}
+    return found | ({"xmp": texts[xmp.NAME].encode()} if xmp.NAME in texts else {})

@@ -1,9 +1,10 @@
 """What a picture says about how it was made: a Request as JSON, and the lines that other tools read; and back again.
 
 `mlxdiff` is the canonical JSON of the Request, enough to render the picture again. `parameters` is the text format of
-AUTOMATIC1111's web UI, which galleries and other programs show (parameters.py). `Software` names the version. What
-other programs write is read in recipes/. Files may be hostile: whatever they contain ends in a Request or in an
-MlxdiffError. No pixel is decoded to find it, except for NovelAI's pictures without other metadata (stealth.py).
+AUTOMATIC1111's web UI, which galleries and other programs show (parameters.py). `Software` names the version. An XMP
+packet says that a model made the picture (provenance.py). What other programs write is read in recipes/. Files may be
+hostile: whatever they contain ends in a Request or in an MlxdiffError. No pixel is decoded to find it, except for
+NovelAI's pictures without other metadata (stealth.py).
 """
 
 from __future__ import annotations
@@ -14,24 +15,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import __version__, containers, png, recipes, stealth
+from . import __version__, provenance, recipes, stealth
 from .declarations import declared
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
-from .images import open_picture, stored_texts
 from .inputs import open_input
 from .named_files import NamedFile, known_part, named_files
 from .parameters import parameters_text
+from .picture_texts import source_type_in, texts_in
 from .printable import printable as printable
 from .recipes import Recipe
 from .recipes.recipe import FindModel, json_of, object_of
 from .request import Request, as_recorded
-from .sheets import SHEET, SWEEP, Sheet, read_sheet
+from .sheets import Sheet, read_sheet
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
 # More than a terminal session asks for in one request, less than what fills memory before the first step.
 MAX_IMAGES = 10_000
 TEXT_FILES = (".txt", ".json")
-_OWN = ("mlxdiff", "parameters", "Software", SWEEP, SHEET)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class PictureInfo:
     sheet: Sheet | None = None
     texts: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def provenance(self) -> str | None:
+        """IPTC's Digital Source Type, as the address of a term, where the picture names one (xmp.py)."""
+        return source_type_in(dict(self.texts))
+
     def recipe(self, find_model: FindModel | None = None) -> Recipe | None:
         """What another program's texts ask for; None where there are none. Raises RequestError for unusable ones."""
         return recipes.read(self.texts, find_model)
@@ -60,12 +65,22 @@ def picture_text(request: Request) -> dict[str, str]:
         "mlxdiff": request.to_json(),
         "parameters": parameters_text(request),
         "Software": f"mlxdiff {__version__}",
+        **provenance.text_alone(request),
     }
 
 
 def read_picture(path: str | Path) -> PictureInfo:
     """What the picture at `path` was made with, as far as it says so; raises InputError when it is not a picture."""
-    kind, size, texts = _texts_in(path)
+    return _info(*texts_in(path))
+
+
+def read_made(path: str | Path) -> PictureInfo:
+    """As `read_picture`, and also of a .txt or .json file with what a program wrote: its size is (0, 0)."""
+    path = Path(path)
+    return _info("text", (0, 0), _file_texts(path)) if path.suffix.lower() in TEXT_FILES else read_picture(path)
+
+
+def _info(kind: str, size: tuple[int, int], texts: Mapping[str, str]) -> PictureInfo:
     request, sheet, notes = None, None, []
     try:
         request = request_of(texts["mlxdiff"]) if "mlxdiff" in texts else None
@@ -179,22 +194,9 @@ def _overridden(text: str, given: Mapping[str, Any]) -> Request:
     return Request.from_dict(as_recorded(values) | dict(given))
 
 
-def _texts_in(path: str | Path) -> tuple[str, tuple[int, int], dict[str, str]]:
-    """The format, the size (width, height), and every text of a picture file."""
-    with open_input(path, "picture") as stream:
-        size = png.read_size(stream)
-        found = containers.read(stream) if size is None else None
-    if size is not None:
-        return "PNG", size, png.read_texts(path, _OWN, recipes.NAMES)
-    if found is not None:
-        return found.format, found.size, found.texts
-    with open_picture(path) as picture:  # another format, or none
-        return str(picture.format), picture.size, stored_texts(picture)
-
-
 def _file_texts(path: Path) -> dict[str, str]:
     if path.suffix.lower() not in TEXT_FILES:
-        kind, size, texts = _texts_in(path)
+        kind, size, texts = texts_in(path)
         if kind == "PNG" and not recipes.programs(texts) and "mlxdiff" not in texts and read_sheet(texts) is None:
             texts |= stealth.read(path, size)
         return texts | {name: printable(text) for name, text in texts.items() if name == "parameters"}

@@ -27,11 +27,20 @@ from .recipes.infotext import BYTE_ORDER_MARK, NEGATIVE, quoted
 from .recipes.names import RNG_NAMES, sampler_name, schedule_name
 from .recipes.recipe import FindModel
 from .request import Request
-from .short_hashes import short_hashes
+from .short_hashes import ShortHashes, short_hashes
 
 
 def parameters_text(request: Request) -> str:
     """The request in the web UI's format: the prompt, the negative prompt, and one line of `Name: value`."""
+    return _text_with(request, short_hashes(request))
+
+
+def parameters_without_hashes(request: Request) -> str:
+    """The same without the hashes of files, for which none is read."""
+    return _text_with(request, ShortHashes({}, None))
+
+
+def _text_with(request: Request, hashes: ShortHashes) -> str:
     tags = "".join(f" {tag}" for lora in request.lora or () if (tag := _tag(lora)) is not None)
     lines = [f"{prompt}{tags}" for prompt in dict.fromkeys(request.prompts)]
     if request.negative_prompt:
@@ -44,7 +53,6 @@ def parameters_text(request: Request) -> str:
         elif item.a1111 is not None and item.name in said:
             value = getattr(request, item.name)
             values[item.a1111] = _NAMES[item.name](value) if item.name in _NAMES else _text(item, value)
-    hashes = short_hashes(request)
     values |= {**hashes.values, "Version": f"mlxdiff {__version__}"}
     # Last and not quoted, as Civitai looks for it.
     last = [] if hashes.civitai is None else [f"Hashes: {hashes.civitai}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+from . import xmp
 from .declarations import Text, shown
 from .errors import InputError, RequestError
 
@@ -27,11 +28,13 @@ class Pixels:
 
     A PIL image with transparent parts is (H, W, 4) uint8.
 
-    Two are equal when their pixels are; JSON says only `memory:` and their SHA-256.
+    Two are equal when their pixels are; JSON says only `memory:` and their SHA-256. `source_type` is what a PIL image
+    says of its source (xmp.py).
     """
 
     array: np.ndarray
     sha256: str
+    source_type: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pixels) and other.sha256 == self.sha256
@@ -72,7 +75,7 @@ class PictureSource(Text):
                 f"{name} is {type(value).__name__}, not text.", "Give a path, a PIL image, or an array (H, W, 3)."
             )
         kind = f"{array.dtype} {array.shape}".encode()
-        return Pixels(array, hashlib.sha256(kind + array.tobytes()).hexdigest())
+        return Pixels(array, hashlib.sha256(kind + array.tobytes()).hexdigest(), _source_type(value))
 
     def to_json(self, value: str | Pixels) -> str:
         return str(value)
@@ -133,6 +136,19 @@ class PictureSources:
 
     def describe(self) -> dict[str, Any]:
         return {"type": "pictures"}
+
+
+def _source_type(value: Any) -> str | None:
+    """What a PIL image, opened or rendered, says of its source."""
+    info = getattr(value, "info", None)
+    if not isinstance(info, dict):
+        return None
+    for name in (xmp.NAME, xmp.OTHER_FORMATS):
+        packet = info.get(name)
+        text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet
+        if isinstance(text, str) and (found := xmp.source_type(text)) is not None:
+            return found
+    return None
 
 
 def _array_of(name: str, value: Any) -> np.ndarray | None:

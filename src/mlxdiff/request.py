@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)
 PROMPT_SYNTAXES = ("a1111", "comfyui", "compel", "plain")
+SAMPLER_PAIRS = (("sampler", "schedule"), ("hires_sampler", "hires_schedule"))  # older names say both at once
 RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a choice
 FITS = ("crop", "pad", "stretch")
 FILLS = ("original", "fill", "noise", "blank")
@@ -515,7 +516,7 @@ class Request:
 
     def _split_sampler(self) -> None:
         """Older names say both at once: "DPM++ 2M Karras"."""
-        for sampler, kind in (("sampler", "schedule"), ("hires_sampler", "hires_schedule")):
+        for sampler, kind in SAMPLER_PAIRS:
             name = getattr(self, sampler)
             if isinstance(name, str) and name not in SAMPLERS and getattr(self, kind) is None:
                 row, schedule = catalogue.split_sampler(name)

@@ -11,6 +11,7 @@ from typing import Any
 from . import __version__
 from .declarations import declared, setting_called
 from .errors import MlxdiffError, RequestError
+from .option_texts import option_texts
 from .request import Request
 
 SWEEP, SHEET = "mlxdiff-sweep", "mlxdiff-sheet"
@@ -42,10 +43,17 @@ class Sheet:
     @property
     def command(self) -> str:
         """The command line that makes a sweep again."""
-        parts = ["mlxdiff grid", *(f"--vary {shlex.quote(text)}" for text in self.vary)]
-        if self.request is not None:
-            parts += _options(self.request)
-        return " ".join([*parts, "-o sheet.png"])
+        return shlex.join(["mlxdiff", *self.words])
+
+    @property
+    def words(self) -> list[str]:
+        """The words of that command line, without the program's name."""
+        found = ["grid"]
+        for text in self.vary:
+            found += ["--vary", text]
+        for item, text in () if self.request is None else option_texts(self.request):
+            found += [item.option, text]
+        return [*found, "-o", "sheet.png"]
 
     def single(self, given: Mapping[str, Any]) -> Request | None:
         """The request of one cell of a sweep: where everything that it varies is given."""
@@ -99,19 +107,6 @@ def _are_texts(value: Any) -> bool:
     return value is None or (
         isinstance(value, list) and len(value) <= _MAX_CELLS and all(isinstance(item, str) for item in value)
     )
-
-
-def _options(request: Request) -> list[str]:
-    """The options of the command line that say the request."""
-    found = []
-    for item in declared(Request):
-        value = getattr(request, item.name)
-        is_said = item.kind.many or not isinstance(value, tuple)
-        if value is None or value == item.default or item.scope == "record" or not is_said:
-            continue
-        values = [(one,) for one in value] if item.kind.many else [value]
-        found += [f"{item.option} {shlex.quote(item.kind.show(one))}" for one in values]
-    return found
 
 
 def _values(request: Request) -> dict[str, Any]:

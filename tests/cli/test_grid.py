@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from program import mlxdiff
 
-from mlxdiff.metadata import read_picture
+from mlxdiff.images import write_picture
+from mlxdiff.metadata import picture_text, read_picture
+from mlxdiff.request import Request
 
 TINY = ("--seed", "1", "--height", "32", "--width", "32")
 
@@ -172,3 +174,29 @@ def test_a_sheet_is_not_put_on_itself(tmp_path):
     assert sheets[0] == sheets[1] == sheets[2]
     done = mlxdiff("grid", "sheet.png", "-o", "sheet.png", "--force", cwd=tmp_path, code=2)
     assert "the only picture, and the sheet" in done.stderr
+
+
+def test_a_folder_and_the_pictures_of_it_that_are_chosen(tmp_path):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for i, name in enumerate(("a", "b", "deep/c")):
+        request = Request("a cat", seed=i, steps=2)
+        write_picture(tmp_path / f"in/{name}.png", np.full((8, 8, 3), 100 + i, np.uint8), picture_text(request))
+
+    def colours(*arguments, code=0) -> list[int]:
+        mlxdiff("grid", *arguments, "-o", "in/sheet.png", "--n-rows", "1", "--force", cwd=tmp_path, code=code)
+        return pixels(tmp_path / "in/sheet.png")[0, ::8, 0].tolist()
+
+    assert colours("in") == [100, 101, 102]
+    assert colours("in", "--where", "seed != 1") == [100, 102], "and not the sheet itself"
+    assert colours("in/*.png", "in/a.png", "--where", "program = 'mlxdiff' and seed >= 0") == [100, 101]
+    assert colours("in/a.png", "in/a.png") == [100, 100], "as often as they are named"
+    (tmp_path / "in/broken.png").write_bytes(b"rubbish")
+    assert colours("in", "--where", "seed = 1", code=1) == [101]
+    for arguments, said in (
+        (("in", "--where", "seed = 9"), "None of 5 pictures is chosen by --where."),
+        (("in/deep", "--where", "sede = 9"), "there is no name 'sede'"),
+        (("--prompt", "a cat", "--vary", "steps=1,2", "--where", "seed = 9"), "--where chooses among pictures"),
+    ):
+        code = 1 if "None" in said else 2
+        assert said in mlxdiff("grid", *arguments, "-o", "no.png", cwd=tmp_path, code=code).stderr
+    assert not (tmp_path / "no.png").exists()

@@ -1,9 +1,10 @@
 """Many pictures: between the command line, which parses and draws, and the pipeline, which denoises.
 
 work        what a command amounts to: a prompt, a file of prompts, a contact sheet, a sweep; options: what they share
+again       many pictures rendered again, with something changed
 workload    its batches, their store, and what it leaves to the next process
 prompts     a file of prompts to entries; naming: where their pictures go; sweep: the cells of a request that is varied
-jobs        entries to jobs, one a picture, and to the batches that are denoised together
+jobs        entries to jobs, one a picture, and to the batches that are denoised together; essence: what one asks for
 models      each opened once, the weights of one at a time in memory
 runner      batches to pictures on disk: store.py writes, journal.py remembers, claims.py shares, ranks.py deals
 unfinished  what is remembered of a command that has no journal of its own

@@ -82,6 +82,27 @@ def release(claims: Iterable[Claim]) -> None:
         claim.release()
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process has the claim of a lock file, or may have it; the file stays.
+
+    It is locked for the moment of the look: a process that wants it just then looks elsewhere first.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def sweep(folder: Path) -> None:
     """Removes the lock files of processes that are dead."""
     for path in folder.glob(PATTERN):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from .. import images, labels
+from .. import images, labels, provenance
 from ..errors import InputError, OutputError, RequestError
 from ..files import check_writable
 from ..latents import KEY, load_latents, save_latents
@@ -99,7 +99,7 @@ def sweep_sheet(
 
     first = cells[0].request
     again = replace(request, seed=first.seed, model=first.model, revision=first.revision, dtype=first.dtype)
-    texts = sweep_text(again, vary) if options.metadata else None
+    texts = sweep_text(again, vary) | provenance.text_alone(again) if options.metadata else None
     height, width = (max(job.request.finished_size[axis] for job in cells) for axis in (0, 1))
     top, left = labels.margins(axes[0].labels, rows, (height, width))
     size = top + n_rows * (height + gap) - gap, left + len(axes[0].values) * (width + gap) - gap

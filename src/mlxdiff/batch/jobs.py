@@ -24,10 +24,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..declarations import declared
 from ..errors import MlxdiffError, RequestError
 from ..loras import alike
 from ..request import Model, Request, Resolved
+from .essence import canonical, essence
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
@@ -91,24 +91,25 @@ class Batch:
         return self.jobs[0].model
 
 
-def _nothing(_identity: str, _former: str) -> None:
-    return None
+def nothing(_identity: str, _former: str) -> None:
+    """Recalls no job: where there is no journal."""
 
 
 class JobMaker:
-    """Entries to jobs, which it counts. `recall` finds what a journal has of an identity, or of a former one."""
+    """Entries to jobs, counted from `first`. `recall` finds what a journal has of an identity, or of a former one."""
 
-    def __init__(self, resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing) -> None:
+    def __init__(self, resolve: Resolve, pattern: OutputPattern, recall: Recall = nothing, first: int = 0) -> None:
         self._resolve, self._pattern, self._recall = resolve, pattern, recall
-        self._index = 0
+        self._index = self._first = first
         self._places: list[OutputPattern] = []
         self._met: dict[str, int] = {}  # how many jobs were alike so far
 
-    def jobs(self, entry: Entry) -> list[Job]:
-        """One job an image; raises MlxdiffErrors that name the entry."""
+    def jobs(self, entry: Entry, where: OutputPattern | None = None) -> list[Job]:
+        """One job an image, named as `where` says if it says so; raises MlxdiffErrors that name the entry."""
         try:
             several = entry.request.batch_size > 1
-            where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
+            if where is None:
+                where = self._pattern if entry.output is None else below(self._pattern, entry.output, several=several)
             if entry.wildcards is not None:
                 return self._drawn(entry, entry.wildcards, where)
             singles = (one for part in alike(entry.request) for one in self._resolve(part).singles())
@@ -201,7 +202,7 @@ class JobMaker:
         taken = {job.path for job in jobs}
         found, free = [], len(jobs)
         for job in jobs:
-            where = self._places[job.index]
+            where = self._places[job.index - self._first]
             renames = "index" in where.template.fields and not asks_for_index(where.template)
             if job.path in kept and self._recall(job.id, job.former_id) is None and renames:
                 while (path := picture_path(where, job.request, free)) in taken:
@@ -220,7 +221,7 @@ class JobMaker:
 
 
 def jobs_of(
-    entries: Iterable[Entry | None], resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing
+    entries: Iterable[Entry | None], resolve: Resolve, pattern: OutputPattern, recall: Recall = nothing
 ) -> Iterator[Job | None]:
     """The jobs of entries as they come; raises errors that name the entry. None is passed on, see `grouped`."""
     maker = JobMaker(resolve, pattern, recall)
@@ -232,7 +233,7 @@ def jobs_of(
 
 
 def listed(
-    entries: Iterator[Entry], resolve: Resolve, pattern: OutputPattern, recall: Recall = _nothing
+    entries: Iterator[Entry], resolve: Resolve, pattern: OutputPattern, recall: Recall = nothing
 ) -> tuple[list[Job], list[MlxdiffError]]:
     """All jobs of the entries, and what is wrong with bad ones: reading ends when more than MAX_BAD_LINES are found."""
     maker = JobMaker(resolve, pattern, recall)
@@ -251,19 +252,6 @@ def listed(
         except MlxdiffError as error:
             wrong.append(error)
     return found if wrong else maker.apart(found), wrong
-
-
-def essence(request: Request) -> dict[str, Any]:
-    """What the request asks for, as JSON holds it: without contents of files, and without what changes nothing."""
-    neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
-    values = {name: value for name, value in request.values().items() if neutral.get(name, ...) != value}
-    values.pop("hashes", None)
-    return values
-
-
-def canonical(values: dict[str, Any]) -> str:
-    """One text for equal values."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def grouped(jobs: Iterable[Job | None], batch_size: int) -> Iterator[Batch | None]:

@@ -176,24 +176,32 @@ class Journal:
     def _take(self, line: bytes) -> bool:
         """Whether the line is one of the two kinds."""
         try:
-            values = json.loads(line)
-            if not isinstance(values, dict):
-                return False
-            if SUM in values and values.pop(SUM) != _sum(values):
-                return False
-            if "run" in values:
-                run = Run(**values)
-                if not _are(int, run.seed, run.batch_size) or not _are(str, run.run) or run.batch_size < 1:
-                    return False
-                self.runs[run.run] = run
-            else:
-                done = _done(values)
-                self.done[done.id] = done
-                if done.of is not None:
-                    self.runs.setdefault(done.of[0], Run(*done.of))
-        except (ValueError, TypeError, RecursionError):
+            found = parse_line(line)
+        except ValueError:
             return False
+        if isinstance(found, Run):
+            self.runs[found.run] = found
+        else:
+            self.done[found.id] = found
+            if found.of is not None:
+                self.runs.setdefault(found.of[0], Run(*found.of))
         return True
+
+
+def parse_line(line: bytes) -> Run | Done:
+    """What a line of a journal says; raises ValueError for one that is not to be believed."""
+    try:
+        values = json.loads(line)
+        if not isinstance(values, dict) or (SUM in values and values.pop(SUM) != _sum(values)):
+            raise ValueError("it was changed")
+        if "run" not in values:
+            return _done(values)
+        run = Run(**values)
+        if not _are(int, run.seed, run.batch_size) or not _are(str, run.run) or run.batch_size < 1:
+            raise ValueError(values)
+    except (TypeError, RecursionError) as error:
+        raise ValueError("it is no line of a journal") from error
+    return run
 
 
 def _done(values: dict[str, Any]) -> Done:

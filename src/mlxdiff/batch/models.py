@@ -38,7 +38,11 @@ class Models:
             if self._loaded is not None:
                 self._loaded.unload()
             self._loaded = None
-            sd.load()
+            try:
+                sd.load()
+            except BaseException:  # a damaged file may be another one when it is asked for again
+                self._opened = {model: one for model, one in self._opened.items() if one is not sd}
+                raise
             self._loaded = sd
         return sd
 

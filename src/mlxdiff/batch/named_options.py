@@ -67,12 +67,11 @@ def read_line(line: str, place: str) -> dict[str, Any]:
     first = _OPTION.search(line)
     assert first is not None
     before = line[: first.start()].strip()
-    whole = _QUOTED.fullmatch(before)
     pairs = list(_pairs(line, first))
     if before:
         if any(_plain(name) == "prompt" for name, _ in pairs):
             raise RequestError("there are two prompts, in front of the options and in --prompt.", "Leave one out.")
-        pairs.insert(0, ("prompt", before if whole is None else _unquoted(whole)))
+        pairs.insert(0, ("prompt", unquoted(before)))
     return read_pairs(pairs, place, "--", AS_TEXT)
 
 
@@ -135,6 +134,12 @@ class _Reader:
                 raise RequestError(f"{next(iter(self._sides))} stands alone.", f"Give both: {' and '.join(_RESIZE)}.")
             found["seed_resize"] = f"{self._sides[_RESIZE[0]]}x{self._sides[_RESIZE[1]]}"
         return found
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotation marks around it, and the backslashes that these need."""
+    whole = _QUOTED.fullmatch(text)
+    return text if whole is None else _unquoted(whole)
 
 
 def find(name: str) -> Setting | None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from string import Formatter
 
+from ..declarations import MAX_DIGITS
 from ..errors import RequestError
 from ..images import picture_format
 from ..request import Request
@@ -30,6 +31,7 @@ _WHOLE = ("index", "seed", "steps", "width", "height")
 _DECIMAL = ("guidance_scale",)
 _TEXT = ("prompt", "model", "sampler")
 FIELDS = (*_WHOLE, *_DECIMAL, *_TEXT)
+NAME = "name"  # of the picture that is rendered again, where there is one
 
 # Of Python's format specs: no width past 99, no separator as the fill, and neither "c", which gives any character, nor
 # "n", which depends on the locale.
@@ -68,10 +70,11 @@ class OutputPattern:
     template: Template
 
 
-def parse_output(output: str | Path | None, *, several: bool = False) -> OutputPattern:
+def parse_output(output: str | Path | None, *, several: bool = False, fields: Sequence[str] = FIELDS) -> OutputPattern:
     """What `--output` means; raises RequestError. `several`: there may be more than one picture.
 
-    Give the text as it was typed: a Path has lost the separator at its end, which says that it is a folder.
+    `fields` are those that a template may have. Give the text as it was typed: a Path has lost the separator at its
+    end, which says that it is a folder.
     """
     if output is None:
         return OutputPattern(Path(), parse_template(IN_FOLDER if several else ALONE))
@@ -79,7 +82,7 @@ def parse_output(output: str | Path | None, *, several: bool = False) -> OutputP
     if not text or "\0" in text:
         raise RequestError(f"The output is {text!r}.", "Name a file, a folder or a template.")
     if "{" in text or "}" in text:
-        template = parse_template(text)
+        template = parse_template(text, fields)
         if template.fields:
             return _split(template)
         text = template.pieces[0].text
@@ -131,6 +134,22 @@ def picture_path(pattern: OutputPattern, request: Request, index: int) -> Path:
     return pattern.folder.joinpath(*parts)
 
 
+def next_index(pattern: OutputPattern) -> int:
+    """One more than the largest {index} of the pictures in the pattern's folder; 0 where names have none."""
+    pieces = pattern.template.pieces
+    texts = [re.escape(piece.text) for piece in pieces]
+    fields = {None: "", "index": "(?P<index>[0-9]+)"}
+    if [piece.field for piece in pieces].count("index") != 1 or any("/" in piece.text for piece in pieces):
+        return 0
+    form = re.compile("".join(text + fields.get(piece.field, ".*") for text, piece in zip(texts, pieces, strict=True)))
+    try:
+        with os.scandir(pattern.folder) as scan:
+            found = [int(match["index"][:MAX_DIGITS]) for entry in scan if (match := form.fullmatch(entry.name))]
+    except OSError:  # there is none yet, or the first picture says what is wrong
+        return 0
+    return max(found, default=-1) + 1
+
+
 def check_clashes(paths: Iterable[tuple[Path, str]]) -> None:
     """Raises RequestError where two of the (path, job) pairs meet, or one's file would be the other's folder.
 
@@ -170,24 +189,25 @@ def safe(text: str, limit: int = MAX_PROMPT) -> str:
     return _cut(_not_reserved(name), limit) if name else "picture"
 
 
-def parse_template(text: str) -> Template:
-    """Reads a template; raises RequestError for what is not one of the FIELDS with a plain format spec."""
+def parse_template(text: str, fields: Sequence[str] = FIELDS) -> Template:
+    """Reads a template; raises RequestError for what is not one of the fields with a plain format spec."""
     try:
         found = list(Formatter().parse(text))
     except ValueError as error:
         raise RequestError(
-            f"The output {text!r} is no template ({error}).", f"{_known()} Write a brace itself as {{{{ or }}}}."
+            f"The output {text!r} is no template ({error}).", f"{_known(fields)} Write a brace itself as {{{{ or }}}}."
         ) from None
     pieces, text = [], ""
     for literal, field, spec, conversion in found:
         text += literal  # which is cut where a brace was doubled
         if field is None:
             continue
-        if field not in FIELDS or conversion is not None:
+        if field not in fields or conversion is not None:
             shown = field if conversion is None else f"{field}!{conversion}"
-            raise RequestError(f"The output has a field {{{shown}}}, which there is not.", _known())
-        pattern = _TEXT_SPEC if field in _TEXT else _NUMBER_SPEC
-        sample = "a" if field in _TEXT else 1.5 if field in _DECIMAL else 1
+            raise RequestError(f"The output has a field {{{shown}}}, which there is not.", _known(fields))
+        is_text = field in (*_TEXT, NAME)
+        pattern = _TEXT_SPEC if is_text else _NUMBER_SPEC
+        sample = "a" if is_text else 1.5 if field in _DECIMAL else 1
         try:
             if pattern.fullmatch(spec or "") is None:
                 raise ValueError
@@ -207,14 +227,22 @@ def asks_for_index(template: Template) -> bool:
 
     In the names that a folder's pictures get unasked the index only keeps them in order.
     """
+    head = folders_of(template)
+    return "index" in {piece.field for piece in (template.pieces if head is None else head)}
+
+
+def folders_of(template: Template) -> tuple[Piece, ...] | None:
+    """What stands before the name that pictures in a folder get unasked; None where the name was asked for."""
     unasked = parse_template(IN_FOLDER).pieces
     head, tail = template.pieces[: -len(unasked)], template.pieces[-len(unasked) :]
-    name = (replace(tail[0], text=tail[0].text.rpartition("/")[2]), *tail[1:])
-    return "index" in {piece.field for piece in (head if name == unasked else template.pieces)}
+    above, _, start = tail[0].text.rpartition("/")
+    if (replace(tail[0], text=start), *tail[1:]) != unasked:
+        return None
+    return (*head, Piece(f"{above}/")) if above or tail[0].text.startswith("/") else head
 
 
-def _known() -> str:
-    return f"The fields are {', '.join(f'{{{field}}}' for field in FIELDS)}."
+def _known(fields: Sequence[str]) -> str:
+    return f"The fields are {', '.join(f'{{{field}}}' for field in fields)}."
 
 
 def _separators() -> str:

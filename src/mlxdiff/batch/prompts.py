@@ -16,14 +16,15 @@ import re
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO, Any
 
+from .. import catalogue
 from ..declarations import MAX_DIGITS
 from ..errors import InputError, MlxdiffWarning, RequestError
-from ..request import RANDOM_SEED, Request
+from ..request import RANDOM_SEED, SAMPLER_PAIRS, SAMPLERS, Request
 from . import tables
 from .named_options import SETTINGS, has_options, read_line
 from .naming import below, parse_output
@@ -32,6 +33,7 @@ from .wildcards import Wildcards
 
 MAX_LINE = 2**16  # bytes
 STANDARD_INPUT = "-"
+TYPED = "The line"  # the place of an entry that was typed
 
 FIELDS = (*SETTINGS, "output")
 
@@ -95,9 +97,7 @@ class Entries:
         if values.get("seed") in (None, RANDOM_SEED):
             counted_from = base.seed if isinstance(base.seed, int) else None
             values["seed"] = base.seed if counted_from is None else counted_from + self._n_images
-        if values.get("model") is not None:
-            values.setdefault("revision", None)  # base's is of another model
-        request = replace(base, **values)
+        request = changed(base, values)
         if output is not None:
             _check_output(output)
         wildcards = self._wildcards
@@ -116,6 +116,31 @@ class Entries:
             warnings.warn(MlxdiffWarning(f"{place}: {mark} is text without --wildcards."), stacklevel=2)
 
 
+def changed(base: Request, values: Mapping[str, Any]) -> Request:
+    """The request with these settings in place of its own.
+
+    Another model is not taken at the revision of the one before, and a sampler's name that says a schedule too ("DPM++
+    2M Karras") replaces both.
+    """
+    values = dict(values)
+    if values.get("model") is not None:
+        values.setdefault("revision", None)
+    for sampler, schedule in SAMPLER_PAIRS:
+        name = values.get(sampler)
+        if isinstance(name, str) and name not in SAMPLERS and catalogue.split_sampler(name)[1] is not None:
+            values.setdefault(schedule, None)
+    return replace(base, **values)
+
+
+def typed_entries(line: str, base: Request, wildcards: Wildcards | None = None) -> list[Entry]:
+    """The entries of a line that a person typed, in the grammar of a prompt file's; none of a comment.
+
+    Raises RequestError, which begins with TYPED.
+    """
+    rows: list[Row] = [(TYPED, partial(_values_of, line, TYPED, wildcards is not None))]
+    return list(Entries(iter(rows), base, wildcards))
+
+
 def read_entries(
     lines: Iterable[str | bytes], source: str, base: Request, wildcards: Wildcards | None = None
 ) -> Entries:
@@ -124,20 +149,20 @@ def read_entries(
     if delimiter is not None:
         return Entries(tables.rows(lines, delimiter, source, partial(_text_of, ends=True)), base, wildcards)
     rows = (
-        (f"{source}, line {number}", partial(_values_of, line, source, number, wildcards is not None))
-        for number, line in enumerate(lines, 1)
+        (place, partial(_values_of, line, place, wildcards is not None))
+        for place, line in ((f"{source}, line {number}", line) for number, line in enumerate(lines, 1))
     )
     return Entries(rows, base, wildcards)
 
 
-def _values_of(line: str | bytes, source: str, number: int, templates: bool) -> dict[str, Any] | None:
+def _values_of(line: str | bytes, place: str, templates: bool) -> dict[str, Any] | None:
     """The settings of a line; None for one that is blank, or a comment. `templates` may begin with a brace."""
     text = _text_of(line)
     if not text or text.startswith("#"):
         return None
     if text.startswith("{") and not (templates and re.match(r"\{\s*[^\s\"'}]", text)):
         return _fields_of(text)
-    return read_line(text, f"{source}, line {number}") if has_options(text) else {"prompt": text}
+    return read_line(text, place) if has_options(text) else {"prompt": text}
 
 
 def open_prompts(path: str) -> Generator[bytes]:

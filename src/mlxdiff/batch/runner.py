@@ -10,7 +10,7 @@ Knows nothing of terminals: it yields what happened. What fails is a value too, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -56,7 +56,9 @@ class Active:
         self.claims = []
 
 
-def run(models: Models, batches: Iterable[Batch | None], store: Store, policy: Policy | None = None) -> Iterator[Event]:
+def run(
+    models: Models, batches: Iterable[Batch | None], store: Store, policy: Policy | None = None
+) -> Generator[Event]:
     """Renders what is missing of the batches, in their order, each picture written as soon as it is done.
 
     A None among the batches says that the next may be long in coming: what is under way is then finished first.
@@ -165,11 +167,21 @@ class _Runner:
             if taken is None and missing:
                 return False
         active = Active(batch, missing, held)
-        for job in batch.jobs:
-            if job not in missing:
+        try:
+            yield from self._take_up(active)
+        except BaseException:  # the run is closed in the middle, and this process may go on with another
+            active.release()
+            raise
+        return True
+
+    def _take_up(self, active: Active) -> Iterator[Event]:
+        """Renders what is missing of a batch that nobody else has, and that is not there without a line."""
+        store = self.store
+        for job in active.batch.jobs:
+            if job not in active.missing:
                 yield Written(job, found=True)
         rest = []
-        for job in missing:
+        for job in active.missing:
             try:
                 standing = store.standing(job)
                 if standing.done:
@@ -188,9 +200,8 @@ class _Runner:
         active.missing = self.limits.admitted(active.batch.jobs, tuple(rest))
         if not active.missing:
             active.release()
-            return True
+            return
         yield from self._denoise(active)
-        return True
 
     def _denoise(self, active: Active) -> Iterator[Event]:
         if self.models.replaces(active.batch.model):

@@ -29,7 +29,8 @@ from ..metadata import picture_text, read_picture
 from ..request import Request
 from ..trajectory import SUFFIX as TRAJECTORY
 from ..trajectory import encode_trajectory
-from .jobs import Job, essence
+from .essence import essence
+from .jobs import Job
 from .journal import Done, Journal
 
 LATENTS = ".safetensors"

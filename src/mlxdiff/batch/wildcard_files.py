@@ -67,6 +67,11 @@ class WildcardFiles:
         if folder is not None:
             self._list(folder)
 
+    @property
+    def names(self) -> list[str]:
+        """Of all files, without .txt."""
+        return list(self._paths)
+
     def options(self, name: str) -> Lines:
         """The lines of all files that the name means; raises RequestError where there is none, or no line."""
         if name not in self._lines:

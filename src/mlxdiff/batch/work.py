@@ -18,7 +18,8 @@ from ..files import remove_parts
 from ..request import Model, Request, Resolved
 from . import claims, contact, ranks, stream, sweep
 from .contact import ContactSheet
-from .jobs import Job, JobMaker, by_model, canonical, essence, grouped, jobs_of, largest, listed
+from .essence import canonical, essence
+from .jobs import Job, JobMaker, by_model, grouped, jobs_of, largest, listed
 from .journal import Journal, Run, hash_of
 from .models import Models
 from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_template, picture_path, safe
@@ -55,8 +56,8 @@ def for_prompt(
     with _continued(pattern.folder, request, RUN, str(pattern.template)) as (unfinished, request):
         resolved = models.resolve(request)
         jobs = JobMaker(lambda _: resolved, pattern).jobs(Entry(request, None, "the prompt"))
-        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
-        return _known(models, jobs, store, options, unfinished)
+        store = store_in(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return known_work(models, jobs, store, options, unfinished)
 
 
 def _for_template(
@@ -71,8 +72,8 @@ def _for_template(
         drawn = None if wildcards.every else wildcards
         parts = _combinations(wildcards, request)
         jobs = [job for part in parts for job in maker.jobs(Entry(part, None, "the prompt", wildcards=drawn))]
-        store = _store(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
-        return _known(models, jobs, store, options, unfinished)
+        store = store_in(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
+        return known_work(models, jobs, store, options, unfinished)
 
 
 def _combinations(wildcards: Wildcards, request: Request) -> list[Request]:
@@ -109,9 +110,9 @@ def for_sheet(
         target = picture_path(unnamed, resolved.single(0), 0) if output is None else Path(output)
         cells = OutputPattern(unfinished.pictures, parse_template(CELL))
         jobs = JobMaker(lambda _: resolved, cells).jobs(Entry(request, None, "the prompt"))
-        store = _store(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
+        store = store_in(cells.folder, unfinished.journal, _for_hidden(options), shared=False)
         sheet = contact.contact_sheet(target, resolved, jobs, n_rows, store, options)
-        return _known(models, jobs, store, options, unfinished, sheet)
+        return known_work(models, jobs, store, options, unfinished, sheet)
 
 
 def for_sweep(
@@ -144,10 +145,10 @@ def for_sweep(
             elif not hidden:
                 jobs[key] = replace(jobs[key], copies=(*jobs[key].copies, path))
         kept = _for_hidden(options) if hidden else options
-        store = _store(folder, unfinished.journal, kept, shared=False)
+        store = store_in(folder, unfinished.journal, kept, shared=False)
         places = [jobs[key] for key in keys]
         sheet = contact.sweep_sheet(output, request, vary, axes, places, gap, store, options)
-        work = _known(models, list(jobs.values()), store, options, unfinished, sheet)
+        work = known_work(models, list(jobs.values()), store, options, unfinished, sheet)
     if not hidden:
         for cell, path in zip(cells, paths, strict=True):
             varied = sweep.as_json(axes, cell.values)
@@ -170,38 +171,61 @@ def for_file(
     opened = open_prompts(file)
     coming: Iterable[bytes] = _kept(opened, lines)
     journal = Journal(pattern.folder)
-    store = _store(pattern.folder, journal, options, shared=True)
-    name = _run_of(models, journal, base, pattern)
-    recorded = journal.runs.get(name)
-    seed = _seed_of(base, recorded)
-    agreed = Ranks()
-    while True:
+
+    def jobs_with(seed: int) -> list[Job]:
+        nonlocal coming
         entries = read_entries(coming, source_name(file), replace(base, seed=seed), wildcards)
         jobs, wrong = listed(entries, models.resolve, pattern, journal.find)
         opened.close()
+        coming = lines
         if wrong:
             raise wrong[0] if len(wrong) == 1 else BadLinesError(file, wrong)
         if not jobs:
             raise InputError(f"{file} has no prompts.", "Write one a line, or see what should have written them.")
-        work = _known(models, jobs, store, options, recorded=recorded)
+        return jobs
+
+    assert not isinstance(base.seed, tuple)
+    return for_list(models, journal, _run_of(models, journal, base, pattern), base.seed, jobs_with, options)
+
+
+def for_list(
+    models: Models,
+    journal: Journal,
+    name: str,
+    seed: int | None,
+    jobs_with: Callable[[int], list[Job]],
+    options: RunOptions,
+) -> Work:
+    """The pictures of a complete list, whose folder keeps a journal; processes and ranks share them.
+
+    name       of the run in the journal: a hash of what the command asks for
+    seed       from which jobs without one of their own are counted; None for the one recorded, or a drawn one
+    jobs_with  the jobs with such a seed; asked for again where other processes have agreed on another
+    """
+    store = store_in(journal.path.parent, journal, options, shared=True)
+    recorded = journal.runs.get(name)
+    first: int = _seed_of(Request(seed=seed), recorded)
+    agreed = Ranks()
+    while True:
+        work = known_work(models, jobs_with(first), store, options, recorded=recorded)
         if options.dry_run:
             work.begun_before = recorded is not None
             return work
-        run = Run(name, seed, work.batch_size)
+        run = Run(name, first, work.batch_size)
         if ranks.rank() is not None and agreed.size == 1:
-            wanted = ranks.Agreement(seed, work.batch_size)
-            agreed, wanted = ranks.join(pattern.folder, wanted, recorded=recorded is not None)
+            wanted = ranks.Agreement(first, work.batch_size)
+            agreed, wanted = ranks.join(store.folder, wanted, recorded=recorded is not None)
             run = Run(name, wanted.seed, wanted.batch_size)
         # A folder in which all pictures were found, each with its line, stays as it is.
         if work.needs is not None or work.unrecorded or agreed.size > 1:
             if work.needs is not None:
                 models.use(work.needs)  # a damaged model leaves no folder behind either
             run = journal.begin(run, recorded)
-        if (run.seed, run.batch_size) == (seed, work.batch_size):
+        if (run.seed, run.batch_size) == (first, work.batch_size):
             work.ranks = agreed
             _record(store, journal, work.unrecorded)
             return work
-        recorded, seed, coming = run, run.seed, lines
+        recorded, first = run, run.seed
 
 
 def _kept(lines: Iterable[bytes], kept: list[bytes]) -> Iterator[bytes]:
@@ -242,7 +266,7 @@ def for_stream(
     base = _single(base)
     lines = open_prompts(STANDARD_INPUT)
     journal = Journal(pattern.folder)
-    store = _store(pattern.folder, journal, options, shared=True)
+    store = store_in(pattern.folder, journal, options, shared=True)
     name = _run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
     asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
@@ -273,7 +297,7 @@ def for_stream(
     return work
 
 
-def _known(
+def known_work(
     models: Models,
     jobs: list[Job],
     store: Store,
@@ -404,7 +428,8 @@ def _for_hidden(options: RunOptions) -> RunOptions:
     return replace(options, metadata=True, force=False, skip_existing=False)
 
 
-def _store(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
+def store_in(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
+    """Where a run keeps its pictures. `shared`: other processes may render into the folder at the same time."""
     return Store(
         folder,
         journal,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import MlxdiffError
 from ..files import remove_parts
 from ..request import Model
 from . import claims
@@ -32,7 +33,8 @@ class Work:
     sheet       what is made of all pictures
     temporary   whether the pictures only lie there until they are sent elsewhere
     begun_before  whether the journal of a prompt file has this run
-    cells       of a sweep whose cells are kept, what each path is in the sheet, as JSON holds it
+    cells       what else JSON says of a path: its place in a sweep's sheet, or the picture that it was made from
+    refused     pictures that were to be rendered again, and why they cannot be
     """
 
     batches: Iterable[Batch | None]
@@ -47,6 +49,7 @@ class Work:
     temporary: bool = False
     begun_before: bool = False
     cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    refused: list[tuple[Path, MlxdiffError]] = field(default_factory=list)
     ranks: Ranks = field(default_factory=Ranks)
     folders: set[Path] = field(default_factory=set)
 

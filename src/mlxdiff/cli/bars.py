@@ -81,6 +81,8 @@ class Progress:
         speed = self.speed
         if speed is None:
             return ""
+        if speed >= 99.5:
+            return f"{speed:.0f} images/s"
         return f"{speed:.2g} images/s" if speed >= 0.1 else f"{1 / speed:.3g} s/image"
 
     @property
@@ -134,6 +136,7 @@ class View(Protocol):
     def start(self) -> None: ...
     def update(self) -> None: ...
     def stop(self, *, erase: bool = False) -> None: ...
+    def clear(self) -> None: ...
 
 
 class Bars:
@@ -159,6 +162,10 @@ class Bars:
         """The bars stay as they are, and what follows is written below them."""
         self._view.stop()
 
+    def clear(self) -> None:
+        """The bars go; a preview stays."""
+        self._view.clear()
+
     def note(self, text: str, style: str = "") -> None:
         """One line for people, above the bars."""
         if self.visible:
@@ -172,6 +179,16 @@ class Bars:
     def expect(self, n_images: int | None) -> None:
         """So many images are wanted by now."""
         self.progress.wanted = n_images
+        self._view.update()
+
+    def count(self) -> None:
+        """One more is done, of work that has no steps."""
+        self.progress.rendered(0)
+        self._view.update()
+
+    def done(self, index: int) -> None:
+        """Image `index` needs no more work."""
+        self.progress.finished.add(index)
         self._view.update()
 
     def follow(self, events: Iterable[T]) -> Iterator[T]:
@@ -205,6 +222,7 @@ class _Silent:
     def start(self) -> None: ...
     def update(self) -> None: ...
     def stop(self, *, erase: bool = False) -> None: ...
+    def clear(self) -> None: ...
 
 
 class _Events:
@@ -232,6 +250,8 @@ class _Events:
     def stop(self, *, erase: bool = False) -> None:
         del erase
 
+    def clear(self) -> None: ...
+
 
 class _Lines:
     """A plain line after 2 s and then ever more seldom, from a thread: one step may take a minute."""
@@ -255,6 +275,9 @@ class _Lines:
         del erase
         self._over.set()
 
+    def clear(self) -> None:
+        self._over.set()
+
 
 class _Drawn:
     """Bars on a terminal, below the preview where there is one."""
@@ -264,6 +287,7 @@ class _Drawn:
 
         self._progress = progress
         make = Drawing if preview is None else preview.progress
+        self._below_preview = preview is not None
         # What is said meanwhile goes through output.py, which prints it above the bars, and data to where stdout leads.
         self._drawing = make(_column(), console=console, expand=True, redirect_stdout=False)
         self._tasks: dict[str, Any] = {}
@@ -289,6 +313,11 @@ class _Drawn:
         output.above(None)
         self._drawing.live.transient = erase
         self._drawing.stop()
+
+    def clear(self) -> None:
+        for name in list(self._tasks):
+            self._drawing.remove_task(self._tasks.pop(name))
+        self.stop(erase=not self._below_preview)
 
 
 def _column() -> Any:

@@ -40,7 +40,7 @@ def among(choices: Iterable[str]) -> Complete:
 
 def models(incomplete: str) -> list[str]:
     """Models on this disk: the built-in one, those of the cache, and their short names."""
-    return offered(incomplete, lambda: _here(MODEL))
+    return offered(incomplete, lambda: names_here(MODEL))
 
 
 def parts(kind: str, known: Iterable[str] = ()) -> Complete:
@@ -48,11 +48,8 @@ def parts(kind: str, known: Iterable[str] = ()) -> Complete:
     known = tuple(known)
 
     def names() -> Iterator[str]:
-        from ..hub.shelf import shelved
-
         yield from known
-        yield from (part.name for part in shelved(kind))
-        yield from _here(kind)
+        yield from names_here(kind)
 
     return lambda incomplete: offered(incomplete, names)
 
@@ -88,6 +85,15 @@ def offered(incomplete: str, names: Callable[[], Iterable[str]]) -> list[str]:
         return _beginning(incomplete, (name for name in names() if _PLAIN.fullmatch(name)))
     except Exception:
         return []
+
+
+def names_here(kind: str) -> Iterator[str]:
+    """The names of models, or of a kind of parts, that are on this disk."""
+    if kind != MODEL:
+        from ..hub.shelf import shelved
+
+        yield from (part.name for part in shelved(kind))
+    yield from _here(kind)
 
 
 def _here(kind: str) -> Iterator[str]:

@@ -79,7 +79,9 @@ def decode(
 
         from .. import files
         from ..batch import render
+        from ..metadata import picture_text as documented
         from ..pipeline import StableDiffusion
+        from ..provenance import text_alone as undocumented
 
         model = _place(settings)
         vae, dtype = settings.get("vae"), settings.get("dtype")
@@ -94,16 +96,16 @@ def decode(
         bars.start(sum(job.n_pictures for job in jobs))
         for job in jobs:
             sd = models[job.model, job.request.vae if vae is None else vae]
-            documented = job.documented and not no_metadata
+            texts = None if no_metadata else documented if job.documented else undocumented
             if isinstance(job, film.Film):
                 chunks = film.Chunks(decode_batch_size, tile)
-                film.write(job, sd, bars, chunks, documented=documented, force=force, json=json)
+                film.write(job, sd, bars, chunks, texts=texts, force=force, json=json)
                 continue
             decoded = render.decode(
                 sd, mx.array(job.latents), job.request, decode_batch_size=decode_batch_size, tile=tile
             )
             for item in bars.follow(decoded):
-                write(job.targets[item.index], item, documented=documented, force=force, json=json)
+                write(job.targets[item.index], item, texts=texts, force=force, json=json)
 
 
 @dataclass(frozen=True)
@@ -187,11 +189,10 @@ def check_targets(jobs: list[Job | film.Film]) -> None:
             taken[target] = job.path
 
 
-def write(path: Path, item: Rendered, *, documented: bool, force: bool, json: bool) -> None:
+def write(path: Path, item: Rendered, *, texts: film.Texts | None, force: bool, json: bool) -> None:
     from ..images import write_picture
-    from ..metadata import picture_text
 
-    write_picture(path, item.picture, picture_text(item.request) if documented else None, force=force)
+    write_picture(path, item.picture, None if texts is None else texts(item.request), force=force)
     if json:
         output.say_json({"path": str(path), "seed": item.request.seed, "prompt": item.request.prompt})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..pipeline import StableDiffusion
+
+
+Texts = Callable[[Request], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -104,24 +107,29 @@ def write(
     bars: Bars,
     chunks: Chunks,
     *,
-    documented: bool,
+    texts: Texts | None,
     force: bool,
     json: bool,
 ) -> None:
-    """Decodes the film and writes its files; only the last picture of each image says how it was made."""
+    """Decodes the film and writes its files.
+
+    `texts` gives what a picture says of itself. Of one for each step only the last is what the request made, the others
+    say that a model made them.
+    """
     from .. import animate
     from ..images import write_picture
-    from ..metadata import picture_text
+    from ..provenance import text_alone
 
     for image, paths in enumerate(film.outputs):
         request = film.request if film.request.batch_size == 1 else film.request.single(image)
-        text = picture_text(request) if documented else None
+        text = None if texts is None else texts(request)
+        before = None if texts is None else text_alone(request)
         frames = pictures(film, image, sd, bars, chunks)
         if len(paths) == 1 and animate.animation_format(paths[0]) is not None:
             animate.write_animation(paths[0], frames, film.n_steps, fps=film.fps, text=text, force=force)
         else:
             for step, (path, frame) in enumerate(zip(paths, frames, strict=True)):
-                write_picture(path, frame, text if step == film.n_steps - 1 else None, force=force)
+                write_picture(path, frame, text if step == film.n_steps - 1 else before, force=force)
         for path in paths:
             if json:
                 output.say_json({"path": str(path), "seed": request.seed, "prompt": request.prompt})

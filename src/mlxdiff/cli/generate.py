@@ -11,7 +11,7 @@ import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import config, options, output, usage
+from . import again, config, options, output, usage
 from .declared import Given, with_settings
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ mlxdiff generate "a fox" --image photo.jpg --strength 0.6
 mlxdiff generate --prompts-file prompts.txt -o out/
 mlxdiff generate "a {red|green} __fruit__" --wildcards lists/ --n-images 8
 mlxdiff generate --from apple.png --seed 8
+mlxdiff generate --steps 20 -o out/
+mlxdiff generate --from out/*.png --hires 2 -o large/
+mlxdiff generate --from out/ --where "steps < 30" --steps 40 -o better/
 """
 
 
@@ -34,8 +37,13 @@ mlxdiff generate --from apple.png --seed 8
 def generate(
     settings: Given,
     run: options.RunOptions,
-    prompt: Annotated[
-        str | None, typer.Argument(help="What to draw, in quotes.", metavar="PROMPT", show_default=False)
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to draw, in quotes. Behind --from also further pictures, as a shell makes them of *.png.",
+            metavar="PROMPT",
+            show_default=False,
+        ),
     ] = None,
     prompts_file: Annotated[
         str | None,
@@ -65,16 +73,19 @@ def generate(
             rich_help_panel=options.INPUT,
         ),
     ] = False,
-    source: Annotated[
-        Path | None,
+    sources: Annotated[
+        list[str] | None,
         typer.Option(
             "--from",
-            metavar="FILE",
-            help="Render with the settings in a picture, or in a .txt of A1111's. Other options override them.",
+            metavar="PATH",
+            help="Render with the settings in a picture, or in a .txt of A1111's; other options override them. Of many"
+            " pictures each is rendered again: repeat it, or name a folder, a pattern in quotes, or - for paths on"
+            " standard input.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
     ] = None,
+    where: options.Where = None,
     profile: options.Profile = None,
     n_rows: Annotated[
         int | None,
@@ -90,9 +101,27 @@ def generate(
     """Render PROMPT, or each line of a file.
 
     One picture goes to --output, several become NAME-SEED.png, and with --n-rows they share one contact sheet. The
-    pictures of a file go into a folder, with a journal of finished pictures.
+    pictures of a file go into a folder, with a journal of finished pictures. On a terminal, without any of these, a
+    shell asks for prompts; the model stays loaded, and the options are its first settings.
     """
-    _check_sources(prompt, prompts_file, source, n_rows)
+    named, prompt = again.split(words, sources)
+    if where is not None and not named:
+        raise RequestError("--where chooses among pictures, and there are none.", "Name some with --from.")
+    if again.are_many(named, where):
+        layers = config.layers(None)
+        others = again.beside(prompts_file, wildcards, wildcards_all=wildcards_all, n_rows=n_rows, profile=profile)
+        again.render_again(
+            *(named, where, prompt, settings, run, output_path),
+            lambda request: with_model(request, settings, layers),
+            refused=others,
+        )
+        return
+    source = Path(named[0]) if named else None
+    asks = prompt is None and prompts_file is None and source is None and output.is_typed_to()
+    if asks:
+        _check_shell(n_rows, output_path)
+    else:
+        _check_sources(prompt, prompts_file, source, n_rows)
     expands = wildcards is not None or wildcards_all
     if expands and source is not None and prompt is None and prompts_file is None:
         raise RequestError("The prompt of a picture is never drawn again.", "Leave --wildcards out, or give a prompt.")
@@ -116,6 +145,18 @@ def generate(
     if drawn is not None:
         drawn = drawn.without(request, given)
     request = with_model(request, settings, layers)
+    if asks:
+        from .shell.session import open_shell
+
+        open_shell(
+            request,
+            output_path,
+            run,
+            wildcards,
+            every=wildcards_all,
+            with_model=lambda request: with_model(request, {}, layers),
+        )
+        return
     from . import render
 
     if output_path == STANDARD_OUTPUT:
@@ -133,11 +174,20 @@ def generate(
 def _check_sources(prompt: str | None, prompts_file: str | None, source: Path | None, n_rows: int | None) -> None:
     if prompts_file is None:
         if prompt is None and source is None:
-            raise RequestError("There is nothing to draw.", "Give a prompt, --prompts-file or --from.")
+            raise RequestError(
+                "There is nothing to draw.", "Give a prompt, --prompts-file or --from. A terminal is asked for prompts."
+            )
     elif prompt is not None:
         raise RequestError("There is a prompt and a file of prompts.", "Give one of them.")
     elif n_rows is not None:
         raise RequestError("A file of prompts has no contact sheet.", "Leave --n-rows out, or see `mlxdiff grid`.")
+
+
+def _check_shell(n_rows: int | None, output_path: str | None) -> None:
+    if n_rows is not None:
+        raise RequestError("The prompt shell draws no contact sheets.", "Give a prompt, or leave --n-rows out.")
+    if output_path == STANDARD_OUTPUT:
+        raise RequestError("The prompt shell writes pictures to files.", "Name a folder: --output out/")
 
 
 def _check_stdout_alone(

@@ -13,6 +13,7 @@ import select
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -78,6 +79,12 @@ def detect(environment: Mapping[str, str]) -> str:
     found = protocol_of(environment)
     if found is not None:
         return found
+    return _asked()
+
+
+@cache
+def _asked() -> str:
+    """What the terminal answers, asked once: what is typed meanwhile is lost."""
     try:
         with open("/dev/tty", "rb+", buffering=0) as terminal:
             return SIXEL if answers_sixel(terminal.fileno()) else BLOCKS

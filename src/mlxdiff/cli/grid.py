@@ -1,4 +1,4 @@
-"""`mlxdiff grid`: pictures that exist, or a labelled sweep of one prompt, on one contact sheet."""
+"""`mlxdiff grid`: pictures that exist, or a labelled sweep of one prompt, on one contact sheet; or on a page."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import typer
 
 from ..errors import RequestError
 from ..request import Request
-from . import config, options, output, usage
-from .declared import Given, with_settings
+from . import config, finding, options, output, usage
+from .declared import Given, settings_of, with_settings
 from .generate import with_model
 
 EXAMPLES = """
 mlxdiff grid a.png b.png c.png -o sheet.png
+mlxdiff grid out/ --where "prompt contains 'cat'" -o cats.png
 mlxdiff grid -p "a cat" --vary steps=10,20,30 -o steps.png
 mlxdiff grid -p "a cat" --vary guidance-scale=2..8+2 --vary sampler=euler,ddim -o sweep.png
+mlxdiff grid out/ --html gallery.html
 """
+ON_A_PAGE = ("--force", "--json", "--progress", "--open")
 
 
 @options.with_run_options
@@ -27,8 +30,13 @@ def grid(
     run: options.RunOptions,
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(help="Pictures, in reading order.", metavar="IMAGES...", show_default=False),
+        typer.Argument(
+            help="Pictures, in reading order; of a folder, or a pattern in quotes, by name.",
+            metavar="IMAGES...",
+            show_default=False,
+        ),
     ] = None,
+    where: options.Where = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +75,34 @@ def grid(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page for the browser that shows all IMAGES, searches and sorts them by their settings.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="With --html: the page's title. Default: the folder's name.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    thumbnail_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="INTEGER",
+            help="With --html: pixels of the longer side of a thumbnail, 32 to 1024. Default: 192.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     save_cells: Annotated[
         Path | None,
         typer.Option(
@@ -77,11 +113,26 @@ def grid(
         ),
     ] = None,
 ) -> None:
-    """Put IMAGES on one contact sheet, or render a labelled sweep of --prompt with --vary."""
-    if output_path is None:
-        raise RequestError("There is no place for the sheet.", "Name it with --output.")
+    """Put IMAGES on one contact sheet, or render a labelled sweep of --prompt with --vary; or show IMAGES on a page.
+
+    The page is one HTML file that works offline. It finds pictures by their settings, and copies the commands that
+    render them again.
+    """
     pictures = [] if pictures is None else pictures
     axes = [] if vary is None else vary
+    if html is not None:
+        beside = {"--prompt": prompt, "--vary": vary, "--profile": profile, "--output": output_path}
+        beside |= {"--n-rows": n_rows, "--gap": gap, "--save-cells": save_cells}
+        _check_beside_page([*(name for name, value in beside.items() if value is not None), *_unfit(settings, run)])
+        from . import gallery
+
+        gallery.write(pictures, where, html, title, thumbnail_size, run)
+        return
+    if title is not None or thumbnail_size is not None:
+        name = "--title" if title is not None else "--thumbnail-size"
+        raise RequestError(f"{name} is for the page that --html writes.", "Leave it out, or add --html.")
+    if output_path is None:
+        raise RequestError("There is no place for the sheet.", "Name it with --output.")
     if prompt is None:
         if not pictures:
             raise RequestError("There is nothing for the sheet.", "Name pictures, or give --prompt and --vary.")
@@ -93,8 +144,11 @@ def grid(
         ignored = [name for name in options.given(run) if name not in ("--force", "--json", "--no-metadata")]
         if ignored:
             raise RequestError(f"{ignored[0]} does nothing for pictures that exist.", "Leave it out, or give --prompt.")
-        _sheet_of(pictures, output_path, n_rows, 0 if gap is None else gap, run)
+        with finding.chosen(pictures, where) as found:
+            _sheet_of(found, output_path, n_rows, 0 if gap is None else gap, run)
         return
+    if where is not None:
+        raise RequestError("--where chooses among pictures that exist.", "Leave it out, or --prompt.")
     if pictures:
         raise RequestError("There are pictures and a --prompt.", "Give the pictures of a sheet, or a sweep.")
     if not axes:
@@ -111,6 +165,17 @@ def grid(
     render.sweep(request, axes, output_path, run, save_cells=save_cells, gap=4 if gap is None else gap)
 
 
+def _unfit(settings: Given, run: options.RunOptions) -> list[str]:
+    """The options that a page of pictures has no use for."""
+    names = [item.option for item in settings_of() if item.name in settings]
+    return names + [name for name in options.given(run) if name not in ON_A_PAGE]
+
+
+def _check_beside_page(names: list[str]) -> None:
+    if names:
+        raise RequestError(f"{names[0]} has no place beside --html, which shows pictures that exist.", "Leave it out.")
+
+
 def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, run: options.RunOptions) -> None:
     pictures = _without_the_sheet(pictures, path)
     if n_rows is None:
@@ -118,7 +183,7 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, ru
     if n_rows > len(pictures):
         raise RequestError(f"{len(pictures)} pictures do not fill {n_rows} rows.", "Ask for fewer rows.")
     usage.check_files(pictures)
-    from .. import files, images
+    from .. import files, images, provenance
     from ..sheets import sheet_text
     from . import render
 
@@ -128,7 +193,8 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, ru
     read = (images.to_uint8(images.load_picture(picture)[None])[0] for picture in pictures)
     sheet = images.sheet_of(sizes, read, n_rows, gap=gap)
     render.check_size(path, sheet.shape[:2])
-    texts = sheet_text(picture.name for picture in pictures) if run.metadata else None
+    texts = sheet_text(picture.name for picture in pictures) | provenance.text(provenance.of_sheet(pictures))
+    texts = texts if run.metadata else None
     images.write_picture(path, sheet, texts, force=run.force)
     render.say_sheet(path, sheet, len(pictures), json=run.json)
 

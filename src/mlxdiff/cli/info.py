@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,16 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
+from ..picture_files import is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
-from . import completion, config, listing, options, output, usage
+from . import check as checking
+from . import completion, config, finding, listing, options, output, picture_pages, usage
 
 FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
 EXAMPLES = """
 mlxdiff info apple.png
 mlxdiff info *.png --json
+mlxdiff info out/ --where "steps > 20 and seed < 100"
+mlxdiff info out/ --where "lora contains 'ink'" -0 | xargs -0 -I{} cp {} keep/
 mlxdiff info stabilityai/sdxl-turbo
 mlxdiff info style.safetensors
+mlxdiff info --check out/
 mlxdiff info --settings
 mlxdiff info --prompt "a (red:1.3) apple"
 """
@@ -28,7 +34,9 @@ def info(
     subjects: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them.",
+            help="A model; a LoRA, a picture, a file of latents, or a .txt of A1111's parameters. Any number of them."
+            " For a list of pictures: files, folders, patterns in quotes, and - for paths on standard input. --check:"
+            " files and folders.",
             metavar="MODEL_OR_FILE...",
             show_default=False,
             autocompletion=completion.models_or_files,
@@ -57,12 +65,66 @@ def info(
         ),
     ] = None,
     negative: Annotated[bool, typer.Option("--negative", help="With --prompt: read it as a negative prompt.")] = False,
+    where: options.Where = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="List pictures by a setting, or by path, name, date, bytes; -NAME: the largest first.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="INTEGER", help="List so many at most.", rich_help_panel=options.OUTPUT, show_default=False
+        ),
+    ] = None,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="List the paths alone, one a line.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            "-0",
+            help="List the paths alone, each ending in NUL, for xargs -0.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Check every picture in a folder: whole, true to its metadata and its journal. Exit code 1 if not.",
+        ),
+    ] = False,
+    rerender: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="INTEGER",
+            help="With --check: render so many of the pictures again, always the same ones, and compare.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show the device, versions and cache; or a MODEL; or the settings that made a FILE."""
+    """Show the device, versions and cache; or a MODEL; or the settings that made a FILE.
+
+    With --where, --sort, --limit, --paths or --null: list the pictures in files and folders.
+    """
     named = [] if subjects is None else subjects
     wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
     lists = [name for name, is_wanted in wanted if is_wanted]
+    if rerender is not None and not check:
+        raise RequestError("--rerender says how many pictures --check renders again.", "Add --check.")
+    chosen = where is not None or sort is not None or limit is not None or paths or null
+    if check:
+        if lists or chosen or profile is not None or model is not None or prompt_syntax is not None or negative:
+            raise RequestError("--check looks at pictures, and at nothing else.", "Give it alone, with a folder.")
+        checking.check(named, rerender, json=json)
+        return
     if lists and (named or len(lists) > 1):
         does = "is about one text" if lists[0] == "--prompt" else "lists the same"
         raise RequestError(f"{lists[0]} {does}, whatever is beside it.", "Give it alone.")
@@ -73,7 +135,12 @@ def info(
         )
     if profile is not None and not settings:
         raise RequestError("--profile says which values --settings shows.", "Add --settings.")
-    if settings:
+    if chosen:
+        if lists:
+            raise RequestError(f"{lists[0]} is about no pictures.", "Give it alone.")
+        form = finding.form(json=json, paths=paths, null=null)
+        finding.show(named, where, sort, limit, form, picture_pages.described)
+    elif settings:
         listing.show_settings(config.layers(profile), json=json)
     elif samplers:
         listing.show_samplers(json=json)
@@ -117,6 +184,10 @@ def about(subject: str) -> dict[str, Any]:
         return about_adapter(path)
     if path.suffix.lower() in FILE_SUFFIXES and "://" not in subject:
         raise InputError(f"There is no file {subject}.", "Check its name and folder.")
+    if holds_pictures(path):
+        raise InputError(
+            f"{subject} is a folder of pictures, and no model.", f"List them: mlxdiff info {subject} --paths"
+        )
     try:
         return about_model(subject)
     except (ModelNotFoundError, UnsupportedError):
@@ -210,13 +281,13 @@ def about_file(path: Path) -> dict[str, Any]:
     from ..metadata import TEXT_FILES
 
     if path.suffix.lower() in TEXT_FILES:
-        return about_text(path)
+        return picture_pages.about_text(path)
     if path.suffix.lower() != ".safetensors":
-        return about_picture(path)
+        return picture_pages.about_picture(path)
     from ..latents import holds_latents
 
     if holds_latents(path):
-        return about_latents(path)
+        return picture_pages.about_latents(path)
     from .. import adapters, ip_adapters
 
     pictures = ip_adapters.describe(path)
@@ -241,6 +312,16 @@ def is_folder_of_adapter(path: Path) -> bool:
     return is_adapter(path)
 
 
+def holds_pictures(path: Path) -> bool:
+    """Whether a path is a folder that holds pictures, and no model."""
+    try:
+        if not path.is_dir() or (path / "model_index.json").exists():
+            return False
+        return any(is_picture_name(name) for name in os.listdir(path))
+    except (OSError, ValueError):
+        return False
+
+
 def adapter_named(name: str) -> Path | None:
     """The LoRA that is found by a name or hub id, as `--lora` finds it; None for none."""
     from .. import hub
@@ -263,77 +344,24 @@ def about_adapter(path: Path) -> dict[str, Any]:
     return {**values, "sha256": hashes.file, "autov2": hashes.autov2, "autov3": hashes.autov3}
 
 
-def about_text(path: Path) -> dict[str, Any]:
-    """A text of A1111's parameters, as the request that it is read as."""
-    from ..metadata import request_from_file
-
-    return {"file": str(path), "format": "text"} | made_with(request_from_file(path), None)
-
-
-def about_picture(path: Path) -> dict[str, Any]:
-    from ..metadata import read_picture
-
-    found = read_picture(path)
-    for remark in found.notes:
-        output.note(f"{path}: {remark}", style="yellow")
-    values: dict[str, Any] = {"file": str(path), "format": found.format, "size": f"{found.size[0]}x{found.size[1]}"}
-    if found.sheet is not None:
-        values |= {"sheet": found.sheet.described, "again": found.sheet.remedy}
-    return values | made_with(found.request, found.parameters) | made_elsewhere(path, found)
-
-
-def made_elsewhere(path: Path, found: Any) -> dict[str, Any]:
-    """What another program's texts ask for, and what of it is not used."""
-    from ..recipes import sayings
-
-    if found.request is not None or found.sheet is not None:
-        return {}
-    try:
-        recipe = found.recipe()
-    except MlxdiffError as error:
-        output.note(f"{path}: {error}", style="yellow")
-        return {}
-    if recipe is None:
-        return {}
-    for saying in sayings(recipe):
-        output.note(f"{path}: {saying}", style="yellow")
-    return {"program": recipe.program, "settings": dict(recipe.settings)}
-
-
-def about_latents(path: Path) -> dict[str, Any]:
-    from ..latents import read_info
-
-    saved = read_info(path)
-    return {"file": str(path), "shape": list(saved.shape)} | made_with(saved.request, None)
-
-
-def made_with(request: Any, parameters: str | None) -> dict[str, Any]:
-    import json
-
-    values: dict[str, Any] = {}
-    if request is not None:
-        values["request"] = json.loads(request.to_json())
-    if parameters is not None:
-        values["parameters"] = parameters
-    return values
-
-
 def tell(values: Mapping[str, Any], *, json: bool) -> None:
     """One JSON object, or a table of names and values in which what is nested has a line each."""
     if json:
         output.say_json(values)
     else:
-        output.table(_rows(values))
+        output.table(table_rows(values))
 
 
-def _rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def table_rows(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, value) of each line that people read."""
     for name, value in values.items():
         if name == "request":
             yield name, ""
             yield from ((f"  {key}", _setting(key, item)) for key, item in value.items())
         elif isinstance(value, dict):
             yield name, ""
-            yield from ((f"  {key}", in_words(item)) for key, item in value.items())
+            shown = _setting if name == "settings" else lambda _, item: in_words(item)
+            yield from ((f"  {key}", shown(key, item)) for key, item in value.items())
         elif name == "models":
             yield name, "" if value else "none"
             yield from (("", _model(item)) for item in value)

@@ -1,4 +1,4 @@
-"""Ctrl-C once: what is at hand is finished. Twice: the program ends at once, also in a long computation."""
+"""Ctrl-C once: the run is to end in order. Once too often: the program ends at once, also in a long computation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupts:
-    """While it is entered, the first SIGINT or SIGTERM sets `received`, and the second ends the process.
+    """While it is entered, the first SIGINT or SIGTERM sets `received`; one more than `tell` has ends the process.
 
-    tell    called once, with the first signal, from another thread
+    tell    what is called with the first signal, with the second, and so on, from another thread
     clean   called before the process ends at once
 
     Python's own handlers wait for MLX to come back from a computation, which may take a minute. So a thread of its own
     reads the signals' numbers from the pipe into which Python writes them at once.
     """
 
-    def __init__(self, tell: Callable[[], None], clean: Callable[[], None]) -> None:
+    def __init__(self, *tell: Callable[[], None], clean: Callable[[], None]) -> None:
         self.received: int | None = None
-        self._tell, self._clean = tell, clean
+        self._tell, self._clean = iter(tell), clean
 
     @property
     def exit_code(self) -> int:
@@ -54,9 +54,10 @@ class Interrupts:
             number = data[0]
             if number not in SIGNALS:
                 continue
-            if self.received is None:
-                self.received = number
-                self._tell()
+            tell = next(self._tell, None)
+            if tell is not None:
+                self.received = number if self.received is None else self.received
+                tell()
             else:
                 self._clean()
                 if sys.stderr.isatty():

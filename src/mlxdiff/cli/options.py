@@ -62,6 +62,15 @@ Profile = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPR",
+        help="Choose by what pictures were made with: \"steps > 20 and prompt contains 'cat'\" (docs/culling.md).",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.", rich_help_panel=OUTPUT)]
 SkipExisting = Annotated[
     bool,
@@ -94,7 +103,12 @@ Bell = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.", rich_help_panel=OUTPUT)]
 NoMetadata = Annotated[
-    bool, typer.Option("--no-metadata", help="Write no settings into the picture.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option(
+        "--no-metadata",
+        help="Write nothing into the picture: no settings, nor that a model made it.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 BatchSize = Annotated[
     int | None,

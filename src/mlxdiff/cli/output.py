@@ -111,9 +111,19 @@ def write_bytes(data: bytes) -> None:
             raise lost from None
 
 
+def columns() -> int:
+    """How wide the terminal is."""
+    return shutil.get_terminal_size().columns
+
+
 def is_for_people() -> bool:
     """Whether stdout is a terminal."""
     return _is_terminal(sys.stdout)
+
+
+def is_typed_to() -> bool:
+    """Whether stdin is a terminal."""
+    return _is_terminal(sys.stdin)
 
 
 def event(values: Mapping[str, Any]) -> None:
@@ -216,6 +226,11 @@ def note(text: str, style: str = "") -> None:
     """One line for people on stderr; `text` is plain, so that brackets in prompts and paths stay as they are."""
     if verbosity.quiet:
         return
+    _print_line(("", text, style))
+
+
+def answer(text: str, style: str = "") -> None:
+    """One line on stderr that somebody has just asked for, so that it is said under --quiet too."""
     _print_line(("", text, style))
 
 

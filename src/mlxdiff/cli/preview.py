@@ -7,10 +7,11 @@ are a projection of the latents.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +42,8 @@ MAX_PIXELS = 512  # a side of a decoded picture
 BESIDE = 6  # lines of the terminal that are left to the bars and what is said
 ENLARGED = 2  # pixels a side that a latent cell has where the terminal shows real pictures
 REFRESHES = 4  # a second; each writes the picture anew
+MOST_PREVIEWS = 1000  # of a process that a terminal tells apart by number, which is below 2^32
+_numbers = itertools.count()
 
 
 class Preview:
@@ -59,6 +62,7 @@ class Preview:
     ) -> None:
         self._console = console
         self._protocol = protocol
+        self._number = os.getpid() * MOST_PREVIEWS + next(_numbers) % MOST_PREVIEWS
         self._budget = Budget(clock)
         self._vae = vae
         self._pictures: Pictures | None = None
@@ -87,6 +91,11 @@ class Preview:
             elif isinstance(event, Rendered):
                 self._finished(event)
             yield event
+
+    def show(self, pictures: Sequence[Image.Image]) -> None:
+        """Shows these pictures, of one size, in place of what was foreseen: as large as there is room."""
+        self._tiles = list(pictures)
+        self._show()
 
     def _foreseen(self, event: Denoised) -> None:
         self._budget.ran(event.step, event.steps)
@@ -150,7 +159,7 @@ class Preview:
             fitted = picture.resize((columns, rows * 2), Image.Resampling.BOX)
             return graphics.blocks(fitted, colours=2**24 if self._console.color_system == "truecolor" else 256)
         if self._protocol == graphics.KITTY:
-            drawn = graphics.kitty(picture, columns, rows, number=os.getpid())
+            drawn = graphics.kitty(picture, columns, rows, number=self._number)
         elif self._protocol == graphics.ITERM2:
             drawn = graphics.iterm2(picture, columns, rows)
         else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +14,7 @@ import typer
 from ..batch.options import RunOptions
 from ..errors import MlxdiffError, RequestError
 from ..request import Request
-from . import bell, output, viewer
+from . import bell, output, refused, viewer
 from . import plan as plans
 from .bars import Bars
 from .deadline import clock
@@ -24,6 +24,7 @@ from .measured import load_pace, save_pace
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..batch.again import Source
     from ..batch.events import Cooling, Event, Policy, Written
     from ..batch.jobs import Job
     from ..batch.models import Models
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 
-__all__ = ["RunOptions", "check_size", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
+__all__ = ["RunOptions", "check_size", "many", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
 
 
 @dataclass
@@ -121,6 +122,23 @@ def prompt_file(
         )
 
 
+def many(
+    sources: Sequence[Source],
+    given: Mapping[str, Any],
+    complete: Callable[[Request], Request],
+    output_path: str | None,
+    options: RunOptions,
+) -> None:
+    """Pictures rendered again with the settings `given` in place of theirs."""
+
+    def plan(_work: Any, models: Models, _stop: object) -> Work:
+        from ..batch import again
+
+        return again.for_sources(models, sources, given, complete, output_path, options)
+
+    _run(options, plan, None)
+
+
 def check_size(path: Path, size: tuple[int, ...]) -> None:
     """Raises RequestError for a sheet of (height, width) that the file's format has no numbers for."""
     from ..batch import contact
@@ -147,7 +165,7 @@ def _check_alone(what: str) -> None:
 def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], Work], seed: Any) -> None:
     """Plans the work and renders it; exits where a part of it is missing at the end. `seed` is None for a drawn one."""
     began = time.perf_counter()
-    with _opened(options) as (bars, preview):
+    with opened(options) as (bars, preview):
         from ..batch import work as work_module
         from ..batch.models import Models
 
@@ -162,23 +180,26 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
             bars.stop()
             try:
                 plans.tell(work, options, pace, counted=seed is not None or work.is_begun)
+                refused.tell(work.refused, json=options.json)
             finally:
                 work.close(complete=False)
+            if work.refused:
+                raise typer.Exit(SOME_FAILED)
             return
         interrupts = Interrupts(
-            tell=lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
+            lambda: bars.note("Finishing the pictures at hand. Once more, and it stops at once.", "yellow"),
             clean=work.clean,
         )
         stop.asked = interrupts.is_set
-        complete = False
+        outcome, complete = Outcome(), False
         try:
             if work.needs is not None:
                 models.use(work.needs)
             bars.start(work.n_images)
+            refused.tell(work.refused, json=options.json)
             with nullcontext() if work.at_once else interrupts:
-                outcome = _follow(
-                    models, work, options, bars, preview, replace(work.policy(options), stop=stop, pace=pace)
-                )
+                policy = replace(work.policy(options), stop=stop, pace=pace)
+                follow(models, work, options, bars, preview, policy, outcome)
                 all_there = outcome.rendered + outcome.found == work.n_images
                 complete = not outcome.failures and (all_there or not (stop() or outcome.stopped))
                 if complete:
@@ -214,7 +235,7 @@ class _Stop:
 
 
 @contextmanager
-def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
+def opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
     """The bars, and the preview above them; other ranks than the first draw nothing."""
     from ..batch import ranks
 
@@ -230,30 +251,40 @@ def _opened(options: RunOptions) -> Iterator[tuple[Bars, Preview | None]]:
         yield bars, preview
 
 
-def _follow(
-    models: Models, work: Work, options: RunOptions, bars: Bars, preview: Preview | None, policy: Policy
-) -> Outcome:
-    """Runs the batches: draws, prints a line a picture, and counts."""
+def follow(
+    models: Models,
+    work: Work,
+    options: RunOptions,
+    bars: Bars,
+    preview: Preview | None,
+    policy: Policy,
+    outcome: Outcome,
+    tell: Callable[[Event], None] = lambda _: None,
+) -> None:
+    """Runs the batches: draws, prints a line a picture, and counts in `outcome`.
+
+    `tell` is called with each event once that is said; where it raises, the run ends there.
+    """
     from ..batch.events import Cooling, Failed, Stopped, Written
     from ..batch.runner import run
 
-    outcome = Outcome()
-    events: Iterator[Event] = bars.follow(_expecting(run(models, work.batches, work.store, policy), work, bars))
-    for event in events if preview is None else preview.follow(events):
-        if isinstance(event, Failed):
-            outcome.failures.append((event.job, event.error))
-            _say_failed(event.job, event.error, work, options)
-        elif isinstance(event, Written):
-            outcome.found += event.found
-            outcome.rendered += not event.found
-            if not work.is_hidden:
-                outcome.paths.append(event.job.path)
-            _say_written(event, work, options)
-        elif isinstance(event, Stopped):
-            outcome.stopped = event.why
-        elif isinstance(event, Cooling):
-            _say_cooling(event, bars, options)
-    return outcome
+    with closing(run(models, work.batches, work.store, policy)) as running:
+        events: Iterator[Event] = bars.follow(_expecting(running, work, bars))
+        for event in events if preview is None else preview.follow(events):
+            if isinstance(event, Failed):
+                outcome.failures.append((event.job, event.error))
+                _say_failed(event.job, event.error, work, options)
+            elif isinstance(event, Written):
+                outcome.found += event.found
+                outcome.rendered += not event.found
+                if not work.is_hidden:
+                    outcome.paths.append(event.job.path)
+                _say_written(event, work, options)
+            elif isinstance(event, Stopped):
+                outcome.stopped = event.why
+            elif isinstance(event, Cooling):
+                _say_cooling(event, bars, options)
+            tell(event)
 
 
 def _expecting(events: Iterator[Event], work: Work, bars: Bars) -> Iterator[Event]:
@@ -331,7 +362,8 @@ def _say_bad_lines(error: Any, bars: Bars) -> NoReturn:
 
 def _say_done(outcome: Outcome, work: Work, seconds: float) -> None:
     """The event that ends a run, whether or not everything is there."""
-    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": len(outcome.failures)}
+    failed = len(outcome.failures) + len(work.refused)
+    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": failed}
     left = None if work.n_images is None else work.n_images - outcome.rendered - outcome.found
     output.event({"event": "done", **counts, "left": left, "seconds": seconds})
 
@@ -368,7 +400,7 @@ def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
     """Lists what failed, and exits accordingly."""
     from ..files import is_full
 
-    if not outcome.failures:
+    if not outcome.failures and not work.refused:
         return
     if work.n_images == 1 and work.sheet is None and not work.store.shared:
         raise outcome.failures[0][1]
@@ -379,7 +411,7 @@ def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
     rest = " The others were not tried." if options.fail_fast or full else ""
     again = " Free some space; the same command again does the rest." if full else ""
     sheet = "" if work.sheet is None else f" The sheet {work.sheet.path} was not drawn."
-    output.note(f"Failed: {len(outcome.failures)}.{rest}{sheet}{again}", style="yellow")
+    output.note(f"Failed: {len(outcome.failures) + len(work.refused)}.{rest}{sheet}{again}", style="yellow")
     if not (work.ranks.is_first and work.ranks.shared):
         # mlx.launch ends all ranks as soon as one exits with an error. Where they share a folder the first one tries
         # what the others failed at, and so speaks for all; it is the last to go.

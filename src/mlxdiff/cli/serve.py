@@ -94,7 +94,7 @@ def serve(
         tell("Finishing the picture at hand. Once more, and the server stops at once.")
         service.stop()
 
-    with Interrupts(tell=end, clean=lambda: None):
+    with Interrupts(end, clean=lambda: None):
         output.say(f"{service.address}")
         output.note("Ready. Ctrl-C ends the server.", style="dim")
         service.run()

@@ -36,11 +36,6 @@ def in_words(error: Any, arguments: Sequence[str], commands: Sequence[str]) -> R
     if "unexpected extra argument" in message and context is not None:
         extra = re.search(r"arguments?(?:\(s\))? \((.*)\)", message)
         words = extra[1] if extra else ""
-        if name == "generate":
-            if "-q" in arguments and words in ("8", "4"):
-                return RequestError(f"-q is --quiet, and {words} is left over.", f"Write --quantize {words}.")
-            whole = f"{context.params.get('prompt') or ''} {words}".strip()
-            return RequestError(f"There are words after the prompt: {words}.", f"Quote it: {_generate(whole)}")
         return RequestError(f"There is more than the command takes: {words}.", see)
     if "No such command" in message:
         return _command_meant(arguments, context)
@@ -51,6 +46,14 @@ def in_words(error: Any, arguments: Sequence[str], commands: Sequence[str]) -> R
     if kind == "BadParameter" and error.param is not None:
         return _bad_value(error.param, arguments, see)
     return RequestError(message if message.endswith(".") else f"{message}.", see)
+
+
+def several_prompts(words: Sequence[str]) -> RequestError:
+    """The error about more words than one prompt, which was probably not quoted."""
+    rest = " ".join(words[1:])
+    if output.verbosity.quiet and rest in ("8", "4"):
+        return RequestError(f"-q is --quiet, and {rest} is left over.", f"Write --quantize {rest}.")
+    return RequestError(f"There are words after the prompt: {rest}.", f"Quote it: {_generate(' '.join(words))}")
 
 
 def _bad_value(param: Any, arguments: Sequence[str], see: str) -> RequestError:

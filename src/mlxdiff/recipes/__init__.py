@@ -51,6 +51,10 @@ def _a1111(texts: Texts, find_model: FindModel | None) -> Recipe | None:
     return a1111.read(texts["parameters"], find_model) if "parameters" in texts else None
 
 
+PROGRAMS = (
+    *("mlxdiff", "a1111", "forge", "comfyui", "invokeai", "novelai", "sd.cpp"),
+    *("swarmui", "fooocus", "drawthings", "civitai"),
+)
 NAMES = ("parameters", "fooocus_scheme", *comfyui.NAMES, *invokeai.NAMES, *novelai.NAMES, *drawthings.NAMES)
 _TELLING = ("parameters", *comfyui.NAMES, *invokeai.NAMES)
 _BARE = {

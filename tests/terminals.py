@@ -1,0 +1,90 @@
+"""The real program on a terminal of its own, as a person has it: keys go in, and what the screen received comes out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+SIZE = struct.pack("HHHH", 40, 100, 1000, 800)
+# The terminal becomes the session's, so that Ctrl-C in it is a signal.
+PROGRAM = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from mlxdiff.__main__ import main; main()"
+
+
+class Terminal:
+    """Runs `mlxdiff ARGUMENTS` in `folder`; `before` is Python that runs first."""
+
+    def __init__(self, folder: Path, *arguments: str, before: str = "", stdout: int | None = None, **environment: str):
+        self._main, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, SIZE)
+        clean = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TMUX", "COLUMNS", "LINES")}
+        own = {"TERM": "xterm-256color", "LANG": "C.UTF-8", "INPUTRC": os.devnull, "OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"{before}\n{PROGRAM}", *arguments],
+            cwd=folder,
+            env={**clean, **own, **environment},
+            stdin=other,
+            stdout=other if stdout is None else stdout,
+            stderr=other,
+            start_new_session=True,
+        )
+        self._other = other
+        self.received, self._at = b"", 0
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._main)
+        os.close(self._other)
+
+    def type(self, keys: str | bytes) -> None:
+        os.write(self._main, keys.encode() if isinstance(keys, str) else keys)
+
+    def interrupt(self) -> None:
+        """Ctrl-C, a moment after the prompt: readline overlooks a signal before it waits for keys."""
+        time.sleep(0.7)
+        self.type("\x03")
+
+    def until(self, text: str, seconds: float = 60) -> str:
+        """Reads up to the text; what came since the last call, to its end. Fails where the text does not come."""
+        start, deadline = self._at, time.monotonic() + seconds
+        while (found := self.received.find(text.encode(), start)) < 0:
+            said = self.received[start:].decode(errors="replace")
+            assert time.monotonic() < deadline, f"no {text!r} in {said!r}"
+            if select.select([self._main], [], [], 0.1)[0]:
+                self.received += os.read(self._main, 65536)
+            else:
+                assert self.process.poll() is None, f"it ended without {text!r}: {said!r}"
+        self._at = found + len(text.encode())
+        return self.received[start : self._at].decode(errors="replace")
+
+    def answer(self, line: str, seconds: float = 60) -> str:
+        """What the shell says to a line, up to its next prompt."""
+        self.type(f"{line}\r")
+        return self.until("mlxdiff> ", seconds)
+
+    def end(self) -> int:
+        """Waits for the end, and reads the rest; the exit code."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "it does not end"
+            if select.select([self._main], [], [], 0.05)[0]:
+                self.received += os.read(self._main, 65536)
+        while select.select([self._main], [], [], 0.05)[0]:
+            self.received += os.read(self._main, 65536)
+        return self.process.returncode
+
+    def shows_typing(self) -> bool:
+        """Whether the terminal shows what is typed, as it did before."""
+        return bool(termios.tcgetattr(self._other)[3] & termios.ECHO)

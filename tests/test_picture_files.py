@@ -1,0 +1,58 @@
+"""Which pictures a folder holds, in what order, and what is left out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mlxdiff.errors import InputError, MlxdiffWarning
+from mlxdiff.picture_files import picture_files
+
+
+def paths(folder) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in picture_files(folder)]
+
+
+def test_pictures_by_name_and_then_those_of_the_folders_below(tmp_path):
+    for name in ("b.png", "a.PNG", "c.jpg", "d.jpeg", "e.webp", "b/z.png", "a/y.png", "a/x/w.png", "a.txt", "n.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert paths(tmp_path) == ["a.PNG", "b.png", "c.jpg", "d.jpeg", "e.webp", "a/y.png", "a/x/w.png", "b/z.png"]
+
+
+def test_hidden_files_and_links_to_folders_and_pipes_are_left_out(tmp_path):
+    (tmp_path / ".mlxdiff-1.cells").mkdir()
+    for name in (".mlxdiff-1.cells/00000.png", ".a.png", "b.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "c.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "d.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    assert paths(tmp_path) == ["b.png", "c.png"]
+
+
+def test_a_deep_folder(tmp_path):
+    deep = tmp_path.joinpath(*["d"] * 300)
+    deep.mkdir(parents=True)
+    (deep / "a.png").touch()
+    assert len(paths(tmp_path)) == 1
+
+
+def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="cannot be read"):
+        list(picture_files(tmp_path / "nosuch"))
+    for name in ("a/a.png", "b/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("a"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.warns(MlxdiffWarning, match="Its pictures are left out"):
+        assert paths(tmp_path) == ["b/b.png"]
