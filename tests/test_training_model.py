@@ -254,6 +254,7 @@ def test_latents_are_put_to_mean_0_and_deviation_1_and_come_back_the_same(script
     assert vae.config.scaling_factor == 1
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_where_it_was_killed(scripts, cut_out, work, tmp_path, capsys):
     train_unet = scripts["train_unet"]
     state = torch.load(work / "unet.pt", weights_only=True)
@@ -283,6 +284,7 @@ def test_two_processes_train_one_model(cut_out, work, tmp_path):
     assert any(not torch.equal(alone[name], value) for name, value in state["weights"].items())
 
 
+@pytest.mark.slow
 def test_the_exported_checkpoint_is_what_diffusers_and_mlxdiff_load(scripts, cut_out, work, tmp_path, capsys):
     model = tmp_path / "emoji"
     scripts["export"].main(work, model)
