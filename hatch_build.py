@@ -1,6 +1,6 @@
-"""Compiles native/, the extension of MLX for Linux CPUs, into the wheel; without a compiler the wheel is pure Python.
+"""Compiles native/ into the wheel: the extension of MLX for Linux CPUs, and native/graphs for NVIDIA GPUs.
 
-Also by itself, for a checkout: python hatch_build.py
+Without a compiler the wheel is pure Python. Also by itself, for a checkout: python hatch_build.py
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -24,12 +25,16 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULE = "_native"
-# Name of each set of instructions (a C++ namespace) and the compiler's options for it. See native/isa.cpp.
+GRAPHS = "_graphs"  # needs no GPU to be compiled: it finds CUDA's driver and MLX's CUDA backend when it is loaded
+AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"]
+# Name of each set of instructions (a C++ namespace) and the compiler's options for it; avx512_bf16 is for arrays of
+# bf16. See native/isa.cpp.
 INSTRUCTION_SETS = {
     "x86_64": {
         "baseline": [],
         "avx2": ["-mavx2", "-mfma"],
-        "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
+        "avx512": AVX512,
+        "avx512_bf16": [*AVX512, "-mavx512bf16", "-DMLXDIFF_BF16"],
     },
     "aarch64": {"neon": []},
 }
@@ -46,6 +51,16 @@ OPTIONS = [
 ]
 
 
+# The fields of MLX's class CommandEncoder that native/graphs/mlx_cuda.h expects, without spaces.
+ENCODER_FIELDS = """
+Device&device_;CudaStreamstream_;CudaGraphgraph_;std::shared_ptr<Worker>worker_;intnode_count_{0};
+boolin_concurrent_{false};std::vector<cudaGraphNode_t>from_nodes_;std::vector<cudaGraphNode_t>to_nodes_;
+std::stringgraph_nodes_key_;std::stringgraph_deps_key_;std::vector<GraphNode>concurrent_nodes_;
+std::vector<std::shared_ptr<array::Data>>temporaries_;
+""".replace("\n", "")
+BUFFER_FIELDS = "structCudaBuffer{void*data;size_tsize;intdevice;"
+
+
 class Unbuildable(Exception):
     """The extension cannot be compiled here; the text says why."""
 
@@ -57,46 +72,69 @@ class CustomBuildHook(BuildHookInterface):
         if self.target_name != "wheel" or sys.platform != "linux":
             return
         root = Path(self.root)
-        library, about = outputs(root)
-        try:
-            build(root)
-        except (Unbuildable, OSError, ValueError, ImportError) as error:
-            self.app.display_warning(f"mlxdiff is installed without its CPU extension, and slower on a CPU: {error}")
-            library.unlink(missing_ok=True)
-            about.parent.mkdir(exist_ok=True)
-            about.write_text(json.dumps({"error": str(error)}) + "\n")
-            files = [about]
-        else:
-            build_data["pure_python"] = False
-            build_data["infer_tag"] = True
-            files = [library, about]
-        if version != "editable":
-            build_data["force_include"].update({str(file): f"mlxdiff/kernels/{file.name}" for file in files})
+        parts = {
+            MODULE: (build, "its CPU extension, and slower on a CPU"),
+            GRAPHS: (build_graphs, "recorded calls, and slower on an NVIDIA GPU"),
+        }
+        for module, (compile_it, what) in parts.items():
+            library, about = outputs(root, module)
+            try:
+                compile_it(root)
+            except (Unbuildable, OSError, ValueError, ImportError) as error:
+                self.app.display_warning(f"mlxdiff is installed without {what}: {error}")
+                library.unlink(missing_ok=True)
+                about.parent.mkdir(exist_ok=True)
+                about.write_text(json.dumps({"error": str(error)}) + "\n")
+                files = [about]
+            else:
+                build_data["pure_python"] = False
+                build_data["infer_tag"] = True
+                files = [library, about]
+            if version != "editable":
+                build_data["force_include"].update({str(file): f"mlxdiff/kernels/{file.name}" for file in files})
 
 
-def outputs(root: Path) -> tuple[Path, Path]:
-    """The extension, and the file beside it that says what it was compiled against."""
-    stem = root / "src" / "mlxdiff" / "kernels" / (MODULE + sysconfig.get_config_var("EXT_SUFFIX"))
+def outputs(root: Path, module: str = MODULE) -> tuple[Path, Path]:
+    """A module of the extension, and the file beside it that says what it was compiled against."""
+    stem = root / "src" / "mlxdiff" / "kernels" / (module + sysconfig.get_config_var("EXT_SUFFIX"))
     return stem, stem.with_suffix(".json")
 
 
 def build(root: Path) -> None:
     """Compiles what is out of date and links the extension; raises Unbuildable."""
-    library, about = outputs(root)
     mlx, mlx_version = _mlx()
+    _build(root, MODULE, mlx, mlx_version, _units)
+
+
+def build_graphs(root: Path) -> None:
+    """The same for native/graphs; raises Unbuildable, also where MLX's classes are not those that it knows."""
+    mlx, mlx_version = _any_mlx()
+    headers = mlx / "include" / "mlx" / "backend" / "cuda"
+    for name, fields in {"device.h": ENCODER_FIELDS, "allocator.h": BUFFER_FIELDS}.items():
+        text = (headers / name).read_text(encoding="utf-8")
+        if fields not in re.sub(r"\s|//.*", "", text):
+            raise Unbuildable(f"MLX {mlx_version} has other fields in {name}")
+    _build(root, GRAPHS, mlx, mlx_version, _graph_units)
+
+
+Units = Callable[[Path, Path, Path], Iterator[tuple[Path, Path, list[str]]]]
+
+
+def _build(root: Path, module: str, mlx: Path, mlx_version: str, units_of: Units) -> None:
+    library, about = outputs(root, module)
     compiler = _compiler()
     with_what = zlib.crc32(repr([compiler, OPTIONS, INSTRUCTION_SETS, _nanobind_version()]).encode())
     objects = root / "build" / "native" / f"{library.stem}-mlx{mlx_version}-{with_what:x}"
     objects.mkdir(parents=True, exist_ok=True)
     headers = max(path.stat().st_mtime for path in [Path(__file__), *(root / "native").rglob("*.h")])
     jobs = []
-    for source, target, options in _units(root / "native", objects, mlx):
+    for source, target, options in units_of(root / "native", objects, mlx):
         newest = max(headers, source.stat().st_mtime)
         if not target.exists() or target.stat().st_mtime < newest:
             jobs.append([*compiler, *OPTIONS, *options, "-c", str(source), "-o", str(target)])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_run, jobs))
-    units = [str(target) for _, target, _ in _units(root / "native", objects, mlx)]
+    units = [str(target) for _, target, _ in units_of(root / "native", objects, mlx)]
     # libmlx.so is loaded before the extension, and found by its name.
     library.parent.mkdir(exist_ok=True)
     link = ["-shared", "-s", f"-L{mlx / 'lib'}", "-o", str(library)]
@@ -106,17 +144,40 @@ def build(root: Path) -> None:
 
 def _units(native: Path, objects: Path, mlx: Path) -> Iterator[tuple[Path, Path, list[str]]]:
     """Source, object and options of everything that is compiled; what takes longest comes first."""
-    nanobind = _package("nanobind")
-    folders = [sysconfig.get_path("include"), mlx / "include"]
-    folders += [nanobind / "include", nanobind / "ext" / "robin_map" / "include"]
-    python = ["-DNB_DOMAIN=mlx", "-fno-strict-aliasing", *(f"-isystem{folder}" for folder in folders)]
-    yield nanobind / "src" / "nb_combined.cpp", objects / "nanobind.o", python
+    python = _python_options(mlx)
+    yield _nanobind_unit(objects, python)
     for source in sorted(native.glob("*.cpp")):
         yield source, objects / f"{source.stem}.o", python
     sets = INSTRUCTION_SETS.get(platform.machine(), {"baseline": []})
     for source in sorted((native / "kernels").glob("*.cpp")):
         for name, options in sets.items():
             yield source, objects / f"{source.stem}-{name}.o", [f"-DMLXDIFF_ISA={name}", *options]
+
+
+def _graph_units(native: Path, objects: Path, mlx: Path) -> Iterator[tuple[Path, Path, list[str]]]:
+    python = _python_options(mlx)
+    yield _nanobind_unit(objects, python)
+    for source in sorted((native / "graphs").glob("*.cpp")):
+        yield source, objects / f"{source.stem}.o", python
+
+
+def _python_options(mlx: Path) -> list[str]:
+    nanobind = _package("nanobind")
+    folders = [sysconfig.get_path("include"), mlx / "include"]
+    folders += [nanobind / "include", nanobind / "ext" / "robin_map" / "include"]
+    return ["-DNB_DOMAIN=mlx", "-fno-strict-aliasing", *(f"-isystem{folder}" for folder in folders)]
+
+
+def _nanobind_unit(objects: Path, options: list[str]) -> tuple[Path, Path, list[str]]:
+    return _package("nanobind") / "src" / "nb_combined.cpp", objects / "nanobind.o", options
+
+
+def _any_mlx() -> tuple[Path, str]:
+    """Folder and version of MLX: its headers are the same for all backends."""
+    try:
+        return _package("mlx"), version("mlx")
+    except PackageNotFoundError:
+        raise Unbuildable("MLX is not there to compile against") from None
 
 
 def _mlx() -> tuple[Path, str]:
@@ -163,5 +224,14 @@ def _run(command: list[str]) -> None:
         raise Unbuildable(f"the compiler says: {complaint}") from error
 
 
+def _attempt(module: str, compile_it: Callable[[Path], None]) -> bool:
+    try:
+        compile_it(Path(__file__).parent)
+    except Unbuildable as reason:
+        print(f"{module} is not compiled: {reason}", file=sys.stderr)
+        return False
+    return True
+
+
 if __name__ == "__main__":
-    build(Path(__file__).parent)
+    sys.exit(not all([_attempt(MODULE, build), _attempt(GRAPHS, build_graphs)]))

@@ -23,6 +23,7 @@ import timing
 
 from mlxdiff import backend
 from mlxdiff.models.unet import UNet2DConditionModel, UNetConfig
+from mlxdiff.models.unet_backbone import Calls
 
 COMPILE_MODES = {
     "compile": "default",
@@ -96,11 +97,12 @@ class Mlxdiff(InMLX):
     def ready(self, inputs: Inputs) -> Call:
         """What the prompt and the timesteps alone decide is computed once a picture, and so not timed."""
         latents, timestep, context, told = arguments_in_mlx(inputs)
+        latents, context = (a.astype(self.module.conv_in.weight.dtype) for a in (latents, context))
         rows = latents.shape[0] if told else 1
         shifts = self.module.time_shifts(mx.broadcast_to(timestep, (rows,)), **told)
         keys_values = self.module.keys_values(context)
         mx.eval(shifts, keys_values)
-        predict = mx.compile(self.module.predict) if backend.is_gpu() else self.module.predict
+        predict = Calls(self.module, backend.is_gpu()).predict
         return lambda: evaluated(predict(latents, shifts, keys_values))
 
 
@@ -128,13 +130,21 @@ def arguments_in_mlx(inputs: Inputs) -> tuple[mx.array, mx.array, mx.array, dict
 class Diffusers(Peer):
     """diffusers' UNet, eager, in the faster of torch's two memory formats."""
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]):
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], dtype: str | None = None):
         self.module = in_torch(config, weights)
+        self.dtype = None
+        if dtype is not None:
+            import torch
+
+            self.dtype = getattr(torch, dtype)
+            self.module.to(self.dtype)
 
     def ready(self, inputs: Inputs) -> Call:
         import torch
 
         arguments = arguments_in_torch(inputs)
+        if self.dtype is not None:
+            arguments = tuple(argument if argument.ndim == 0 else argument.to(self.dtype) for argument in arguments)
 
         def call() -> Any:
             with torch.inference_mode():
@@ -184,9 +194,10 @@ class Compiled(Diffusers):
 
 
 class OpenVINO(Peer):
-    """diffusers' UNet converted for OpenVINO's CPU plugin, in fp32, for one shape at a time."""
+    """diffusers' UNet converted for OpenVINO's CPU plugin, in fp32 or bf16, for one shape at a time."""
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]):
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], dtype: str | None = None):
+        self.precision = self.note = "f32" if dtype is None else "bf16"
         try:
             import openvino  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -200,14 +211,30 @@ class OpenVINO(Peer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of each size that becomes a constant, which is meant
             model = self.openvino.convert_model(self.module, example_input=arguments, input=shapes)
-        compiled = self.openvino.compile_model(
-            model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        )
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
+        if _threads:
+            settings["INFERENCE_NUM_THREADS"] = _threads[0]
+        compiled = self.openvino.compile_model(model, "CPU", settings)
         arrays = [argument.numpy() for argument in arguments]
         return lambda: compiled(arrays)[0]
 
     def output(self, result: np.ndarray) -> np.ndarray:
         return result.transpose(0, 2, 3, 1)
+
+
+_threads: list[int] = []  # what limit_threads has said
+
+
+def limit_threads(number: int) -> None:
+    """Has all peers that are made from now on compute on so many threads of a CPU."""
+    import torch
+
+    from mlxdiff.kernels import native
+
+    _threads[:] = [number]
+    torch.set_num_threads(number)
+    if (extension := native.serving()) is not None:
+        extension.set_threads(number)
 
 
 def in_torch(config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
@@ -241,15 +268,22 @@ def arguments_in_torch(inputs: Inputs) -> tuple[Any, ...]:
 
 
 def make(
-    name: str, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], arrays: Mapping[str, mx.array]
+    name: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    arrays: Mapping[str, mx.array],
+    dtype: str | None = None,
 ) -> Peer:
-    """A peer by its name in NAMES; `weights` and `arrays` are the same in numpy and in MLX, in MLX's layout."""
+    """A peer by its name in NAMES; `weights` and `arrays` are the same in numpy and in MLX, in MLX's layout.
+
+    dtype  "bfloat16" for peers in torch and OpenVINO, whose weights come in fp32
+    """
     if name == "mlxdiff":
         return Mlxdiff(config, arrays)
     if name == "plain":
         return Plain(config, arrays)
     if name == "openvino":
-        return OpenVINO(config, weights)
+        return OpenVINO(config, weights, dtype)
     if name == "diffusers":
-        return Diffusers(config, weights)
+        return Diffusers(config, weights, dtype)
     return Compiled(config, weights, COMPILE_MODES[name])

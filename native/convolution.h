@@ -1,4 +1,4 @@
-// Convolutions of fp32 images, channels last.
+// Convolutions of images in fp32 or bf16, channels last. Sums are fp32.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +17,18 @@ struct Convolution {
 
 // out (batch, out_height, out_width, out_channels), by whichever algorithm takes less work. `bias` (out_channels) may
 // be null.
-void convolve(const Convolution&, const float* x, const float* weights, const float* bias, float* out);
+template <class Real>
+void convolve(const Convolution&, const Real* x, const Real* weights, const Real* bias, Real* out);
 
 // The sum over taps, as products. Weights are brought into panels, the output channels that a register tile is wide, a
-// run of channels at a time.
-void convolve_directly(const Convolution&, const float* x, const float* weights, const float* bias, float* out);
+// run of channels at a time. The channels of bf16 are even.
+template <class Real>
+void convolve_directly(const Convolution&, const Real* x, const Real* weights, const Real* bias, Real* out);
 
-// Winograd's algorithm, for kernels of 3 with stride 1. Its work, in products for each input and output channel; the
+// Winograd's algorithm, for kernels of 3 with stride 1, which multiplies fp32 whatever the images are. Its work, in products for each input and output channel; the
 // other one takes kernel^2 for each pixel.
 int64_t winograd_work(const Convolution&);
-void convolve_by_winograd(const Convolution&, const float* x, const float* weights, const float* bias, float* out);
+template <class Real>
+void convolve_by_winograd(const Convolution&, const Real* x, const Real* weights, const Real* bias, Real* out);
 
 }  // namespace mlxdiff

@@ -14,7 +14,11 @@ std::vector<std::string> instruction_sets();
 // Takes the kernels of that name from now on; throws std::invalid_argument if instruction_sets() lacks it.
 void use_instruction_set(const std::string& name);
 
+// Whether the instruction set in use multiplies bf16; only then there are kernels<BFloat16>().
+bool has_bf16();
+
 // The kernels in use.
-const Kernels& kernels();
+template <class Real>
+const Kernels<Real>& kernels();
 
 }  // namespace mlxdiff

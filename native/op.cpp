@@ -5,10 +5,14 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
+
+#include "isa.h"
+#include "scratch.h"
 
 namespace mlxdiff {
 namespace {
@@ -22,10 +26,17 @@ mx::allocator::Data allocate(size_t bytes) {
   return data;
 }
 
-Input view(const mx::array& a) { return {a.data<float>(), a.shape(), a.strides()}; }
+template <class Real>
+Input<Real> view(const mx::array& a) {
+  return {a.data<Real>(), a.shape(), a.strides()};
+}
+
+void fill_with_nan(float* to, size_t n) { std::fill_n(to, n, std::numeric_limits<float>::quiet_NaN()); }
+void fill_with_nan(BFloat16* to, size_t n) { std::fill_n(to, n, BFloat16{0x7fc0}); }
 
 // Copies elements of any strides into row-major order.
-void gather(const float* from, const mx::Shape& shape, const mx::Strides& strides, size_t axis, float*& to) {
+template <class Real>
+void gather(const Real* from, const mx::Shape& shape, const mx::Strides& strides, size_t axis, Real*& to) {
   if (axis == shape.size()) {
     *to++ = *from;
     return;
@@ -38,25 +49,27 @@ void gather(const float* from, const mx::Shape& shape, const mx::Strides& stride
   for (int i = 0; i < shape[axis]; ++i) gather(from + i * stride, shape, strides, axis + 1, to);
 }
 
+template <class Real>
 class Lazy : public mx::Primitive {
  public:
-  Lazy(mx::Stream stream, Op op) : Primitive(stream), op_(std::move(op)) {}
+  Lazy(mx::Stream stream, Op<Real> op) : Primitive(stream), op_(std::move(op)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    if (lacked_memory()) throw std::runtime_error("[malloc] Unable to allocate memory for " + op_.name + ".");
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    std::vector<Input> views;
-    std::vector<std::pair<Input, float*>> copies;
+    std::vector<Input<Real>> views;
+    std::vector<std::pair<Input<Real>, Real*>> copies;
     for (const auto& input : inputs) {
       const bool fits = input.flags().row_contiguous || (op_.strided && input.ndim() > 0 && input.strides(-1) == 1);
       if (fits) {
-        views.push_back(view(input));
+        views.push_back(view<Real>(input));
         continue;
       }
       mx::array copy(input.shape(), input.dtype(), nullptr, {});
       copy.set_data(allocate(copy.nbytes()));
       encoder.add_temporary(copy);
-      copies.emplace_back(view(input), copy.data<float>());
-      views.push_back(view(copy));
+      copies.emplace_back(view<Real>(input), copy.data<Real>());
+      views.push_back(view<Real>(copy));
     }
     auto& out = outputs[0];
     const auto& first = inputs[0];
@@ -67,13 +80,15 @@ class Lazy : public mx::Primitive {
       out.set_data(allocate(out.nbytes()));
     }
     encoder.dispatch([work = op_.work, views = std::move(views), copies = std::move(copies),
-                      output = out.data<float>(), size = out.size()] {
+                      output = out.data<Real>(), size = out.size()] {
       for (auto [input, to] : copies) gather(input.data, input.shape, input.strides, 0, to);
       try {
         work(views, output);
       } catch (const std::bad_alloc&) {
-        // Nobody catches on MLX's thread, so that throwing would end the process: numbers that are none tell.
-        std::fill_n(output, size, std::numeric_limits<float>::quiet_NaN());
+        // Nobody catches on MLX's thread, so that throwing would end the process. The next operation throws in this
+        // one's place; if none follows, numbers that are none tell.
+        note_lack_of_memory();
+        fill_with_nan(output, size);
       }
     });
   }
@@ -90,17 +105,23 @@ class Lazy : public mx::Primitive {
   }
 
  private:
-  Op op_;
+  Op<Real> op_;
 };
 
 }  // namespace
 
-mx::array lazily(Op op, mx::Shape shape, std::vector<mx::array> inputs) {
+template <class Real>
+mx::array lazily(Op<Real> op, mx::Shape shape, std::vector<mx::array> inputs) {
+  const mx::Dtype type = std::is_same_v<Real, float> ? mx::float32 : mx::bfloat16;
   for (const auto& input : inputs) {
-    if (input.dtype() != mx::float32) throw std::invalid_argument(op.name + " takes arrays of float32");
+    if (input.dtype() != type) throw std::invalid_argument(op.name + " takes arrays of one type, float32 or bfloat16");
   }
-  auto primitive = std::make_shared<Lazy>(mx::default_stream(mx::Device::cpu), std::move(op));
-  return mx::array(std::move(shape), mx::float32, std::move(primitive), std::move(inputs));
+  if (type == mx::bfloat16 && !has_bf16()) throw std::invalid_argument("this processor has no products of bfloat16");
+  auto primitive = std::make_shared<Lazy<Real>>(mx::default_stream(mx::Device::cpu), std::move(op));
+  return mx::array(std::move(shape), type, std::move(primitive), std::move(inputs));
 }
+
+template mx::array lazily(Op<float>, mx::Shape, std::vector<mx::array>);
+template mx::array lazily(Op<BFloat16>, mx::Shape, std::vector<mx::array>);
 
 }  // namespace mlxdiff

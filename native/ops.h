@@ -1,4 +1,4 @@
-// The operations, as Python calls them.
+// The operations, as Python calls them: all arrays in fp32, or all in bf16 where the processor multiplies that.
 #pragma once
 
 #include <optional>
@@ -36,5 +36,8 @@ mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v, 
 // (out_channels): (batch, out height, out width, out_channels). Kernels are 3 at most.
 mx::array convolve(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias, int stride,
                    int padding);
+
+// x (..., C) times the transpose of weights (O, C), plus `bias` (O): (..., O).
+mx::array linear(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias);
 
 }  // namespace mlxdiff

@@ -3,8 +3,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "load.h"
 
 namespace mlxdiff {
 namespace {
@@ -45,7 +48,10 @@ struct Loop {
 struct Pool::State {
   std::mutex turn;  // held by the caller whose loop runs
   std::mutex mutex;  // guards what follows
-  std::condition_variable wake, done;
+  std::condition_variable wake, parked, done;
+  int active = 1;  // workers from this number on sleep on, whatever loop begins
+  bool follows_load = false;
+  Load load;
   Loop* loop = nullptr;
   std::atomic<uint64_t> loops{0};  // how many have begun
   std::atomic<int> inside{0};  // workers that are in the loop
@@ -58,7 +64,7 @@ struct Pool::State {
       Loop* mine;
       {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return stop || loops.load() != seen; });
+        while (!stop && (worker >= active || loops.load() == seen)) (worker >= active ? parked : wake).wait(lock);
         if (stop) return;
         seen = loops.load();
         mine = loop;
@@ -78,6 +84,7 @@ struct Pool::State {
       stop = true;
     }
     wake.notify_all();
+    parked.notify_all();
     for (auto& worker : workers) worker.join();
     workers.clear();
     stop = false;
@@ -89,19 +96,43 @@ Pool::~Pool() { state_->join(); }
 
 int Pool::threads() const { return static_cast<int>(state_->workers.size()) + 1; }
 
-void Pool::resize(int threads) {
+int Pool::active() const {
+  std::lock_guard lock(state_->mutex);
+  return state_->active;
+}
+
+void Pool::watch(const std::string& path) {
+  std::lock_guard turn(state_->turn);
+  state_->load.watch(path);
+}
+
+void Pool::resize(int threads, bool follow_load) {
   std::lock_guard turn(state_->turn);
   state_->join();
-  for (int i = 1; i < threads; ++i) {
-    state_->workers.emplace_back([state = state_.get(), i, seen = state_->loops.load()] { state->serve(i, seen); });
+  state_->follows_load = follow_load;
+  try {
+    for (int i = 1; i < threads; ++i) {
+      state_->workers.emplace_back([state = state_.get(), i, seen = state_->loops.load()] { state->serve(i, seen); });
+    }
+  } catch (const std::system_error&) {
+    // A limit on threads or memory: those that there are do the work.
   }
+  std::lock_guard lock(state_->mutex);
+  state_->active = this->threads();
 }
 
 void Pool::run(int64_t n, Call call, const void* body) {
   if (n <= 0) return;
   std::lock_guard turn(state_->turn);
   Loop loop{n, call, body};
-  if (n == 1 || state_->workers.empty()) {
+  const int threads = this->threads(), active = state_->follows_load ? state_->load.free(threads) : threads;
+  if (active != state_->active) {  // nobody else changes it
+    std::lock_guard lock(state_->mutex);
+    state_->active = active;
+    state_->parked.notify_all();
+    state_->wake.notify_all();  // who is to park
+  }
+  if (n == 1 || active == 1) {
     loop.work(0);
     return;
   }

@@ -6,6 +6,14 @@
 
 namespace mlxdiff {
 
+// Most floats that scratch memory may take from now on; more is a std::bad_alloc, as where the system has no more.
+void limit_scratch(int64_t floats);
+
+// Operations run on threads where nobody catches: they note that memory was lacking, for who asks next, and then it is
+// forgotten.
+void note_lack_of_memory();
+bool lacked_memory();
+
 // Holds the only scratch memory for as long as it lives; another operation waits meanwhile.
 class Scratch {
  public:

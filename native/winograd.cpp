@@ -43,9 +43,9 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t winograd_work(const Convolution& conv) { return kPositions * Tiling(conv).tiles + kWeightWork; }
 
-void convolve_by_winograd(const Convolution& conv, const float* x, const float* weights, const float* bias,
-                          float* out) {
-  const Kernels& kernel = kernels();
+template <class Real>
+void convolve_by_winograd(const Convolution& conv, const Real* x, const Real* weights, const Real* bias, Real* out) {
+  const Kernels<Real>& kernel = kernels<Real>();
   const Tiling tiling(conv);
   int64_t columns;
   kernel.panel_columns(&columns);
@@ -66,15 +66,15 @@ void convolve_by_winograd(const Convolution& conv, const float* x, const float* 
   const int64_t own = kTaps * depth * columns + kPositions * (weight_stride + sum_stride);
   const Scratch scratch(kPositions * pixel_stride + threads * own);
   float* const pixels = scratch.data();
-  const std::vector<float> nothing(channels);
+  const std::vector<Real> nothing(channels);
 
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t first = tiling.tiles * block / blocks, count = tiling.tiles * (block + 1) / blocks - first;
 
     pool().parallel_for(count, [&](int64_t i, int) {
-      const float* in[kPositions];
+      const Real* in[kPositions];
       const int64_t top = tiling.top(first + i) - conv.padding, left = tiling.left(first + i) - conv.padding;
-      const float* image = x + tiling.image(first + i) * conv.height * conv.width * channels;
+      const Real* image = x + tiling.image(first + i) * conv.height * conv.width * channels;
       for (int64_t p = 0; p < kPositions; ++p) {
         const int64_t row = top + p / kSide, column = left + p % kSide;
         const bool inside = row >= 0 && row < conv.height && column >= 0 && column < conv.width;
@@ -97,7 +97,7 @@ void convolve_by_winograd(const Convolution& conv, const float* x, const float* 
       for (int64_t i = 0; i < some; ++i) rows[i] = pixels + (begin + i) * depth;
       for (int64_t run = 0; run < runs; ++run) {
         const int64_t from = run * depth, k = std::min(depth, channels - from);
-        const float* taps = weights + here * kTaps * channels + from;
+        const Real* taps = weights + here * kTaps * channels + from;
         for (int64_t tap = 0; tap < kTaps; ++tap) {
           kernel.pack_panel(taps + tap * channels, kTaps * channels, valid, k, packed + tap * k * columns);
         }
@@ -105,9 +105,9 @@ void convolve_by_winograd(const Convolution& conv, const float* x, const float* 
         for (int64_t p = 0; p < kPositions; ++p) {
           // Each position fetches a part of the weights of the next run.
           if (run + 1 < runs) {
-            const float* next = taps + p / 4 * channels + k;
+            const Real* next = taps + p / 4 * channels + k;
             for (int64_t j = p % 4 * valid / 4; j < (p % 4 + 1) * valid / 4; ++j) {
-              for (int64_t c = 0; c < k; c += kLine) __builtin_prefetch(next + j * kTaps * channels + c, 0, 2);
+              for (int64_t c = 0; c < k; c += kLine * kPerLane<Real>) __builtin_prefetch(next + j * kTaps * channels + c, 0, 2);
             }
           }
           kernel.product(rows, some, p * pixel_stride + run * most * depth, transformed + p * weight_stride, k,
@@ -115,11 +115,11 @@ void convolve_by_winograd(const Convolution& conv, const float* x, const float* 
         }
       }
       float start[kMostColumns] = {};
-      if (bias != nullptr) std::copy_n(bias + here, valid, start);
+      for (int64_t j = 0; bias != nullptr && j < valid; ++j) start[j] = as_float(bias[here + j]);
       for (int64_t i = 0; i < some; ++i) {
-        float* to[kTile * kTile];
+        Real* to[kTile * kTile];
         const int64_t tile = first + begin + i, top = tiling.top(tile), left = tiling.left(tile);
-        float* image = out + tiling.image(tile) * height * width * out_channels + here;
+        Real* image = out + tiling.image(tile) * height * width * out_channels + here;
         for (int64_t p = 0; p < kTile * kTile; ++p) {
           const int64_t row = top + p / kTile, column = left + p % kTile;
           to[p] = row < height && column < width ? image + (row * width + column) * out_channels : nullptr;
@@ -129,5 +129,8 @@ void convolve_by_winograd(const Convolution& conv, const float* x, const float* 
     });
   }
 }
+
+template void convolve_by_winograd(const Convolution&, const float*, const float*, const float*, float*);
+template void convolve_by_winograd(const Convolution&, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
 
 }  // namespace mlxdiff

@@ -8,7 +8,9 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -35,6 +37,7 @@ sys.meta_path.insert(0, Absent())
 """
     program = f"""
 import sys
+import threading
 {absent if core is None else ""}
 from mlxdiff import backend
 from mlxdiff.errors import BackendError
@@ -250,6 +253,59 @@ def test_how_much_is_kept(monkeypatch, cache_limit, gpu, limit):
     assert mx.set_cache_limit(cache_limit) == limit
 
 
+@pytest.mark.parametrize(
+    ("value", "gpu", "rounded"),
+    [
+        ("0", True, False),
+        ("1", True, True),
+        (None, True, True),
+        ("off", True, False),
+        (" 2x", True, True),
+        ("1", False, False),
+    ],
+)
+def test_fp32_is_rounded_to_tf32_only_where_mlx_reads_a_number(monkeypatch, value, gpu, rounded):
+    monkeypatch.setattr(backend, "is_gpu", lambda: gpu)
+    if value is None:
+        monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    else:
+        monkeypatch.setenv("MLX_ENABLE_TF32", value)
+    assert backend.tf32() is rounded
+
+
+@pytest.mark.parametrize(("gpus", "evaluated"), [(1, 0), (2, 1)])
+def test_a_thread_is_made_fit_once_and_its_streams_go_with_it(monkeypatch, gpus, evaluated):
+    """With several GPUs an operation makes the first one current; MLX's streams are cleared in the thread itself."""
+    done = []
+    core = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: True),
+        gpu="gpu",
+        device_count=lambda _: gpus,
+        zeros=lambda n, stream: (n, stream),
+        eval=lambda array: done.append(array),
+        clear_streams=lambda: done.append(threading.get_ident()),
+    )
+    monkeypatch.setattr(backend, "require_mlx", lambda: core)
+    threads = []
+
+    def work():
+        threads.append(threading.get_ident())
+        backend.enter_thread()
+        backend.enter_thread()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [(1, "gpu")] * evaluated + threads
+
+
+def test_on_a_cpu_a_thread_needs_nothing(monkeypatch):
+    core = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setattr(backend, "require_mlx", lambda: core)
+    backend.enter_thread()
+    assert not hasattr(backend._thread, "streams")
+
+
 # -- what this process becomes ---------------------------------------------------------------------------------------
 
 
@@ -268,11 +324,12 @@ assert len(sys.meta_path) == len(before[1]), sys.meta_path
 assert mx.set_cache_limit(123_456_789) == 123_456_789
 assert blas.live() == "unknown until a model is loaded"
 StableDiffusion("emoji")
-assert os.environ["MLX_USE_CUDA_GRAPHS"] == "0"
+assert os.environ["MLX_USE_CUDA_GRAPHS"] == os.environ["MLX_ENABLE_TF32"] == "0"
 assert mx.set_cache_limit(1) != 123_456_789
 assert blas.live() != "unknown until a model is loaded"
 """
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    environment.pop("MLX_USE_CUDA_GRAPHS", None)
+    for name in ("MLX_USE_CUDA_GRAPHS", "MLX_ENABLE_TF32"):
+        environment.pop(name, None)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -31,6 +31,15 @@ def checkout(tmp_path):
     return tmp_path
 
 
+def mlx_headers(folder):
+    """A folder that has the headers of the MLX that is installed, as far as they are compared."""
+    for name in ("device.h", "allocator.h"):
+        target = folder / "include" / "mlx" / "backend" / "cuda" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((hatch_build._any_mlx()[0] / target.relative_to(folder)).read_text())
+    return folder
+
+
 def run_hook(root, version="standard", target="wheel"):
     """The build data and the warnings that the hook leaves."""
     warnings = []
@@ -43,18 +52,21 @@ def run_hook(root, version="standard", target="wheel"):
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
 def test_without_a_compiler_the_wheel_is_pure_python(checkout, monkeypatch, compiler):
+    headers = mlx_headers(checkout)
+    monkeypatch.setattr(hatch_build, "_any_mlx", lambda: (headers, "1.2.3"))
     monkeypatch.setattr(hatch_build, "_mlx", lambda: (checkout, "1.2.3"))
     monkeypatch.setattr(hatch_build, "_package", lambda _: checkout)
     monkeypatch.setenv("CXX", compiler)
     data, warnings = run_hook(checkout)
     library, about = hatch_build.outputs(checkout)
+    abouts = [about, hatch_build.outputs(checkout, hatch_build.GRAPHS)[1]]
     assert data["pure_python"]
     assert not data["infer_tag"]
-    assert data["force_include"] == {str(about): f"mlxdiff/kernels/{about.name}"}
+    assert data["force_include"] == {str(path): f"mlxdiff/kernels/{path.name}" for path in abouts}
     assert not library.exists()
-    reason = json.loads(about.read_text())["error"]
-    assert len(warnings) == 1
-    assert reason in warnings[0]
+    for path, warning in zip(abouts, warnings, strict=True):
+        reason = json.loads(path.read_text())["error"]
+        assert reason in warning
     with pytest.raises(native._Unfit, match="could not be compiled"):
         native._fitting(library)
 
@@ -77,12 +89,27 @@ def test_no_mlx_to_compile_against(checkout, monkeypatch):
 
 def test_a_wheel_with_the_extension_is_tagged_for_this_platform(checkout, monkeypatch):
     monkeypatch.setattr(hatch_build, "build", lambda _: None)
+    monkeypatch.setattr(hatch_build, "build_graphs", lambda _: None)
     data, warnings = run_hook(checkout)
     assert not warnings
     assert data["infer_tag"]
     assert not data["pure_python"]
-    assert {Path(name).name for name in data["force_include"]} == {p.name for p in hatch_build.outputs(checkout)}
+    both = {*hatch_build.outputs(checkout), *hatch_build.outputs(checkout, hatch_build.GRAPHS)}
+    assert {Path(name).name for name in data["force_include"]} == {path.name for path in both}
     assert run_hook(checkout, version="editable")[0]["force_include"] == {}
+
+
+@pytest.mark.parametrize("changed", ["CudaStream stream_;", "void* data;"])
+def test_where_mlx_has_other_fields_than_are_known_nothing_is_compiled(checkout, monkeypatch, changed):
+    folder = mlx_headers(checkout)
+    monkeypatch.setattr(hatch_build, "_any_mlx", lambda: (folder, "9.9"))
+    monkeypatch.setattr(hatch_build, "_build", lambda *_: None)
+    hatch_build.build_graphs(checkout)
+    for name in ("device.h", "allocator.h"):
+        path = folder / "include" / "mlx" / "backend" / "cuda" / name
+        path.write_text(path.read_text().replace(changed, f"int more;\n{changed}"))
+    with pytest.raises(hatch_build.Unbuildable, match="has other fields"):
+        hatch_build.build_graphs(checkout)
 
 
 def test_other_targets_hold_no_extension(checkout, monkeypatch):

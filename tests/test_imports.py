@@ -46,6 +46,7 @@ LEAVES = {
 PIPELINE = {
     "pipeline",
     "adapting",
+    "ahead",
     "autoencoding",
     "branches",
     "canvas",
@@ -101,8 +102,8 @@ ALLOWED = {
     },
     "culling": {"metadata", "recipes", "text"},
     "batch": {
-        *("pipeline", "backend", "images", "labels", "latents", "loras", "metadata", "provenance", "sheets"),
-        "trajectory",
+        *("pipeline", "ahead", "backend", "images", "labels", "latents", "loras", "metadata", "provenance"),
+        *("sheets", "trajectory"),
     },
     "checking": {
         *("__init__", "batch", "budget", "containers", "images", "latents", "metadata", "named_files", "parameters"),
@@ -110,13 +111,14 @@ ALLOWED = {
     },
     "gallery": {"__init__", "images", "metadata", "recipes", "stealth", "text"},
     "server": {
-        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
+        *("__init__", "batch", "canvas", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
         *("adapters", "families", "checkpoint", "diffusion", "text"),
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
+    "ahead": {"backend", "diffusion"},
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
     "starting": {
@@ -133,6 +135,7 @@ ALLOWED = {
             "repainting",
             "regions",
             "backend",
+            "budget",
             "loras",
             "memory",
         ),
@@ -177,7 +180,17 @@ ALLOWED = {
     "hub": {"checkpoint"},
     "models": {"kernels"},
     "metadata": {
-        *("__init__", "named_files", "parameters", "picture_texts", "provenance", "recipes", "sheets", "stealth"),
+        *(
+            "__init__",
+            "backend",
+            "named_files",
+            "parameters",
+            "picture_texts",
+            "provenance",
+            "recipes",
+            "sheets",
+            "stealth",
+        ),
     },
     "picture_texts": {"containers", "images", "png", "recipes", "sheets"},
     "provenance": {"__init__", "picture_texts"},
@@ -193,7 +206,7 @@ ALLOWED = {
     "parameters": {"__init__", "recipes", "short_hashes"},
     "short_hashes": {"hub", "named_files"},
     "backend": {"__init__", "blas", "kernels"},
-    "kernels": {"blas", "cores"},
+    "kernels": {"blas", "cores", "elf"},
     "blas": {"cores", "elf"},
 }
 FAMILY_FILES = {"sd", "sdxl"}

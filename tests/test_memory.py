@@ -22,6 +22,7 @@ from mlxdiff.batch.models import Models
 from mlxdiff.batch.runner import run
 from mlxdiff.batch.store import Store
 from mlxdiff.errors import InputError, MlxdiffError, RequestError
+from mlxdiff.models.unet_backbone import UNetBackbone
 from mlxdiff.models.vae import VAEConfig
 
 
@@ -162,6 +163,29 @@ def test_the_memory_can_be_lowered(monkeypatch, text, size):
     whole = backend.memory_size()
     monkeypatch.setenv("MLXDIFF_MEMORY", text)
     assert backend.memory_size() == (whole if size is None else min(size, whole))
+
+
+@pytest.mark.parametrize(("rounded", "gigabytes", "tile"), [(False, 85, 512), (False, 110, None), (True, 85, None)])
+def test_what_is_decoded_whole_in_fp32_on_an_nvidia_gpu(monkeypatch, rounded, gigabytes, tile):
+    monkeypatch.setattr(backend, "is_gpu", lambda: True)
+    monkeypatch.setattr(backend, "backend_name", lambda: "CUDA")
+    monkeypatch.setattr(backend, "tf32", lambda: rounded)
+    monkeypatch.setattr(backend, "memory_size", lambda: int(gigabytes * 1e9))
+    config = VAEConfig(block_out_channels=(128, 256, 512, 512))
+    assert memory.tile_for(config, (1, 128, 128, 4), 4) == tile
+    assert memory.tile_for(config, (1, 128, 128, 4), 2) is None
+
+
+@pytest.mark.parametrize(("recorded", "forgotten"), [(10**9, 1), (10**6, 0), (0, 0)])
+def test_recorded_calls_go_before_decoding_where_memory_is_scarce(monkeypatch, recorded, forgotten):
+    sd = StableDiffusion("emoji").load()
+    calls = []
+    monkeypatch.setattr(UNetBackbone, "recorded_nbytes", property(lambda _: recorded))
+    monkeypatch.setattr(UNetBackbone, "forget_recordings", lambda _: calls.append(1))
+    monkeypatch.setattr(backend, "memory_size", lambda: 10**9)
+    sd.networks.make_room(10**8)
+    assert len(calls) == forgotten
+    assert sd.networks.holds("backbone")
 
 
 @pytest.mark.parametrize("text", ["8GB", "0", "-1", "nan", "1e3", "9" * 50])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from mlxdiff import __version__
+from mlxdiff import __version__, backend
 from mlxdiff.errors import InputError, MlxdiffWarning, RequestError
 from mlxdiff.hashing import content_hash
 from mlxdiff.images import write_picture
@@ -76,6 +76,12 @@ def test_pillow_alone_shows_both_texts(tmp_path):
         assert Request.from_json(picture.text["mlxdiff"]) == request
         assert picture.text["parameters"].startswith("a red apple\nSteps: 25, ")
         assert picture.text["Software"] == f"mlxdiff {__version__}"
+
+
+def test_a_picture_says_that_fp32_was_rounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "tf32", lambda: True)
+    write_picture(tmp_path / "a.png", PIXEL, picture_text(Request(prompt="a", seed=7)))
+    assert read_picture(tmp_path / "a.png").texts["Software"] == f"mlxdiff {__version__} (TF32)"
 
 
 # -- parameters ---------------------------------------------------------------------------------------------------

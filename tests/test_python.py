@@ -265,7 +265,7 @@ libc = ctypes.CDLL(None)
 key = ctypes.c_uint()
 libc.pthread_key_create(ctypes.byref(key), libc.usleep)  # what C++ frees as a thread ends, of 0.2 s here
 
-turn, worker = Turn(), None
+turn, worker = Turn(lambda: None), None
 atexit.register(lambda: print(pathlib.Path(f"/proc/self/task/{worker.native_id}").exists()))
 
 def work():

@@ -7,7 +7,7 @@ namespace mlxdiff::MLXDIFF_ISA {
 namespace {
 
 template <class F>
-inline void each(const float* x, float* y, int64_t n, F f) {
+inline void each(const Real* x, Real* y, int64_t n, F f) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) store(y + i, f(load(x + i)));
   if (i < n) store_part(y + i, f(load_part(x + i, n - i)), n - i);
@@ -15,19 +15,19 @@ inline void each(const float* x, float* y, int64_t n, F f) {
 
 }  // namespace
 
-void silu(const float* x, float* y, int64_t n) {
+void silu(const Real* x, Real* y, int64_t n) {
   each(x, y, n, [](Vec v) { return silu(v); });
 }
 
-void gelu(const float* x, float* y, int64_t n) {
+void gelu(const Real* x, Real* y, int64_t n) {
   each(x, y, n, [](Vec v) { return gelu(v); });
 }
 
-void quick_gelu(const float* x, float* y, int64_t n) {
+void quick_gelu(const Real* x, Real* y, int64_t n) {
   each(x, y, n, [](Vec v) { return quick_gelu(v); });
 }
 
-void geglu(const float* x, float* y, int64_t rows, int64_t width) {
+void geglu(const Real* x, Real* y, int64_t rows, int64_t width) {
   for (int64_t row = 0; row < rows; ++row, x += 2 * width, y += width) {
     int64_t i = 0;
     for (; i + kWidth <= width; i += kWidth) store(y + i, load(x + i) * gelu(load(x + width + i)));
@@ -37,11 +37,13 @@ void geglu(const float* x, float* y, int64_t rows, int64_t width) {
   }
 }
 
-void add_biased(const float* a, const float* b, const float* bias, float* y, int64_t rows, int64_t width) {
+void add_biased(const Real* a, const Real* b, const Real* bias, Real* y, int64_t rows, int64_t width) {
   for (int64_t row = 0; row < rows; ++row, a += width, b += width, y += width) {
     int64_t i = 0;
     for (; i + kWidth <= width; i += kWidth) store(y + i, load(a + i) + (load(b + i) + load(bias + i)));
-    for (; i < width; ++i) y[i] = a[i] + (b[i] + bias[i]);
+    if (const int64_t n = width - i; n > 0) {
+      store_part(y + i, load_part(a + i, n) + (load_part(b + i, n) + load_part(bias + i, n)), n);
+    }
   }
 }
 

@@ -14,7 +14,7 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t padded(int64_t channels) { return (channels + 15) / 16 * 16; }
 
 // In how many parts the rows of one image are dealt out: the same for any number of threads, so that sums are too.
-int64_t parts_of(const GroupNorm& g) { return least((g.rows + kPart - 1) / kPart, kMostParts); }
+int64_t parts_of(const GroupNorm<Real>& g) { return least((g.rows + kPart - 1) / kPart, kMostParts); }
 
 // Adds n rows of one vector of channels to the mean and the sum of squares about it of `before` rows
 // (Chan, Golub and LeVeque 1979).
@@ -36,11 +36,11 @@ inline void add_rows(int64_t n, int64_t before, float* mean, float* squares, Loa
 
 // Mean, less the first row, and sum of squares about it, of each channel of x (rows, channels). Numbers that are near
 // each other are subtracted without an error.
-void channel_moments(const float* x, int64_t rows, int64_t channels, float* mean, float* squares) {
+void channel_moments(const Real* x, int64_t rows, int64_t channels, float* mean, float* squares) {
   for (int64_t c = 0; c < padded(channels); ++c) mean[c] = squares[c] = 0;
   for (int64_t first = 0; first < rows; first += kChunk) {
     const int64_t n = least(kChunk, rows - first);
-    const float* from = x + first * channels;
+    const Real* from = x + first * channels;
     int64_t c = 0;
     for (; c + kWidth <= channels; c += kWidth) {
       const Vec pivot = load(x + c);
@@ -60,17 +60,17 @@ struct Affine {
 };
 
 // The moments of all parts of one image, put together group by group in double precision.
-void combine(const GroupNorm& g, int64_t b, const float* moments, int64_t parts, int64_t per_part, Affine to) {
+void combine(const GroupNorm<Real>& g, int64_t b, const float* moments, int64_t parts, int64_t per_part, Affine to) {
   const int64_t stride = padded(g.channels), members = g.channels / g.groups;
-  const float* shift = g.shift == nullptr ? nullptr : g.shift + b * g.shift_batch;
+  const Real* shift = g.shift == nullptr ? nullptr : g.shift + b * g.shift_batch;
   for (int64_t group = 0; group < g.groups; ++group) {
     double count = 0, mean = 0, squares = 0;
     for (int64_t part = 0; part < parts; ++part) {
       const double n = static_cast<double>(least(per_part, g.rows - part * per_part));
       const float* at = moments + part * 2 * stride;
-      const float* pivot = g.x + (b * g.rows + part * per_part) * g.channels;
+      const Real* pivot = g.x + (b * g.rows + part * per_part) * g.channels;
       for (int64_t c = group * members; c < (group + 1) * members; ++c) {
-        const double apart = static_cast<double>(pivot[c]) + at[c] + (shift == nullptr ? 0.0 : shift[c]) - mean;
+        const double apart = static_cast<double>(as_float(pivot[c])) + at[c] + (shift == nullptr ? 0.0 : as_float(shift[c])) - mean;
         squares += at[stride + c] + apart * apart * (count * n / (count + n));
         mean += apart * (n / (count + n));
         count += n;
@@ -78,17 +78,17 @@ void combine(const GroupNorm& g, int64_t b, const float* moments, int64_t parts,
     }
     const double inverse = 1 / __builtin_sqrt(squares / count + g.eps);
     for (int64_t c = group * members; c < (group + 1) * members; ++c) {
-      const double centre = mean - (shift == nullptr ? 0.0 : shift[c]), scale = inverse * g.weight[c];
+      const double centre = mean - (shift == nullptr ? 0.0 : as_float(shift[c])), scale = inverse * as_float(g.weight[c]);
       to.centre[c] = static_cast<float>(centre);
       to.scale[c] = static_cast<float>(scale);
       // What rounding the centre loses.
-      to.offset[c] = static_cast<float>(g.bias[c] - (centre - to.centre[c]) * scale);
+      to.offset[c] = static_cast<float>(as_float(g.bias[c]) - (centre - to.centre[c]) * scale);
     }
   }
 }
 
 template <bool kSilu>
-void apply(const float* x, float* y, int64_t rows, int64_t channels, Affine by) {
+void apply(const Real* x, Real* y, int64_t rows, int64_t channels, Affine by) {
   const auto one = [&](Vec v, int64_t c) {
     v = (v - load(by.centre + c)) * load(by.scale + c) + load(by.offset + c);
     return kSilu ? silu(v) : v;
@@ -102,11 +102,11 @@ void apply(const float* x, float* y, int64_t rows, int64_t channels, Affine by) 
 
 }  // namespace
 
-void group_norm_scratch(const GroupNorm& g, int64_t& floats) {
+void group_norm_scratch(const GroupNorm<Real>& g, int64_t& floats) {
   floats = g.batch * (2 * parts_of(g) + 3) * padded(g.channels);
 }
 
-void group_norm(const GroupNorm& g, Pool& pool, float* scratch) {
+void group_norm(const GroupNorm<Real>& g, Pool& pool, float* scratch) {
   const int64_t stride = padded(g.channels), per_image = g.rows * g.channels;
   const int64_t parts = parts_of(g), per_part = (g.rows + parts - 1) / parts;
   float* moments = scratch;
@@ -134,7 +134,7 @@ void group_norm(const GroupNorm& g, Pool& pool, float* scratch) {
   });
 }
 
-void layer_norm(const float* x, const float* weight, const float* bias, float* y, int64_t rows, int64_t channels,
+void layer_norm(const Real* x, const Real* weight, const Real* bias, Real* y, int64_t rows, int64_t channels,
                 float eps) {
   const int64_t whole = channels / kWidth * kWidth, rest = channels - whole;
   for (int64_t r = 0; r < rows; ++r, x += channels, y += channels) {

@@ -21,11 +21,19 @@ constexpr int kTile = 6, kVectors = 2;
 constexpr int kColumns = kVectors * kWidth;
 static_assert(kColumns <= kMostColumns);
 
+// How a tile multiplies: lanes as fp32, or as what Real makes of them.
+struct AsFloat {
+  static Vec multiply_add(Vec sum, Vec a, Vec b) { return sum + a * b; }
+};
+struct AsReal {
+  static Vec multiply_add(Vec sum, Vec a, Vec b) { return MLXDIFF_ISA::multiply_add(sum, a, b); }
+};
+
 // Loops are unrolled so that the arrays become registers.
-template <int kRows>
-void tile(const float* const* rows, int64_t from, const float* weights, int64_t k, bool add, float* out) {
+template <class As, int kRows>
+void tile(const Lane* const* rows, int64_t from, const float* weights, int64_t k, bool add, float* out) {
   Vec sum[kRows][kVectors];
-  const float* a[kRows];
+  const Lane* a[kRows];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
     a[i] = rows[i] + from;
@@ -39,7 +47,7 @@ void tile(const float* const* rows, int64_t from, const float* weights, int64_t 
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sum[i][j] += a[i][c] * line[j];
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = As::multiply_add(sum[i][j], splat_lane(a[i][c]), line[j]);
     }
   }
 #pragma GCC unroll 16
@@ -49,20 +57,33 @@ void tile(const float* const* rows, int64_t from, const float* weights, int64_t 
   }
 }
 
-using Tile = void (*)(const float* const*, int64_t, const float*, int64_t, bool, float*);
+using Tile = void (*)(const Lane* const*, int64_t, const float*, int64_t, bool, float*);
 
+template <class As>
 struct Tiles {
   Tile of[kTile + 1];
 
   template <int kRows>
   constexpr void fill() {
-    of[kRows] = tile<kRows>;
+    of[kRows] = tile<As, kRows>;
     if constexpr (kRows > 1) fill<kRows - 1>();
   }
   constexpr Tiles() : of{} { fill<kTile>(); }
 };
 
-constexpr Tiles tiles;
+template <class As>
+constexpr Tiles<As> tiles;
+
+template <class As>
+inline void multiply(const Lane* const* rows, int64_t count, int64_t from, const float* weights, int64_t k, bool add,
+                     float* out) {
+  // Tiles of even heights: 16 rows are faster as 4 of 4 than as 6, 6 and 4.
+  const int64_t n = (count + kTile - 1) / kTile;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t first = count * i / n;
+    tiles<As>.of[count * (i + 1) / n - first](rows + first, from, weights, k, add, out + first * kColumns);
+  }
+}
 
 // Exchanges the elements of `a` that have the bit kStep in their number for those of `b` that lack it.
 template <int kStep, int... kAll>
@@ -81,11 +102,8 @@ inline void transpose(Vec* v) {
   if constexpr (2 * kStep < kWidth) transpose<2 * kStep>(v);
 }
 
-}  // namespace
-
-void panel_columns(int64_t* columns) { *columns = kColumns; }
-
-void pack_panel(const float* weights, int64_t stride, int64_t valid, int64_t k, float* out) {
+template <class From>
+inline void pack(const From* weights, int64_t stride, int64_t valid, int64_t k, float* out) {
   for (int64_t first = 0; first < kColumns; first += kWidth) {
     const int64_t some = valid - first;
     int64_t c = 0;
@@ -99,19 +117,39 @@ void pack_panel(const float* weights, int64_t stride, int64_t valid, int64_t k, 
     }
     for (; c < k; ++c) {
       for (int i = 0; i < kWidth; ++i) {
-        out[c * kColumns + first + i] = i < some ? weights[(first + i) * stride + c] : 0;
+        out[c * kColumns + first + i] = i < some ? as_float(weights[(first + i) * stride + c]) : 0;
       }
     }
   }
 }
 
+}  // namespace
+
+void panel_columns(int64_t* columns) { *columns = kColumns; }
+
+void pack_panel(const Real* weights, int64_t stride, int64_t valid, int64_t k, float* out) {
+  pack(weights, stride, valid, k, out);
+}
+
+void pack_lanes(const Lane* weights, int64_t stride, int64_t valid, int64_t k, float* out) {
+  pack(weights, stride, valid, k, out);
+}
+
 void product(const float* const* rows, int64_t count, int64_t from, const float* weights, int64_t k, bool add,
              float* out) {
-  // Tiles of even heights: 16 rows are faster as 4 of 4 than as 6, 6 and 4.
-  const int64_t n = (count + kTile - 1) / kTile;
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t first = count * i / n;
-    tiles.of[count * (i + 1) / n - first](rows + first, from, weights, k, add, out + first * kColumns);
+  multiply<AsFloat>(rows, count, from, weights, k, add, out);
+}
+
+void product_of_lanes(const Lane* const* rows, int64_t count, int64_t from, const float* weights, int64_t k, bool add,
+                      float* out) {
+  multiply<AsReal>(rows, count, from, weights, k, add, out);
+}
+
+void put_sums(const float* sums, int64_t count, const float* start, int64_t valid, Real* out, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i, sums += kColumns, out += stride) {
+    int64_t j = 0;
+    for (; j + kWidth <= valid; j += kWidth) store(out + j, load(sums + j) + load(start + j));
+    if (j < valid) store_part(out + j, load(sums + j) + load(start + j), valid - j);
   }
 }
 

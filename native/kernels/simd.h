@@ -4,6 +4,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../kernels.h"
+
+#ifdef MLXDIFF_BF16
+#include <immintrin.h>
+#endif
+
 namespace mlxdiff::MLXDIFF_ISA {
 
 #if defined(__AVX512F__)
@@ -29,6 +35,37 @@ static inline Vec load_part(const float* p, int64_t n, float fill = 0) {
   return v;
 }
 static inline void store_part(float* p, Vec v, int64_t n) { std::memcpy(p, &v, n * sizeof(float)); }
+
+static inline void put(float* p, float x) { *p = x; }
+
+#ifdef MLXDIFF_BF16
+typedef uint16_t Halves __attribute__((vector_size(2 * kWidth)));
+typedef uint32_t Bits __attribute__((vector_size(4 * kWidth)));
+static inline Bits bits_of(__m256i halves) { return __builtin_convertvector((Halves)halves, Bits); }
+static inline Vec widened(__m256i halves) { return (Vec)(bits_of(halves) << 16); }
+static inline __m256i rounded(Vec v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
+
+static inline Vec load(const BFloat16* p) { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+static inline void store(BFloat16* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded(v)); }
+static inline Vec load_part(const BFloat16* p, int64_t n, float fill = 0) {
+  const __mmask16 some = static_cast<__mmask16>((1u << n) - 1);
+  return (Vec)_mm512_mask_mov_ps((__m512)splat(fill), some, (__m512)widened(_mm256_maskz_loadu_epi16(some, p)));
+}
+static inline void store_part(BFloat16* p, Vec v, int64_t n) {
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), rounded(v));
+}
+
+static inline void put(BFloat16* p, float x) { store_part(p, splat(x), 1); }
+
+// sum + a * b; for bf16 the two products of each lane.
+static inline Vec multiply_add(Vec sum, Vec a, Vec b) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#else
+static inline Vec multiply_add(Vec sum, Vec a, Vec b) { return sum + a * b; }
+#endif
+// All lanes as that one, bit by bit.
+static inline Vec splat_lane(Lane x) { return (Vec)((Ints){} + __builtin_bit_cast(int32_t, x)); }
 
 // Where a is NaN, so is the result.
 static inline Vec at_least(Vec a, Vec low) { return a < low ? low : a; }

@@ -6,7 +6,7 @@ namespace mlxdiff::MLXDIFF_ISA {
 #define MLXDIFF_STRING(name) MLXDIFF_QUOTE(name)
 #define MLXDIFF_ENTRY(name, arguments) &name,
 
-extern const Kernels table;
-const Kernels table{MLXDIFF_STRING(MLXDIFF_ISA), MLXDIFF_KERNELS(MLXDIFF_ENTRY)};
+extern const Kernels<Real> table;
+const Kernels<Real> table{MLXDIFF_STRING(MLXDIFF_ISA), MLXDIFF_KERNELS(MLXDIFF_ENTRY, Real)};
 
 }  // namespace mlxdiff::MLXDIFF_ISA

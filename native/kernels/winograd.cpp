@@ -49,13 +49,13 @@ inline void sums(const V* t, V* y, int step) {
   y[3 * step] = kA2 * kA * difference_a + kB2 * kB * difference_b + t[5];
 }
 
-inline Vec get(const float* p, Vec*) { return load(p); }
-inline float get(const float* p, float*) { return *p; }
-inline void put(float* p, Vec v) { store(p, v); }
-inline void put(float* p, float v) { *p = v; }
+inline Vec get(const Real* p, Vec*) { return load(p); }
+inline float get(const Real* p, float*) { return as_float(*p); }
+inline void keep(float* p, Vec v) { store(p, v); }
+inline void keep(float* p, float v) { *p = v; }
 
 template <class V>
-inline void enter(const float* const* in, int64_t c, float* out, int64_t stride) {
+inline void enter(const Real* const* in, int64_t c, float* out, int64_t stride) {
   V columns[kSide * kSide], line[kSide], row[kSide];
 #pragma GCC unroll 6
   for (int j = 0; j < kSide; ++j) {
@@ -67,13 +67,13 @@ inline void enter(const float* const* in, int64_t c, float* out, int64_t stride)
   for (int i = 0; i < kSide; ++i) {
     pixels(columns + i * kSide, row, 1);
 #pragma GCC unroll 6
-    for (int j = 0; j < kSide; ++j) put(out + (i * kSide + j) * stride, row[j]);
+    for (int j = 0; j < kSide; ++j) keep(out + (i * kSide + j) * stride, row[j]);
   }
 }
 
 }  // namespace
 
-void winograd_pixels(const float* const* in, int64_t from, int64_t channels, float* out, int64_t stride) {
+void winograd_pixels(const Real* const* in, int64_t from, int64_t channels, float* out, int64_t stride) {
   int64_t c = 0;
   for (; c + kWidth <= channels; c += kWidth) enter<Vec>(in, from + c, out + c, stride);
   for (; c < channels; ++c) enter<float>(in, from + c, out + c, stride);
@@ -97,7 +97,7 @@ void winograd_weights(const float* in, int64_t count, float* out, int64_t stride
   }
 }
 
-void winograd_sums(const float* in, int64_t stride, const float* start, float* const* out, int64_t channels) {
+void winograd_sums(const float* in, int64_t stride, const float* start, Real* const* out, int64_t channels) {
   for (int64_t c = 0; c < channels; c += kWidth) {
     Vec columns[kOut * kSide], line[kSide], row[kOut];
 #pragma GCC unroll 6
@@ -113,7 +113,7 @@ void winograd_sums(const float* in, int64_t stride, const float* start, float* c
       sums(columns + i * kSide, row, 1);
 #pragma GCC unroll 4
       for (int j = 0; j < kOut; ++j) {
-        float* to = out[i * kOut + j];
+        Real* to = out[i * kOut + j];
         if (to == nullptr) continue;
         if (some >= kWidth) {
           store(to + c, row[j] + bias);

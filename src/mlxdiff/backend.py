@@ -10,8 +10,9 @@ import platform
 import re
 import resource
 import sys
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 OLDEST_MLX = (0, 32)  # older ones gave wrong results without an error: large quantized matmuls, lack of memory
 GIB = 2**30
 SMALL_CACHE = GIB // 4
+RECORDED_OF_MEMORY = 16  # the part of the memory that the buffers of a recorded call may take (kernels/graphs.py)
 
 # Short names first, as the command line offers them, then what else people write.
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -81,16 +83,50 @@ def _prepare() -> int:
     """Sets this process up to compute, once: all that mlxdiff changes in it, when the first model is opened.
 
     - the BLAS that MLX uses on a Linux CPU, and its number of threads (blas.py, cores.py)
-    - MLX_USE_CUDA_GRAPHS=0 in the environment, unless it is set
+    - MLX_USE_CUDA_GRAPHS=0 and MLX_ENABLE_TF32=0 in the environment, unless they are set
     - how many bytes of freed buffers MLX keeps (limit_cache)
     """
     # MLX gathers kernels in CUDA graphs, and making those takes the host longer than launching kernels one by one: a
     # UNet call took 1.2 to 2 times as long. MLX reads this when it first uses a GPU.
     os.environ.setdefault("MLX_USE_CUDA_GRAPHS", "0")
+    # Else products and convolutions in fp32 have the 10 bits of TF32 behind the point on NVIDIA GPUs, and M5 too. MLX
+    # reads this when it first computes one.
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
     require_mlx()
     blas.activate()
     limit_cache()
+    if is_gpu():
+        from .kernels import graphs
+
+        graphs.allow(memory_size() // RECORDED_OF_MEMORY)
     return os.getpid()
+
+
+_thread = threading.local()
+
+
+def enter_thread() -> None:
+    """Makes the calling thread fit for MLX on NVIDIA GPUs, once, before it computes. Nothing elsewhere.
+
+    - With several GPUs importing MLX 0.32 leaves the last one current, and an array of NumPy's that gets a buffer
+      which another thread has let go cannot be copied ("cudaMemcpy failed: invalid argument"). An operation on the
+      first GPU, which MLX computes on, makes that current.
+    - A thread that ends with streams of MLX's ends the process with SIGABRT when that ends.
+    """
+    mx = require_mlx()
+    if not mx.cuda.is_available() or hasattr(_thread, "streams"):
+        return
+    if mx.device_count(mx.gpu) > 1:
+        mx.eval(mx.zeros(1, stream=mx.gpu))
+    _thread.streams = _Streams() if threading.current_thread() is not threading.main_thread() else None
+
+
+class _Streams:
+    """MLX's streams of the thread that has it as a local: they go with it."""
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the interpreter's end MLX may be gone
+            require_mlx().clear_streams()
 
 
 def mlx_version(core: ModuleType) -> str:
@@ -142,10 +178,28 @@ def device_name() -> str:
     return str(name) if name else platform.machine()
 
 
+def tf32() -> bool:
+    """Whether products and convolutions in fp32 may be rounded to TF32: on a GPU, where MLX_ENABLE_TF32 asks for it.
+
+    NVIDIA GPUs from 2020 on and Apple's M5 can. MLX reads the variable once, as C's atoi would.
+    """
+    number = re.match(r"\s*[+-]?\d+", os.environ.get("MLX_ENABLE_TF32", "1"))
+    return is_gpu() and number is not None and int(number[0]) != 0
+
+
 def default_dtype() -> mx.Dtype:
-    """fp16 on a GPU, fp32 on a CPU, where half precision is 50 times slower."""
+    """fp16 on a GPU, fp32 on a CPU, where half precision may be 50 times slower (see is_fast)."""
     mx = require_mlx()
     return mx.float16 if is_gpu() else mx.float32
+
+
+def is_fast(dtype: mx.Dtype) -> bool:
+    """Whether networks of that type run at the device's own speed: half precision on a CPU may not."""
+    if is_gpu():
+        return True
+    from .kernels import native
+
+    return native.is_fast(dtype)
 
 
 def parse_dtype(dtype: str | mx.Dtype) -> mx.Dtype:
@@ -226,6 +280,33 @@ def _own_control_groups() -> list[Path]:
     return found
 
 
+def check_memory() -> None:
+    """Raises BackendError if an operation of the CPU's lacked memory since the last time: its numbers are NaN."""
+    from .kernels import native
+
+    extension = None if is_gpu() else native.serving()
+    if extension is not None and extension.lacked_memory():
+        raise _out_of_memory()
+
+
+@contextmanager
+def lack_of_memory_in_words() -> Iterator[None]:
+    """Within it BackendError stands for the RuntimeError by which MLX and the extension say that memory ran out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Unable to allocate" not in str(error):
+            raise
+        raise _out_of_memory() from error
+
+
+def _out_of_memory() -> BackendError:
+    return BackendError(
+        "The memory ran out, and what was computed is lost.",
+        "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
+    )
+
+
 def limit_cache() -> int:
     """Sets how many bytes of freed buffers MLX keeps for reuse, and returns that number.
 
@@ -273,9 +354,10 @@ def describe() -> dict[str, Any]:
     """This machine and the versions that decide what a picture looks like and how long it takes, for `info`."""
     prepare()
     mx = require_mlx()
-    from .kernels import apple, native
+    from .kernels import apple, graphs, native
 
-    metal = {"metal": ", ".join(apple.used()) or "no choices"} if backend_name() == "Metal" else {}
+    own = {"Metal": {"metal": ", ".join(apple.used()) or "no choices"}, "CUDA": {"graphs": graphs.state()}}
+    gpu = {"fp32": "rounded to TF32" if tf32() else "exact"} if is_gpu() else {}
     return {
         "mlxdiff": __version__,
         "python": platform.python_version(),
@@ -287,5 +369,6 @@ def describe() -> dict[str, Any]:
         "dtype": dtype_name(default_dtype()),
         "blas": blas.live(),
         "native": native.state(),
-        **metal,
+        **gpu,
+        **own.get(backend_name(), {}),
     }

@@ -12,7 +12,9 @@ keeps what it has, with one warning. An MLX that its builder linked to a fast BL
 
 When. `activate()` acts when the first model is loaded (backend.prepare), however long ago MLX was imported: importing
 mlxdiff changes nothing. It gets as many threads as there are free cores at that moment (cores.py);
-`OPENBLAS_NUM_THREADS` overrides that.
+`OPENBLAS_NUM_THREADS` overrides that. A library that somebody else has loaded keeps its threads.
+
+The native extension has an `sgemm` of its own, which takes the place of OpenBLAS's (`use_product`).
 
 `MLXDIFF_BLAS` overrides the choice: the path of a library, or `reference` to leave MLX alone.
 """
@@ -25,6 +27,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,9 +114,26 @@ def threads() -> int | None:
         return None
 
 
-def function(name: str) -> int | None:
-    """Address of that function in the BLAS that MLX was given; None if there is none."""
-    return None if _provider is None else _provider.function(name)
+def wished_threads() -> int | None:
+    """How many threads the environment asks for; None where it does not say, or says something else than a number."""
+    texts = (os.environ.get(name, "").strip() for name in _THREADS)
+    wished = next((text for text in texts if text), "")
+    return int(wished) if re.fullmatch(r"[1-9]\d{0,3}", wished) else None
+
+
+def use_product(address: int) -> None:
+    """Points MLX's cblas_sgemm at a function of the same form, unless MLX has a BLAS that somebody chose for it."""
+    from . import elf
+
+    core = sys.modules.get("mlx.core")
+    if core is None or sys.platform == "darwin" or not elf.supported() or os.environ.get(VARIABLE, "").strip():
+        return
+    with _lock:
+        slots = [slot for slot in _slots(core) if slot.name == "cblas_sgemm"]
+        if _provider is None and not all(_identify(elf.library_of(slot.target))[1] for slot in slots):
+            return
+        with suppress(OSError):  # a jump table that cannot be changed: MLX keeps what it has
+            elf.redirect(dict.fromkeys(slots, address))
 
 
 def _replace(core: ModuleType) -> tuple[str, str | None]:
@@ -226,6 +246,9 @@ def _examine(path: str, origin: str, *, only_openblas: bool = False) -> _Provide
     """Loads a library and tries it; raises _Unfit with the reason when MLX must not call it."""
     import ctypes
 
+    from . import elf
+
+    shared = elf.loaded(path) is not None
     try:
         library = ctypes.CDLL(path, mode=os.RTLD_LOCAL)
     except OSError as error:
@@ -241,7 +264,8 @@ def _examine(path: str, origin: str, *, only_openblas: bool = False) -> _Provide
         raise _Unfit("has 64-bit integers where MLX passes 32-bit ones")
     if not _multiplies(library, prefix):
         raise _Unfit("multiplies wrongly on this processor (OPENBLAS_CORETYPE=ARMV8 or HASWELL takes plainer kernels)")
-    _limit_threads(library, prefix)
+    if not shared:
+        _limit_threads(library, prefix)
     return _Provider(library, prefix, _describe(library, prefix, origin))
 
 

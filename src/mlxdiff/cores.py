@@ -1,4 +1,4 @@
-"""How many cores this process can have to itself at the moment, on Linux.
+"""How many cores this process can have to itself at the moment, on Linux. The native extension asks again and again.
 
 A BLAS deals each product out to threads that then wait for each other. A thread that has to share its core, with
 another program or because a container's quota is used up, holds up all the others at every product: with one busy
@@ -17,9 +17,12 @@ WINDOW = 0.04  # seconds to watch the processors for; the kernel counts in steps
 
 def free() -> int:
     """Cores that are this process' own to use, one at least: of those it may run on, the idle ones."""
-    machine = os.cpu_count() or 1
-    allowed = min(len(os.sched_getaffinity(0)), quota(Path("/sys/fs/cgroup/cpu.max")))
-    return max(1, min(allowed, machine - busy_neighbours()))
+    return max(1, min(allowed(), (os.cpu_count() or 1) - busy_neighbours()))
+
+
+def allowed() -> int:
+    """Cores that this process may run on, whoever else does."""
+    return max(1, min(len(os.sched_getaffinity(0)), quota(Path("/sys/fs/cgroup/cpu.max"))))
 
 
 def busy_neighbours() -> int:

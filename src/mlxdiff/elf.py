@@ -81,6 +81,16 @@ def library_of(address: int) -> str | None:
 
 def imported_slots(library: ctypes.CDLL, wanted: Callable[[str], bool]) -> list[Slot]:
     """Slots of a loaded `library` for functions that it does not define itself and whose name is `wanted`."""
+    return [slot for slot, own in _slots(library) if not own and wanted(slot.name)]
+
+
+def own_slots(library: ctypes.CDLL, name: str) -> list[Slot]:
+    """Slots through which a loaded `library` calls a function `name` of its own, since others might replace it."""
+    return [slot for slot, own in _slots(library) if own and slot.name == name]
+
+
+def _slots(library: ctypes.CDLL) -> Iterator[tuple[Slot, bool]]:
+    """The slots of a loaded library, and whether the function is its own."""
     base, dynamic = _link_map(library)
 
     def address(tag: int) -> int:
@@ -89,7 +99,7 @@ def imported_slots(library: ctypes.CDLL, wanted: Callable[[str], bool]) -> list[
         return value if value >= base else base + value
 
     if _DT_STRTAB not in dynamic or _DT_SYMTAB not in dynamic:
-        return []
+        return
     strings, symbols = address(_DT_STRTAB), address(_DT_SYMTAB)
     tables = []
     if dynamic.get(_DT_PLTREL) == _DT_RELA and _DT_JMPREL in dynamic:
@@ -98,18 +108,15 @@ def imported_slots(library: ctypes.CDLL, wanted: Callable[[str], bool]) -> list[
         tables.append((address(_DT_RELA), dynamic.get(_DT_RELASZ, 0)))
 
     kinds = RELOCATIONS[platform.machine()]
-    found: dict[int, Slot] = {}
+    found: set[int] = set()
     for table, size in tables:
         for offset, info, _ in _RELA.iter_unpack(ctypes.string_at(table, size - size % _RELA.size)):
-            if info & 0xFFFFFFFF not in kinds:
+            if info & 0xFFFFFFFF not in kinds or base + offset in found:
                 continue
+            found.add(base + offset)
             name, _, _, section, _, _ = _SYM.unpack(ctypes.string_at(symbols + _SYM.size * (info >> 32), _SYM.size))
-            if section != 0:  # defined in this very library
-                continue
             text = ctypes.string_at(strings + name).decode("ascii", "replace")
-            if wanted(text):
-                found[base + offset] = Slot(text, base + offset)
-    return list(found.values())
+            yield Slot(text, base + offset), section != 0
 
 
 def redirect(targets: Mapping[Slot, int]) -> None:

@@ -27,6 +27,9 @@ LARGEST_BATCH_ON_CPU = 4  # on a CPU it does not fall at all, and a group is wha
 # Maps of a decoder's largest size that are alive at once when MLX decodes as a whole. A CPU's convolution makes nine
 # copies of its input; and MLX hands out memory faster than a CPU computes.
 MAPS, MAPS_ON_CPU = 8, 38
+# In fp32 an NVIDIA GPU's convolutions need workspace, without TF32 also copies as a CPU's: 21.5 and 38 maps were
+# measured at 512 and 768 pixels, and with 38 at 1024 an 80 GB GPU had too little.
+MAPS_TF32, MAPS_EXACT = 22, 48
 
 SMALL_CALL = 2**28  # bytes: below it a call is never parted
 # Times what a row of a call takes on a GPU: two rows of SDXL at 1024x1024 took 3.6 GB, where 1.0 were foreseen.
@@ -98,7 +101,13 @@ def tile_for(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -
 
 def whole(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int:
     """What decoding latents of that shape as a whole takes, about; `itemsize` is of one number."""
-    return shape[0] * _largest_map(config, shape, itemsize) * (MAPS if backend.is_gpu() else MAPS_ON_CPU)
+    if not backend.is_gpu():
+        maps = MAPS_ON_CPU
+    elif itemsize == 4 and backend.backend_name() == "CUDA":
+        maps = MAPS_TF32 if backend.tf32() else MAPS_EXACT
+    else:
+        maps = MAPS
+    return shape[0] * _largest_map(config, shape, itemsize) * maps
 
 
 def in_strips(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import __version__, provenance, recipes, stealth
+from . import __version__, backend, provenance, recipes, stealth
 from .declarations import declared
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
 from .inputs import open_input
@@ -64,7 +64,7 @@ def picture_text(request: Request) -> dict[str, str]:
     return {
         "mlxdiff": request.to_json(),
         "parameters": parameters_text(request),
-        "Software": f"mlxdiff {__version__}",
+        "Software": f"mlxdiff {__version__}{' (TF32)' if backend.tf32() else ''}",
         **provenance.text_alone(request),
     }
 

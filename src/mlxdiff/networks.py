@@ -23,6 +23,7 @@ from .families import Checkpoint, Family, base
 from .loras import Adapters
 from .models.autoencoders import Autoencoder
 from .models.backbone import Backbone
+from .models.unet_backbone import UNetBackbone
 from .parts import BACKBONE
 from .text import Tokenizer
 from .threads import Turn
@@ -189,11 +190,23 @@ class Networks:
         mx.clear_cache()
 
     def make_room(self, decoding: int) -> None:
-        """Lets the backbone go where it does not fit beside a decoding of that many bytes; first what ran with it."""
+        """Lets the backbone go where it does not fit beside a decoding of that many bytes; first what ran with it.
+
+        Before either go the buffers of the backbone's recorded calls.
+        """
+        self._forget_recordings(decoding)
         if self._beside_bytes and not memory.keeps_backbone(self._size("backbone") + self._beside_bytes, decoding):
             self._held = {name: held for name, held in self._held.items() if name in _PARTS}
         if self.holds("backbone") and not memory.keeps_backbone(self._size("backbone"), decoding):
             self._held.pop("backbone", None)
+
+    def _forget_recordings(self, decoding: int) -> None:
+        held = self._held.get("backbone")
+        if held is None or not isinstance(held.network, UNetBackbone):
+            return
+        together = held.nbytes + self._beside_bytes + held.network.recorded_nbytes
+        if held.network.recorded_nbytes and not memory.keeps_backbone(together, decoding):
+            held.network.forget_recordings()
 
     def let_go(self, name: str) -> None:
         """Lets a network go; it is loaded again when it is needed again."""

@@ -19,13 +19,13 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
+from . import ahead, autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .controls import Controls  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
-from .errors import InputError, MlxdiffWarning, RequestError  # noqa: E402
+from .errors import InputError, MlxdiffWarning, NonFiniteError, RequestError  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .loras import adapters_of, alike  # noqa: E402
@@ -93,12 +93,12 @@ class StableDiffusion:
             vae=wanted.vae,
             prediction_type=prediction_type,
         )
-        if self.dtype != mx.float32 and not backend.is_gpu():
+        if not backend.is_fast(self.dtype):
             text = f"On a CPU {self.model.dtype} is about 50 times slower than fp32."
             warnings.warn(MlxdiffWarning(text), stacklevel=2)
         hashes = () if wanted.vae is None or vae_path is None else ((wanted.vae, content_hash(vae_path)),)
         self._loaded = resolve.Loaded(self.model, self.checkpoint, self.defaults, hashes)
-        self._turn = Turn()
+        self._turn = Turn(backend.enter_thread)
         self.networks = Networks(self.checkpoint, self.family, dtype=self.dtype, bits=bits, turn=self._turn)
         self._prompts = EncodedPrompts(self.networks)
         self._refiner: tuple[str, StableDiffusion] | None = None  # by the name that it was asked for with
@@ -175,14 +175,13 @@ class StableDiffusion:
     def render(self, request: Resolved, *, on_step: Callable[[Step], object] | None = None) -> Iterator[images.Picture]:
         """The pictures of a resolved request, each batch when it is asked for; what `on_step` raises ends it."""
         for part in request.parts(self.batch_size(request)):
-            with self._turn:
+            with self._turn, backend.lack_of_memory_in_words():
                 pictures = self._rendered(part, on_step)
             yield from pictures
 
     def _rendered(self, part: Resolved, on_step: Callable[[Step], object] | None) -> list[images.Picture]:
         latents = mx.array([])
-        for step in self.denoise(part):
-            mx.eval(step.latents)
+        for step in ahead.evaluated(self.denoise(part)):
             latents = step.latents
             if on_step is not None:
                 on_step(step)
@@ -281,10 +280,14 @@ class StableDiffusion:
         """One decoded picture (H, W, 3) in [0, 1] as it is kept: uint8, of `request.finished_size`.
 
         Where a part of a picture was repainted, it is put back into that picture through the mask, and what is not
-        masked has the bytes that it had. An upscaler enlarges the whole. Raises NonFiniteError, and InputError where
-        a file that the request names is gone.
+        masked has the bytes that it had. An upscaler enlarges the whole. Raises NonFiniteError, BackendError where
+        memory ran out, and InputError where a file that the request names is gone.
         """
-        picture = images.to_uint8(decoded, request.rounding)
+        try:
+            picture = images.to_uint8(decoded, request.rounding)
+        except NonFiniteError:
+            backend.check_memory()
+            raise
         if request.image is not None and (request.mask is not None or request.expand is not None):
             picture = canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
         return self.enlarge(picture, request.upscaler)

@@ -11,6 +11,7 @@ import atexit
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -21,10 +22,13 @@ _workers: set[int] = set()
 
 
 class Turn:
-    """`with turn:` waits until no other thread is inside. Raises BackendError in a forked process."""
+    """`with turn:` waits until no other thread is inside. Raises BackendError in a forked process.
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
+    enter  called by each thread that comes in
+    """
+
+    def __init__(self, enter: Callable[[], None]) -> None:
+        self._lock, self._enter = threading.RLock(), enter
         self._process = os.getpid()
 
     def __enter__(self) -> Turn:
@@ -35,6 +39,7 @@ class Turn:
                 "Load it in the new process, or start that with multiprocessing's spawn method.",
             )
         self._lock.acquire()
+        self._enter()
         _await_at_exit(threading.get_native_id())
         return self
 

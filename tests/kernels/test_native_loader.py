@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 from arrays import normal
 
-from mlxdiff import backend
+from mlxdiff import backend, blas, cores
 from mlxdiff.errors import BackendError, MlxdiffWarning
 from mlxdiff.kernels import native
 from mlxdiff.kernels.activations import gelu
@@ -139,9 +139,12 @@ def test_it_serves_fp32_only(dtype):
 
 
 @compiled
-def test_it_computes_on_as_many_threads_as_the_blas():
-    from mlxdiff import blas
-
-    if blas.threads() is None:
-        pytest.skip("this BLAS does not say how many threads it has")
-    assert native.serving().threads() == blas.threads()
+@pytest.mark.parametrize("told", [None, 3])
+def test_it_has_a_thread_for_each_core_that_it_may_use_or_as_many_as_the_user_says(loaded_anew, monkeypatch, told):
+    for name in blas._THREADS:
+        monkeypatch.delenv(name, raising=False)
+    if told is not None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", str(told))
+    module, state = loaded_anew("")
+    assert module.threads() == (cores.allowed() if told is None else told)
+    assert f" {module.threads()} thread" in state

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from .. import images
+from .. import ahead, images
 from ..pipeline import StableDiffusion
 from ..request import Request, Resolved
 
@@ -48,8 +48,7 @@ class Rendered:
 
 def denoise(sd: StableDiffusion, request: Resolved, *, indices: tuple[int, ...]) -> Iterator[Denoised]:
     """Denoises the images of a request as one batch, each step evaluated when it is yielded."""
-    for step in sd.denoise(request):
-        mx.eval(step.latents)
+    for step in ahead.evaluated(sd.denoise(request)):
         yield Denoised(step.index + 1, request.n_steps, request.batch_size, step.latents, step.denoised, indices, sd)
 
 

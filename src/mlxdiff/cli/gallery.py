@@ -47,7 +47,7 @@ def _write(pictures: list[Path], path: Path, title: str, size: int, run: RunOpti
     from .. import files
     from ..gallery import Added, Broken, write_gallery
 
-    interrupts = Interrupts(tell=lambda: None, clean=lambda: files.remove_parts(path.parent, ours=True))
+    interrupts = Interrupts(lambda: None, clean=lambda: files.remove_parts(path.parent, ours=True))
     with Bars(shown=run.progress) as bars, interrupts:
         bars.start(len(pictures))
         broken = 0

@@ -40,7 +40,7 @@ def attention(
 
 def self_attention(qkv: mx.array, *, heads: int, upcast: bool = False) -> mx.array:
     """Attention of tokens to each other: qkv (B, T, 3 D), queries, keys and values side by side -> (B, T, D)."""
-    if on_cpu(qkv):
+    if on_cpu(qkv) or native.serving(qkv) is not None:
         q, k, v = mx.split(qkv, 3, axis=-1)
         return attention(q, k, v, heads=heads)
     batch, length, width = qkv.shape
@@ -89,7 +89,7 @@ def _is_fused(q: mx.array) -> bool:
     length, size = q.shape[2:]
     if mx.metal.is_available():
         return length > 8 and size in (*_METAL_HEAD_SIZES, apple.head_size(80))
-    return length > 1 and size % 8 == 0 and size <= 128
+    return length > 1 and size % 8 == 0 and size <= 128 and q.dtype != mx.float32
 
 
 def _attention_in_blocks(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:

@@ -44,11 +44,21 @@ class _OutdatedError(_Unfit):
 def serving(*arrays: mx.array | None) -> Any | None:
     """The extension, if it can compute with these arrays (None stands for one that is left out), else None.
 
-    Raises BackendError if MLXDIFF_NATIVE makes no sense.
+    It takes arrays of fp32; and of bf16, where the processor multiplies that. Raises BackendError if MLXDIFF_NATIVE
+    makes no sense.
     """
-    if mx.default_device() != mx.cpu or any(a is not None and a.dtype != mx.float32 for a in arrays):
+    if mx.default_device() != mx.cpu:
         return None
-    return _loaded()[0]
+    types = {a.dtype for a in arrays if a is not None}
+    if types <= {mx.float32}:
+        return _loaded()[0]
+    extension = _loaded()[0] if types == {mx.bfloat16} else None
+    return extension if extension is not None and extension.has_bf16() else None
+
+
+def is_fast(dtype: mx.Dtype) -> bool:
+    """Whether a CPU computes with arrays of that type at its own speed, and not one number at a time."""
+    return dtype == mx.float32 or serving(mx.zeros(1, dtype)) is not None
 
 
 def state() -> str:
@@ -71,9 +81,13 @@ def _loaded() -> tuple[ModuleType | None, str]:
         return None, f"off: {reason}"
     if chosen:
         _force(module, chosen)
-    blas.activate()  # whose threads are shared
-    _share_cores(module)
-    return module, f"{module.instruction_set()}, {module.threads()} thread{'' if module.threads() == 1 else 's'}"
+    blas.activate()
+    # MLX's own products in fp32 too: as fast as OpenBLAS, and the same bits whatever the number of threads.
+    blas.use_product(module.sgemm())
+    told = blas.wished_threads()
+    module.set_threads(cores.allowed() if told is None else told, follow_load=told is None)
+    threads = f"{module.threads()} thread{'' if module.threads() == 1 else 's'}"
+    return module, f"{module.instruction_set()}, {threads}{', bf16' if module.has_bf16() else ''}"
 
 
 def _fitting(library: Path) -> ModuleType:
@@ -103,15 +117,6 @@ def _fitting(library: Path) -> ModuleType:
     if not (tried[0] == 0 and abs(tried[1] - 1.7615942) < 1e-5):
         raise _Unfit("it computes wrongly on this processor")
     return module
-
-
-def _share_cores(module: Any) -> None:
-    """One pool of threads for the extension and for OpenBLAS, as large as OpenBLAS's own is."""
-    threads = blas.threads()
-    module.set_threads(cores.free() if threads is None else threads)
-    setter = None if threads is None else blas.function("openblas_set_threads_callback_function")
-    if setter is not None:
-        module.share_threads(setter)
 
 
 def _force(module: Any, instruction_set: str) -> None:

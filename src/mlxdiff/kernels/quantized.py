@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from .linear import linear, product
+
 # On a CPU MLX's product goes through the packed matrix again for each row of x, on one thread: 20 times as long as
 # unpacking it once and multiplying with BLAS. For fewer rows than this the unpacking costs more.
 _ROWS_TO_UNPACK_FOR = 8
@@ -27,10 +29,10 @@ def quantized_product(
         whole = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, dtype=x.dtype)
         if low_rank is not None:  # less work than for each row of x
             down, up = low_rank
-            whole = mx.addmm(whole, up, down)
-        return x @ whole.T
-    product = mx.quantized_matmul(x, weight, scales, biases, group_size=group_size, bits=bits)
+            whole = whole + product(up, down)
+        return linear(x, whole)
+    out = mx.quantized_matmul(x, weight, scales, biases, group_size=group_size, bits=bits)
     if low_rank is not None:
         down, up = low_rank
-        product = product + (x @ down.T) @ up.T
-    return product
+        out = out + linear(linear(x, down), up)
+    return out

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import CheckpointError
+from ..kernels.linear import linear
 from . import config as read
 from .clip import ACTIVATIONS, CLIPEncoder
 from .layers import LayerNorm, Linear
@@ -135,7 +136,7 @@ class _Embeddings(nn.Module):
         cut = pixels[:, : side * size, : side * size].reshape(batch, side, size, side, size, 3)
         # A convolution whose stride is its kernel's size is one product.
         rows = cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * side, size * size * 3)
-        patches = rows @ self.patch_embedding.weight.reshape(self.config.hidden_size, -1).T
+        patches = linear(rows, self.patch_embedding.weight.reshape(self.config.hidden_size, -1))
         whole = mx.broadcast_to(self.class_embedding, (batch, 1, self.config.hidden_size))
         return mx.concatenate([whole, patches], axis=1) + self.position_embedding.weight
 

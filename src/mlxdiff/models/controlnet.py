@@ -19,7 +19,9 @@ import mlx.nn as nn
 
 from ..conditioning import Conditioning
 from ..errors import CheckpointError, MlxdiffError, UnsupportedError
+from ..kernels import graphs
 from ..kernels.activations import silu
+from ..kernels.linear import linear
 from . import config as read
 from .backbone import Residuals
 from .layers import Conv2d, LayerNorm, Linear, PointwiseConv2d, TimestepEmbedding, timestep_embedding
@@ -208,7 +210,7 @@ class _TypeAttention(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         width = x.shape[-1]
-        return self.out_proj(x @ self.in_proj_weight[2 * width :].T + self.in_proj_bias[2 * width :])
+        return self.out_proj(linear(x, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :]))
 
 
 class _TypeMLP(nn.Module):
@@ -295,7 +297,7 @@ class ControlNet:
     def __init__(self, network: ControlNetModel, *, compiles: bool | None = None) -> None:
         self.network = network
         compiles = mx.default_device().type == mx.gpu if compiles is None else compiles
-        self._maps: Callable[..., list[mx.array]] = mx.compile(network.maps) if compiles else network.maps
+        self._maps: Callable[..., list[mx.array]] = graphs.compiled(network.maps) if compiles else network.maps
 
     @property
     def config(self) -> ControlNetConfig:

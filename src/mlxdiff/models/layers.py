@@ -15,6 +15,7 @@ from ..kernels.activations import silu
 from ..kernels.conv import conv2d
 from ..kernels.group_norm import group_norm, group_norm_silu
 from ..kernels.layer_norm import add_layer_norm, layer_norm
+from ..kernels.linear import linear
 from ..kernels.quantized import quantized_product
 from ..kernels.residual import add_biased
 
@@ -66,7 +67,10 @@ class Linear(nn.Linear):
 
     def product(self, x: mx.array) -> mx.array:
         """The layer without its bias."""
-        return x @ self.weight.T
+        return linear(x, self.weight)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return linear(x, self.weight, self.get("bias"))
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
@@ -107,7 +111,7 @@ class PointwiseConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.addmm(self.bias, x, self.weight.reshape(self.weight.shape[0], -1).T)
+        return linear(x, self.weight.reshape(self.weight.shape[0], -1), self.bias)
 
 
 class TimestepEmbedding(nn.Module):

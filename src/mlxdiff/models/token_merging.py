@@ -18,6 +18,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
+from ..kernels.linear import product
+
 _SHORTEST = 1e-6  # lengths are divided by no less: a token of zeros is like none
 
 
@@ -44,7 +46,7 @@ class Merging:
         sources = mx.take_along_axis(tokens[:, self.sources], self.ranked[..., None], axis=1)
         kept, merged = mx.split(sources, [sources.shape[1] - self.shares.shape[2]], axis=1)
         # A product, not a scatter: on a GPU the order in which a scatter adds, and so its last bits, differ each time.
-        joined = self.shares.astype(tokens.dtype) @ merged
+        joined = product(self.shares.astype(tokens.dtype), merged)
         return mx.concatenate([kept, tokens[:, self.destinations] * self.own.astype(tokens.dtype) + joined], axis=1)
 
     def unmerge(self, merged: mx.array) -> mx.array:

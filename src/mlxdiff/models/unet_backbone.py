@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from ..conditioning import Conditioning
 from ..errors import UnsupportedError
+from ..kernels import graphs
 from ..weight_changes import Delta, Live, Survival
 from .backbone import Extra, Residuals
 from .layers import timestep_embedding
@@ -36,6 +37,7 @@ class Calls:
 
     def __init__(self, unet: UNet2DConditionModel, compiles: bool) -> None:
         self._network, self._compiles = unet, compiles
+        self.called: list[Callable[..., Any]] = []
         self._weights = _leaves(unet) if compiles else []
 
     def are_current(self) -> bool:
@@ -63,7 +65,10 @@ class Calls:
 
     def _as_called(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # On a CPU the compiler runs for longer than a picture takes.
-        return mx.compile(function) if self._compiles else function
+        if not self._compiles:
+            return function
+        self.called.append(graphs.compiled(function))
+        return self.called[-1]
 
 
 class Prepared:
@@ -156,6 +161,20 @@ class UNetBackbone:
     def weights_nbytes(self) -> int:
         """Bytes of the weights."""
         return sum(array.nbytes for array in _leaves(self.network))
+
+    @property
+    def recorded_nbytes(self) -> int:
+        """Bytes that the recordings of calls hold (kernels/graphs.py)."""
+        return sum(graphs.held(function) for function in self._called)
+
+    def forget_recordings(self) -> None:
+        """Lets those bytes go; calls are recorded again when they come again."""
+        for function in self._called:
+            graphs.forget(function)
+
+    @property
+    def _called(self) -> list[Callable[..., Any]]:
+        return [] if self._calls is None else self._calls.called
 
     def prepare(self, conditioning: Conditioning, timesteps: Sequence[float], *, guidance_scale: float) -> PreparedUNet:
         """See Backbone.prepare: the keys and values of the context, and what the timesteps add."""

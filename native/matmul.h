@@ -1,0 +1,29 @@
+// Products of matrices, fp32 or bf16. Sums are fp32 and of one order, whatever the number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace mlxdiff {
+
+// out (rows, columns) = x (rows, depth) @ transpose of weights (columns, depth) + bias (columns), which may be null.
+// Strides are of rows, in elements. The depth of bf16 is even.
+template <class Real>
+struct Product {
+  int64_t rows, columns, depth;
+  const Real* x;
+  int64_t x_row;
+  const Real* weights;
+  int64_t weight_row;
+  const Real* bias;
+  Real* out;
+  int64_t out_row;
+};
+
+template <class Real>
+void multiply(const Product<Real>&);
+
+// CBLAS's function of that name. Where there is no memory for it, the result is NaN.
+void sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float* a, int lda,
+           const float* b, int ldb, float beta, float* c, int ldc);
+
+}  // namespace mlxdiff
