@@ -36,6 +36,11 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_every_page_is_named_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in readme] == []
+
+
 def test_the_readmes_tree_names_what_is_there():
     tree = re.search(r"```\nsrc/mlxdiff/\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     inside, outside = tree.split("benchmarks/", 1)

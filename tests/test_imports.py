@@ -15,6 +15,7 @@ LEAVES = {
     "catalogue",
     "conditioning",
     "controlling",
+    "cores",
     "declarations",
     "errors",
     "few_steps",
@@ -41,6 +42,7 @@ LEAVES = {
     "structured",
     "threads",
     "weight_changes",
+    "workers",
     "xmp",
 }
 PIPELINE = {
@@ -206,8 +208,8 @@ ALLOWED = {
     "parameters": {"__init__", "recipes", "short_hashes"},
     "short_hashes": {"hub", "named_files"},
     "backend": {"__init__", "blas", "kernels"},
-    "kernels": {"blas", "cores", "elf"},
-    "blas": {"cores", "elf"},
+    "kernels": {"blas", "elf"},
+    "blas": {"elf"},
 }
 FAMILY_FILES = {"sd", "sdxl"}
 

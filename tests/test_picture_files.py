@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxdiff.errors import InputError, MlxdiffWarning
-from mlxdiff.picture_files import picture_files
+from mlxdiff.picture_files import natural, picture_files
 
 
 def paths(folder) -> list[str]:
@@ -15,10 +17,12 @@ def paths(folder) -> list[str]:
 
 
 def test_pictures_by_name_and_then_those_of_the_folders_below(tmp_path):
-    for name in ("b.png", "a.PNG", "c.jpg", "d.jpeg", "e.webp", "b/z.png", "a/y.png", "a/x/w.png", "a.txt", "n.json"):
+    above = ["a.PNG", "b.png", "c.jpg", "d.jpeg", "e.webp", "f-2.bmp", "f-10.gif"]
+    below = ["a/y.png", "a/x/w.png", "b/z.png"]
+    for name in (*reversed(above), *below, "a.txt", "n.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert paths(tmp_path) == ["a.PNG", "b.png", "c.jpg", "d.jpeg", "e.webp", "a/y.png", "a/x/w.png", "b/z.png"]
+    assert paths(tmp_path) == [*above, *below]
 
 
 def test_hidden_files_and_links_to_folders_and_pipes_are_left_out(tmp_path):
@@ -56,3 +60,33 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.warns(MlxdiffWarning, match="Its pictures are left out"):
         assert paths(tmp_path) == ["b/b.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root enters every folder")
+def test_a_folder_that_can_be_listed_and_not_entered(tmp_path):
+    (tmp_path / "a.png").touch()
+    tmp_path.chmod(0o400)
+    try:
+        assert paths(tmp_path) == ["a.png"], "who reads it says what is wrong"
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff\xfe.png"
+    with open(name, "wb"):
+        pass
+    (found,) = picture_files(tmp_path)
+    assert os.fsencode(found) == name
+
+
+@given(st.lists(st.text(), max_size=8))
+def test_any_names_can_be_sorted(texts):
+    by_name = sorted(texts, key=natural)
+    texts.reverse()
+    assert sorted(texts, key=natural) == by_name
+
+
+def test_numbers_are_sorted_by_value():
+    names = ["x10", "x9", "x010", "x", "X1y2", "x1y10"]
+    assert sorted(names, key=natural) == ["x", "X1y2", "x1y10", "x9", "x010", "x10"]

@@ -20,7 +20,7 @@ from .errors import InputError, MlxdiffWarning, RequestError
 from .fitting import fitted, padded, same_ratio
 from .pictures import ALPHA, Pixels
 from .remembering import remembered
-from .request import Margins, Request, Resolved
+from .request import Margins, Request
 
 KEPT, KEPT_BYTES = 8, 2**28  # canvases; one of 1024x1024 pixels takes 21 MB, and of a photo the whole is kept
 _BYTES = 48  # a pixel: the picture and the mask in 8 bits and as floats, and copies on the way
@@ -53,8 +53,13 @@ class Canvas:
         return sum(arrays.values())
 
 
-def canvas_of(request: Resolved, factor: int) -> Canvas:
-    """The canvas of a request that has an image; `factor` is the pixels of a latent cell. Raises InputError."""
+def canvas_of(request: Request, factor: int) -> Canvas:
+    """The canvas of a request that has an image, and no unset field with a neutral value. Raises InputError.
+
+    `factor` is the pixels of a latent cell.
+    """
+    if request.height is None or request.width is None or request.fit is None:
+        raise InputError("It does not say at which size it was rendered.", "Get the file again.")
     size = request.height, request.width
     asked = (request.fit, request.mask_blur or 0.0, request.inpaint_fill, request.inpaint_area, request.inpaint_padding)
     return _canvas(request.image, request.mask, request.expand, request.hashes, size, asked, request.compat, factor)
@@ -120,7 +125,7 @@ def pasted(canvas: Canvas, rendered: np.ndarray) -> np.ndarray:
 
 def finished_size(request: Request, size: tuple[int, int], factor: int) -> tuple[int, int]:
     """(height, width) of the finished picture, of which `size` are rendered. Raises InputError."""
-    if request.image is None or (request.mask is None and request.expand is None):
+    if request.image is None or not request.keeps_a_part:
         return size
     own = base_size(request.image, request.expand)
     return own if request.inpaint_area == "masked" or size == rounded_up(own, factor) else size

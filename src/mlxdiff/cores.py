@@ -22,6 +22,8 @@ def free() -> int:
 
 def allowed() -> int:
     """Cores that this process may run on, whoever else does."""
+    if not hasattr(os, "sched_getaffinity"):  # not on Linux
+        return os.cpu_count() or 1
     return max(1, min(len(os.sched_getaffinity(0)), quota(Path("/sys/fs/cgroup/cpu.max"))))
 
 

@@ -21,6 +21,7 @@ from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
 from .inputs import open_input
 from .named_files import NamedFile, known_part, named_files
 from .parameters import parameters_text
+from .picture_files import TEXT_FILES
 from .picture_texts import source_type_in, texts_in
 from .printable import printable as printable
 from .recipes import Recipe
@@ -31,7 +32,6 @@ from .sheets import Sheet, read_sheet
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
 # More than a terminal session asks for in one request, less than what fills memory before the first step.
 MAX_IMAGES = 10_000
-TEXT_FILES = (".txt", ".json")
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,76 @@
 """Which pictures a folder holds: their paths, in one order, whatever they contain.
 
-Knows suffixes and nothing else: what is in a file is read by metadata.py and images.py.
+Knows names and nothing else: what is in a file is read by metadata.py and images.py.
 """
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, MlxdiffWarning
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# What browsers show and images.py reads. A file that is named is taken whatever its name ends in.
+PICTURE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+TEXT_FILES = (".txt", ".json")  # in which programs say how a picture was made
 
 
-def picture_files(folder: str | Path) -> Iterator[Path]:
-    """The pictures in the folder and in those below it, each as the folder is written and the path in it.
+@dataclass(frozen=True)
+class Folder:
+    """What one folder holds, by name: files and links, and what is hidden. `error` says why it cannot be read."""
 
-    A folder's pictures come by name, then those of the folders in it. What is hidden (a name that begins with a dot)
-    is left out, as are links to folders: no picture comes twice, and no circle of links is followed. Only names of one
-    folder at a time are in memory. Raises InputError for a folder that cannot be read; one below it is an
-    MlxdiffWarning.
+    path: Path
+    files: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    error: OSError | None = None
+
+
+def folders(root: str | Path) -> Iterator[Folder]:
+    """The folder and all below it, each before those in it, by name with numbers by value: a-2 before a-10.
+
+    What is hidden (a name that begins with a dot) is listed and not entered. Links to folders are not followed: no file
+    comes twice, and no circle of links is walked. There is no recursion, since folders may lie a thousand deep, and
+    only the names of one folder at a time are in memory.
     """
-    waiting = [Path(folder)]
-    first = True
+    waiting = [Path(root)]
     while waiting:
         place = waiting.pop()
+        files, hidden, below = [], [], []
         try:
-            pictures, folders = _names_in(place)
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        hidden.append(entry.name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        below.append(entry.name)
+                    else:
+                        files.append(entry.name)
         except OSError as error:
-            problem = f"The folder {place} cannot be read ({error.strerror})."
-            if first:
-                raise InputError(problem, "Check its name and its permissions.") from None
-            warnings.warn(MlxdiffWarning(f"{problem} Its pictures are left out."), stacklevel=2)
+            yield Folder(place, error=error)
             continue
-        first = False
-        yield from (place / name for name in pictures)
-        waiting += (place / name for name in reversed(folders))
+        yield Folder(place, tuple(sorted(files, key=natural)), tuple(sorted(hidden)))
+        waiting += (place / name for name in sorted(below, key=natural, reverse=True))
+
+
+def picture_files(root: str | Path) -> Iterator[Path]:
+    """The pictures in the folder and in those below it (`folders`), each as the folder is written and the path in it.
+
+    Raises InputError for a folder that cannot be read; one below it is an MlxdiffWarning.
+    """
+    for i, folder in enumerate(folders(root)):
+        if folder.error is not None:
+            problem = f"The folder {folder.path} cannot be read ({folder.error.strerror})."
+            if i == 0:
+                raise InputError(problem, "Check its name and its permissions.")
+            warnings.warn(MlxdiffWarning(f"{problem} Its pictures are left out."), stacklevel=2)
+        paths = (folder.path / name for name in folder.files if is_picture_name(name))
+        yield from (path for path in paths if _may_be_file(path))
 
 
 def is_picture_name(name: str) -> bool:
@@ -45,14 +78,17 @@ def is_picture_name(name: str) -> bool:
     return name.lower().endswith(PICTURE_SUFFIXES)
 
 
-def _names_in(place: Path) -> tuple[list[str], list[str]]:
-    pictures, folders = [], []
-    with os.scandir(place) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-            elif is_picture_name(entry.name) and entry.is_file():
-                pictures.append(entry.name)
-    return sorted(pictures), sorted(folders)
+def is_pattern(word: str) -> bool:
+    """Whether a word stands for the files whose names are like it; not if a file is called so."""
+    return glob.has_magic(word) and not os.path.lexists(word)
+
+
+def _may_be_file(path: Path) -> bool:
+    """False for a pipe, and for a link to a folder or to nothing. Who reads a file that cannot be looked at says so."""
+    return os.path.isfile(path) or not os.path.lexists(path)
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """Sorts a-2 before a-10. Numbers of any length are compared as text of their digits, the shorter first."""
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [(len(part.lstrip("0")), part.lstrip("0")) if i % 2 else part for i, part in enumerate(parts)], name

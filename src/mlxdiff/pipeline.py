@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from .errors import InputError, MlxdiffWarning, NonFiniteError, RequestError  # 
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .loras import adapters_of, alike  # noqa: E402
-from .metadata import picture_text  # noqa: E402
+from .metadata import changed_files, picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
 from .picture_prompts import PicturePrompts  # noqa: E402
 from .randomness import Randomness  # noqa: E402
@@ -276,21 +277,28 @@ class StableDiffusion:
         with self._turn:
             return autoencoding.decode(self.networks, latents, tile)
 
-    def finish(self, request: Resolved, decoded: mx.array) -> np.ndarray:
-        """One decoded picture (H, W, 3) in [0, 1] as it is kept: uint8, of `request.finished_size`.
+    def finish(self, request: Request, decoded: mx.array) -> np.ndarray:
+        """One decoded picture (H, W, 3) in [0, 1] as it is kept: uint8, of a resolved request's `finished_size`.
 
         Where a part of a picture was repainted, it is put back into that picture through the mask, and what is not
         masked has the bytes that it had. An upscaler enlarges the whole. Raises NonFiniteError, BackendError where
         memory ran out, and InputError where a file that the request names is gone.
         """
         try:
-            picture = images.to_uint8(decoded, request.rounding)
+            picture = images.to_uint8(decoded, request.rounding or "nearest")
         except NonFiniteError:
             backend.check_memory()
             raise
-        if request.image is not None and (request.mask is not None or request.expand is not None):
+        if request.keeps_a_part:
             picture = canvas.pasted(canvas.canvas_of(request, self.checkpoint.scale_factor), picture)
         return self.enlarge(picture, request.upscaler)
+
+    def check_kept(self, request: Request) -> None:
+        """Raises InputError or RequestError where the picture that a request repaints is not here as it was."""
+        changed = [name for name in changed_files(request) if name in (request.image, request.mask)]
+        if changed:
+            raise InputError(f"{changed[0]} has changed since.", "Get the picture again.")
+        canvas.canvas_of(replace(request, **request.neutral_values()), self.checkpoint.scale_factor)
 
     def enlarge(self, picture: np.ndarray, upscaler: str | None) -> np.ndarray:
         """A picture (H, W, 3) uint8 as the upscaler of that name makes it: (k H, k W, 3); without one as it is."""

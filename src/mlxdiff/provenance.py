@@ -24,7 +24,7 @@ def source_type(request: Request) -> str:
     made the other picture as well, which it then says of itself. All else is a model's in every pixel, also where a
     picture was its beginning.
     """
-    if not _keeps_a_part(request):
+    if not request.keeps_a_part:
         return xmp.TRAINED
     image = request.image
     said = image.source_type if isinstance(image, Pixels) else said_by(image)
@@ -37,7 +37,7 @@ def said_by(path: str | Path) -> str | None:
         texts = texts_in(path)[2]
         said = source_type_in(texts)
         if said is None and "mlxdiff" in texts:
-            return xmp.EDITED if _keeps_a_part(Request.recorded(texts["mlxdiff"])) else xmp.TRAINED
+            return xmp.EDITED if Request.recorded(texts["mlxdiff"]).keeps_a_part else xmp.TRAINED
     except MlxdiffError:
         return None
     return said
@@ -59,8 +59,3 @@ def text(source: str | None = xmp.TRAINED) -> dict[str, str]:
 def text_alone(request: Request) -> dict[str, str]:
     """Nothing but the source type of a picture of the request, by name."""
     return text(source_type(request))
-
-
-def _keeps_a_part(request: Request) -> bool:
-    """Whether a part of the request's picture is put back as it was (StableDiffusion.finish)."""
-    return request.image is not None and (request.mask is not None or request.expand is not None)

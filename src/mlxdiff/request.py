@@ -568,6 +568,11 @@ class Request:
         return tuple(f"{seed}" if place is None else f"{seed}-{place.index}" for seed, place in pairs)
 
     @property
+    def keeps_a_part(self) -> bool:
+        """Whether a part of the image is put back as it was, around what is repainted (StableDiffusion.finish)."""
+        return self.image is not None and (self.mask is not None or self.expand is not None)
+
+    @property
     def wanted_model(self) -> Model:
         """The model that this asks for; what is loaded may be another, and then that is what is recorded."""
         values = {item.name: getattr(self, item.name) for item in fields(Model) if item.name != "reference"}
@@ -591,6 +596,11 @@ class Request:
         """Every setting that has a value, by name, as JSON holds it."""
         held = ((item, getattr(self, item.name)) for item in declared(type(self)))
         return {item.name: item.kind.to_json(value) for item, value in held if value is not None}
+
+    def neutral_values(self) -> dict[str, Any]:
+        """Of the settings that are unset, those with a value that changes nothing: a picture's text leaves it out."""
+        unset = (item for item in declared(Request) if getattr(self, item.name) is None)
+        return {item.name: item.neutral for item in unset if item.neutral is not None}
 
     def to_json(self) -> str:
         """Canonical JSON: keys sorted, nothing that is unset, ASCII only."""

@@ -35,7 +35,7 @@ from .families.base import NOTHING, Defaults
 from .hashing import content_hash
 from .named_files import named_files
 from .parts import BACKBONE
-from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved
 
 _DRAWN = 80  # bytes that each number takes while noise is drawn, at most
 
@@ -88,11 +88,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         hashes=(*loaded.hashes, *hashes, *(() if refiner is None else _hashes_of_model(refiner))) or None,
         **options,
         **stages.settled(request),
-        **{
-            item.name: item.neutral
-            for item in declared(Request)
-            if item.neutral is not None and getattr(request, item.name) is None
-        },
+        **request.neutral_values(),
     )
     levels = scheduling.levels_of(request, config, checkpoint)
     if request.token_merging and not checkpoint.backbone.merges_tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from mlxdiff.latents import load_latents, save_latents
 from mlxdiff.metadata import read_picture
 from mlxdiff.trajectory import save_trajectory
+from mlxdiff.xmp import TRAINED
 
 N_STEPS = 4
 SMALL = ("--seed", "3", "--height", "64", "--width", "64")
@@ -188,3 +190,52 @@ def test_two_files_never_become_one_picture(kept, tmp_path):
     done = mlxdiff("decode", *both, "-o", "one.png", cwd=tmp_path, code=2)
     assert "Name a folder instead" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def repainted(tmp_path_factory) -> Path:
+    """new.png, whose left half is repainted in photo.png, with its latents and its steps."""
+    folder = tmp_path_factory.mktemp("repainted")
+    shades = np.random.default_rng(0).integers(0, 256, (64, 72, 3), np.uint8)
+    Image.fromarray(shades).save(folder / "photo.png")
+    mask = Image.new("L", (72, 64), 0)
+    mask.paste(255, (0, 0, 36, 64))
+    mask.save(folder / "mask.png")
+    options = ("--seed", "3", "--steps", "2", "--save-latents", "--save-trajectory", "-o", "new.png")
+    mlxdiff("generate", "a dog", "--image", "photo.png", "--mask", "mask.png", *options, cwd=folder)
+    return folder
+
+
+def test_a_repainted_picture_is_put_back_into_the_picture_it_was_made_from(repainted):
+    mlxdiff("decode", "new.safetensors", "-o", "again.png", cwd=repainted)
+    assert (repainted / "again.png").read_bytes() == (repainted / "new.png").read_bytes()
+    mlxdiff("decode", "new.trajectory.safetensors", "-o", "at.png", cwd=repainted)
+    assert (repainted / "at-001.png").read_bytes() == (repainted / "new.png").read_bytes()
+    assert (pixels(repainted / "at-000.png")[:, 36:] == pixels(repainted / "photo.png")[:, 36:]).all()
+
+
+@pytest.mark.parametrize("lost", ["photo.png", "mask.png"])
+@pytest.mark.parametrize("change", ["is gone", "has changed"])
+def test_without_that_picture_it_claims_nothing(repainted, tmp_path, lost, change):
+    folder = tmp_path / "copy"
+    shutil.copytree(repainted, folder)
+    if change == "is gone":
+        (folder / lost).unlink()
+    else:
+        Image.new("RGB", (72, 64), "white").save(folder / lost)
+    done = mlxdiff("decode", "new.safetensors", "-o", "late.png", cwd=folder)
+    assert lost in done.stderr
+    assert "without the part that was to stay" in done.stderr
+    found = read_picture(folder / "late.png")
+    assert found.request is None
+    assert found.provenance == TRAINED, "the model drew every pixel of it"
+
+
+def test_a_repainting_that_does_not_say_its_size(repainted, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(repainted, folder)
+    found = load_latents(folder / "new.safetensors")
+    assert found.request is not None
+    save_latents(folder / "new.safetensors", found.array, replace(found.request, height=None), force=True)
+    done = mlxdiff("decode", "new.safetensors", "-o", "late.png", cwd=folder)
+    assert "does not say at which size" in done.stderr

@@ -77,7 +77,7 @@ def test_a_page_is_only_overwritten_when_that_is_asked_for(folder, tmp_path):
         (("a.png", "-o", "s.png", "--title", "x"), "--title is for the page", 2),
         (("a.png", "-o", "s.png", "--thumbnail-size", "64"), "--thumbnail-size is for the page", 2),
         (("nothing.png", "--html", "g.html"), "There is no picture nothing.png", 1),
-        (("no*.png", "--html", "g.html"), "Nothing is called no*.png", 1),
+        (("no*.png", "--html", "g.html"), "No picture's name is like no*.png", 1),
         (("text.png", "--html", "g.html"), "None of the 1 pictures", 1),
         (("a.png", "--html", "text.png/g.html"), "a part of its path is a file", 1),
     ],

@@ -11,7 +11,8 @@ import pytest
 from browser import MISSING, Browser, chromium
 from gallery_folder import HOSTILE, N_BROKEN, N_SOUND, fill, picture, request
 
-from mlxdiff.gallery import collect, write_gallery
+from mlxdiff.gallery import write_gallery
+from mlxdiff.picture_files import picture_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 N_MANY = 1200
@@ -31,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
     for name in NAMES:
         shutil.copy(folder / "a-2.png", folder / (name if name.endswith(".png") else f"{name}.png"))
     shutil.copy(os.fsencode(folder / "a-2.png"), os.fsencode(folder) + b"/\xff\xfe.png")
-    write_gallery(collect([folder]), folder / "gallery.html", title="</title><script>window.hit=8</script>")
+    write_gallery(list(picture_files(folder)), folder / "gallery.html", title="</title><script>window.hit=8</script>")
     return folder
 
 
@@ -197,7 +198,7 @@ def test_of_many_pictures_few_are_elements_and_the_last_is_a_key_away(window, tm
     picture(tmp_path / "0000.png", request("number"))
     for i in range(1, N_MANY):
         os.link(tmp_path / "0000.png", tmp_path / f"{i:04}.png")
-    write_gallery(collect([tmp_path]), tmp_path / "g.html", title="many")
+    write_gallery(list(picture_files(tmp_path)), tmp_path / "g.html", title="many")
     window.open(tmp_path / "g.html")
     window.wait(f"return document.getElementById('status').textContent.startsWith('{N_MANY:,} pictures')")
     assert window.run("return document.querySelectorAll('.tile').length") < 100

@@ -13,10 +13,11 @@ import pytest
 from page_logic import MISSING, evaluate
 from program import mlxdiff
 
-from mlxdiff.gallery import collect, write_gallery
+from mlxdiff.gallery import write_gallery
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text, read_picture
 from mlxdiff.option_texts import is_one_command, option_texts
+from mlxdiff.picture_files import picture_files
 from mlxdiff.request import Request
 from mlxdiff.sheets import sweep_text
 
@@ -70,7 +71,7 @@ def test_the_command_of_a_sweep_is_its_own(tmp_path):
     vary = ["steps=1,2", 'prompt=cat,"dog, it\'s"']
     request = Request("a cat", seed=1, height=32, width=32, model="emoji", sigmas=(3.0, 0.0))
     write_picture(tmp_path / "s.png", np.zeros((8, 8, 3), np.uint8), sweep_text(request, vary))
-    write_gallery(collect([tmp_path]), tmp_path / "g.html", title="")
+    write_gallery(list(picture_files(tmp_path)), tmp_path / "g.html", title="")
     line, from_line = evaluate(
         "[store.command(store.pictures[0], location), store.from(store.pictures[0], location)]", tmp_path / "g.html"
     )
@@ -85,7 +86,7 @@ def test_what_options_cannot_say_is_rendered_from_the_file(tmp_path):
     several = Request.from_dict({"prompt": ["a cat", "a dog"], "seed": [1, 5], "model": "emoji"})
     write_picture(tmp_path / "two.png", np.zeros((8, 8, 3), np.uint8), picture_text(several))
     assert not is_one_command(several)
-    write_gallery(collect([tmp_path]), tmp_path / "g.html", title="")
+    write_gallery(list(picture_files(tmp_path)), tmp_path / "g.html", title="")
     command, said = evaluate(
         "[store.command(store.pictures[0], location), store.settings(store.pictures[0]).map(([f, t]) => [f.name, t])]",
         tmp_path / "g.html",

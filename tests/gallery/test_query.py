@@ -8,7 +8,8 @@ import pytest
 from gallery_folder import fill
 from page_logic import MISSING, evaluate
 
-from mlxdiff.gallery import collect, write_gallery
+from mlxdiff.gallery import write_gallery
+from mlxdiff.picture_files import picture_files
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     folder = fill(tmp_path_factory.mktemp("pictures"))
-    write_gallery(collect([folder]), folder / "gallery.html", title="test")
+    write_gallery(list(picture_files(folder)), folder / "gallery.html", title="test")
     return folder / "gallery.html"
 
 

@@ -17,9 +17,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mlxdiff.errors import InputError, OutputError
-from mlxdiff.gallery import Added, Broken, blocks, collect, thumbnails, write_gallery
+from mlxdiff.gallery import Added, Broken, blocks, thumbnails, write_gallery
 from mlxdiff.gallery.blocks import settings as declared_settings
 from mlxdiff.metadata import read_picture
+from mlxdiff.picture_files import picture_files
 from mlxdiff.request import Request
 
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder) -> Page:
-    counts = write_gallery(collect([folder]), folder / "gallery.html", title="<b>&\u202e'\"")
+    counts = write_gallery(list(picture_files(folder)), folder / "gallery.html", title="<b>&\u202e'\"")
     assert counts == (N_SOUND, N_BROKEN)
     return Page(folder / "gallery.html")
 
@@ -140,7 +141,7 @@ def test_every_sort_of_picture_is_reduced(tmp_path, mode, name):
 
 def test_what_is_broken_is_told_and_named(folder, tmp_path):
     events: list[Added | Broken] = []
-    write_gallery(collect([folder]), tmp_path / "g.html", title="", tell=events.append)
+    write_gallery(list(picture_files(folder)), tmp_path / "g.html", title="", tell=events.append)
     broken = [event.path.name for event in events if isinstance(event, Broken)]
     assert broken == ["broken.png", "text.png"]
     assert len(events) == N_SOUND + N_BROKEN
@@ -154,7 +155,7 @@ def test_metadata_that_cannot_be_used_is_a_note(tmp_path):
         told = PngInfo()
         told.add_itxt("mlxdiff", text)
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png", pnginfo=told)
-    assert write_gallery(collect([tmp_path]), tmp_path / "g.html", title="") == (3, 0)
+    assert write_gallery(list(picture_files(tmp_path)), tmp_path / "g.html", title="") == (3, 0)
     page = Page(tmp_path / "g.html")
     for name in "abc":
         found = said(page, f"./{name}.png")
@@ -166,13 +167,13 @@ def test_nothing_is_overwritten_and_nothing_half_written(folder, tmp_path):
     target = tmp_path / "g.html"
     target.write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
-        write_gallery(collect([folder]), target, title="")
+        write_gallery(list(picture_files(folder)), target, title="")
 
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_gallery(collect([folder]), target, title="", force=True, tell=stop)
+        write_gallery(list(picture_files(folder)), target, title="", force=True, tell=stop)
     with pytest.raises(InputError, match="None of the 2 pictures"):
         write_gallery([folder / "broken.png", folder / "text.png"], target, title="", force=True)
     assert target.read_text() == "mine"
@@ -183,7 +184,7 @@ def test_a_second_time_only_what_is_new_is_decoded(tmp_path, monkeypatch):
     for i in range(5):
         picture(tmp_path / f"{i}.png", request(f"apple {i}"), shade=i)
     target = tmp_path / "g.html"
-    write_gallery(collect([tmp_path]), target, title="")
+    write_gallery(list(picture_files(tmp_path)), target, title="")
     before = Page(target).rows
     decoded: list[str] = []
     real = thumbnails.thumbnail
@@ -193,17 +194,17 @@ def test_a_second_time_only_what_is_new_is_decoded(tmp_path, monkeypatch):
         return real(path, size)
 
     monkeypatch.setattr(thumbnails, "thumbnail", counted)
-    write_gallery(collect([tmp_path]), target, title="", force=True)
+    write_gallery(list(picture_files(tmp_path)), target, title="", force=True)
     assert decoded == []
     assert Page(target).rows == before
     picture(tmp_path / "5.png", None)
     (tmp_path / "0.png").unlink()
     picture(tmp_path / "0.png", None, shade=200)
     os.utime(tmp_path / "1.png", (1, 1))
-    write_gallery(collect([tmp_path]), target, title="", force=True)
+    write_gallery(list(picture_files(tmp_path)), target, title="", force=True)
     assert sorted(decoded) == ["0.png", "1.png", "5.png"]
     decoded.clear()
-    write_gallery(collect([tmp_path]), target, title="", force=True, size=64)
+    write_gallery(list(picture_files(tmp_path)), target, title="", force=True, size=64)
     assert len(decoded) == 6, "thumbnails of another size are made anew"
 
 
@@ -211,10 +212,10 @@ def test_a_second_time_only_what_is_new_is_decoded(tmp_path, monkeypatch):
 def test_an_earlier_page_that_is_damaged_or_hostile_is_no_harm(tmp_path, damage):
     picture(tmp_path / "a.png", request("apple"))
     target = tmp_path / "g.html"
-    write_gallery(collect([tmp_path]), target, title="")
+    write_gallery(list(picture_files(tmp_path)), target, title="")
     rows = Page(target).rows
     target.write_text(target.read_text().replace(damage, "\"<script>'", 1))
-    write_gallery(collect([tmp_path]), target, title="", force=True)
+    write_gallery(list(picture_files(tmp_path)), target, title="", force=True)
     assert Page(target).rows == rows
 
 
@@ -222,7 +223,7 @@ def test_what_is_too_long_is_cut_and_gives_no_command(tmp_path):
     picture(tmp_path / "long.png", request("x" * 100_000))
     several = {"prompt": [f"cat {i}" for i in range(2000)], "seed": list(range(2000))}
     picture(tmp_path / "many.png", Request.from_dict({**several, "model": "emoji"}))
-    assert write_gallery(collect([tmp_path]), tmp_path / "g.html", title="") == (2, 0)
+    assert write_gallery(list(picture_files(tmp_path)), tmp_path / "g.html", title="") == (2, 0)
     page = Page(tmp_path / "g.html")
     for name in ("long", "many"):
         found = said(page, f"./{name}.png")

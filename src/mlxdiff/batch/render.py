@@ -6,12 +6,12 @@ Knows nothing of bars, files or terminals: it yields what happened; the caller s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
-from .. import ahead, images
+from .. import ahead
 from ..pipeline import StableDiffusion
 from ..request import Request, Resolved
 
@@ -60,9 +60,13 @@ def decode(
     decode_batch_size: int = 1,
     tile: int | None = None,
 ) -> Iterator[Rendered]:
-    """Decodes latents (B, h, w, C), which the request made, `decode_batch_size` at a time."""
+    """Decodes latents (B, h, w, C), which the request made, `decode_batch_size` at a time.
+
+    Each picture is finished as the request says: put back into the picture that it repaints, and enlarged.
+    """
+    whole = replace(request, **request.neutral_values())
     for first in range(0, latents.shape[0], decode_batch_size):
         chunk = latents[first : first + decode_batch_size]
-        for offset, picture in enumerate(images.to_uint8(sd.decode(chunk, tile=tile), request.rounding or "nearest")):
-            large = sd.enlarge(picture, request.upscaler)
-            yield Rendered(first + offset, request.single(first + offset), large, np.array(chunk[offset]))
+        for offset, decoded in enumerate(sd.decode(chunk, tile=tile)):
+            picture = sd.finish(whole, decoded)
+            yield Rendered(first + offset, request.single(first + offset), picture, np.array(chunk[offset]))

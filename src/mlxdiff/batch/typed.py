@@ -9,12 +9,12 @@ from pathlib import Path
 
 from .jobs import Job, JobMaker, nothing
 from .journal import Journal, Run, hash_of
+from .known import known_work, store_in
 from .models import Models
 from .naming import ALONE, IN_FOLDER, next_index, parse_output, parse_template
 from .options import RunOptions
 from .prompts import Entry
 from .store import Store
-from .work import known_work, store_in
 from .workload import Work
 
 MOST_ALIKE = 10_000  # pictures of one prompt and seed in a folder

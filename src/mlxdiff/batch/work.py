@@ -6,33 +6,29 @@ anything is made: a command that is refused leaves no file and no folder behind.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError, MlxdiffError, RequestError
 from ..files import remove_parts
 from ..request import Model, Request, Resolved
 from . import claims, contact, ranks, stream, sweep
-from .contact import ContactSheet
 from .essence import canonical, essence
-from .jobs import Job, JobMaker, by_model, grouped, jobs_of, largest, listed
+from .jobs import Job, JobMaker, grouped, jobs_of, listed
 from .journal import Journal, Run, hash_of
+from .known import batch_size, known_work, store_in
 from .models import Models
 from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_template, picture_path, safe
 from .options import RunOptions
 from .prompts import STANDARD_INPUT, Entry, open_prompts, read_entries, source_name
 from .ranks import Ranks
-from .sizing import default_batch_size
+from .resuming import continued, run_of, seed_of
 from .store import Standing, Store
-from .unfinished import CELLS, RUN, Unfinished
+from .unfinished import CELLS, RUN
 from .wildcards import Wildcards
 from .workload import Work
 
-SEEDS = 2**32
 SHEET = "{prompt}-{seed}-sheet.png"
 CELL = "{index:05d}.png"
 
@@ -53,7 +49,7 @@ def for_prompt(
     if wildcards is not None and wildcards.concern(request):
         return _for_template(models, request, output, options, wildcards)
     pattern = parse_output(ALONE if output is None else output, several=request.batch_size > 1)
-    with _continued(pattern.folder, request, RUN, str(pattern.template)) as (unfinished, request):
+    with continued(pattern.folder, request, RUN, str(pattern.template)) as (unfinished, request):
         resolved = models.resolve(request)
         jobs = JobMaker(lambda _: resolved, pattern).jobs(Entry(request, None, "the prompt"))
         store = store_in(pattern.folder, None if len(jobs) == 1 else unfinished.journal, options, shared=False)
@@ -67,7 +63,7 @@ def _for_template(
     parts = _combinations(wildcards, request)
     pattern = parse_output(ALONE if output is None else output, several=sum(part.batch_size for part in parts) > 1)
     asked = f"{pattern.template} wildcards {wildcards.every}"
-    with _continued(pattern.folder, request, RUN, asked) as (unfinished, request):
+    with continued(pattern.folder, request, RUN, asked) as (unfinished, request):
         maker = JobMaker(models.resolve, pattern)
         drawn = None if wildcards.every else wildcards
         parts = _combinations(wildcards, request)
@@ -102,7 +98,7 @@ def for_sheet(
         asked += f" wildcards {wildcards.every}"
     else:
         wildcards = None
-    with _continued(folder, request, CELLS, asked) as (unfinished, request):
+    with continued(folder, request, CELLS, asked) as (unfinished, request):
         if wildcards is not None:
             (request,) = _combinations(wildcards, request) if wildcards.every else (wildcards.drawn_all(request),)
         resolved = models.resolve(request)
@@ -132,7 +128,7 @@ def for_sweep(
         raise RequestError("A sweep without cells has no place for their latents.", "Add --save-cells FOLDER.")
     folder = output.parent if save_cells is None else save_cells
     asked = "\0".join([output.name, str(gap), *vary])
-    with _continued(folder, request, CELLS if hidden else RUN, asked) as (unfinished, request):
+    with continued(folder, request, CELLS if hidden else RUN, asked) as (unfinished, request):
         folder = unfinished.pictures if save_cells is None else save_cells
         cells = sweep.cells(request, axes)
         paths = [folder / (f"{i:05d}.png" if hidden else _cell_name(cell, axes)) for i, cell in enumerate(cells)]
@@ -185,7 +181,7 @@ def for_file(
         return jobs
 
     assert not isinstance(base.seed, tuple)
-    return for_list(models, journal, _run_of(models, journal, base, pattern), base.seed, jobs_with, options)
+    return for_list(models, journal, run_of(models, journal, base, pattern), base.seed, jobs_with, options)
 
 
 def for_list(
@@ -204,7 +200,7 @@ def for_list(
     """
     store = store_in(journal.path.parent, journal, options, shared=True)
     recorded = journal.runs.get(name)
-    first: int = _seed_of(Request(seed=seed), recorded)
+    first: int = seed_of(Request(seed=seed), recorded)
     agreed = Ranks()
     while True:
         work = known_work(models, jobs_with(first), store, options, recorded=recorded)
@@ -267,10 +263,10 @@ def for_stream(
     lines = open_prompts(STANDARD_INPUT)
     journal = Journal(pattern.folder)
     store = store_in(pattern.folder, journal, options, shared=True)
-    name = _run_of(models, journal, base, pattern)
+    name = run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
-    asked = models.resolve(replace(base, seed=_seed_of(base, recorded)))
-    size = _batch_size(models, recorded if journal.done else None, recorded, options, base.wanted_model, asked)
+    asked = models.resolve(replace(base, seed=seed_of(base, recorded)))
+    size = batch_size(models, recorded if journal.done else None, recorded, options, base.wanted_model, asked)
     base = replace(base, seed=asked.seed)
     work = Work([], store, None, base.wanted_model, batch_size=size)
 
@@ -297,125 +293,6 @@ def for_stream(
     return work
 
 
-def known_work(
-    models: Models,
-    jobs: list[Job],
-    store: Store,
-    options: RunOptions,
-    unfinished: Unfinished | None = None,
-    sheet: ContactSheet | None = None,
-    recorded: Run | None = None,
-) -> Work:
-    """The work of a complete list of jobs, none of which anything stands in the way of."""
-    if sheet is not None and sheet.found and sheet.gathers:
-        return Work([], store, len(jobs), None, unfinished=unfinished, sheet=sheet)
-    files = [(path, job.source) for job in jobs for path in store.paths(job)]
-    check_clashes(files if sheet is None else [*files, (sheet.path, "the sheet")])
-    folders = {path.parent for path, _ in files} | ({sheet.path.parent} if sheet is not None else set())
-    if not options.dry_run:
-        for folder in folders:
-            remove_parts(folder)
-    missing: list[Job] = []
-    unrecorded: list[tuple[Job, Standing]] = []
-    for job in jobs:
-        standing = store.standing(job)
-        if standing.error is not None:
-            raise standing.error
-        if not standing.done:
-            missing.append(job)
-        elif standing.line is not None and store.shared:
-            unrecorded.append((job, standing))
-        else:
-            store.adopt(job, standing)
-    recorded = recorded if unfinished is None else unfinished.run
-    if options.dry_run:
-        size = 1 if recorded is None else recorded.batch_size
-        batches = list(by_model(grouped(jobs, size)))
-        return Work(batches, store, len(jobs), None, size, unrecorded, unfinished=unfinished, sheet=sheet)
-    lacking = {job.model for job in missing}
-    needs = next((job.model for job in jobs if job.model in lacking), None)
-    if needs is None and (recorded is not None or not unrecorded):
-        size = 1 if recorded is None else recorded.batch_size
-    else:
-        begun = any(store.is_done(job) for job in jobs)
-        first = largest([job for job in jobs if needs in (None, job.model)])
-        size = _batch_size(models, recorded if begun else None, recorded, options, first.model, first.request)
-    batches = list(by_model(grouped(jobs, size)))
-    left = {job.id for job in missing}
-    n_left = sum(any(job.id in left for job in batch.jobs) for batch in batches)
-    if unfinished is not None and store.journal is not None:
-        unfinished.begin(Run(unfinished.key, jobs[0].request.seeds[0], size))
-    return Work(
-        batches,
-        store,
-        len(jobs),
-        needs,
-        batch_size=size,
-        at_once=not store.shared and n_left == 1,
-        unfinished=unfinished,
-        sheet=sheet,
-        folders=folders,
-        unrecorded=unrecorded,
-    )
-
-
-def _batch_size(
-    models: Models, binding: Run | None, recorded: Run | None, options: RunOptions, model: Model, request: Resolved
-) -> int:
-    """As given, as recorded, or as memory allows; raises RequestError where `binding` asks for another one than given.
-
-    A record binds once a picture of it is done.
-    """
-    given = options.batch_size
-    if binding is not None and given not in (None, binding.batch_size):
-        raise RequestError(
-            f"This run was begun with --batch-size {binding.batch_size}; with {given} its pictures would share other"
-            " batches.",
-            "Leave --batch-size out, or render to another folder.",
-        )
-    if given is not None:
-        return given
-    if recorded is not None:
-        return recorded.batch_size
-    fitting = default_batch_size(models.use(model), request)
-    # Of a larger batch the rest would be computed, thrown away, and computed again by the next command.
-    return fitting if options.limit is None else min(fitting, options.limit)
-
-
-@contextmanager
-def _continued(folder: Path, request: Request, suffix: str, asked: str) -> Iterator[tuple[Unfinished, Request]]:
-    """What an earlier process left of the same command, and the request with its seed; else with one that is drawn."""
-    key = hash_of(_canonical(request), str(request.seed), asked)[:16]
-    unfinished = Unfinished(folder, key, suffix)
-    try:
-        yield unfinished, replace(request, seed=_seed_of(request, unfinished.run))
-    except BaseException:
-        unfinished.release()
-        raise
-
-
-def _seed_of(request: Request, recorded: Run | None) -> Any:
-    if request.seed is not None:
-        return request.seed
-    return secrets.randbelow(SEEDS) if recorded is None else recorded.seed
-
-
-def _run_of(models: Models, journal: Journal, base: Request, pattern: OutputPattern) -> str:
-    """The name of the run in the journal: a hash of what the command asks for."""
-    name = hash_of(_canonical(base), str(base.seed), str(pattern.template))
-    if name not in journal.runs and journal.runs:
-        # mlxdiff 0.1 hashed what the model made of it.
-        asked = models.resolve(replace(base, seed=0 if base.seed is None else base.seed))
-        text = canonical(essence(replace(asked, seed=None)))
-        former = hash_of(text, str(base.seed), str(pattern.template))
-        name = former if former in journal.runs else name
-    return name
-
-
-def _canonical(request: Request) -> str:
-    return replace(request, seed=None, hashes=None).to_json()
-
-
 def _single(base: Request) -> Request:
     """Lines count their seeds from one: of a picture's several that is the first."""
     if not isinstance(base.seed, tuple):
@@ -426,20 +303,6 @@ def _single(base: Request) -> Request:
 def _for_hidden(options: RunOptions) -> RunOptions:
     """For cells of a sheet: their metadata identifies them, and the folder holds no other files."""
     return replace(options, metadata=True, force=False, skip_existing=False)
-
-
-def store_in(folder: Path, journal: Journal | None, options: RunOptions, *, shared: bool) -> Store:
-    """Where a run keeps its pictures. `shared`: other processes may render into the folder at the same time."""
-    return Store(
-        folder,
-        journal,
-        metadata=options.metadata,
-        latents=options.save_latents,
-        trajectory=options.save_trajectory,
-        force=options.force,
-        skip_existing=options.skip_existing,
-        shared=shared,
-    )
 
 
 def _cell_name(cell: sweep.Cell, axes: Sequence[sweep.Axis]) -> str:

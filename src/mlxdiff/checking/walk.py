@@ -1,7 +1,7 @@
 """The files to look at: below folders, and those that are named; journals, and what unfinished runs left.
 
-Folders are walked in the order of their names. Links to folders are not followed, so that no circle is; what begins
-with a dot is not ours, except what mlxdiff leaves while it is at work.
+Folders are walked as by every command (picture_files.py). What is hidden is not ours, except what mlxdiff leaves while
+it is at work.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..batch import claims
 from ..batch.journal import NAME
 from ..batch.unfinished import RUN
 from ..files import is_left
+from ..picture_files import folders
 from .beside import LATENTS
 from .fault import Fault
 from .pixels import NAMES
@@ -53,31 +54,20 @@ def find(roots: Sequence[Path]) -> Found:
     return found
 
 
-def _walk(root: Path, found: Found) -> Iterator[tuple[str, str]]:
-    """(folder, name) of the files below a folder, without recursion: folders may lie a thousand deep."""
-    waiting = [str(root)]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            with os.scandir(folder) as entries:
-                listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-        except OSError as error:
-            found.faults.append(Fault("unreadable", Path(folder), f"The folder cannot be read ({error.strerror})."))
-            continue
-        below = []
-        for name, is_folder in listed:
+def _walk(root: Path, found: Found) -> Iterator[tuple[Path, str]]:
+    """(folder, name) of the files below a folder; what runs left there is noted on the way."""
+    for folder in folders(root):
+        if folder.error is not None:
+            said = f"The folder cannot be read ({folder.error.strerror})."
+            found.faults.append(Fault("unreadable", folder.path, said))
+        for name in folder.hidden:
             if _OURS.fullmatch(name):
-                _left(found, Path(folder), name)
-            elif is_folder and not name.startswith("."):
-                below.append(os.path.join(folder, name))
-            elif not is_folder:
-                yield folder, name
-        waiting += reversed(below)
+                _left(found, folder.path, name)
+        for name in folder.files:
+            yield folder.path, name
 
 
 def _file(found: Found, seen: set[str], path: str, name: str, *, named: bool = False) -> None:
-    if name.startswith(".") and not named:
-        return
     key = os.path.abspath(path)
     if key in seen:
         return

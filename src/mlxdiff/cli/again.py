@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,14 +9,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, RequestError
-from ..picture_files import is_picture_name
+from ..picture_files import TEXT_FILES, is_pattern, is_picture_name
 from . import finding, options, output, usage
 
 if TYPE_CHECKING:
     from ..batch.again import Source
     from ..request import Request
 
-TEXT_FILES = (".txt", ".json")
 STANDARD = "-"
 MOST = 3  # words that are named where many are left out
 
@@ -68,7 +66,7 @@ def are_many(named: Sequence[str], where: str | None) -> bool:
     if len(named) != 1:
         return bool(named)
     (one,) = named
-    return where is not None or one == STANDARD or _is(one, os.path.isdir) or _is(one, _is_pattern)
+    return where is not None or one == STANDARD or _is(one, os.path.isdir) or _is(one, is_pattern)
 
 
 def beside(
@@ -156,10 +154,6 @@ def _once(with_model: Callable[[Request], Request], given: bool) -> Callable[[Re
         return replace(request, model=defaults[0].model, revision=revision)
 
     return complete
-
-
-def _is_pattern(word: str) -> bool:
-    return glob.has_magic(word) and not os.path.lexists(word)
 
 
 def _is_rank() -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..batch.render import Rendered
+    from ..pipeline import StableDiffusion
 
 EXAMPLES = """
 mlxdiff decode apple.safetensors -o again.png
@@ -91,11 +92,12 @@ def decode(
             for target in job.targets:
                 files.check_writable(target, force=force)
         # Pictures are the VAE's that made them: the one given here, else the one that the request had.
-        loaded = {(job.model, job.request.vae if vae is None else vae) for job in jobs}
+        loaded = {_key(job, vae) for job in jobs}
         models = {key: StableDiffusion(key[0], dtype=dtype, vae=key[1]) for key in loaded}
+        jobs = [kept_around(job, models[_key(job, vae)]) for job in jobs]
         bars.start(sum(job.n_pictures for job in jobs))
         for job in jobs:
-            sd = models[job.model, job.request.vae if vae is None else vae]
+            sd = models[_key(job, vae)]
             texts = None if no_metadata else documented if job.documented else undocumented
             if isinstance(job, film.Film):
                 chunks = film.Chunks(decode_batch_size, tile)
@@ -159,6 +161,27 @@ def enlarged(job: Job | film.Film, upscaler: str | None) -> Job | film.Film:
     return replace(job, request=replace(job.request, upscaler=wanted, hashes=tuple(hashes.items()) or None))
 
 
+def kept_around(job: Job | film.Film, sd: StableDiffusion) -> Job | film.Film:
+    """The job as it can be finished here: where a part of a picture was repainted, only with that picture as it was.
+
+    Without it the job is what the model drew, which is not what the request describes: it says no settings.
+    """
+    request = job.request
+    if not request.keeps_a_part:
+        return job
+    try:
+        sd.check_kept(request)
+        return job
+    except (InputError, RequestError) as error:
+        problem = error.problem
+    output.note(
+        f"{job.path}: {problem} The picture is all that the model drew, without the part that was to stay; it says no"
+        " settings.",
+        style="yellow",
+    )
+    return replace(job, request=replace(request, image=None, mask=None, expand=None), documented=False)
+
+
 def read_job(path: Path, model: str | None, wanted: Destination | None) -> Job:
     """Raises InputError for a file that does not fit together, RequestError where nothing names the model."""
     from ..latents import load_latents
@@ -197,6 +220,11 @@ def write(path: Path, item: Rendered, *, texts: film.Texts | None, force: bool, 
         output.say_json({"path": str(path), "seed": item.request.seed, "prompt": item.request.prompt})
     else:
         output.say(str(path))
+
+
+def _key(job: Job | film.Film, vae: str | None) -> tuple[str, str | None]:
+    """The model and VAE that decode a job, where `vae` is the one that is given."""
+    return job.model, job.request.vae if vae is None else vae
 
 
 def _place(settings: Given) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
@@ -22,7 +23,6 @@ def write(
 ) -> None:
     """Writes the page of the pictures in `places`; exits with 1 where some cannot be read, after naming each."""
     from .. import files
-    from ..gallery import collect
     from ..gallery.thumbnails import LARGEST, SIZE, SMALLEST
 
     if not places:
@@ -36,11 +36,9 @@ def write(
     usage.check_files(places)
     files.check_writable(path, force=run.force)
     title = _title(places) if title is None else title
-    if where is None:
-        _write(collect(places), path, title, SIZE if size is None else size, run)
-        return
     with finding.chosen(places, where) as chosen:
-        _write(collect(chosen), path, title, SIZE if size is None else size, run)
+        once = {os.path.abspath(path): path for path in chosen}
+        _write(list(once.values()), path, title, SIZE if size is None else size, run)
 
 
 def _write(pictures: list[Path], path: Path, title: str, size: int, run: RunOptions) -> None:

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
-from ..picture_files import is_picture_name
+from ..picture_files import PICTURE_SUFFIXES, TEXT_FILES, is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..structured import Structured
 from . import check as checking
-from . import completion, config, finding, listing, options, output, picture_pages, usage
+from . import completion, config, finding, listing, options, output, picture_pages, prompt_pages, usage
 
-FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".safetensors", ".txt", ".json")
+FILE_SUFFIXES = (*PICTURE_SUFFIXES, ".safetensors", *TEXT_FILES)
 EXAMPLES = """
 mlxdiff info apple.png
 mlxdiff info *.png --json
@@ -145,7 +145,7 @@ def info(
     elif samplers:
         listing.show_samplers(json=json)
     elif prompt is not None:
-        tell_prompt(about_prompt(prompt, model, prompt_syntax, negative=negative), json=json)
+        prompt_pages.tell_prompt(prompt_pages.about_prompt(prompt, model, prompt_syntax, negative=negative), json=json)
     elif not named:
         tell(about_machine(), json=json)
     else:
@@ -227,59 +227,7 @@ def about_model(reference: str) -> dict[str, Any]:
     }
 
 
-def about_prompt(text: str, model: str | None, syntax: str | None, *, negative: bool) -> dict[str, Any]:
-    """What a prompt tells a model. Reads its tokenizer and configs, and no weight."""
-    from ..pipeline import StableDiffusion
-    from ..prompt_report import prompt_report
-
-    layers = config.layers()
-    default, revision, _ = layers.default_model()
-    if model is not None:
-        default, revision = model, None
-    syntax = layers.config.defaults.get("prompt_syntax") if syntax is None else syntax
-    request = Request(text, model=default, revision=revision, prompt_syntax=syntax)
-    sd = StableDiffusion.open(request.wanted_model)
-    return prompt_report(sd.resolve(request), sd.networks.tokenizers[0], negative=negative)
-
-
-def tell_prompt(values: Mapping[str, Any], *, json: bool) -> None:
-    """One JSON object, or for each part of the prompt and each stretch of the run its chunks and their tokens."""
-    if json:
-        output.say_json(values)
-        return
-    calls = "" if values["calls"] == values["steps"] else f", {values['calls']} calls of the network"
-    rows = [
-        ("model", values["model"]),
-        ("prompt syntax", values["prompt_syntax"]),
-        ("steps", f"{values['steps']}{calls}"),
-    ]
-    rows += [("LoRA", lora) for lora in values["lora"]]
-    for i, part in enumerate(values["parts"], start=1):
-        if len(values["parts"]) > 1 or part["weight"] != 1:
-            rows.append((f"part {i}", f"weight {part['weight']:g}"))
-        for entry in part["entries"]:
-            rows += _entry(entry, alone=len(part["entries"]) == 1)
-    rows += [("left out", thing) for thing in values["left_out"]]
-    output.table(rows)
-
-
-def _entry(entry: Mapping[str, Any], *, alone: bool) -> Iterator[tuple[str, str]]:
-    from ..prompt_report import as_text
-
-    if not alone:
-        first, last = entry["first_call"], entry["last_call"]
-        yield ("never" if first is None else f"calls {first} to {last}" if first < last else f"call {first}"), ""
-    for i, chunk in enumerate(entry["chunks"], start=1):
-        weight = "" if chunk["weight"] == 1 else f", weight {chunk['weight']:.4g}"
-        tokens = f"{len(chunk['tokens'])} of {chunk['room']} tokens{weight}"
-        yield f"chunk {i}", "\n".join(filter(None, (tokens, as_text(chunk["tokens"]))))
-    if entry["cut"]:
-        yield "cut", entry["cut"]
-
-
 def about_file(path: Path) -> dict[str, Any]:
-    from ..metadata import TEXT_FILES
-
     if path.suffix.lower() in TEXT_FILES:
         return picture_pages.about_text(path)
     if path.suffix.lower() != ".safetensors":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,9 +17,9 @@ from ..request import Request
 from . import bell, output, refused, viewer
 from . import plan as plans
 from .bars import Bars
-from .deadline import clock
 from .interrupt import Interrupts
 from .measured import load_pace, save_pace
+from .outcome import SOME_FAILED, Outcome, end, end_interrupted, say_done, say_stopped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,20 +32,7 @@ if TYPE_CHECKING:
     from ..batch.workload import Work
     from .preview import Preview
 
-SOME_FAILED = 3
-
 __all__ = ["RunOptions", "check_size", "many", "pictures", "prompt_file", "say_sheet", "sheet", "sweep", "to_stdout"]
-
-
-@dataclass
-class Outcome:
-    """How far a run came."""
-
-    rendered: int = 0
-    found: int = 0
-    failures: list[tuple[Job, MlxdiffError]] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)  # of the user's pictures that are there
-    stopped: str | None = None  # "limit", "until" or "battery", where one of these ended it
 
 
 def pictures(
@@ -212,16 +199,16 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
         save_pace(pace)
         bell.ring(options.bell, time.perf_counter() - began)
         if options.progress == "json":
-            _say_done(outcome, work, time.perf_counter() - began)
+            say_done(outcome, work, time.perf_counter() - began)
     if outcome.found:
         output.note(f"Done before, or by another process: {outcome.found}.", style="dim")
     if interrupts.is_set() and not complete:
-        _end_interrupted(outcome, work, interrupts)
+        end_interrupted(outcome, work, interrupts)
     if options.open and bars.visible:
         viewer.show(outcome.paths if work.sheet is None else [work.sheet.path] if complete else [])
     if outcome.stopped:
-        _say_stopped(outcome.stopped, None if work.n_images is None else left, options)
-    _end(outcome, work, options)
+        say_stopped(outcome.stopped, None if work.n_images is None else left, options)
+    end(outcome, work, options)
 
 
 class _Stop:
@@ -360,60 +347,9 @@ def _say_bad_lines(error: Any, bars: Bars) -> NoReturn:
     raise typer.Exit(error.exit_code)
 
 
-def _say_done(outcome: Outcome, work: Work, seconds: float) -> None:
-    """The event that ends a run, whether or not everything is there."""
-    failed = len(outcome.failures) + len(work.refused)
-    counts = {"rendered": outcome.rendered, "found": outcome.found, "failed": failed}
-    left = None if work.n_images is None else work.n_images - outcome.rendered - outcome.found
-    output.event({"event": "done", **counts, "left": left, "seconds": seconds})
-
-
-def _say_stopped(why: str, left: int | None, options: RunOptions) -> None:
-    """Says how many pictures are left where --limit or --until ended the run."""
-    asked = {
-        "limit": f"--limit {options.limit}",
-        "until": f"--until {clock(options.until or 0)}",
-        "battery": f"--min-battery {options.min_battery}",
-    }[why]
-    if options.json:
-        output.say_json({"event": "stopped", "why": why, "left": left})
-    missing = "the rest of the prompts is" if left is None else "1 picture is" if left == 1 else f"{left} pictures are"
-    output.note(f"Stopped by {asked}: {missing} left. The same command again goes on.", style="yellow")
-
-
 def _say_cooling(event: Cooling, bars: Bars, options: RunOptions) -> None:
     """Why nothing moves."""
     if options.progress == "json":
         output.event({"event": "cooling", "temperature": event.temperature, "limit": event.limit})
     else:
         bars.note(f"{event.temperature:.0f} °C: cooling down, then it goes on by itself.", "yellow")
-
-
-def _end_interrupted(outcome: Outcome, work: Work, interrupts: Interrupts) -> None:
-    done = outcome.rendered + outcome.found
-    of = "" if work.n_images is None else f" of {work.n_images}"
-    output.note(f"Interrupted: {done}{of} pictures are done. The same command again does the rest.", style="yellow")
-    raise typer.Exit(interrupts.exit_code)
-
-
-def _end(outcome: Outcome, work: Work, options: RunOptions) -> None:
-    """Lists what failed, and exits accordingly."""
-    from ..files import is_full
-
-    if not outcome.failures and not work.refused:
-        return
-    if work.n_images == 1 and work.sheet is None and not work.store.shared:
-        raise outcome.failures[0][1]
-    for job, error in outcome.failures:
-        where = job.source if work.is_hidden else f"{job.source}, {job.path}"
-        output.complain("failed", f"{where}: {error}")
-    full = any(is_full(error) for _, error in outcome.failures)
-    rest = " The others were not tried." if options.fail_fast or full else ""
-    again = " Free some space; the same command again does the rest." if full else ""
-    sheet = "" if work.sheet is None else f" The sheet {work.sheet.path} was not drawn."
-    output.note(f"Failed: {len(outcome.failures) + len(work.refused)}.{rest}{sheet}{again}", style="yellow")
-    if not (work.ranks.is_first and work.ranks.shared):
-        # mlx.launch ends all ranks as soon as one exits with an error. Where they share a folder the first one tries
-        # what the others failed at, and so speaks for all; it is the last to go.
-        return
-    raise typer.Exit(1 if options.fail_fast or full else SOME_FAILED)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..picture_files import is_picture_name, picture_files
+from ..picture_files import is_pattern, is_picture_name, natural, picture_files
 
 STANDARD_INPUT = "-"
 MAX_LIST = 2**26  # bytes of a list of paths
@@ -44,9 +44,9 @@ def _places(word: str) -> Iterator[Place]:
     if word == STANDARD_INPUT:
         for path in _listed():
             yield from _place(path)
-    elif glob.has_magic(word) and not os.path.lexists(word):
+    elif is_pattern(word):
         found = False
-        for path in sorted(glob.glob(word, recursive=True)):
+        for path in sorted(glob.glob(word, recursive=True), key=natural):
             if os.path.isdir(path) or is_picture_name(path) or Path(path).suffix == Path(word).suffix:
                 found = True
                 yield from _place(path)

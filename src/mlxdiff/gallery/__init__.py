@@ -1,6 +1,5 @@
 """A folder of pictures as one HTML file, which a browser opens from disk, without a network and without a server.
 
-collect     which pictures are meant: folders, patterns and files
 entries     what a picture says of itself, as the page shows it
 thumbnails  small pictures, made on all cores
 earlier     the thumbnails of a gallery that is written again
@@ -11,7 +10,6 @@ write       puts it all into a file, a hundred pictures at a time
 
 from __future__ import annotations
 
-from .collect import collect
 from .write import Added, Broken, write_gallery
 
-__all__ = ["Added", "Broken", "collect", "write_gallery"]
+__all__ = ["Added", "Broken", "write_gallery"]

@@ -1,18 +1,12 @@
-"""Small pictures for a gallery, as WebP, made on all cores: Pillow lets go of Python's lock while it works."""
+"""Small pictures for a gallery, as WebP."""
 
 from __future__ import annotations
 
-import os
 import threading
-import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image, ImageOps
 
@@ -22,12 +16,8 @@ from ..rgb import to_rgb
 SIZE = 192  # pixels of the longer side: 5 kB of a photograph
 SMALLEST, LARGEST = 32, 1024
 QUALITY, METHOD = 70, 2  # of WebP; method 4 takes twice the time for 4 % less
-MOST_WORKERS = 8  # each holds a decoded picture
 LARGE = 2**24  # pixels: of larger pictures one at a time is in memory
 _alone = threading.Lock()
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Thumbnail:
 def thumbnail(path: Path, size: int = SIZE) -> Thumbnail:
     """The picture on white, upright, within `size` x `size` pixels and never enlarged. Raises InputError.
 
-    Warnings are as the calling thread finds them: `ahead` ignores them for all threads.
+    Warnings are as the calling thread finds them: `workers.in_order` ignores them for all threads.
     """
     with images.opened(path) as picture:
         images.check_decoding(path, *picture.size)
@@ -60,29 +50,6 @@ def thumbnail(path: Path, size: int = SIZE) -> Thumbnail:
     stream = BytesIO()
     small.save(stream, "WEBP", quality=QUALITY, method=METHOD)
     return Thumbnail(stream.getvalue(), *((height, width) if turned else (width, height)))
-
-
-def ahead(work: Callable[[T], R], items: Iterable[T]) -> Generator[tuple[T, Callable[[], R]]]:
-    """Each item in turn, with a function that waits for the work on it and returns or raises what came of it.
-
-    Some items ahead are worked on meanwhile, so that what is in memory does not grow with their number.
-    """
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers, thread_name_prefix="mlxdiff-thumbnails") as pool:
-        warnings.simplefilter("ignore")  # Pillow's, of large and of slightly damaged pictures
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(work, item)))
-                if len(waiting) > 2 * workers:
-                    done = waiting.popleft()
-                    yield done[0], done[1].result
-            while waiting:
-                done = waiting.popleft()
-                yield done[0], done[1].result
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def _fitted(picture: Image.Image, size: int) -> Image.Image:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from .. import workers
 from ..errors import InputError, MlxdiffError
 from ..files import atomic_write, check_writable, remove_parts
 from ..printable import printable
@@ -87,7 +88,7 @@ def _write(
     broken: list[tuple[str, str]] = []
     shown = n_broken = 0
     put(head(title, len(pictures), size))
-    with closing(thumbnails.ahead(reduced, pictures)) as results:
+    with closing(workers.in_order(reduced, pictures)) as results:
         for picture, result in results:
             try:
                 small = result()  # first: what is no picture is broken, and one with broken metadata is shown

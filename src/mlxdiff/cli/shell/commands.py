@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...batch.named_options import unquoted
 from ...declarations import GROUPS, Setting, Whole, shown
 from ...errors import RequestError
+from ...picture_files import TEXT_FILES
 from ...pictures import PictureSource
 from ...request_kinds import Seeds
 from .. import config, output, usage, viewer
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_AGAIN = 1000
 LAST = "last"  # as a seed: that of the last picture; as a picture: that one
-RECORDS = (*PICTURES, ".txt", ".json")  # files that say how a picture was made
+RECORDS = (*PICTURES, *TEXT_FILES)  # files that say how a picture was made
 INTRODUCTION = (
     "A line is a prompt: a red apple. {red|green} draws a word, <lora:NAME:0.8> takes a LoRA, and options for this line"
     " alone stand at its end: a red apple --steps 20. Of pasted lines each is a prompt. Ctrl-C stops a picture. Tab"

@@ -15,12 +15,13 @@ from typing import Any
 from ...declarations import PartReference, Reference, Setting, declared
 from ...errors import MlxdiffError
 from ...part_kinds import MODEL
+from ...picture_files import PICTURE_SUFFIXES
 from ...pictures import ALPHA, BETWEEN, MaskSource, PictureSource, PictureSources
 from ...printable import printable
 from ...structured import Structured
 from .state import DEFAULT, SETTINGS, setting_named, typed_name
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURES = (*PICTURE_SUFFIXES, ".tif", ".tiff")
 WEIGHTS = (".safetensors",)
 MOST = 2000  # that are offered
 Found = tuple[int, list[str]]

@@ -19,6 +19,7 @@ from ...errors import MlxdiffError
 from .. import bell, output, plan, render, viewer
 from ..interrupt import Interrupts
 from ..measured import save_pace
+from ..outcome import Outcome
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,7 +88,7 @@ def rendered(
             bars.clear()
             plan.tell(work, options, pace, counted=True)
             return
-        outcome = render.Outcome()
+        outcome = Outcome()
         try:
             bars.start(work.n_images)
             policy = replace(work.policy(options), stop=interrupts.is_set, pace=pace)

@@ -1,0 +1,56 @@
+"""What an earlier process left of the same command: its record, and the seed that it drew.
+
+A command is the same if its request, its seed and what else it asks for are the same: a hash of them is its name.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..request import Request
+from .essence import canonical, essence
+from .journal import Journal, Run, hash_of
+from .models import Models
+from .naming import OutputPattern
+from .unfinished import Unfinished
+
+SEEDS = 2**32
+
+
+@contextmanager
+def continued(folder: Path, request: Request, suffix: str, asked: str) -> Iterator[tuple[Unfinished, Request]]:
+    """What an earlier process left of the same command, and the request with its seed; else with one that is drawn."""
+    key = hash_of(_canonical(request), str(request.seed), asked)[:16]
+    unfinished = Unfinished(folder, key, suffix)
+    try:
+        yield unfinished, replace(request, seed=seed_of(request, unfinished.run))
+    except BaseException:
+        unfinished.release()
+        raise
+
+
+def seed_of(request: Request, recorded: Run | None) -> Any:
+    if request.seed is not None:
+        return request.seed
+    return secrets.randbelow(SEEDS) if recorded is None else recorded.seed
+
+
+def run_of(models: Models, journal: Journal, base: Request, pattern: OutputPattern) -> str:
+    """The name of the run in the journal: a hash of what the command asks for."""
+    name = hash_of(_canonical(base), str(base.seed), str(pattern.template))
+    if name not in journal.runs and journal.runs:
+        # mlxdiff 0.1 hashed what the model made of it.
+        asked = models.resolve(replace(base, seed=0 if base.seed is None else base.seed))
+        text = canonical(essence(replace(asked, seed=None)))
+        former = hash_of(text, str(base.seed), str(pattern.template))
+        name = former if former in journal.runs else name
+    return name
+
+
+def _canonical(request: Request) -> str:
+    return replace(request, seed=None, hashes=None).to_json()
