@@ -33,6 +33,12 @@ def test_hidden_files_and_links_to_folders_and_pipes_are_left_out(tmp_path):
     assert paths(tmp_path) == ["b.png", "c.png"]
 
 
+def test_a_link_that_leads_to_itself_hides_no_other_picture(tmp_path):
+    (tmp_path / "a.png").symlink_to("a.png")
+    (tmp_path / "b.png").touch()
+    assert paths(tmp_path) == ["a.png", "b.png"], "whoever reads a.png says what is wrong with it"
+
+
 def test_a_deep_folder(tmp_path):
     deep = tmp_path.joinpath(*["d"] * 300)
     deep.mkdir(parents=True)

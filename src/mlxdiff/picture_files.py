@@ -53,6 +53,14 @@ def _names_in(place: Path) -> tuple[list[str], list[str]]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif is_picture_name(entry.name) and entry.is_file():
+            elif is_picture_name(entry.name) and _may_be_file(entry):
                 pictures.append(entry.name)
     return sorted(pictures), sorted(folders)
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file; a link that cannot be followed (a circle, a closed folder) is left to its reader."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
