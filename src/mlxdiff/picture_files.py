@@ -1,10 +1,11 @@
-"""Which pictures a folder holds: their paths, in one order, whatever they contain.
+"""Which pictures a folder holds, and which files a pattern means: their paths, whatever they contain.
 
-Knows suffixes and nothing else: what is in a file is read by metadata.py and images.py.
+Knows names and nothing else: what is in a file is read by metadata.py and images.py.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from .errors import InputError, MlxdiffWarning
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_ANY_FOLDERS = "**"
 
 
 def picture_files(folder: str | Path) -> Iterator[Path]:
@@ -43,6 +45,32 @@ def picture_files(folder: str | Path) -> Iterator[Path]:
 def is_picture_name(name: str) -> bool:
     """Whether a file of this name is a picture, as far as its name says."""
     return name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def paths_like(pattern: str) -> set[str]:
+    """What is called as a pattern with *, ? and [ ] says; ** stands for any folders, a last one for all files in them.
+
+    As Python's glob, but ** follows no links to folders: two that lead to where they lie would have no end. What is
+    hidden is left out where the pattern does not begin its name with a dot.
+    """
+    parts = pattern.split("/")
+    if _ANY_FOLDERS not in parts:
+        return set(glob.glob(pattern))
+    at = parts.index(_ANY_FOLDERS)
+    rest = parts[at + 1 :]
+    while rest and rest[0] == _ANY_FOLDERS:
+        rest.pop(0)
+    start = "/".join((*parts[:at], ""))
+    found = set()
+    for top in glob.glob(start) if start else [""]:
+        for folder, folders, names in os.walk(top or os.curdir):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = folder if top else folder[len(os.curdir) + 1 :]  # as the pattern is written: no ./ in front
+            if rest:
+                found |= paths_like(os.path.join(glob.escape(inside), *rest))
+            else:
+                found |= {os.path.join(inside, name) for name in names if not name.startswith(".")}
+    return found
 
 
 def _names_in(place: Path) -> tuple[list[str], list[str]]:

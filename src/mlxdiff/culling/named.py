@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..picture_files import is_picture_name, picture_files
+from ..picture_files import is_picture_name, paths_like, picture_files
 
 STANDARD_INPUT = "-"
 MAX_LIST = 2**26  # bytes of a list of paths
@@ -46,7 +46,7 @@ def _places(word: str) -> Iterator[Place]:
             yield from _place(path)
     elif glob.has_magic(word) and not os.path.lexists(word):
         found = False
-        for path in sorted(glob.glob(word, recursive=True)):
+        for path in sorted(paths_like(word)):
             if os.path.isdir(path) or is_picture_name(path) or Path(path).suffix == Path(word).suffix:
                 found = True
                 yield from _place(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..picture_files import paths_like
 
 # What browsers show and images.py reads. A file that is named is taken whatever its name ends in.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -44,7 +45,7 @@ def _in(place: Path) -> Iterable[Path]:
 
 def _matching(pattern: Path) -> Iterator[Path]:
     """What the shell would have made of a pattern that reached us in quotes."""
-    paths = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
+    paths = [Path(path) for path in paths_like(str(pattern))]
     if not paths:
         raise InputError(f"Nothing is called {pattern}.", "Check the pattern and the folder.")
     for path in sorted(paths, key=natural):

@@ -71,7 +71,9 @@ def parts_below(folder: Path) -> list[Shelved]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.name.lower().endswith(SINGLE_FILE) and os.path.isfile(entry.path):  # False for a link in a circle
+                if entry.name.lower().endswith(SINGLE_FILE) and os.path.isfile(
+                    entry.path
+                ):  # False for a link in a circle
                     found.append(Shelved(entry.name[: -len(SINGLE_FILE)], Path(entry.path)))
             for entry in entries:
                 if not entry.name.startswith(".") and os.path.isdir(entry.path):
