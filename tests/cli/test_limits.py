@@ -134,6 +134,7 @@ def test_a_dry_run_lists_everything_and_writes_nothing(here, capsys):
 def test_a_dry_run_of_one_picture(here, capsys):
     command = ("generate", "a cat", "--seed", "7", "-o", "cat.png", *SMALL)
     assert "1 picture, which is left." in run(capsys, *command, "--dry-run")[2]
+    assert not (here / "cat.png").exists()
     assert run(capsys, *command)[0] == 0
     assert "1 picture, which is done." in run(capsys, *command, "--dry-run")[2]
 
