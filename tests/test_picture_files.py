@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxdiff.errors import InputError, MlxdiffWarning
-from mlxdiff.picture_files import natural, picture_files
+from mlxdiff.picture_files import natural, paths_like, picture_files
 
 
 def paths(folder) -> list[str]:
@@ -35,6 +36,39 @@ def test_hidden_files_and_links_to_folders_and_pipes_are_left_out(tmp_path):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     assert paths(tmp_path) == ["b.png", "c.png"]
+
+
+def test_a_link_that_leads_to_itself_hides_no_other_picture(tmp_path):
+    (tmp_path / "a.png").symlink_to("a.png")
+    (tmp_path / "b.png").touch()
+    assert paths(tmp_path) == ["a.png", "b.png"], "whoever reads a.png says what is wrong with it"
+
+
+PATTERNS = (
+    "* *.png **/*.png ** in/** in/**/*.png */**/b* **/deep/**/*.png **/**/a.png **/ [i]n/** **/[[]x[]]/* ./**/*.png"
+)
+PATTERNS += " **/.hid/* nothing/**/* in/../**/a.png"
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.split())
+def test_patterns_mean_what_glob_makes_of_them(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "in/a.png", "in/deep/b.png", "in/deep/deep/c.png", "in/[x]/d.png", ".hid/e.png", "in/.f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for text in (pattern, f"{tmp_path}/{pattern}"):
+        expected = {os.path.normpath(path) for path in glob.glob(text, recursive=True)}
+        if text.endswith("**"):
+            expected = {path for path in expected if os.path.isfile(path)}
+        assert {os.path.normpath(path) for path in paths_like(text)} == expected
+
+
+def test_a_pattern_goes_round_in_no_circle(tmp_path):
+    for name in ("one", "two", "three"):
+        (tmp_path / name).symlink_to(tmp_path)
+    (tmp_path / "a.png").touch()
+    assert paths_like(f"{tmp_path}/**") == {f"{tmp_path}/a.png"}
+    assert len(paths_like(f"{tmp_path}/**/*.png")) == 1
 
 
 def test_a_deep_folder(tmp_path):

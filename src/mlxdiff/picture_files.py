@@ -1,4 +1,4 @@
-"""Which pictures a folder holds: their paths, in one order, whatever they contain.
+"""Which pictures a folder holds, and which files a pattern means: their paths, whatever they contain.
 
 Knows names and nothing else: what is in a file is read by metadata.py and images.py.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .errors import InputError, MlxdiffWarning
 # What browsers show and images.py reads. A file that is named is taken whatever its name ends in.
 PICTURE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 TEXT_FILES = (".txt", ".json")  # in which programs say how a picture was made
+_ANY_FOLDERS = "**"
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,40 @@ def is_pattern(word: str) -> bool:
     return glob.has_magic(word) and not os.path.lexists(word)
 
 
+def paths_like(pattern: str) -> set[str]:
+    """What is called as a pattern with *, ? and [ ] says; ** stands for any folders, a last one for all files in them.
+
+    As Python's glob, but ** follows no links to folders: two that lead to where they lie would have no end. What is
+    hidden is left out where the pattern does not begin its name with a dot.
+    """
+    parts = pattern.split("/")
+    if _ANY_FOLDERS not in parts:
+        return set(glob.glob(pattern))
+    at = parts.index(_ANY_FOLDERS)
+    rest = parts[at + 1 :]
+    while rest and rest[0] == _ANY_FOLDERS:
+        rest.pop(0)
+    start = "/".join((*parts[:at], ""))
+    found = set()
+    for top in glob.glob(start) if start else [""]:
+        for folder, folders, names in os.walk(top or os.curdir):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = folder if top else folder[len(os.curdir) + 1 :]  # as the pattern is written: no ./ in front
+            if rest:
+                found |= paths_like(os.path.join(glob.escape(inside), *rest))
+            else:
+                found |= {os.path.join(inside, name) for name in names if not name.startswith(".")}
+    return found
+
+
 def _may_be_file(path: Path) -> bool:
-    """False for a pipe, and for a link to a folder or to nothing. Who reads a file that cannot be looked at says so."""
-    return os.path.isfile(path) or not os.path.lexists(path)
+    """Whether it is a file; what cannot be looked at (a circle of links, a closed folder) is left to its reader."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return not os.path.lexists(path)  # a link to nothing is none
+    except OSError:
+        return True
 
 
 def natural(name: str) -> tuple[list[Any], str]:

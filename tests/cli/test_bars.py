@@ -78,6 +78,10 @@ def test_what_was_found_is_no_work():
     assert progress.lines()[1][1:3] == (5, 10)
     assert progress.speed == pytest.approx(0.1)
     assert progress.left == "0:00:40 left"
+    progress.limit = 3
+    assert progress.left == "0:00:20 left", "two more, and the run ends"
+    progress.limit = 30
+    assert progress.left == "0:00:40 left"
 
 
 def drawn(width: int, progress: Progress) -> list[str]:

@@ -131,6 +131,14 @@ def test_a_dry_run_lists_everything_and_writes_nothing(here, capsys):
     assert len(os.listdir(here / "out")) == 3
 
 
+def test_a_dry_run_of_one_picture(here, capsys):
+    command = ("generate", "a cat", "--seed", "7", "-o", "cat.png", *SMALL)
+    assert "1 picture, which is left." in run(capsys, *command, "--dry-run")[2]
+    assert not (here / "cat.png").exists()
+    assert run(capsys, *command)[0] == 0
+    assert "1 picture, which is done." in run(capsys, *command, "--dry-run")[2]
+
+
 def test_a_dry_run_says_that_drawn_seeds_are_examples_until_they_are_known(here, capsys):
     command = ("generate", "a cat", "--n-images", "2", *SMALL)
     assert "these are examples" in run(capsys, *command, "--dry-run")[2]

@@ -85,6 +85,8 @@ def test_folders_that_lead_to_themselves_end(loras):
     (first / "a" / "up").symlink_to(first)
     second.symlink_to(first)
     (first / "gone.safetensors").symlink_to(first / "nowhere")
+    (first / "a" / "itself.safetensors").symlink_to("itself.safetensors")
+    (first / "a" / "a circle").symlink_to("a circle")
     os.mkfifo(first / "pipe.safetensors")
     assert [part.path for part in parts_below(first)] == [path]
     assert hub.find_part("style", "lora") == path

@@ -90,9 +90,25 @@ def test_an_extension_that_does_not_share_mlx_s_types(tmp_path, monkeypatch, err
 
 @linux
 @on_cpu
+def test_an_extension_of_an_earlier_mlxdiff(tmp_path, monkeypatch, loaded_anew):
+    class Earlier:
+        silu = staticmethod(lambda x: x * mx.sigmoid(x))
+
+    fitting = native._fitting
+    (tmp_path / "_native.json").write_text(json.dumps({"mlx": backend.mlx_version(mx)}))
+    monkeypatch.setattr(native, "import_module", lambda *_: Earlier)
+    monkeypatch.setattr(native, "_fitting", lambda _: fitting(tmp_path / "_native.so"))
+    with pytest.warns(MlxdiffWarning, match="compiled from another mlxdiff"):
+        module, _ = loaded_anew("")
+    assert module is None
+
+
+@linux
+@on_cpu
 def test_an_extension_that_computes_wrongly(tmp_path, monkeypatch):
     class Wrong:
         silu = staticmethod(lambda x: x)
+        sgemm = has_bf16 = staticmethod(lambda: 0)
 
     monkeypatch.setattr(native, "import_module", lambda *_: Wrong)
     assert "wrongly" in refusal(tmp_path, mlx=backend.mlx_version(mx))

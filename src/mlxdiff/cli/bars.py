@@ -36,6 +36,7 @@ class Progress:
     clock: Callable[[], float] = time.perf_counter
     loading: bool = True
     wanted: int | None = None
+    limit: int | None = None  # images that are rendered at most, of those wanted
     step: int = 0
     steps: int = 0
     finished: set[int] = field(default_factory=set)
@@ -92,7 +93,10 @@ class Progress:
         if speed is None or self.wanted is None:
             return None
         on_their_way = max(0.0, self._denoised - self._rendered)
-        return max(0.0, self.wanted - len(self.finished) - on_their_way) / speed
+        missing = self.wanted - len(self.finished)
+        if self.limit is not None:
+            missing = min(missing, self.limit - self._rendered)
+        return max(0.0, missing - on_their_way) / speed
 
     @property
     def left(self) -> str:

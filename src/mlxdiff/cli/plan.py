@@ -38,7 +38,11 @@ def tell(work: Work, options: RunOptions, pace: Pace, *, counted: bool) -> None:
         else:
             output.say(f"{_state(sheet.found)}  {sheet.path}")
     total = work.n_images or 0
-    output.note(f"{total} pictures: {total - len(left)} are done, {len(left)} are left.{_foreseen(left, pace)}")
+    if total == 1:
+        standing_of_all = f"1 picture, which is {_state(not left)}."
+    else:
+        standing_of_all = f"{total} pictures: {total - len(left)} are done, {len(left)} are left."
+    output.note(standing_of_all + _foreseen(left, pace))
     if left:
         output.note(_disk(work, left))
         if not counted:

@@ -182,6 +182,7 @@ def _run(options: RunOptions, plan: Callable[[Any, Models, Callable[[], bool]], 
         try:
             if work.needs is not None:
                 models.use(work.needs)
+            bars.progress.limit = options.limit
             bars.start(work.n_images)
             refused.tell(work.refused, json=options.json)
             with nullcontext() if work.at_once else interrupts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..picture_files import is_pattern, is_picture_name, natural, picture_files
+from ..picture_files import is_pattern, is_picture_name, natural, paths_like, picture_files
 
 STANDARD_INPUT = "-"
 MAX_LIST = 2**26  # bytes of a list of paths
@@ -46,7 +45,7 @@ def _places(word: str) -> Iterator[Place]:
             yield from _place(path)
     elif is_pattern(word):
         found = False
-        for path in sorted(glob.glob(word, recursive=True), key=natural):
+        for path in sorted(paths_like(word), key=natural):
             if os.path.isdir(path) or is_picture_name(path) or Path(path).suffix == Path(word).suffix:
                 found = True
                 yield from _place(path)

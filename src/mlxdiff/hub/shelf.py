@@ -71,10 +71,11 @@ def parts_below(folder: Path) -> list[Shelved]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.name.lower().endswith(SINGLE_FILE) and entry.is_file():
+                # Not entry.is_file, which raises for a link that leads to itself.
+                if entry.name.lower().endswith(SINGLE_FILE) and os.path.isfile(entry.path):
                     found.append(Shelved(entry.name[: -len(SINGLE_FILE)], Path(entry.path)))
             for entry in entries:
-                if not entry.name.startswith(".") and entry.is_dir():
+                if not entry.name.startswith(".") and os.path.isdir(entry.path):
                     look(Path(entry.path), depth + 1)
 
     look(folder, 0)

@@ -38,7 +38,7 @@ class _Unfit(Exception):
 
 
 class _OutdatedError(_Unfit):
-    """It was compiled for another version of MLX, as after an update of MLX."""
+    """It was compiled for another version of MLX, or from another mlxdiff, as after an update of one of them."""
 
 
 def serving(*arrays: mx.array | None) -> Any | None:
@@ -112,6 +112,11 @@ def _fitting(library: Path) -> ModuleType:
     try:
         module = import_module(f".{_MODULE}", __package__)
         tried = module.silu(mx.array([0.0, 2.0])).tolist()  # a TypeError if it does not share MLX's types
+        module.sgemm()
+        module.has_bf16()
+    except AttributeError as error:  # a checkout whose sources went on
+        remedy = "install mlxdiff again, or run `python hatch_build.py` in a checkout"
+        raise _OutdatedError(f"it was compiled from another mlxdiff ({error}); {remedy}") from None
     except (ImportError, TypeError, RuntimeError) as error:
         raise _Unfit(f"it does not work with this MLX ({error})".splitlines()[0]) from None
     if not (tried[0] == 0 and abs(tried[1] - 1.7615942) < 1e-5):

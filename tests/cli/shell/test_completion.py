@@ -45,6 +45,12 @@ def test_every_command_and_every_setting_is_offered(complete):
     assert complete("/nothing") == []
 
 
+def test_a_link_that_leads_to_itself_hides_no_other_file(complete, tmp_path):
+    for i in range(8):
+        (tmp_path / "photos" / str(i)).symlink_to(str(i))
+    assert complete("/image photos/") == ["/image photos/cow.webp"]
+
+
 @pytest.mark.parametrize("item", SETTINGS, ids=lambda item: item.name)
 def test_the_choices_of_every_setting_are_offered_in_commands_and_in_lines(complete, item):
     for choice in map(str, item.kind.describe().get("choices", ())):

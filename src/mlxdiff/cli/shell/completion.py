@@ -157,7 +157,7 @@ def files(text: str, suffixes: Sequence[str]) -> list[str]:
         for entry in scan:
             if not entry.name.startswith(begin) or (entry.name.startswith(".") and not begin.startswith(".")):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # a link in a circle is none
                 found.append(f"{folder}{entry.name}/")
             elif entry.name.lower().endswith(tuple(suffixes)):
                 found.append(f"{folder}{entry.name}")
