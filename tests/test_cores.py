@@ -44,6 +44,8 @@ def test_idle_time_is_read_from_the_first_line_and_unknown_without_it(tmp_path):
     stat = tmp_path / "stat"
     stat.write_text("cpu  10 0 5 300 20 0 0 0 0 0\ncpu0 1 1 1 1 1\n")
     assert cores.idle_time(stat) == 320 / os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\n")  # a sandbox that counts nothing
+    assert cores.idle_time(stat) == float("inf")
     stat.write_text("cpu\n")
     assert cores.idle_time(stat) == float("inf")
     assert cores.idle_time(tmp_path / "missing") == float("inf")

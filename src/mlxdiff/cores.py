@@ -39,8 +39,10 @@ def idle_time(path: Path) -> float:
     """Seconds that all cores together have been idle; infinite where nothing tells."""
     try:
         fields = path.read_text(encoding="ascii").split("\n", 1)[0].split()
-        idle, waiting = int(fields[4]), int(fields[5])  # after "cpu": user, nice, system, idle, iowait, ...
-    except (OSError, ValueError, IndexError):
+        user, nice, system, idle, waiting = (int(field) for field in fields[1:6])
+    except (OSError, ValueError):
+        return math.inf
+    if user + nice + system + idle + waiting == 0:  # a sandbox that counts nothing
         return math.inf
     return (idle + waiting) / os.sysconf("SC_CLK_TCK")
 
