@@ -48,6 +48,7 @@ def loaded_anew(monkeypatch):
 
 def refusal(tmp_path, **about):
     library = tmp_path / "_native.so"
+    library.touch()
     if about:
         library.with_suffix(".json").write_text(json.dumps(about))
     with pytest.raises(native._Unfit) as reason:
@@ -58,6 +59,14 @@ def refusal(tmp_path, **about):
 @linux
 def test_an_extension_that_is_absent(tmp_path):
     assert "not compiled" in refusal(tmp_path)
+
+
+@linux
+@on_cpu
+def test_an_extension_whose_library_is_lost(tmp_path):
+    (tmp_path / "_native.json").write_text(json.dumps({"mlx": backend.mlx_version(mx)}))
+    with pytest.raises(native._Unfit, match=r"_native\.so is missing; install"):
+        native._fitting(tmp_path / "_native.so")
 
 
 @linux

@@ -125,6 +125,8 @@ def _fitting(library: Path) -> ModuleType:
         raise _OutdatedError(f"it was compiled for MLX {built['mlx']}, and this is {version}; {remedy}")
     if mx.cuda.is_available():
         raise _Unfit("it was compiled for MLX's CPU build, and this is the one for CUDA")
+    if not library.is_file():
+        raise _Unfit(f"{library.name} is missing; install mlxdiff again")
     try:
         module = import_module(f".{_MODULE}", __package__)
         if not all(hasattr(module, name) for name in _FUNCTIONS):
