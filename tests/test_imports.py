@@ -204,7 +204,8 @@ ALLOWED = {
     "animate": {"containers", "images"},
     "parameters": {"__init__", "recipes", "short_hashes"},
     "short_hashes": {"hub", "named_files"},
-    "backend": {"__init__", "blas", "kernels"},
+    "backend": {"__init__", "blas", "control_groups", "kernels"},
+    "cores": {"control_groups"},
     "kernels": {"blas", "cores", "elf"},
     "blas": {"cores", "elf"},
 }
