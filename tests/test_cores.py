@@ -54,7 +54,9 @@ def test_the_smallest_quota_of_this_process_groups_counts(monkeypatch, tmp_path)
     assert cores.allowed() == 64
     (tmp_path / "cpu.max").write_text("700000 100000\n")
     assert cores.allowed() == 7
-    line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if re.match(r"\d+:(cpu\b.*)?:", line))
+    line = next(
+        line for line in Path("/proc/self/cgroup").read_text().splitlines() if re.match(r"\d+:(cpu\b.*)?:", line)
+    )
     _, first_version, group = line.split(":", 2)
     folder = (tmp_path / "cpu" if first_version else tmp_path) / group.lstrip("/")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Linux's control groups, by which containers and systemd limit a process: where the files are that say how much.
 
-Of both versions: in version 2 a group is one folder, in version 1 each controller ("cpu", "memory") has a tree of its own.
+Of both versions: in version 2 a group is one folder; in version 1 each controller ("cpu", "memory") has its own tree.
 """
 
 from __future__ import annotations

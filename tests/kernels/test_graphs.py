@@ -107,7 +107,8 @@ def test_a_recording_whose_buffers_moved_is_made_anew(recorder, summing):
     assert recorder.made == 2
 
 
-def test_arguments_that_are_nested_otherwise_or_hold_other_constants_are_told_apart(recorder):
+@pytest.mark.usefixtures("recorder")
+def test_arguments_that_are_nested_otherwise_or_hold_other_constants_are_told_apart():
     calls = []
 
     def function(_, parts):
@@ -134,6 +135,23 @@ def test_whatever_fails_while_a_call_is_recorded_it_is_computed(recorder, summin
     for _ in range(3):
         assert function(mx.ones(2), [mx.ones(2)]).tolist() == [2, 2]
     assert function.reasons == [str(error)]
+
+
+def test_one_that_moved_is_let_go_before_another_is_made(recorder, summing):
+    function, _ = summing
+    for _ in range(2):
+        function(mx.ones(2), [mx.ones(2)])
+    make, held = recorder.recording, []
+
+    def recording(inputs):
+        held.append(graphs.held(function))
+        return make(inputs)
+
+    (recorded,) = function._recordings.values()
+    recorded.recording.takes = lambda _: False
+    recorder.recording = recording
+    assert function(mx.ones(2), [mx.ones(2)]).tolist() == [2, 2]
+    assert held == [0]
 
 
 def test_what_recordings_hold_is_known_and_can_be_let_go(recorder, summing):

@@ -125,7 +125,8 @@ def test_what_is_called_of_the_extension_is_checked_when_it_is_loaded():
 
 
 @compiled
-def test_threads_that_ask_at_once_load_it_once(loaded_anew, monkeypatch):
+@pytest.mark.usefixtures("loaded_anew")
+def test_threads_that_ask_at_once_load_it_once(monkeypatch):
     """Its threads are counted when an operation begins: nobody may change their number while another computes."""
     made, fitting = [], native._fitting
 
@@ -146,7 +147,9 @@ def test_threads_that_ask_at_once_load_it_once(loaded_anew, monkeypatch):
 @compiled
 def test_its_threads_are_there_before_products_of_mlx_come_in(loaded_anew, monkeypatch):
     order = []
-    monkeypatch.setattr(blas, "use_product", lambda _: order.append(native.import_module("mlxdiff.kernels._native").threads()))
+    monkeypatch.setattr(
+        blas, "use_product", lambda _: order.append(native.import_module("mlxdiff.kernels._native").threads())
+    )
     native.serving().set_threads(1)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
     loaded_anew("")

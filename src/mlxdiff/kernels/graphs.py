@@ -100,6 +100,8 @@ class Replayed:
             return self._function(*arguments)
         recorded = self._recordings.get(key)
         if recorded is None or not recorded.recording.takes(arrays):  # MLX moves what is read on the CPU
+            recorded = None
+            self._remember(key, None)  # what an older one holds is free before a new one is made
             recorded = self._record(module, arguments, arrays)
             if recorded is None:
                 self._unfit.add(key)
