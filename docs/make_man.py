@@ -22,7 +22,7 @@ EXIT_STATUS = (
     ("1", "An error, in one sentence on stderr."),
     ("2", "Wrong usage."),
     ("3", "Some jobs failed; the others are done."),
-    ("130", "Interrupted."),
+    ("130", "Interrupted (143 with SIGTERM)."),
 )
 FILES = (("config.toml", "Defaults for settings, and profiles, in the platform's folder or at MLXDIFF_CONFIG."),)
 

@@ -26,6 +26,7 @@ LIMITS = Limits(queue=1, images=4, steps=2000, pixels=256 * 256, bytes=2**20)
 class Server:
     service: Service
     said: list[str] = field(default_factory=list)
+    failed: list[Exception] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -70,7 +71,7 @@ def serving(**options: Any) -> Iterator[Server]:
     """A server of the built-in model on a free port; at the end it has to end."""
     server = Server(service=None)  # type: ignore[arg-type]
     given = {"limits": LIMITS, "port": 0, "base": BASE} | options
-    server.service = Service(given.pop("base"), tell=server.said.append, **given)
+    server.service = Service(given.pop("base"), tell=server.said.append, fail=server.failed.append, **given)
     server.service.start()
     thread = threading.Thread(target=server.service.run)
     thread.start()

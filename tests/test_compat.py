@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 
-from mlxdiff import Request, StableDiffusion
+from mlxdiff import Request, StableDiffusion, backend
 from mlxdiff.diffusion.noise import NoiseStream
 from mlxdiff.errors import RequestError
 from mlxdiff.randomness import Randomness
@@ -205,3 +206,19 @@ def test_a_place_in_a_batch_needs_comfyui(sd):
     for bad in ("2/2", "x", "-1", "1/2/3", 1.5):
         with pytest.raises(RequestError, match="batch_index"):
             Request(PROMPT, batch_index=bad)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"seed_resize": "65536x65536"}, r"Noise of 65536x65536 pixels \(seed_resize\) needs 85.9"),
+        ({"rng": "philox", "batch_index": "0/100000"}, r"Noise of 100000 images \(batch_index\) needs"),
+        ({"sampler": "dpmpp_2m_sde", "batch_index": "99999"}, r"Noise of 100000 images \(batch_index\) needs"),
+    ],
+)
+def test_noise_that_would_not_fit_is_refused_before_it_is_drawn(sd, asked, words, monkeypatch):
+    monkeypatch.setattr(backend, "memory_size", lambda: 2 * 10**9)
+    request = Request("x", height=SIDE, width=SIDE, compat="comfyui", **asked)
+    with pytest.raises(RequestError, match=words):
+        sd.resolve(request)
+    sd.resolve(replace(request, rng=None, sampler=None, seed_resize=None, batch_index="0/100000"))

@@ -50,6 +50,17 @@ def test_the_readmes_tree_names_what_is_there():
     assert "tests/" in outside
 
 
+def test_the_readme_says_nothing_twice():
+    """Its lines are merged by union."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    commands = [line.partition(" #")[0].strip() for line in lines if line.startswith("mlxdiff ")]
+    rows = [line.split()[0] for line in lines if re.match(r"  \S+(\.py|/)  ", line)]
+    links = [line for line in lines if line.startswith("- [")]
+    for said in (commands, rows, links):
+        assert len(said) > 10
+        assert [one for one in said if said.count(one) > 1] == []
+
+
 def test_every_sampler_and_schedule_is_named_in_the_readme_or_the_changelog():
     from mlxdiff.request import SAMPLERS, SCHEDULES
 

@@ -111,7 +111,7 @@ ALLOWED = {
     },
     "gallery": {"__init__", "images", "metadata", "recipes", "stealth", "text"},
     "server": {
-        *("__init__", "batch", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
+        *("__init__", "batch", "canvas", "hub", "images", "loras", "named_files", "pipeline", "recipes", "text"),
     },
     "pipeline": {
         *(PIPELINE - {"pipeline"}),
@@ -135,6 +135,7 @@ ALLOWED = {
             "repainting",
             "regions",
             "backend",
+            "budget",
             "loras",
             "memory",
         ),

@@ -53,7 +53,7 @@ def test_prepared_pictures_are_what_their_captions_say(trainers, cut_out, tmp_pa
     for row in rows:
         corner = Image.open(tmp_path / "pictures" / row["file_name"]).getpixel((0, 0))
         color = row["text"].split()[-2] if row in named else "white"
-        assert corner == prepare.COLORS[color]
+        assert corner == prepare.GROUNDS[color]
 
     prepare.pixelate(tmp_path / "pictures", tmp_path / "pixels", cells=16, colors=12, trigger="pixel art")
     for row in map(json.loads, (tmp_path / "pixels" / "metadata.jsonl").read_text().splitlines()):
@@ -61,6 +61,19 @@ def test_prepared_pictures_are_what_their_captions_say(trainers, cut_out, tmp_pa
         cells = np.asarray(Image.open(tmp_path / "pixels" / row["file_name"])).reshape(16, 8, 16, 8, 3)
         assert (cells == cells[:, :1, :, :1]).all()
         assert len(np.unique(cells[:, 0, :, 0].reshape(-1, 3), axis=0)) <= 12
+
+
+def test_pictures_of_one_name_in_two_folders_stay_two(trainers, tmp_path):
+    lines = []
+    for style, color in (("3d", "red"), ("flat", "blue")):
+        (tmp_path / "cut-out" / style).mkdir(parents=True)
+        Image.new("RGBA", (64, 64), color).save(tmp_path / "cut-out" / style / "disc.png")
+        lines.append(json.dumps({"file_name": f"{style}/disc.png", "text": f"a {color} disc"}))
+    (tmp_path / "cut-out" / "metadata.jsonl").write_text("\n".join(lines))
+    trainers["prepare"].compose(tmp_path / "cut-out", tmp_path / "pictures", move=False, size=64, seed=0)
+    rows = [json.loads(line) for line in (tmp_path / "pictures" / "metadata.jsonl").read_text().splitlines()]
+    drawn = [Image.open(tmp_path / "pictures" / row["file_name"]).getpixel((32, 32)) for row in rows]
+    assert drawn == [(255, 0, 0), (0, 0, 255)]
 
 
 def test_a_lora_changes_the_model_in_the_layers_it_names(trainers, cut_out, tmp_path):

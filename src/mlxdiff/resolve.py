@@ -11,7 +11,20 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, canvas, hub, ip_adapters, loras, presets, regions, repainting, scheduling, stages, upscaling
+from . import (
+    backend,
+    budget,
+    canvas,
+    hub,
+    ip_adapters,
+    loras,
+    presets,
+    regions,
+    repainting,
+    scheduling,
+    stages,
+    upscaling,
+)
 from .catalogue import SAMPLERS, UPSCALERS
 from .controlling import prepared_alike
 from .diffusion import guidance
@@ -23,6 +36,8 @@ from .hashing import content_hash
 from .named_files import named_files
 from .parts import BACKBONE
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, declared
+
+_DRAWN = 80  # bytes that each number takes while noise is drawn, at most
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     request = replace(request, hires_schedule=stages.schedule_of_second(request, passes))
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     resolved = Resolved(**values, noise_levels=levels, passes=passes)
+    _check_noise(resolved, checkpoint)
     _check_enlarging(resolved, checkpoint.scale_factor)
     size = resolved.final_size
     if len(passes) == 1 or size == (height, width):
@@ -224,6 +240,20 @@ def _check_enlarging(request: Resolved, factor: int) -> None:
     path, (height, width) = hub.find_part(name, "upscaler"), target
     for size in upscaling.in_turn(path, request.height, request.width, height * factor, width * factor):
         upscaling.check(path, *size)
+
+
+def _check_noise(request: Resolved, checkpoint: Checkpoint) -> None:
+    """Raises RequestError where noise that is drawn for other sizes or images than these would not fit into memory."""
+    number = _DRAWN * checkpoint.vae.latent_channels / checkpoint.scale_factor**2
+    size = request.seed_resize
+    if size is not None and not budget.fits(needed := int(number * size.width * size.height)):
+        raise RequestError(f"Noise of {size} pixels (seed_resize) {budget.lack(needed)}.", "Resize from a smaller one.")
+    row = SAMPLERS[request.sampler]
+    if request.rng == "torch" and "brownian" not in (row.noise, row.program_noise):
+        return  # a batch is drawn image by image
+    count = max((place.count or place.index + 1 for place in request.batch_places if place is not None), default=1)
+    if not budget.fits(needed := int(number * count * request.width * request.height)):
+        raise RequestError(f"Noise of {count} images (batch_index) {budget.lack(needed)}.", "Name a smaller batch.")
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

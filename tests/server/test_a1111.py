@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from server_client import base64_of, picture
+from server_client import BASE, base64_of, picture, serving
 
-from mlxdiff import StableDiffusion
+from mlxdiff import StableDiffusion, hub
 from mlxdiff.request import Request
 from mlxdiff.server.a1111_payload import fields
 
@@ -289,3 +289,17 @@ def test_without_pictures_the_info_is_all(server):
     status, answer = server.post(TXT2IMG, {**SMALL, "prompt": "x", "send_images": False})
     assert (status, answer["images"]) == (200, [])
     assert Request(prompt="x").prompt in json.loads(answer["info"])["infotexts"][0]
+
+
+def test_a_model_that_is_served_from_a_folder_is_called_by_the_folder_s_name(tmp_path):
+    folder = tmp_path / "mine"
+    folder.symlink_to(hub.resolve("emoji").path, target_is_directory=True)
+    base = Request(**{**BASE.values(), "model": str(folder)})
+    with serving(base=base) as server:
+        asked = {"prompt": "x", "seed": 1, "override_settings": {"sd_model_checkpoint": "mine"}}
+        status, answer = server.post("/sdapi/v1/txt2img", asked)
+        assert status == 200, answer
+        info = json.loads(answer["info"])
+        listed = server.get("/sdapi/v1/sd-models")[1]
+        assert info["sd_model_name"] == listed[0]["title"] == "mine"
+        assert server.post("/v1/images/generations", {"prompt": "x", "model": "mine"})[0] == 200

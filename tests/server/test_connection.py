@@ -140,6 +140,19 @@ def test_a_slow_client_is_let_go(server, monkeypatch):
     assert statuses(server.raw(POST + b"Content-Length: 10\r\n\r\n{}")) == [408]
 
 
+def test_who_announces_much_and_sends_nothing_takes_no_place_for_long(server, monkeypatch):
+    monkeypatch.setattr(connection, "SILENT_S", 0.3)
+    began = time.monotonic()
+    assert statuses(server.raw(POST + b"Content-Length: 1000000\r\n\r\n{")) == [408]
+    assert time.monotonic() - began < connection.BODY_S
+
+
+def test_what_renders_nothing_takes_no_large_body(server):
+    for method, path in (("POST", "/sdapi/v1/options"), ("POST", "/sdapi/v1/interrupt"), ("GET", "/v1/models")):
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        assert statuses(server.raw(f"{head}Content-Length: 65537\r\n\r\n".encode())) == [413]
+
+
 @settings(max_examples=60)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"GET ", GET, POST, POST + b"Content-Length: 3\r\n\r\n"]))
 def test_any_bytes_end_in_an_answer_or_an_end(server, data, start):

@@ -118,6 +118,26 @@ def test_a_prompt_of_many_brackets_is_a_prompt(server):
     assert len(answer["warnings"][0]) < 300, "what is named is cut"
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"seed_resize": "60000x60000"}, "60000x60000"),
+        ({"seed_resize": "264x256"}, "At most 65,536 pixels"),
+        ({"compat": "comfyui", "batch_index": "0/100000"}, "at most 4 pictures"),
+        ({"compat": "comfyui", "batch_index": "99999"}, "at most 4 pictures"),
+    ],
+)
+def test_noise_of_what_is_not_drawn_is_bounded_too(server, asked, words):
+    status, answer = server.post(GENERATIONS, {**MODEST, **asked})
+    assert (status, words in answer["error"]["message"]) == (400, True), answer
+
+
+def test_margins_are_bounded_before_a_picture_is_made_with_them(server):
+    body, kind = form(image=bytes_of(NOISE), prompt="x", expand="3500,3500,3500,3500", size="32x32")
+    status, answer, _ = server.ask("POST", "/v1/images/edits", body, {"Content-Type": kind})
+    assert (status, "7024x7024" in answer["error"]["message"]) == (400, True), answer
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that says it has so many pixels."""
 

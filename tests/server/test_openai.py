@@ -137,12 +137,44 @@ def test_a_lora_by_its_name_is_used_and_one_that_is_not_here_is_named(server):
     assert [lora["ref"] for lora in recorded["lora"]] == ["pixel-art"]
 
 
-def test_a_part_of_the_working_folder_is_not_taken_for_a_name(server, tmp_path, monkeypatch):
-    (tmp_path / "pixel-art").mkdir()
-    (tmp_path / "own.safetensors").write_bytes(b"x")
-    monkeypatch.chdir(tmp_path)
-    for name in ("pixel-art", "own.safetensors"):
-        assert server.post(GENERATIONS, {"prompt": f"x <lora:{name}:1>"})[0] == 400
+@pytest.mark.parametrize("name", ["pixel-art", "own.safetensors", "own", "~", "some/folder", "a.ckpt"])
+@pytest.mark.parametrize("where", ["lora", "embedding", "upscaler", "hires_upscaler", "tag", "model"])
+def test_a_name_means_the_same_whatever_lies_in_the_working_folder(server, name, where, tmp_path, monkeypatch):
+    asked = {"prompt": "x", "seed": 1, "response_format": "b64_json", where: name}
+    if where == "tag":
+        asked = {**asked, "prompt": f"x <lora:{name}:1>"}
+    if where == "hires_upscaler":
+        asked["hires"] = 1.5
+    answers = []
+    for folder in (tmp_path / "empty", tmp_path / "full"):
+        folder.mkdir()
+        if folder.name == "full":
+            (folder / "pixel-art").mkdir()
+            (folder / "some" / "folder").mkdir(parents=True)
+            (folder / "own.safetensors").write_bytes(b"x")
+            (folder / "own").write_bytes(b"x")
+            (folder / "a.ckpt").write_bytes(b"x")
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("HOME", str(folder if folder.name == "full" else folder / "none"))
+        answers.append(server.post(GENERATIONS, asked))
+    for _, answer in answers:
+        answer.pop("created", None)
+    assert answers[0] == answers[1]
+    if name == "pixel-art" and where in ("lora", "tag"):
+        assert answers[0][0] == 200
+
+
+def test_clients_are_told_of_files_by_their_names_alone_and_the_operator_by_their_paths(server, tmp_path, monkeypatch):
+    for file in ("bad.safetensors", "a/twin.safetensors", "b/twin.safetensors"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(file.encode() * 50)
+    monkeypatch.setenv("MLXDIFF_LORAS", str(tmp_path))
+    for name, words in (("bad", "bad.safetensors is not a sound"), ("twin", ": a/twin.safetensors, b/twin.safe")):
+        for asked in ({"prompt": "x", "lora": name}, {"prompt": f"x <lora:{name}:1>"}):
+            message = server.post(GENERATIONS, asked)[1]["error"]["message"]
+            assert words in message
+            assert str(tmp_path) not in message
+            assert str(tmp_path) in server.said[-1]
 
 
 def test_no_setting_that_names_a_picture_file_or_a_model_is_taken():

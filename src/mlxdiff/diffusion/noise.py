@@ -46,8 +46,12 @@ def shared_batch(stream: NoiseStream, batch: int, height: int, width: int, chann
 
 def picked_batch(stream: NoiseStream, indices: Sequence[int], height: int, width: int, channels: int) -> mx.array:
     """(len(indices), height, width, channels): those images of ComfyUI's batch, drawn one by one (LatentFromBatch)."""
-    draws = [stream.standard_normal((channels, height, width)) for _ in range(max(indices, default=-1) + 1)]
-    return mx.stack([draws[index] for index in indices]).transpose(0, 2, 3, 1)
+    kept: dict[int, mx.array] = {}
+    for index in range(max(indices, default=-1) + 1):
+        draw = stream.standard_normal((channels, height, width))
+        if index in indices:
+            kept[index] = draw
+    return mx.stack([kept[index] for index in indices]).transpose(0, 2, 3, 1)
 
 
 def stream_noise(streams: Sequence[NoiseStream], height: int, width: int, channels: int) -> Noise:

@@ -37,8 +37,9 @@ from .known import KNOWN, spelled_out
 from .library import find_image_encoder, find_part, kind_of_folder, resolve_vae
 from .local import Snapshot, cached_names, is_local, resolve
 from .mirrors import RemovedError
-from .reference import BUILT_IN, HubReference, canonical, parse_reference
+from .reference import BUILT_IN, HubReference, canonical, only_paths, parse_reference
 from .removal import Removal, prunable, removal_of, remove
+from .shelf import folders_of
 from .shelf import shelved as named_parts
 from .state import default_model, home, mirror_of, set_default_model, set_mirror
 from .store import (
@@ -83,6 +84,7 @@ __all__ = [
     "find_models",
     "find_part",
     "find_stored",
+    "folders_of",
     "hashes_of",
     "home",
     "is_local",
@@ -92,6 +94,7 @@ __all__ = [
     "mirror_of",
     "named_parts",
     "noun_of",
+    "only_paths",
     "parse_reference",
     "plan",
     "planned_part",

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -31,6 +34,7 @@ _FILE = re.compile(
     r"(?P<name>\w[\w.-]*/[\w.-]+)/(?P<file>[^@]+\.(?:safetensors|bin|ckpt|pth?))(@(?P<revision>\w[\w./+-]*))?",
     re.ASCII | re.IGNORECASE,
 )
+_known_paths: ContextVar[Collection[str] | None] = ContextVar("known_paths", default=None)
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _OTHER_KINDS = ("datasets", "spaces", "docs", "blog", "papers", "collections", "models", "api")
 _PAGES = ("tree", "blob", "resolve", "raw", "commit")
@@ -90,9 +94,23 @@ def is_address(reference: str) -> bool:
     return "://" in reference or reference.partition("/")[0].lower() in _HOSTS
 
 
+@contextmanager
+def only_paths(known: Collection[str]) -> Iterator[None]:
+    """Within it, in this thread, nothing is read as a path but these: all else is a name, whatever lies in the folder.
+
+    For references that come from elsewhere.
+    """
+    token = _known_paths.set(known)
+    try:
+        yield
+    finally:
+        _known_paths.reset(token)
+
+
 def as_path(reference: str) -> Path | None:
-    """The reference as a path; None where no path can look like it."""
-    if not reference or "\0" in reference:
+    """The reference as a path; None where no path can look like it, or where it must be none (`only_paths`)."""
+    known = _known_paths.get()
+    if not reference or "\0" in reference or (known is not None and reference not in known):
         return None
     try:
         path = Path(reference).expanduser()

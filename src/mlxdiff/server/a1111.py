@@ -34,7 +34,9 @@ def render(
         said.append(f"Interrupted: {len(job.pictures)} of {asked.request.batch_size} pictures are done.")
     echo = {name: value for name, value in payload.items() if name not in ("init_images", "mask")}
     images = [base64.b64encode(png(picture)).decode() for picture in job.pictures] if asked.sends else []
-    return in_json({"images": images, "parameters": echo, "info": json.dumps(_info(job, said)), "warnings": said})
+    return in_json(
+        {"images": images, "parameters": echo, "info": json.dumps(_info(job, said, names)), "warnings": said}
+    )
 
 
 def png(picture: Picture) -> bytes:
@@ -44,7 +46,7 @@ def png(picture: Picture) -> bytes:
     return stream.getvalue()
 
 
-def _info(job: Job, said: list[str]) -> dict[str, Any]:
+def _info(job: Job, said: list[str], names: Names) -> dict[str, Any]:
     """What the web UI says of a batch; of none where no picture is done."""
     recorded = [json.loads(picture.info["mlxdiff"]) for picture in job.pictures]
     first = recorded[0] if recorded else {}
@@ -67,7 +69,7 @@ def _info(job: Job, said: list[str]) -> dict[str, Any]:
         "batch_size": len(recorded),
         "restore_faces": False,
         "face_restoration_model": None,
-        "sd_model_name": first.get("model"),
+        "sd_model_name": names.called(first.get("model")),
         "sd_model_hash": None,
         "denoising_strength": first.get("strength", first.get("hires_strength")),
         "extra_generation_params": {},

@@ -42,7 +42,7 @@ class Refusal(Exception):
     @property
     def is_framing(self) -> bool:
         """Whether it cannot be known where the next request begins."""
-        return self.status in (400, 408, 411, 413, 414, 417, 431, 505) and self.code == FRAMING
+        return self.code == FRAMING
 
 
 FRAMING = "bad_http"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from http import HTTPStatus
 from .answers import Answer, framing
 
 IDLE_S, HEAD_S, BODY_S, WRITE_S = 15.0, 10.0, 30.0, 60.0
+SILENT_S = 15.0  # between two pieces of a request
 SLOWEST = 64 * 2**10  # bytes a second of a body, beside BODY_S
 LINE, HEAD, FIELDS = 8 * 2**10, 32 * 2**10, 100  # bytes of a line and of all of them, how many there are
 LEFT = 64 * 2**10  # bytes of a body nobody wants, read so that the connection can go on
@@ -51,15 +53,22 @@ class Connection:
         self._deadline = 0.0
         self._left = 0  # bytes of the body that are still to be read
         self._expects = False
+        self._is_idle = False  # between two requests
+        self._is_last = False
 
     def head(self) -> Head:
         """The next request's; raises GoneError where there is none, Refusal for what is no sound HTTP/1.1."""
         self._deadline = time.monotonic() + IDLE_S
         if not self._read:
+            self._is_idle = True
             try:
+                if self._is_last:
+                    raise ConnectionError
                 self._more()
-            except (TimeoutError, OSError):
+            except OSError:
                 raise GoneError from None
+            finally:
+                self._is_idle = False
         self._deadline = time.monotonic() + HEAD_S
         try:
             return self._head()
@@ -128,7 +137,7 @@ class Connection:
 
     def send(self, answer: Answer, *, without_body: bool, keeps_alive: bool) -> bool:
         """Sends an answer; whether another request may follow. Raises GoneError."""
-        keeps_alive = keeps_alive and self._skipped()
+        keeps_alive = keeps_alive and not self._is_last and self._skipped()
         status = HTTPStatus(answer.status)
         lines = {
             "Date": formatdate(usegmt=True),
@@ -145,6 +154,13 @@ class Connection:
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
         self._send(head.encode("latin-1", "replace") + b"\r\n" + (b"" if without_body else answer.body))
         return keeps_alive
+
+    def finish(self) -> None:
+        """From another thread: the request at hand is the last, and where there is none the connection ends."""
+        self._is_last = True
+        if self._is_idle:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RD)
 
     def _skipped(self) -> bool:
         """Reads a body that was not wanted, if it is short and there; else the connection cannot go on."""
@@ -197,7 +213,7 @@ class Connection:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self._socket.settimeout(left)
+        self._socket.settimeout(min(left, SILENT_S))
         data = self._socket.recv(2**16)
         if not data:
             raise ConnectionError

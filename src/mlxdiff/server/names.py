@@ -5,7 +5,11 @@ What the operator gives `mlxdiff serve` may be anything; requests may repeat it.
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from huggingface_hub import constants
 
 from .. import hub, loras
 from ..declarations import declared, shown
@@ -21,13 +25,31 @@ class Names:
     def __init__(self, base: Request) -> None:
         self.base = base
         self._given = {(file.setting, file.name) for file in named_files(base)}
+        self.paths = {base.model, base.refiner, *(name for _, name in self._given)} - {None}
         self.own = _title(base.model)
+
+    def only(self) -> AbstractContextManager[None]:
+        """Within it, in this thread, what a request names is never read as a path, only what the operator gave is."""
+        return hub.only_paths(self.paths)
+
+    def called(self, reference: str | None) -> str | None:
+        """The name under which `models` lists a model."""
+        return next((name for name, known in self.models().items() if known == reference), reference)
+
+    def told(self, text: str) -> str:
+        """A text as clients may read it: of this machine's files their names, and not the folders they are in."""
+        folders = {folder for kind in hub.KINDS for folder in hub.folders_of(kind)}
+        folders |= {Path(path).parent for path in self.paths} | {Path(constants.HF_HUB_CACHE), hub.home(), Path.home()}
+        for folder in sorted(map(str, folders), key=len, reverse=True):
+            if len(folder) > 1:  # "." and "/"
+                text = text.replace(f"{folder}{os.sep}", "")
+        return text
 
     def models(self) -> dict[str, str]:
         """Name -> reference of the models: the served one first, what is built in, and what is in the cache."""
         found = {self.own: self.base.model or hub.BUILT_IN, hub.BUILT_IN: hub.BUILT_IN}
         for model in hub.cached_models():
-            if model.complete and not _is_here(model.reference):
+            if model.complete:
                 found.setdefault(model.reference, model.reference)
         return found
 
@@ -62,23 +84,15 @@ class Names:
 
 def _check(name: str, what: str, *, is_part: bool) -> None:
     is_name = not any(mark in name for mark in "/\\") or hub.parse_reference(name) is not None
-    if not is_part or not is_name or _is_here(name):
+    if not is_part or not is_name:
         raise RequestError(
             f"{what} is named as {shown(name)}, which may be a path.",
             "Name a part that the server has by its name; pictures are sent in the request.",
         )
 
 
-def _is_here(name: str) -> bool:
-    """Whether a path of the server's own folder is called so, which would be taken first."""
-    try:
-        return Path(name).expanduser().exists() if name else False
-    except (OSError, RuntimeError, ValueError):  # too long, of nobody, or no path at all
-        return True
-
-
 def _title(reference: str | None) -> str:
     """What clients call the served model: its reference, of a path the last part."""
-    if reference is None:
+    if reference is None or reference == hub.BUILT_IN:
         return hub.BUILT_IN
-    return Path(reference).stem if _is_here(reference) and reference != hub.BUILT_IN else reference
+    return Path(reference).stem if hub.is_local(reference) else reference

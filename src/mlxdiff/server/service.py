@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import socketserver
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,10 +29,16 @@ from .worker import Worker
 CONNECTIONS = 64  # beside those that wait in the queue
 SHORTEST_TOKEN = 8
 END_S = 10.0  # for answers under way when the server ends
+SMALL = 64 * 2**10  # bytes of a body for which nothing is rendered: any number of them may come at once
 JSON, FORM = "application/json", "multipart/form-data"
 _PREFIX = "/sdapi/v1/"
+_REMEDIES = {
+    errno.EADDRNOTAVAIL: "Give --host an address of this machine, such as 127.0.0.1.",
+    errno.EACCES: "Choose a --port from 1024.",
+}
 
 Tell = Callable[[str], None]
+Fail = Callable[[Exception], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Service:
     base   what is served: a model, and the settings that hold where a request says nothing
     token  what clients must know; needed where other machines can reach the server
     tell   called with one line for each request that was answered, from any thread
-    tracebacks  whether errors that nobody foresaw are told with theirs
+    fail   called with each error that nobody foresaw, from any thread
 
     Raises RequestError for an address without a token, BackendError where the port is taken.
     """
@@ -77,7 +83,7 @@ class Service:
         token: str | None = None,
         limits: Limits | None = None,
         tell: Tell = lambda _: None,
-        tracebacks: bool = False,
+        fail: Fail = lambda _: None,
         models: Models | None = None,
     ) -> None:
         if token is None and not is_loopback(host):
@@ -89,10 +95,12 @@ class Service:
             raise RequestError(
                 f"The token has to be {SHORTEST_TOKEN} letters or more of ASCII.", "Make one with: openssl rand -hex 16"
             )
-        self.token, self._tell, self._tracebacks = token, tell, tracebacks
-        self.worker = Worker(Limits() if limits is None else limits, models)
+        self.token, self._tell, self._fail = token, tell, fail
         self.names = Names(base)
+        self.worker = Worker(Limits() if limits is None else limits, self.names, models)
         self._base, self._kept = base, Kept()
+        self._connections: set[Connection] = set()
+        self._ends = False
         self._routes = self._endpoints()
         self._socket = _listening(host, port, self._handler(), CONNECTIONS + self.worker.limits.queue)
 
@@ -112,11 +120,14 @@ class Service:
             raise
 
     def run(self) -> None:
-        """Answers until `stop` is called from another thread; what is being rendered then is finished and sent."""
+        """Answers until `stop` is called from another thread; pictures that are being rendered are sent then."""
         try:
             self._socket.serve_forever(poll_interval=0.2)
         finally:
             self._socket.server_close()
+            self._ends = True
+            for connection in self._connections.copy():
+                connection.finish()
             self.worker.stop()
             end = time.monotonic() + END_S
             while self._socket.busy and time.monotonic() < end:
@@ -189,25 +200,29 @@ class Service:
             sent = head.headers.get("content-type", "").partition(";")[0].strip().lower()
             if sent != endpoint.takes:
                 raise Refusal(415, f"The body is not {endpoint.takes}. Send it with this Content-Type.")
-        most = self.worker.limits.bytes
+        most = self.worker.limits.bytes if endpoint.renders else SMALL
         if head.length > most:
             raise framing(413, f"The body has {head.length:,} bytes. Send at most {most:,}.")
         if not endpoint.renders:
-            return endpoint.run(_Ask(head, connection.body(), "", connection.is_gone))
-        with self.worker.place():  # before the body is read: no more of them are in memory than may wait
+            with self.names.only():
+                return endpoint.run(_Ask(head, connection.body(), "", connection.is_gone))
+        # The place comes before the body is read: no more of them are in memory than may wait.
+        with self.worker.place(), self.names.only():
             address = f"http://{head.headers['host']}"
             return endpoint.run(_Ask(head, connection.body(), address, connection.is_gone))
 
     def _serve(self, connection: Connection) -> None:
         """One request after another of a connection, until one of them is its last."""
         while True:
-            api, head, began = A1111, None, time.monotonic()
+            api, head, began, why = A1111, None, time.monotonic(), ""
             try:
                 head = connection.head()
                 began = time.monotonic()
                 api = OPENAI if head.path.startswith("/v1/") else A1111
                 answer, keeps = self._answer(head, connection), head.keeps_alive
             except Refusal as refusal:
+                why = f": {refusal.message[:500]}"
+                refusal.message = self.names.told(refusal.message)
                 answer, keeps = answer_of(refusal, api), head is not None and head.keeps_alive
                 keeps = keeps and not refusal.is_framing
             except GoneError:
@@ -215,23 +230,29 @@ class Service:
                     self._tell(f"{_shown(head)}: the client hung up after {time.monotonic() - began:.2f} s")
                 return
             except Exception as error:
-                lines = traceback.format_exception(error) if self._tracebacks else [f"{type(error).__name__}: {error}"]
-                self._tell(printable("".join(lines)).rstrip())
+                self._fail(error)
                 message = f"An unexpected error ({type(error).__name__}). The server's log says more."
                 answer, keeps = answer_of(Refusal(500, message), api), False
-            self._tell(f"{_shown(head)} {answer.status} {time.monotonic() - began:.2f} s")
+            self._tell(f"{_shown(head)} {answer.status} {time.monotonic() - began:.2f} s{why}")
             bare = head is not None and head.method == "HEAD"
             if not connection.send(answer, without_body=bare, keeps_alive=keeps):
                 connection.end()
                 return
 
     def _handler(self) -> type[socketserver.BaseRequestHandler]:
-        serve = self._serve
+        service = self
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                with suppress(GoneError):
-                    serve(Connection(self.request))
+                connection = Connection(self.request)
+                service._connections.add(connection)
+                if service._ends:
+                    connection.finish()
+                try:
+                    with suppress(GoneError):
+                        service._serve(connection)
+                finally:
+                    service._connections.discard(connection)
 
         return Handler
 
@@ -276,13 +297,17 @@ class _Socket(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 def _listening(host: str, port: int, handler: type[socketserver.BaseRequestHandler], most: int) -> _Socket:
+    host = host.removeprefix("[").removesuffix("]")  # as IPv6 stands in addresses
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         return _Socket(address, handler, family=family, most=most)
     except (OSError, OverflowError, UnicodeError) as error:
+        number = (
+            errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror | UnicodeError) else getattr(error, "errno", 0)
+        )
         reason = getattr(error, "strerror", None) or error
+        remedy = _REMEDIES.get(number or 0, "Choose another --port, or end what listens there.")
         raise BackendError(
-            f"The server cannot listen on {host}:{port} ({reason}).",
-            "Choose another --port, or end what listens there.",
+            f"The server cannot listen on port {port} of {host or 'no host'} ({reason}).", remedy
         ) from None

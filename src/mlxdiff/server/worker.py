@@ -10,7 +10,8 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..request import Model, Request
 from .answers import Refusal
 from .connection import GoneError
 from .limits import Limits
+from .names import Names
 
 POLL_S = 0.1  # between two looks at whether the client is still there
 
@@ -50,8 +52,10 @@ class Job:
 
 
 class Worker:
-    def __init__(self, limits: Limits, models: Models | None = None) -> None:
-        self.limits = limits
+    """`names` says what of this machine a request may name."""
+
+    def __init__(self, limits: Limits, names: Names, models: Models | None = None) -> None:
+        self.limits, self._names = limits, names
         self._models = Models() if models is None else models
         self._places = threading.BoundedSemaphore(limits.queue + 1)
         self._changed = threading.Condition()
@@ -88,7 +92,7 @@ class Worker:
             raise failure[0]
 
     def stop(self) -> None:
-        """Finishes the job at hand; those that wait are refused."""
+        """Finishes the pictures at hand, which are a job's last then; jobs that wait are refused."""
         with self._changed:
             self._stopped = True
             for job in self._waiting:
@@ -110,20 +114,19 @@ class Worker:
         with self._changed:
             return self._running, len(self._waiting)
 
-    def place(self) -> _Place:
-        """`with worker.place():` takes one of the places in the queue; raises Refusal where none is free."""
-        return _Place(self)
-
-    def take_place(self) -> None:
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds one of the places in the queue; raises Refusal where none is free."""
         if self._stopped:
             raise _stopping()
         if not self._places.acquire(blocking=False):
             after = max(1, min(600, math.ceil(self._seconds)))
             message = f"{self.limits.queue + 1} requests are under way or waiting. Try again in {after} s."
             raise Refusal(503, message, code="queue_full", headers={"Retry-After": str(after)})
-
-    def leave_place(self) -> None:
-        self._places.release()
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def render(self, request: Request, is_gone: Callable[[], bool]) -> Job:
         """The job of a request, when it is done.
@@ -131,7 +134,7 @@ class Worker:
         Where `is_gone` says that nobody waits for it any more, it is cancelled. Raises MlxdiffError, Refusal, and then
         GoneError.
         """
-        self.limits.check_count(request)
+        self.limits.check_before(request)
         job = Job(request)
         with self._changed:
             if self._stopped:
@@ -171,9 +174,10 @@ class Worker:
                     warnings.simplefilter("ignore")
                     warnings.simplefilter("always", MlxdiffWarning)
                     try:
-                        self._render(job)
+                        with self._names.only():
+                            self._render(job)
                     finally:
-                        job.said += dict.fromkeys(str(each.message) for each in caught)
+                        job.said += dict.fromkeys(self._names.told(str(each.message)) for each in caught)
             except _Ended:
                 pass
             except Exception as error:
@@ -190,27 +194,19 @@ class Worker:
         parts = [sd.resolve(part) for part in alike(job.request.for_model(Model()))]
         for part in parts:
             self.limits.check(part)
-        job.steps = sum(each.n_steps for part in parts for each in part.parts(sd.batch_size(part)))
+        batches = [batch for part in parts for batch in part.parts(sd.batch_size(part))]
+        job.steps = sum(batch.n_steps for batch in batches)
 
         def look(_: Any) -> None:
             job.step += 1
             if job.interrupted:
                 raise _Ended
 
-        for part in parts:
-            for picture in sd.render(part, on_step=look):
-                job.pictures.append(picture)
-
-
-class _Place:
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def __enter__(self) -> None:
-        self._worker.take_place()
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.leave_place()
+        for batch in batches:
+            if self._stopped and job.pictures:
+                job.cancel()
+                raise _Ended
+            job.pictures += sd.render(batch, on_step=look)
 
 
 def _stopping() -> Refusal:
