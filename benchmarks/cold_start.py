@@ -1,6 +1,8 @@
 """From the shell's prompt to a picture on disk with the built-in model, beside a bare import of MLX.
 
-Runs whole processes in turn and prints medians, so that a busy moment hits both:
+Runs whole processes in turn and prints medians, so that a busy moment hits both. The first turn, which is left out,
+fills the disk cache and writes Python's bytecode, which a user's installation has: PYTHONDONTWRITEBYTECODE is not
+passed on.
     python benchmarks/cold_start.py [--repeats 5] [--json]
 """
 
@@ -9,21 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import machine
+import timing
 
 RENDER = ["-m", "mlxdiff", "generate", "a red apple", "--steps", "25", "--seed", "0", "--output"]
 
 
 def seconds(arguments: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-    return time.perf_counter() - start
+    return timing.seconds_of_process([sys.executable, *arguments])
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     times: dict[str, list[float]] = {"import mlx.core": [], "mlxdiff --help": [], "mlxdiff generate": []}
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(options.repeats + 1):  # the first turn fills the disk cache and is left out
+        for turn in range(options.repeats + 1):  # the first turn is left out
             now = {
                 "import mlx.core": seconds(["-c", "import mlx.core"]),
                 "mlxdiff --help": seconds(["-m", "mlxdiff", "--help"]),

@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -112,9 +111,7 @@ def cold_start(model: str, size: int | None, steps: int, repeats: int) -> float:
         command += ["--height", str(size), "--width", str(size)]
     with tempfile.TemporaryDirectory() as folder:
         command += ["--output", str(Path(folder) / "picture.png")]
-        return statistics.median(
-            timing.seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(repeats)
-        )
+        return statistics.median(timing.seconds_of_process(command) for _ in range(repeats))
 
 
 def parse() -> argparse.Namespace:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -14,6 +16,12 @@ def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def seconds_of_process(command: Sequence[str]) -> float:
+    """Of a whole process, which may keep Python's bytecode as in a user's installation."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return seconds(lambda: subprocess.run(command, env=environment, check=True, capture_output=True))
 
 
 def in_turns(

@@ -23,7 +23,8 @@ double seconds(clockid_t clock) {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// Seconds that all cores together have been idle or waited for a disk; negative where nothing tells.
+// Seconds that all cores together have been idle or waited for a disk; negative where nothing tells. Sandboxes may have
+// a file of zeros.
 double idle_time(const char* path) {
   const int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return -1;
@@ -31,9 +32,9 @@ double idle_time(const char* path) {
   const ssize_t size = read(file, text, sizeof text - 1);
   close(file);
   text[std::max<ssize_t>(size, 0)] = 0;
-  double idle, waiting;
-  // user, nice, system, idle, iowait, ...
-  if (std::sscanf(text, "cpu %*f %*f %*f %lf %lf", &idle, &waiting) != 2) return -1;
+  double user, nice, system, idle, waiting;
+  if (std::sscanf(text, "cpu %lf %lf %lf %lf %lf", &user, &nice, &system, &idle, &waiting) != 5) return -1;
+  if (user + nice + system + idle + waiting == 0) return -1;
   return (idle + waiting) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 

@@ -31,6 +31,7 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <class Real, class Pack, class At, class Put>
 void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64_t x_row, const Pack& pack,
               const At& results, const Put& put) {
+  if (rows == 0 || columns == 0) return;
   const Kernels<Real>& kernel = kernels<Real>();
   int64_t wide;
   kernel.panel_columns(&wide);

@@ -97,6 +97,21 @@ class Lazy : public mx::Primitive {
     throw std::runtime_error(op_.name + " is for the CPU");
   }
 
+  std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>&, const std::vector<int>&,
+                             const std::vector<mx::array>&) override {
+    refuse("gradients");
+  }
+
+  std::vector<mx::array> jvp(const std::vector<mx::array>&, const std::vector<mx::array>&,
+                             const std::vector<int>&) override {
+    refuse("derivatives");
+  }
+
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>&,
+                                                           const std::vector<int>&) override {
+    refuse("mx.vmap");
+  }
+
   const char* name() const override { return op_.name.c_str(); }
 
   bool is_equivalent(const Primitive& other) const override {
@@ -105,6 +120,11 @@ class Lazy : public mx::Primitive {
   }
 
  private:
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw std::invalid_argument(op_.name + " of mlxdiff's extension is not for " + what +
+                                ". Set MLXDIFF_NATIVE=off in the environment: MLX's own operations are.");
+  }
+
   Op<Real> op_;
 };
 

@@ -48,7 +48,7 @@ mx::array geglu_of(const mx::array& x) {
   const int64_t width = x.shape(-1) / 2;
   const int64_t rows = width == 0 ? 0 : static_cast<int64_t>(x.size()) / (2 * width);
   auto work = [rows, width](const std::vector<Input<Real>>& in, Real* out) {
-    const int64_t grain = std::max<int64_t>(1, kGrain / width);
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width));
     const auto run = kernels<Real>().geglu;
     const Real* x = in[0].data;
     pool().parallel_for((rows + grain - 1) / grain, [=](int64_t i, int) {

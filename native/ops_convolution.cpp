@@ -27,6 +27,7 @@ mx::array convolve_of(const mx::array& x, const mx::array& weights, const std::o
                    int padding) {
   require(x.ndim() == 4 && weights.ndim() == 4 && weights.shape(3) == x.shape(3),
           "images and weights have 4 axes, channels last");
+  require(x.shape(3) > 0 && weights.shape(0) > 0, "images and weights have channels");
   const Convolution conv{
       .batch = x.shape(0),
       .height = x.shape(1),

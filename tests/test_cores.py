@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mlxdiff import cores, elf
+from mlxdiff import control_groups, cores, elf
 
 pytestmark = pytest.mark.skipif(not elf.supported(), reason="only Linux tells")
 
@@ -36,6 +38,36 @@ def test_a_control_groups_quota(tmp_path, text, expected):
     assert cores.quota(tmp_path / "cpu.max") == expected
 
 
+@pytest.mark.parametrize(
+    ("granted", "expected"), [("-1\n", 1 << 20), ("150000\n", 2), ("100000\n", 1), ("", 1 << 20), ("0\n", 1 << 20)]
+)
+def test_a_quota_of_the_first_version(tmp_path, granted, expected):
+    (tmp_path / "cpu.cfs_quota_us").write_text(granted)
+    assert cores.quota(tmp_path / "cpu.cfs_quota_us") == 1 << 20  # no period
+    (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
+    assert cores.quota(tmp_path / "cpu.cfs_quota_us") == expected
+
+
+def test_the_smallest_quota_of_this_process_groups_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(control_groups, "_ROOT", tmp_path)
+    assert cores.allowed() == 64
+    (tmp_path / "cpu.max").write_text("700000 100000\n")
+    assert cores.allowed() == 7
+    line = next(
+        line for line in Path("/proc/self/cgroup").read_text().splitlines() if re.match(r"\d+:(cpu\b.*)?:", line)
+    )
+    _, first_version, group = line.split(":", 2)
+    folder = (tmp_path / "cpu" if first_version else tmp_path) / group.lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    if first_version:
+        (folder / "cpu.cfs_quota_us").write_text("300000")
+        (folder / "cpu.cfs_period_us").write_text("100000")
+    else:
+        (folder / "cpu.max").write_text("300000 100000\n")
+    assert cores.allowed() == 3
+
+
 def test_without_a_control_group_there_is_no_quota(tmp_path):
     assert cores.quota(tmp_path / "missing") > 1000
 
@@ -44,6 +76,8 @@ def test_idle_time_is_read_from_the_first_line_and_unknown_without_it(tmp_path):
     stat = tmp_path / "stat"
     stat.write_text("cpu  10 0 5 300 20 0 0 0 0 0\ncpu0 1 1 1 1 1\n")
     assert cores.idle_time(stat) == 320 / os.sysconf("SC_CLK_TCK")
+    stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\n")  # a sandbox that counts nothing
+    assert cores.idle_time(stat) == float("inf")
     stat.write_text("cpu\n")
     assert cores.idle_time(stat) == float("inf")
     assert cores.idle_time(tmp_path / "missing") == float("inf")

@@ -99,16 +99,25 @@ def test_a_wheel_with_the_extension_is_tagged_for_this_platform(checkout, monkey
     assert run_hook(checkout, version="editable")[0]["force_include"] == {}
 
 
-@pytest.mark.parametrize("changed", ["CudaStream stream_;", "void* data;"])
-def test_where_mlx_has_other_fields_than_are_known_nothing_is_compiled(checkout, monkeypatch, changed):
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        ("CudaStream stream_;", "int more; CudaStream stream_;"),
+        ("void* data;", "int more; void* data;"),
+        ("void add_completed_handler(std::function<void()> task);", "void add_completed_handler(Task task);"),
+        ("void commit();", "void commit(bool wait);"),
+        ("~CommandEncoder();", "virtual ~CommandEncoder();"),
+    ],
+)
+def test_where_mlx_has_other_classes_than_are_known_nothing_is_compiled(checkout, monkeypatch, known, other):
     folder = mlx_headers(checkout)
     monkeypatch.setattr(hatch_build, "_any_mlx", lambda: (folder, "9.9"))
     monkeypatch.setattr(hatch_build, "_build", lambda *_: None)
     hatch_build.build_graphs(checkout)
     for name in ("device.h", "allocator.h"):
         path = folder / "include" / "mlx" / "backend" / "cuda" / name
-        path.write_text(path.read_text().replace(changed, f"int more;\n{changed}"))
-    with pytest.raises(hatch_build.Unbuildable, match="has other fields"):
+        path.write_text(path.read_text().replace(known, other))
+    with pytest.raises(hatch_build.Unbuildable, match="has other classes"):
         hatch_build.build_graphs(checkout)
 
 

@@ -14,6 +14,7 @@ LEAVES = {
     "adapter_settings",
     "catalogue",
     "conditioning",
+    "control_groups",
     "controlling",
     "cores",
     "declarations",

@@ -1,6 +1,7 @@
 #include "recording.h"
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -171,6 +172,14 @@ class NoCache {
   size_t limit_;
 };
 
+// Of an array of so many bytes. An axis has 31 bits; large buffers are whole pages.
+mx::Shape shape_of(size_t bytes) {
+  constexpr size_t kPage = 1 << 14;
+  if (bytes <= std::numeric_limits<int>::max()) return {static_cast<int>(bytes)};
+  if (bytes % kPage != 0) throw std::runtime_error("a buffer has an odd size");
+  return {static_cast<int>(bytes / kPage), static_cast<int>(kPage)};
+}
+
 mx::array contiguous(const mx::array& a, mx::Stream stream) {
   const bool known = a.status() != mx::array::unscheduled;
   return known && a.flags().row_contiguous ? a : mx::contiguous(a, false, stream);
@@ -333,7 +342,7 @@ void Recording::check_nodes(void* graph) {
 // Evaluated arrays of these many bytes.
 std::vector<mx::array> Recording::arrays_of(const std::vector<size_t>& sizes) const {
   std::vector<mx::array> made;
-  for (const size_t size : sizes) made.push_back(mx::zeros({static_cast<int>(size)}, mx::uint8, stream_));
+  for (const size_t size : sizes) made.push_back(mx::zeros(shape_of(size), mx::uint8, stream_));
   mx::eval(made);
   return made;
 }

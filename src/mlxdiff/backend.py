@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from . import __version__, blas
+from . import __version__, blas, control_groups
 from .errors import BackendError, RequestError
 
 if TYPE_CHECKING:
@@ -259,25 +259,12 @@ def _container_limits() -> list[int]:
 def _group_limits(fixed: tuple[str, ...]) -> tuple[int, ...]:
     """Bytes that control groups grant, read once: every request that is resolved asks."""
     found = []
-    for path in (*map(Path, fixed), *_own_control_groups()):
+    newer, older = map(Path, fixed)
+    for path in (newer, older, *control_groups.own("memory", newer, older)):
         text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
         if text.isdigit():
             found.append(int(text))
     return tuple(found)
-
-
-def _own_control_groups() -> list[Path]:
-    """The files that limit this process' own control group and those around it, as systemd makes them."""
-    table = Path("/proc/self/cgroup")
-    found = []
-    for line in table.read_text(encoding="utf-8").splitlines() if table.is_file() else []:
-        _, controllers, group = line.split(":", 2)
-        file = {"": _CONTROL_GROUPS[0], "memory": _CONTROL_GROUPS[1]}.get(controllers)
-        if file is not None:
-            root, name = Path(file).parent, Path(file).name
-            folder = root / group.lstrip("/")
-            found += [around / name for around in (folder, *folder.parents) if around.is_relative_to(root)]
-    return found
 
 
 def check_memory() -> None:

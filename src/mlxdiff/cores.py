@@ -12,6 +12,9 @@ import os
 import time
 from pathlib import Path
 
+from . import control_groups
+
+_NO_LIMIT = 1 << 20
 WINDOW = 0.04  # seconds to watch the processors for; the kernel counts in steps of 0.01
 
 
@@ -24,7 +27,8 @@ def allowed() -> int:
     """Cores that this process may run on, whoever else does."""
     if not hasattr(os, "sched_getaffinity"):  # not on Linux
         return os.cpu_count() or 1
-    return max(1, min(len(os.sched_getaffinity(0)), quota(Path("/sys/fs/cgroup/cpu.max"))))
+    quotas = map(quota, control_groups.files("cpu", "cpu.max", "cpu.cfs_quota_us"))
+    return max(1, min(len(os.sched_getaffinity(0)), *quotas))
 
 
 def busy_neighbours() -> int:
@@ -41,16 +45,24 @@ def idle_time(path: Path) -> float:
     """Seconds that all cores together have been idle; infinite where nothing tells."""
     try:
         fields = path.read_text(encoding="ascii").split("\n", 1)[0].split()
-        idle, waiting = int(fields[4]), int(fields[5])  # after "cpu": user, nice, system, idle, iowait, ...
-    except (OSError, ValueError, IndexError):
+        user, nice, system, idle, waiting = (int(field) for field in fields[1:6])
+    except (OSError, ValueError):
+        return math.inf
+    if user + nice + system + idle + waiting == 0:  # a sandbox that counts nothing
         return math.inf
     return (idle + waiting) / os.sysconf("SC_CLK_TCK")
 
 
 def quota(path: Path) -> int:
-    """Cores' worth of time that the control group (version 2) grants, rounded up; very many without a limit."""
+    """Cores' worth of time that a control group grants, rounded up; very many without a limit.
+
+    `path` is its cpu.max of version 2, which names the period too, or its cpu.cfs_quota_us of version 1.
+    """
     try:
-        granted, period = path.read_text(encoding="ascii").split()
-        return math.ceil(int(granted) / int(period))
+        text = path.read_text(encoding="ascii")
+        if path.name == "cpu.cfs_quota_us":
+            text += " " + path.with_name("cpu.cfs_period_us").read_text(encoding="ascii")
+        granted, period = map(int, text.split())
+        return math.ceil(granted / period) if granted > 0 else _NO_LIMIT  # version 1 says -1
     except (OSError, ValueError, ZeroDivisionError):  # no control group, or the word max
-        return 1 << 20
+        return _NO_LIMIT

@@ -107,6 +107,53 @@ def test_a_recording_whose_buffers_moved_is_made_anew(recorder, summing):
     assert recorder.made == 2
 
 
+@pytest.mark.usefixtures("recorder")
+def test_arguments_that_are_nested_otherwise_or_hold_other_constants_are_told_apart():
+    calls = []
+
+    def function(_, parts):
+        calls.append(parts)
+        return mx.zeros(1)
+
+    replayed, a = graphs.Replayed(function, 0), mx.ones(3)
+    others = [[[a], None], [None, [a]], [a, [], 1], [a, [], 1.0], [[a, []], True]]
+    for n, parts in enumerate(others, 1):
+        replayed(a, parts)
+        assert len(calls) == n
+    with pytest.raises(TypeError, match="this is a set"):
+        replayed(a, {1, 2})
+
+
+@pytest.mark.parametrize("error", [ValueError("Negative dimensions"), MemoryError(), RuntimeError("cuStream failed")])
+def test_whatever_fails_while_a_call_is_recorded_it_is_computed(recorder, summing, error):
+    function, _ = summing
+
+    def fail(_):
+        raise error
+
+    recorder.recording = fail
+    for _ in range(3):
+        assert function(mx.ones(2), [mx.ones(2)]).tolist() == [2, 2]
+    assert function.reasons == [str(error)]
+
+
+def test_one_that_moved_is_let_go_before_another_is_made(recorder, summing):
+    function, _ = summing
+    for _ in range(2):
+        function(mx.ones(2), [mx.ones(2)])
+    make, held = recorder.recording, []
+
+    def recording(inputs):
+        held.append(graphs.held(function))
+        return make(inputs)
+
+    (recorded,) = function._recordings.values()
+    recorded.recording.takes = lambda _: False
+    recorder.recording = recording
+    assert function(mx.ones(2), [mx.ones(2)]).tolist() == [2, 2]
+    assert held == [0]
+
+
 def test_what_recordings_hold_is_known_and_can_be_let_go(recorder, summing):
     function, _ = summing
     assert graphs.held(function) == graphs.held(len) == 0

@@ -283,9 +283,39 @@ def test_products_of_matrices_beside_it():
         lambda x: extension.attention(x, x, x, 1),
         lambda x: extension.attention(x[None], x[None], x[None], 3),
         lambda x: extension.attention(x[None], x[None], x[None, :1], 2),
+        lambda x: extension.convolve(x[None, ..., None][..., :0], mx.zeros((5, 1, 1, 0)), None, 1, 0),
+        lambda _: extension.convolve(mx.zeros((1, 64, 64, 0)), mx.zeros((5, 3, 3, 0)), None, 1, 1),
+        lambda _: extension.convolve(mx.zeros((1, 64, 64, 4)), mx.zeros((0, 3, 3, 4)), None, 1, 1),
+        lambda _: extension.linear(mx.zeros((2, 5)), mx.zeros((3, 4)), None),
         lambda _: extension.use_instruction_set("mmx"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call):
     with pytest.raises(ValueError, match=r"\w+"):
         call(mx.zeros((2, 4)))
+
+
+def test_nothing_comes_of_nothing():
+    """Arrays without elements, which an integer division may not survive."""
+    no_rows, weight = mx.zeros((0, 4)), mx.zeros(4)
+    assert extension.silu(no_rows).tolist() == []
+    assert extension.geglu(no_rows).tolist() == []
+    assert extension.geglu(mx.zeros((2, 0))).tolist() == [[], []]
+    assert extension.add_biased(no_rows, no_rows, weight).tolist() == []
+    assert extension.layer_norm(no_rows, weight, weight, 1e-5).tolist() == []
+    assert extension.linear(mx.zeros((700, 4)), mx.zeros((0, 4)), None).shape == (700, 0)
+    assert extension.convolve(mx.zeros((0, 8, 8, 4)), mx.zeros((5, 3, 3, 4)), None, 1, 1).tolist() == []
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f, x: mx.grad(lambda y: f(y).sum())(x),
+        lambda f, x: mx.jvp(f, [x], [x]),
+        lambda f, x: mx.vmap(f)(x),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_what_can(transform):
+    weight = mx.ones((3, 4))
+    with pytest.raises(ValueError, match=r"^linear of mlxdiff's extension .* MLXDIFF_NATIVE=off"):
+        transform(lambda x: extension.linear(x, weight, None), mx.ones((2, 4)))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -25,20 +30,25 @@ def loaded_anew(monkeypatch):
     """Calls native._loaded again, with MLXDIFF_NATIVE set; afterwards all is as before."""
     before = native._loaded()
 
+    def forget():
+        native._loaded.cache_clear()
+        native._loaded_once.cache_clear()
+
     def load(variable):
         monkeypatch.setenv(native.VARIABLE, variable)
-        native._loaded.cache_clear()
+        forget()
         return native._loaded()
 
     yield load
     monkeypatch.delenv(native.VARIABLE, raising=False)
-    native._loaded.cache_clear()
+    forget()
     if before[0] is not None:
         before[0].use_instruction_set(before[1].split(",")[0])
 
 
 def refusal(tmp_path, **about):
     library = tmp_path / "_native.so"
+    library.touch()
     if about:
         library.with_suffix(".json").write_text(json.dumps(about))
     with pytest.raises(native._Unfit) as reason:
@@ -49,6 +59,14 @@ def refusal(tmp_path, **about):
 @linux
 def test_an_extension_that_is_absent(tmp_path):
     assert "not compiled" in refusal(tmp_path)
+
+
+@linux
+@on_cpu
+def test_an_extension_whose_library_is_lost(tmp_path):
+    (tmp_path / "_native.json").write_text(json.dumps({"mlx": backend.mlx_version(mx)}))
+    with pytest.raises(native._Unfit, match=r"_native\.so is missing; install"):
+        native._fitting(tmp_path / "_native.so")
 
 
 @linux
@@ -90,27 +108,59 @@ def test_an_extension_that_does_not_share_mlx_s_types(tmp_path, monkeypatch, err
 
 @linux
 @on_cpu
-def test_an_extension_of_an_earlier_mlxdiff(tmp_path, monkeypatch, loaded_anew):
-    class Earlier:
-        silu = staticmethod(lambda x: x * mx.sigmoid(x))
+def test_an_extension_of_an_older_mlxdiff(tmp_path, monkeypatch):
+    """As in a checkout whose sources were renewed: it lacks operations that are called now."""
+    older = SimpleNamespace(silu=None, set_threads=None)
+    monkeypatch.setattr(native, "import_module", lambda *_: older)
+    assert "older mlxdiff" in refusal(tmp_path, mlx=backend.mlx_version(mx))
 
-    fitting = native._fitting
-    (tmp_path / "_native.json").write_text(json.dumps({"mlx": backend.mlx_version(mx)}))
-    monkeypatch.setattr(native, "import_module", lambda *_: Earlier)
-    monkeypatch.setattr(native, "_fitting", lambda _: fitting(tmp_path / "_native.so"))
-    with pytest.warns(MlxdiffWarning, match="compiled from another mlxdiff"):
-        module, _ = loaded_anew("")
-    assert module is None
+
+@compiled
+def test_what_is_called_of_the_extension_is_checked_when_it_is_loaded():
+    folder = Path(native.__file__).parents[1]
+    sources = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
+    called = set(re.findall(r"\b(?:extension|module)\.(\w+)\(", sources)) & set(dir(native.serving()))
+    assert called <= set(native._FUNCTIONS)
+    assert len(called) > 10
+
+
+@compiled
+@pytest.mark.usefixtures("loaded_anew")
+def test_threads_that_ask_at_once_load_it_once(monkeypatch):
+    """Its threads are counted when an operation begins: nobody may change their number while another computes."""
+    made, fitting = [], native._fitting
+
+    def slowly(library):
+        made.append(library)
+        time.sleep(0.2)
+        return fitting(library)
+
+    monkeypatch.setattr(native, "_fitting", slowly)
+    native._loaded_once.cache_clear()
+    load = native._loaded.__wrapped__  # what runs in each thread that comes in before the first is done
+    with ThreadPoolExecutor(4) as pool:
+        states = [future.result()[1] for future in [pool.submit(load) for _ in range(4)]]
+    assert len(made) == 1
+    assert len(set(states)) == 1
+
+
+@compiled
+def test_its_threads_are_there_before_products_of_mlx_come_in(loaded_anew, monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        blas, "use_product", lambda _: order.append(native.import_module("mlxdiff.kernels._native").threads())
+    )
+    native.serving().set_threads(1)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    loaded_anew("")
+    assert order == [3]
 
 
 @linux
 @on_cpu
 def test_an_extension_that_computes_wrongly(tmp_path, monkeypatch):
-    class Wrong:
-        silu = staticmethod(lambda x: x)
-        sgemm = has_bf16 = staticmethod(lambda: 0)
-
-    monkeypatch.setattr(native, "import_module", lambda *_: Wrong)
+    wrong = SimpleNamespace(**{**dict.fromkeys(native._FUNCTIONS), "silu": lambda x: x})
+    monkeypatch.setattr(native, "import_module", lambda *_: wrong)
     assert "wrongly" in refusal(tmp_path, mlx=backend.mlx_version(mx))
 
 

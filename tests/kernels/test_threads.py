@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 
 import mlx.core as mx
@@ -23,7 +24,7 @@ TYPES = [mx.float32, mx.bfloat16] if extension.has_bf16() else [mx.float32]
 
 
 @pytest.fixture(autouse=True)
-def threads():
+def as_many_threads_as_before():
     """As many as there were, afterwards."""
     yield
     told = blas.wished_threads()
@@ -60,6 +61,34 @@ def test_no_bit_depends_on_the_number_of_threads(dtype):
     assert found[1:] == found[:1] * 3
 
 
+def test_no_bit_depends_on_a_load_that_changes_meanwhile(tmp_path):
+    """Two Python threads compute while the machine seems busy, free and busy again."""
+    extension.set_threads(1)
+    wanted = results(mx.float32)
+    busy, free = tmp_path / "busy", tmp_path / "free"
+    busy.write_text("cpu  1 0 0 1 0 0\n")  # idle time that stands still
+    free.write_text("cpu  0 0 0 0 0 0\n")  # which tells nothing
+    extension.set_threads(5, follow_load=True)
+    found, seen, enough = [], set(), threading.Event()
+
+    def compute():
+        while not enough.is_set():
+            found.append(results(mx.float32))
+
+    workers = [threading.Thread(target=compute) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for path in (busy, free, busy, free):
+        extension.watch_load(str(path))
+        time.sleep(0.5)
+        seen.add(extension.active_threads())
+    enough.set()
+    for worker in workers:
+        worker.join()
+    assert found == [wanted] * len(found)
+    assert seen == {1, 5}
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"][: len(TYPES)])
 def test_pictures_of_any_number_of_threads_are_byte_equal(dtype):
     sd = StableDiffusion("emoji", dtype=dtype)
@@ -94,8 +123,8 @@ def test_the_number_of_threads_follows_the_load(tmp_path):
         """Works while the clock of idle cores runs at that speed, until so many threads take part."""
         start = time.perf_counter()
         while time.perf_counter() - start < 5:
-            ticks = idle_cores * (time.perf_counter() - began) * os.sysconf("SC_CLK_TCK")
-            text = f"cpu  0 0 0 {ticks:.0f} 0 0\n"
+            ticks = (time.perf_counter() - began) * os.sysconf("SC_CLK_TCK")
+            text = f"cpu  {(machine - idle_cores) * ticks:.0f} 0 0 {idle_cores * ticks:.0f} 0 0\n"
             (tmp_path / "new").write_text(text)
             (tmp_path / "new").replace(stat)
             mx.eval(extension.linear(x, weight, None))
@@ -104,7 +133,7 @@ def test_the_number_of_threads_follows_the_load(tmp_path):
         return False
 
     began = time.perf_counter()
-    stat.write_text("cpu  0 0 0 0 0 0\n")
+    stat.write_text("cpu  1 0 0 0 0 0\n")
     extension.watch_load(str(stat))
     extension.set_threads(machine, follow_load=True)
     assert compute_until(1, idle_cores=0.0)  # whatever this process computes itself
@@ -112,8 +141,12 @@ def test_the_number_of_threads_follows_the_load(tmp_path):
     assert compute_until(machine, idle_cores=float(machine))
 
 
-def test_where_nothing_tells_of_the_load_all_threads_compute(tmp_path):
-    extension.watch_load(str(tmp_path / "missing"))
+@pytest.mark.parametrize("text", [None, "", "cpu\n", "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0\n"])
+def test_where_nothing_tells_of_the_load_all_threads_compute(tmp_path, text):
+    """A sandbox may have no such file, or one of zeros: that does not mean that others keep all cores busy."""
+    if text is not None:
+        (tmp_path / "stat").write_text(text)
+    extension.watch_load(str(tmp_path / "stat"))
     extension.set_threads(3, follow_load=True)
     for _ in range(3):
         mx.eval(extension.silu(mx.zeros(100_000)))

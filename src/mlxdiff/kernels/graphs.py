@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -84,6 +85,7 @@ class Replayed:
         self._function, self._most_bytes = function, most_bytes
         self._recordings: dict[tuple[Any, ...], _Recorded | None] = {}  # None after the first call
         self._unfit: set[tuple[Any, ...]] = set()
+        self._lock = threading.Lock()
         self.reasons: list[str] = []
 
     def __call__(self, *arguments: Any) -> Any:
@@ -96,8 +98,10 @@ class Replayed:
         if key not in self._recordings:
             self._remember(key, None)
             return self._function(*arguments)
-        recorded = self._recordings[key]
+        recorded = self._recordings.get(key)
         if recorded is None or not recorded.recording.takes(arrays):  # MLX moves what is read on the CPU
+            recorded = None
+            self._remember(key, None)  # what an older one holds is free before a new one is made
             recorded = self._record(module, arguments, arrays)
             if recorded is None:
                 self._unfit.add(key)
@@ -109,17 +113,19 @@ class Replayed:
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers that the recordings hold."""
-        return sum(recorded.recording.nbytes for recorded in self._recordings.values() if recorded is not None)
+        return sum(recorded.recording.nbytes for recorded in list(self._recordings.values()) if recorded is not None)
 
     def forget(self) -> None:
         """Lets the recordings go."""
-        self._recordings = dict.fromkeys(self._recordings)
+        with self._lock:
+            self._recordings = dict.fromkeys(self._recordings)
 
     def _remember(self, key: tuple[Any, ...], recorded: _Recorded | None) -> None:
-        self._recordings.pop(key, None)
-        while len(self._recordings) >= MOST:
-            del self._recordings[next(iter(self._recordings))]
-        self._recordings[key] = recorded
+        with self._lock:
+            self._recordings.pop(key, None)
+            while len(self._recordings) >= MOST:
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[key] = recorded
 
     def _record(self, module: Any, arguments: tuple[Any, ...], arrays: list[mx.array]) -> _Recorded | None:
         """The recording of a call, None where it cannot be made."""
@@ -127,7 +133,7 @@ class Replayed:
             recording = module.recording(arrays)
             gives_list = self._pass_on(arguments, recording, recording.rehearse)
             self._pass_on(arguments, recording, lambda outputs: recording.record(outputs, self._most_bytes))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, MemoryError) as error:  # whatever C++ throws
             self.reasons.append(str(error))
             return None
         return _Recorded(recording, gives_list)
@@ -140,28 +146,35 @@ class Replayed:
         return not alone
 
 
-def _collect(argument: Any, arrays: list[mx.array]) -> None:
-    """Appends the arrays in an argument, in order."""
+def _collect(argument: Any, arrays: list[mx.array], signature: list[Any]) -> None:
+    """Appends the arrays in an argument, in order; and to `signature` how they are nested, and constants.
+
+    Raises TypeError for what is none of these: two of them could not be told apart.
+    """
     if isinstance(argument, mx.array):
         arrays.append(argument)
+        signature.append(mx.array)
     elif isinstance(argument, list | tuple):
+        signature.append(len(argument))
         for item in argument:
-            _collect(item, arrays)
+            _collect(item, arrays, signature)
+    elif isinstance(argument, int | float | str | None):
+        signature += (type(argument), argument)
+    else:
+        raise TypeError(f"A recorded call takes arrays, numbers and texts, and this is a {type(argument).__name__}.")
 
 
 def _flat(arguments: Sequence[Any]) -> tuple[list[mx.array], tuple[Any, ...]]:
-    """All arrays, and what tells calls apart quickly: constants, numbers of arrays, and of each argument's first array
-    shape and type. A recording compares the others.
+    """All arrays, and what tells calls apart quickly: how arguments are nested, constants, and of each argument's first
+    array shape and type. A recording compares the others.
     """
     arrays: list[mx.array] = []
     signature: list[Any] = []
     for argument in arguments:
         before = len(arrays)
-        _collect(argument, arrays)
+        _collect(argument, arrays, signature)
         if len(arrays) > before:
-            signature += (len(arrays) - before, arrays[before].shape, arrays[before].dtype)
-        else:
-            signature.append(argument if isinstance(argument, int | float | str | None) else type(argument))
+            signature += (arrays[before].shape, arrays[before].dtype)
     return arrays, tuple(signature)
 
 

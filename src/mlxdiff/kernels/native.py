@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import sysconfig
+import threading
 import warnings
 from functools import cache
 from importlib import import_module
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 
 VARIABLE = "MLXDIFF_NATIVE"
 _MODULE = "_native"
+# What is called of it.
+_FUNCTIONS = (
+    *("sgemm", "set_threads", "threads", "instruction_sets", "instruction_set", "use_instruction_set", "has_bf16"),
+    *("lacked_memory", "silu", "gelu", "quick_gelu", "geglu", "add_biased", "layer_norm", "group_norm", "attention"),
+    *("convolve", "linear"),
+)
+_one_at_a_time = threading.Lock()
 
 
 class _Unfit(Exception):
@@ -38,7 +46,7 @@ class _Unfit(Exception):
 
 
 class _OutdatedError(_Unfit):
-    """It was compiled for another version of MLX, or from another mlxdiff, as after an update of one of them."""
+    """It was compiled for another version of MLX or of mlxdiff, as after an update."""
 
 
 def serving(*arrays: mx.array | None) -> Any | None:
@@ -70,6 +78,12 @@ def state() -> str:
 
 @cache
 def _loaded() -> tuple[ModuleType | None, str]:
+    with _one_at_a_time:  # `cache` alone calls a function again in a thread that asks meanwhile
+        return _loaded_once()
+
+
+@cache
+def _loaded_once() -> tuple[ModuleType | None, str]:
     chosen = os.environ.get(VARIABLE, "").strip()
     if chosen == "off":
         return None, f"off, as {VARIABLE} asks"
@@ -82,10 +96,12 @@ def _loaded() -> tuple[ModuleType | None, str]:
     if chosen:
         _force(module, chosen)
     blas.activate()
-    # MLX's own products in fp32 too: as fast as OpenBLAS, and the same bits whatever the number of threads.
-    blas.use_product(module.sgemm())
+    # Before anything computes with it: another thread may be in one of MLX's products, and what each of its threads
+    # needs is counted at its beginning.
     told = blas.wished_threads()
     module.set_threads(cores.allowed() if told is None else told, follow_load=told is None)
+    # MLX's own products in fp32 too: as fast as OpenBLAS, and the same bits whatever the number of threads.
+    blas.use_product(module.sgemm())
     threads = f"{module.threads()} thread{'' if module.threads() == 1 else 's'}"
     return module, f"{module.instruction_set()}, {threads}{', bf16' if module.has_bf16() else ''}"
 
@@ -109,14 +125,15 @@ def _fitting(library: Path) -> ModuleType:
         raise _OutdatedError(f"it was compiled for MLX {built['mlx']}, and this is {version}; {remedy}")
     if mx.cuda.is_available():
         raise _Unfit("it was compiled for MLX's CPU build, and this is the one for CUDA")
+    if not library.is_file():
+        raise _Unfit(f"{library.name} is missing; install mlxdiff again")
     try:
         module = import_module(f".{_MODULE}", __package__)
+        if not all(hasattr(module, name) for name in _FUNCTIONS):
+            raise _OutdatedError(
+                "it was compiled for an older mlxdiff; install mlxdiff again, or run `python hatch_build.py` in a checkout"
+            )
         tried = module.silu(mx.array([0.0, 2.0])).tolist()  # a TypeError if it does not share MLX's types
-        module.sgemm()
-        module.has_bf16()
-    except AttributeError as error:  # a checkout whose sources went on
-        remedy = "install mlxdiff again, or run `python hatch_build.py` in a checkout"
-        raise _OutdatedError(f"it was compiled from another mlxdiff ({error}); {remedy}") from None
     except (ImportError, TypeError, RuntimeError) as error:
         raise _Unfit(f"it does not work with this MLX ({error})".splitlines()[0]) from None
     if not (tried[0] == 0 and abs(tried[1] - 1.7615942) < 1e-5):
