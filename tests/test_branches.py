@@ -70,17 +70,6 @@ def test_rows_of_any_length_come_back_in_the_order_of_the_images():
     assert backbone.prepared == [7, 1, 7], "one group a length, prepared anew only where a prompt changes"
 
 
-@pytest.mark.parametrize(
-    ("rows_at_once", "calls"), [(None, [7, 1]), (7, [7, 1]), (6, [5, 2, 1]), (4, [4, 3, 1]), (1, [4, 1, 2, 1])]
-)
-def test_branches_beyond_what_memory_takes_have_calls_of_their_own(rows_at_once, calls):
-    backbone, latents = Echo(), mx.zeros((4, 2, 2, 4))
-    predict = Branches(backbone, STRANDS, LEVELS, 4.0, rows_at_once=rows_at_once)
-    found = output(predict, latents, ("negative", "positive"))
-    assert found == {"negative": [-1, -2, -3, -4], "positive": [1, 2, 3, 4]}
-    assert backbone.prepared == calls  # a strand is never parted: its images share a conditioning
-
-
 def test_caches_are_shared_only_with_calls_for_the_last_of_their_rows():
     backbone, latents = Echo(), mx.zeros((4, 2, 2, 4))
     predict = Branches(backbone, STRANDS, LEVELS, 4.0, cache_interval=2)

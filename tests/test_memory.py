@@ -221,28 +221,6 @@ def test_a_batch_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch):
         next(sd.generate_latents("a cat", n_images=10_000, steps=2))
 
 
-@pytest.mark.parametrize(("gigabytes", "calls"), [("16", 1), ("0.5", 2)])
-def test_guidance_takes_two_calls_where_one_does_not_fit_and_the_picture_is_the_same(monkeypatch, gigabytes, calls):
-    sd = StableDiffusion("emoji")
-    *_, expected = sd.generate_latents("a cat", seed=1, steps=2)
-    monkeypatch.setenv("MLXDIFF_MEMORY", gigabytes)
-    monkeypatch.setattr(sd.checkpoint.backbone.__class__, "bytes_per_row", lambda *_, **__: 2**27)
-    resolved = sd.resolve(Request("a cat", seed=1, steps=2))
-    assert (sd._runner.rows_at_once(resolved) > 1) == (calls == 1)
-    rows: list[int] = []
-    backbone = sd.networks.adapted("backbone", ()).network
-    call = type(backbone).__call__
-
-    def counted(self, latents, *rest):
-        rows.append(latents.shape[0])
-        return call(self, latents, *rest)
-
-    monkeypatch.setattr(type(backbone), "__call__", counted)
-    *_, latents = sd.generate_latents("a cat", seed=1, steps=2)
-    assert rows == [2 // calls] * 2 * calls
-    assert np.abs(np.array(latents) - np.array(expected)).max() < 1e-4
-
-
 def test_all_pictures_of_a_decode_count(monkeypatch):
     sd = StableDiffusion("emoji")
     monkeypatch.setenv("MLXDIFF_MEMORY", "0.5")

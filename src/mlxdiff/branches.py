@@ -43,7 +43,6 @@ class Branches:
     cache_interval  calls of the backbone that share its deep features; 1 computes them each time
     steering        what pictures add to each call
     calls_before    calls of the network that the prompts have seen, of another model in the same run
-    rows_at_once    rows that memory takes in one call: branches beyond them have another, after it
 
     What prompts and timesteps alone decide is computed once for each group of conditionings that share a call. Calls
     are counted from 0: prompts may change from one to the next.
@@ -60,11 +59,10 @@ class Branches:
         cache_interval: int = 1,
         steering: Steering = NOTHING,
         calls_before: int = 0,
-        rows_at_once: int | None = None,
     ) -> None:
         self._backbone, self._strands, self._levels = backbone, strands, levels
         self._guidance_scale, self._token_merging, self._interval = guidance_scale, token_merging, cache_interval
-        self._steering, self._rows_at_once = steering, rows_at_once
+        self._steering = steering
         self._n_calls = calls_before
         # By identity: the strands hold the conditionings for as long as this lives.
         self._prepared: Recent[tuple[Any, list[Any]]] = Recent(MAX_PREPARED)
@@ -79,11 +77,8 @@ class Branches:
         names = tuple(sorted(names, key=lambda name: name == PERTURBED))  # whose rows come last in a call
         rows = [_Row(name, strand.images, strand.at(call)) for name in names for strand in self._strands[_told(name)]]
         found: dict[str, list[tuple[int, mx.array]]] = {name: [] for name in names}
-        denoised: mx.array | None = None
-        for group in _groups(rows, self._rows_at_once):
-            # Else MLX may begin all calls before it ends one, and keep the maps of all.
-            own = latents if denoised is None else mx.depends([latents], [denoised])[0]
-            together = [_of(own, row.images) for row in group]
+        for group in _groups(rows):
+            together = [_of(latents, row.images) for row in group]
             denoised = self._call(group, together[0] if len(group) == 1 else mx.concatenate(together), sigma)
             for row, part in zip(group, _split(denoised, [len(row.images) for row in group]), strict=True):
                 found[row.branch].append((row.images.start, part))
@@ -149,25 +144,13 @@ def _told(branch: str) -> str:
     return POSITIVE if branch == PERTURBED else branch
 
 
-def _groups(rows: Sequence[_Row], rows_at_once: int | None) -> list[list[_Row]]:
-    """The branches by the shapes of their conditionings, in their order, and no more than memory takes together."""
+def _groups(rows: Sequence[_Row]) -> list[list[_Row]]:
+    """The rows by the shapes of their conditionings, in their order."""
     found: dict[tuple, list[_Row]] = {}
     for row in rows:
         shapes = tuple(array.shape[1:] for array in row.conditioning.arrays())
         found.setdefault(shapes, []).append(row)
-    return [part for group in found.values() for part in _parted(group, rows_at_once)]
-
-
-def _parted(group: list[_Row], rows_at_once: int | None) -> list[list[_Row]]:
-    parts: list[list[_Row]] = []
-    room = 0
-    for row in group:
-        if not parts or (rows_at_once is not None and len(row.images) > room):
-            parts.append([])
-            room = rows_at_once or 0
-        parts[-1].append(row)
-        room -= len(row.images)
-    return parts
+    return list(found.values())
 
 
 def _of(latents: mx.array, images: range) -> mx.array:

@@ -18,7 +18,7 @@ from .models.upscaler import UpscalerConfig
 
 NETWORKS = 0.5  # of the memory that text encoders and backbone may take together and still both stay
 WHOLE = 0.5  # of the memory that decoding as a whole may take
-ALL = 0.9  # of the memory that weights may take together with a call of the backbone, or with decoding in strips
+ALL = 0.9  # of the memory that the backbone may take together with decoding in strips and still stay
 TILE = 512  # pixels
 BATCH = 0.5  # of the memory that weights and a batch may take; the rest is for decoding and for other programs
 LARGEST_BATCH = 16  # on a GPU the time of an image hardly falls beyond this
@@ -30,10 +30,6 @@ MAPS, MAPS_ON_CPU = 8, 38
 # In fp32 an NVIDIA GPU's convolutions need workspace, without TF32 also copies as a CPU's: 21.5 and 38 maps were
 # measured at 512 and 768 pixels, and with 38 at 1024 an 80 GB GPU had too little.
 MAPS_TF32, MAPS_EXACT = 22, 48
-
-SMALL_CALL = 2**28  # bytes: below it a call is never parted
-# Times what a row of a call takes on a GPU: two rows of SDXL at 1024x1024 took 3.6 GB, where 1.0 were foreseen.
-ROWS_ON_CPU = 4
 
 UPSCALING = 0.25  # of the memory that an upscaler may take for a tile: the model stays beside it
 # Maps of an upscaler's widest layer that are alive at once in its body, and of its largest in its head.
@@ -75,12 +71,6 @@ def batch_size(row_bytes: int, rows: int, weights: int) -> int:
     """
     room = int(backend.memory_size() * BATCH) - weights
     return max(1, min(room // (row_bytes * rows), LARGEST_BATCH if backend.is_gpu() else LARGEST_BATCH_ON_CPU))
-
-
-def rows_at_once(row_bytes: int, weights: int) -> int:
-    """Rows that may share a call of the backbone beside weights of so many bytes; 1 at least."""
-    row_bytes *= 1 if backend.is_gpu() else ROWS_ON_CPU
-    return max(1, max(int(ALL * backend.memory_size() - weights), SMALL_CALL) // row_bytes)
 
 
 def check_denoising(row_bytes: int, n_rows: int) -> None:

@@ -51,10 +51,6 @@ class Runner:
     start: Callable[[Resolved, Randomness, Iterable[str], mx.array | None], Start]
     row_bytes: Callable[[Resolved], int]
 
-    def rows_at_once(self, request: Resolved) -> int:
-        """Rows that may share a call; branches of guidance beyond them have calls of their own."""
-        return memory.rows_at_once(self.row_bytes(request), self.networks.working_bytes)
-
 
 @dataclass(frozen=True, eq=False)
 class Leg:
@@ -96,8 +92,7 @@ class Relay:
         self._keeping: Keeping | None = None  # what stays of a picture, until a pass enlarges it
         for stage, view in stages.views(request):
             runner = refiner if refiner is not None and stage.refines else base
-            n_rows = min(branch_count(view) * view.batch_size, max(view.batch_size, runner.rows_at_once(view)))
-            memory.check_denoising(runner.row_bytes(view), n_rows)
+            memory.check_denoising(runner.row_bytes(view), branch_count(view) * view.batch_size)
         if refiner is not None and not keeps_both(base.networks, refiner.networks):
             refiner.networks.let_go("backbone")  # of an earlier run
         base.controls.map(request)
@@ -208,7 +203,6 @@ def _denoiser(
         cache_interval=view.cache_interval,
         steering=steering,
         calls_before=calls_before,
-        rows_at_once=runner.rows_at_once(view),
     )
     always = (guidance.NEGATIVE,) if find_sampler(view.sampler).unconditional else ()
     return guidance.guided(predict, guidance_of(view, runner.checkpoint, told.weights), always)
