@@ -131,7 +131,7 @@ def _fitting(library: Path) -> ModuleType:
         module = import_module(f".{_MODULE}", __package__)
         if not all(hasattr(module, name) for name in _FUNCTIONS):
             raise _OutdatedError(
-                "it was compiled for an older mlxdiff; install mlxdiff again, in a checkout with `python hatch_build.py`"
+                "it was compiled for an older mlxdiff; install mlxdiff again, or in a checkout run `hatch_build.py`"
             )
         tried = module.silu(mx.array([0.0, 2.0])).tolist()  # a TypeError if it does not share MLX's types
     except (ImportError, TypeError, RuntimeError) as error:
