@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import shell_history_worker
 
 from mlxdiff.cli.shell import history as module
 from mlxdiff.cli.shell.history import KEPT, History
@@ -39,18 +40,10 @@ def test_lines_are_there_for_the_next_shell_and_for_nobody_else(path):
     assert mode(path) == 0o600
 
 
-def add_many(path: Path, name: str) -> None:
-    history = History(path)
-    history.read()
-    for i in range(200):
-        history.add(f"{name} {i}")
-    assert history.problem is None
-
-
 def test_shells_at_the_same_time_lose_nothing_of_each_other(path, monkeypatch):
     monkeypatch.setattr(module, "KEPT", 10_000)
     context = multiprocessing.get_context("spawn")
-    shells = [context.Process(target=add_many, args=(path, name)) for name in "abc"]
+    shells = [context.Process(target=shell_history_worker.add_many, args=(path, name)) for name in "abc"]
     for shell in shells:
         shell.start()
     for shell in shells:
