@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
-from hub_server import HubServer
 from repositories import repository
 
 from mlxdiff.hub.known import KNOWN
 
 SD21 = KNOWN["sd21"].repository
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def server() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def run(server, tmp_path) -> Run:
-    """run(*arguments, code=0) -> the finished process, with `server` as hub."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MLXDIFF_"))}
-    own = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf"), "MLXDIFF_HOME": str(tmp_path / "state")}
-
-    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "mlxdiff", *arguments],
-            env={**kept, **own, "HF_HUB_DISABLE_XET": "1", "COLUMNS": "200"},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-    return run
 
 
 def test_a_short_name_is_brought_and_listed_as_here(server, run):
