@@ -38,7 +38,6 @@ LEAVES = {
     "recent",
     "remembering",
     "request",
-    "request_kinds",
     "rgb",
     "structured",
     "threads",

@@ -439,7 +439,7 @@ class Inks(Text):
 
 
 @dataclass(frozen=True)
-class Request:
+class StageSettings:
 """
 
 
@@ -447,16 +447,16 @@ def test_a_setting_declared_tomorrow_is_written_and_read_with_no_edit_elsewhere(
     package = Path(mlxdiff.__file__).parent
     ignored = shutil.ignore_patterns("assets", "*.so", "__pycache__")
     shutil.copytree(package, tmp_path / "mlxdiff", ignore=ignored)
-    source = (tmp_path / "mlxdiff/request.py").read_text()
-    source = source.replace("\n@dataclass(frozen=True)\nclass Request:\n", KIND)
+    source = (tmp_path / "mlxdiff/request/stages.py").read_text()
+    source = source.replace("\n@dataclass(frozen=True)\nclass StageSettings:\n", KIND)
     source = source.replace(
-        "    guidance_start: float",
+        "    hires: float",
         '    vividness: float | None = setting(Number(0, 1), "Colour.", a1111="Vividness")\n'
         '    inks: Any = setting(Inks(), "Inks.", a1111="Inks")\n'
-        "    guidance_start: float",
+        "    hires: float",
         1,
     )
-    (tmp_path / "mlxdiff/request.py").write_text(source)
+    (tmp_path / "mlxdiff/request/stages.py").write_text(source)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", TOMORROW], check=True, env=environment)
 

@@ -1,6 +1,6 @@
 """What a setting is: one declaration, from which everything that knows settings is derived. Knows no MLX.
 
-A setting is declared once, as a field of `Request` (request.py):
+A setting is declared once, as a field of `Request` (request/):
 
     steps: int | None = setting(Whole(1, 1000), "Denoising steps.", group="Picture", a1111="Steps")
 

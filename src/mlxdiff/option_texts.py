@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .declarations import Setting, declared
 from .request import Request
-from .request_kinds import BatchPlaces, Prompts, Seeds
+from .request.kinds import BatchPlaces, Prompts, Seeds
 
 _ONE_FOR_EACH = (Prompts, Seeds, BatchPlaces)  # of which a request of several images may hold one for each
 

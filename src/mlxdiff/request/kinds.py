@@ -10,13 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import catalogue
-from .declarations import Choice, PartReference, Text, Whole, nearest, shown
-from .errors import RequestError
+from .. import catalogue
+from ..declarations import Choice, PartReference, Text, Whole, nearest, shown
+from ..errors import RequestError
 
+SAMPLERS = tuple(catalogue.SAMPLERS)
+SCHEDULES = tuple(catalogue.SCHEDULES)
+SAMPLER = Choice(SAMPLERS, lambda text: catalogue.find_sampler(text).name)
+SCHEDULE = Choice(SCHEDULES, lambda text: catalogue.find_schedule(text).name)
+MAX_SEED = 2**64 - 1
+RANDOM_SEED = -1  # as A1111 and ComfyUI write "another one each time"
 MAX_IMAGES = 100_000
 MAX_SIDE = 65_536
-RANDOM_SEED = -1  # as A1111 and ComfyUI write "another one each time"
+MAX_STEPS = 1000
+MAX_GUIDANCE_SCALE = 1e6
 
 
 @dataclass(frozen=True)
