@@ -48,7 +48,7 @@ LEAVES = {
 PIPELINE = {
     "pipeline",
     "adapting",
-    "ahead",
+    "evaluating",
     "autoencoding",
     "branches",
     "canvas",
@@ -104,7 +104,7 @@ ALLOWED = {
     },
     "culling": {"metadata", "recipes", "text"},
     "batch": {
-        *("pipeline", "ahead", "backend", "images", "labels", "latents", "loras", "metadata", "provenance"),
+        *("pipeline", "evaluating", "backend", "images", "labels", "latents", "loras", "metadata", "provenance"),
         *("sheets", "trajectory"),
     },
     "checking": {
@@ -120,7 +120,7 @@ ALLOWED = {
         *("adapters", "families", "checkpoint", "diffusion", "text"),
         *("hub", "images", "metadata", "backend", "memory", "quantized", "upscaling"),
     },
-    "ahead": {"backend", "diffusion"},
+    "evaluating": {"backend", "diffusion"},
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
     "starting": {

@@ -20,13 +20,14 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import ahead, autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
+from . import autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .controls import Controls  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
 from .errors import InputError, MlxdiffWarning, NonFiniteError, RequestError  # noqa: E402
+from .evaluating import evaluated  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .loras import adapters_of, alike  # noqa: E402
@@ -182,7 +183,7 @@ class StableDiffusion:
 
     def _rendered(self, part: Resolved, on_step: Callable[[Step], object] | None) -> list[images.Picture]:
         latents = mx.array([])
-        for step in ahead.evaluated(self.denoise(part)):
+        for step in evaluated(self.denoise(part)):
             latents = step.latents
             if on_step is not None:
                 on_step(step)

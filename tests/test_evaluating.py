@@ -5,8 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlxdiff import ahead, backend
+from mlxdiff import backend
 from mlxdiff.diffusion.step import Step
+from mlxdiff.evaluating import evaluated
 
 
 def steps(asked: list[int], n: int):
@@ -22,7 +23,7 @@ def steps(asked: list[int], n: int):
 def test_each_step_comes_in_order_with_one_more_begun_on_a_gpu(monkeypatch, gpu, more, n):
     monkeypatch.setattr(backend, "is_gpu", lambda: gpu)
     asked: list[int] = []
-    found = ahead.evaluated(steps(asked, n))
+    found = evaluated(steps(asked, n))
     assert asked == []  # nothing before somebody asks
     for i, step in enumerate(found):
         assert (step.index, step.latents.tolist()) == (i, [i + 1.0] * 4)
@@ -33,7 +34,7 @@ def test_each_step_comes_in_order_with_one_more_begun_on_a_gpu(monkeypatch, gpu,
 def test_whoever_stops_begins_nothing_more(monkeypatch):
     monkeypatch.setattr(backend, "is_gpu", lambda: True)
     asked: list[int] = []
-    found = ahead.evaluated(steps(asked, 9))
+    found = evaluated(steps(asked, 9))
     next(found)
     found.close()
     assert asked == [0, 1]
