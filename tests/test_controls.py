@@ -37,14 +37,14 @@ from test_pipeline import generators, ours, psnr, quiet
 
 from mlxdiff import Request, StableDiffusion, controls, memory
 from mlxdiff.control_pictures import look_at, picture_for
-from mlxdiff.controlling import Control
-from mlxdiff.declarations import declared
 from mlxdiff.errors import CheckpointError, InputError, MlxdiffWarning, ModelNotFoundError, RequestError
 from mlxdiff.fitting import fitted
 from mlxdiff.hashing import content_hash
 from mlxdiff.hub import find_part
 from mlxdiff.models.controlnet import ControlNetModel
 from mlxdiff.request import Resolved
+from mlxdiff.request.controls import Control
+from mlxdiff.request.declarations import declared
 
 torch.set_num_threads(1)
 

@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlxdiff
-from mlxdiff.declarations import declared
 from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
 from mlxdiff.parameters import parameters_text, parse_parameters
 from mlxdiff.recipes.names import sampler_name, schedule_name
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request, Resolved
+from mlxdiff.request.declarations import declared
 from mlxdiff.text.syntax.a1111 import split_networks
 
 

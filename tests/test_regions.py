@@ -9,8 +9,8 @@ from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image
 from skimage import data
 
-from mlxdiff.pictures import PictureSource
 from mlxdiff.regions import read_region
+from mlxdiff.request.pictures import PictureSource
 from mlxdiff.resampling import resample_plane
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxdiff.declarations import declared
 from mlxdiff.errors import RequestError
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
+from mlxdiff.request.declarations import declared
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 seeds = st.integers(0, 2**64 - 1)

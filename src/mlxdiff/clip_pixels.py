@@ -7,7 +7,7 @@ from PIL import Image
 
 from . import budget, images
 from .errors import InputError
-from .pictures import Pixels
+from .request.pictures import Pixels
 
 # Of the pictures that CLIP was trained on (Radford et al. 2021, the published code).
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -13,10 +13,10 @@ from PIL import Image
 
 from . import images, masks, preprocess
 from .canvas import base_size, canvas_of, rounded_up
-from .controlling import Control
 from .fitting import fitted, padded, same_ratio
 from .hashing import picture_hash
 from .request import Margins, Resolved
+from .request.controls import Control
 
 
 @dataclass(frozen=True)

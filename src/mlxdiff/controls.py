@@ -18,7 +18,6 @@ import numpy as np
 from . import hub
 from .conditioning import Conditioning, concatenate
 from .control_pictures import Look, look_at, picture_for
-from .controlling import TYPES, Control
 from .diffusion.guidance import bounds_of
 from .diffusion.schedule import Schedule
 from .errors import MlxdiffWarning, RequestError
@@ -30,6 +29,7 @@ from .models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from .networks import Networks
 from .recent import Recent
 from .request import Request, Resolved
+from .request.controls import TYPES, Control
 from .steering import WITHOUT_PROMPT, Steer
 
 KEPT = 16  # files of which it is known what they are

@@ -25,7 +25,7 @@ from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, Reque
 from .files import atomic_write
 from .fitting import fitted
 from .inputs import open_input
-from .pictures import Pixels, in_file
+from .request.pictures import Pixels, in_file
 from .rgb import layers, to_rgb
 
 if TYPE_CHECKING:

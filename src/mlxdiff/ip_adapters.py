@@ -14,12 +14,12 @@ from .checkpoint.header import read_header
 from .diffusion import guidance
 from .errors import ModelNotFoundError, RequestError
 from .ip_adapter_files import is_ip_adapter, read_config
-from .ip_adapter_setting import IPAdapterSetting, covers
 from .models.backbone import BackboneConfig
 from .models.clip_vision import CLIPVisionConfig
 from .models.ip_adapter import PLAIN, IPAdapterConfig
 from .models.unet_attentions import Place, places
 from .models.unet_config import UNetConfig
+from .request.ip_adapters import IPAdapterSetting, covers
 
 ENCODER = "image_encoder"
 # In h94/IP-Adapter an adapter for SDXL may take the encoder of those for SD 1.5.

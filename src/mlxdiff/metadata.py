@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, backend, provenance, recipes, stealth
-from .declarations import declared
 from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
 from .inputs import open_input
 from .named_files import NamedFile, known_part, named_files
@@ -27,6 +26,7 @@ from .printable import printable as printable
 from .recipes import Recipe
 from .recipes.recipe import FindModel, json_of, object_of
 from .request import Request, as_recorded
+from .request.declarations import declared
 from .sheets import Sheet, read_sheet
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter

@@ -22,10 +22,10 @@ from .models.ip_adapter import PLAIN, Attached, IPAdapter
 from .models.unet_attentions import places, sizes
 from .models.unet_config import UNetConfig
 from .networks import Networks, check_finite, evaluate
-from .pictures import Pixels
 from .recent import Recent
 from .regions import read_region
 from .request import Resolved
+from .request.pictures import Pixels
 from .resampling import resample_plane
 from .steering import SeenPictures
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Unpack
 
-    from .keywords import Settings
+    from .request.keywords import Settings
 
 __all__ = ["KEPT_CONDITIONINGS", "StableDiffusion"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from . import __version__, xmp
 from .errors import MlxdiffError
 from .picture_texts import source_type_in, texts_in
-from .pictures import Pixels
 from .request import Request
+from .request.pictures import Pixels
 
 TOOL = f"mlxdiff {__version__}"
 

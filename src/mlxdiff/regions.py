@@ -9,8 +9,8 @@ import numpy as np
 from . import images
 from .errors import RequestError
 from .fitting import fitted
-from .pictures import Pixels
 from .remembering import remembered
+from .request.pictures import Pixels
 
 
 def read_region(source: str | Pixels, height: int, width: int) -> np.ndarray:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import __version__
-from .declarations import declared, setting_called
 from .errors import MlxdiffError, RequestError
-from .option_texts import option_texts
 from .request import Request
+from .request.declarations import declared, setting_called
+from .request.option_texts import option_texts
 
 SWEEP, SHEET = "mlxdiff-sweep", "mlxdiff-sheet"
 _MAX_JSON = 2**20

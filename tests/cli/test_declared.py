@@ -37,8 +37,8 @@ MODULE = declared.__module__.rpartition(".")[2]
 IMPORTS = f"""from __future__ import annotations
 
 from dataclasses import MISSING
-from ..{MODULE} import Flag, Number, Reference, setting
-from ..structured import Structured
+from .{MODULE} import Flag, Number, Reference, setting
+from .structured import Structured
 """
 
 # Runs a command of the package on PYTHONPATH in this process, as a shell would: (exit code, stdout, stderr).

@@ -12,7 +12,7 @@ import typer
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..picture_files import PICTURE_SUFFIXES, TEXT_FILES, is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
-from ..structured import Structured
+from ..request.structured import Structured
 from . import check as checking
 from . import completion, config, finding, listing, options, output, picture_pages, prompt_pages, usage
 

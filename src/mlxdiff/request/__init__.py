@@ -7,15 +7,23 @@ noise          where noise comes from, its levels, and what steps add
 guidance       when guidance works, and its forms
 stages         the second pass, the refiner, the upscaler
 model          Model: what is loaded, a checkpoint and how its weights are held; and the settings of the networks
-kinds          the sorts of values that only requests have, and what several groups allow
 request        Request: what is wanted, all these settings together
 resolved       Resolved: what will be drawn, a Request of which the checkpoint has filled in every default
 
-Each field of a group is a setting, declared there and nowhere else (declarations.py says what follows).
+Each field of a group is a setting, declared there and nowhere else:
+
+declarations   how a setting is declared, and what follows from it; the sorts of plain values
+kinds          the sorts of values that only requests have, and what several groups allow
+structured     settings that have parts; adapters, controls and ip_adapters: those parts
+pictures       a picture as a setting: a path, or pixels
+
+presets        compat as other settings
+option_texts   a request as the options of a command line
+keywords       the settings as keyword arguments, for editors
 """
 
-from ..adapter_settings import Embedding, Lora
-from ..declarations import declared
+from .adapters import Embedding, Lora
+from .declarations import declared
 from .kinds import (
     MAX_IMAGES,
     MAX_SEED,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..controlling import Control, Preprocessing
-from ..declarations import Choice, Number, Whole, setting
-from ..ip_adapter_setting import IPAdapterSetting
-from ..pictures import MaskSource, PictureSource
-from ..structured import Structured
+from .controls import Control, Preprocessing
+from .declarations import Choice, Number, Whole, setting
+from .ip_adapters import IPAdapterSetting
 from .kinds import MAX_GUIDANCE_SCALE, Margins, Sides, spelled
+from .pictures import MaskSource, PictureSource
+from .structured import Structured
 
 FITS = ("crop", "pad", "stretch")
 FILLS = ("original", "fill", "noise", "blank")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..declarations import Choice, Number, setting
 from ..errors import RequestError
+from .declarations import Choice, Number, setting
 
 GUIDANCE_MODES = ("cfg", "cfgpp")
 MAX_PAG_SCALE = 100

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import catalogue
-from ..declarations import Choice, PartReference, Text, Whole, nearest, shown
 from ..errors import RequestError
+from .declarations import Choice, PartReference, Text, Whole, nearest, shown
 
 SAMPLERS = tuple(catalogue.SAMPLERS)
 SCHEDULES = tuple(catalogue.SCHEDULES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..declarations import Choice, Number, PartReference, Reference, Text, Whole, WholeChoice, setting
+from .declarations import Choice, Number, PartReference, Reference, Text, Whole, WholeChoice, setting
 from .kinds import MAX_STEPS
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")

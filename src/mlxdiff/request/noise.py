@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..declarations import Choice, Number, Numbers, Whole, setting
+from .declarations import Choice, Number, Numbers, Whole, setting
 from .kinds import MAX_SEED, MAX_STEPS, Size, Sizes
 
 COMPAT = ("diffusers", "a1111", "comfyui")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..adapter_settings import Embedding, Lora
-from ..declarations import Choice, Text, Whole, setting
-from ..structured import Structured
+from .adapters import Embedding, Lora
+from .declarations import Choice, Text, Whole, setting
 from .kinds import Prompts
+from .structured import Structured
 
 PROMPT_SYNTAXES = ("a1111", "comfyui", "compel", "plain")
 MAX_CLIP_SKIP = 12

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from .. import catalogue
-from ..declarations import MAX_DIGITS, declared, setting
 from ..errors import RequestError
+from .declarations import MAX_DIGITS, declared, setting
 from .from_pictures import FromPictures
 from .guidance import GuidanceSettings
 from .kinds import MAX_SEED, SAMPLERS, BatchPlace, Hashes

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..declarations import declared
+from .declarations import declared
 from .request import Request
 
 if TYPE_CHECKING:

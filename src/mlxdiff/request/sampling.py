@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..declarations import Number, Whole, setting
+from .declarations import Number, Whole, setting
 from .kinds import (
     MAX_GUIDANCE_SCALE,
     MAX_IMAGES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import catalogue
-from ..declarations import Number, PartReference, Reference, Text, Whole, setting
+from .declarations import Number, PartReference, Reference, Text, Whole, setting
 from .kinds import MAX_GUIDANCE_SCALE, MAX_STEPS, SAMPLER, SCHEDULE, Size, Sizes, Upscalers
 
 ONLY_WITH_HIRES = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
+from ..errors import RequestError
 from .declarations import Choice, Flag, Number, Numbers, PartReference, Text, nearest, setting, shown
-from .errors import RequestError
 from .pictures import PictureSource
 
 MAX_SCALE = 10.0

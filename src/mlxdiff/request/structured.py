@@ -8,8 +8,8 @@ from dataclasses import MISSING, dataclass, fields
 from os import PathLike, fspath
 from typing import Any
 
+from ..errors import RequestError
 from .declarations import declared, shown
-from .errors import RequestError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .request import Request
+from . import Request
 
 # rng: A1111 draws on the GPU by default, and these are CUDA's numbers; ComfyUI draws on the CPU.
 # rounding: both cut off what does not fill a level of 8 bits.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from . import Request
 from .declarations import Setting, declared
-from .request import Request
-from .request.kinds import BatchPlaces, Prompts, Seeds
+from .kinds import BatchPlaces, Prompts, Seeds
 
 _ONE_FOR_EACH = (Prompts, Seeds, BatchPlaces)  # of which a request of several images may hold one for each
 

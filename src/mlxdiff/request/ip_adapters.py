@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
+from ..errors import RequestError
 from .declarations import Number, PartReference, setting, shown
-from .errors import RequestError
 from .pictures import MaskSource, PictureSources
 
 MAX_SCALE = 10

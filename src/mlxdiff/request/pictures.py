@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from . import xmp
+from .. import xmp
+from ..errors import InputError, RequestError
 from .declarations import Text, shown
-from .errors import InputError, RequestError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,7 +154,7 @@ def _source_type(value: Any) -> str | None:
 def _array_of(name: str, value: Any) -> np.ndarray | None:
     """(H, W, 3) of a PIL image or of anything that is an array; None for what is neither."""
     if hasattr(value, "getbands") and hasattr(value, "convert"):
-        from .rgb import picture_array
+        from ..rgb import picture_array
 
         return picture_array(value)
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 
 class Settings(TypedDict, total=False):
-    """Request's settings as keyword arguments, each as request/ declares it; a test holds this to that."""
+    """Request's settings as keyword arguments, each as it is declared; a test holds this to that."""
 
     negative_prompt: str | None
     prompt_syntax: str | None

@@ -1,6 +1,6 @@
 """What a setting is: one declaration, from which everything that knows settings is derived. Knows no MLX.
 
-A setting is declared once, as a field of `Request` (request/):
+A setting is declared once, as a field of `Request`:
 
     steps: int | None = setting(Whole(1, 1000), "Denoising steps.", group="Picture", a1111="Steps")
 
@@ -19,7 +19,7 @@ from functools import cache
 from os import PathLike, fspath
 from typing import Any, Protocol
 
-from .errors import RequestError
+from ..errors import RequestError
 
 GROUPS = ("Model", "Prompt", "Picture", "From a picture", "Adapters", "Guidance", "Stages", "Speed")
 MAX_DIGITS = 30  # of a whole number in text or JSON: no setting takes as many, and Python reads long ones slowly

@@ -7,8 +7,8 @@ from dataclasses import MISSING, dataclass
 from pathlib import PurePath
 from typing import Any
 
+from ..errors import RequestError
 from .declarations import Number, PartReference, Text, Whole, setting, shown
-from .errors import RequestError
 
 MAX_LORA_SCALE = 100
 MAX_LORA_RANK = 100_000
