@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlxdiff import containers, exif
+from mlxdiff.containers import exif, jpeg_webp_gif
 from mlxdiff.metadata import read_picture, request_from_file
 from mlxdiff.request import Request
 
@@ -36,7 +36,7 @@ def encoded(kind: str, size: tuple[int, int], mode: str = "RGB", **options) -> b
 @pytest.mark.parametrize("size", [(1, 1), (17, 300), (640, 8)])
 def test_sizes(kind, options, size):
     for mode in ("RGB", "RGBA") if kind == "WEBP" else ("RGB", "L", "CMYK"):
-        found = containers.read(io.BytesIO(encoded(kind, size, mode, **options)))
+        found = jpeg_webp_gif.read(io.BytesIO(encoded(kind, size, mode, **options)))
         assert found is not None
         assert (found.format, found.size) == (kind, size)
 
@@ -44,7 +44,7 @@ def test_sizes(kind, options, size):
 @pytest.mark.parametrize(("kind", "options"), OPTIONS, ids=str)
 def test_texts(kind, options):
     data = encoded(kind, (9, 7), exif=exif.write(TEXTS, "mlxdiff"), xmp=b"<x/>", **options)
-    found = containers.read(io.BytesIO(data))
+    found = jpeg_webp_gif.read(io.BytesIO(data))
     assert found is not None
     comment = {"Comment": "hello"} if "comment" in options else {}
     assert found.texts == {**TEXTS, "xmp": "<x/>", **comment}
@@ -54,7 +54,7 @@ def test_animations():
     frames = [Image.new("RGB", (5, 4), (i, 0, 0)) for i in range(3)]
     stream = io.BytesIO()
     frames[0].save(stream, "WEBP", save_all=True, append_images=frames[1:], exif=exif.write(TEXTS, "mlxdiff"))
-    found = containers.read(stream)
+    found = jpeg_webp_gif.read(stream)
     assert found is not None
     assert (found.size, found.texts) == ((5, 4), TEXTS)
 
@@ -63,7 +63,7 @@ def test_animations():
     "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe1\0\1", b"RIFF\0\0\0\0WEBP", b"GIF89a", b"\x89PNG"]
 )
 def test_what_is_none(data):
-    assert containers.read(io.BytesIO(data)) is None
+    assert jpeg_webp_gif.read(io.BytesIO(data)) is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
@@ -72,8 +72,8 @@ def test_what_is_none(data):
 def test_damage(kind, at, byte, cut):
     data = bytearray(encoded(kind, (9, 7), exif=exif.write(TEXTS, "mlxdiff")))
     data[at % len(data)] = byte
-    containers.read(io.BytesIO(bytes(data)))
-    containers.read(io.BytesIO(bytes(data[:cut])))
+    jpeg_webp_gif.read(io.BytesIO(bytes(data)))
+    jpeg_webp_gif.read(io.BytesIO(bytes(data[:cut])))
 
 
 def jpeg_of(width: int, height: int) -> bytes:

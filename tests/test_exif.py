@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlxdiff import exif
+from mlxdiff.containers import exif
 
 TEXT = "a café, 猫\nNegative prompt: b\nSteps: 4, Seed: 1"
 

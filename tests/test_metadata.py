@@ -17,7 +17,7 @@ from mlxdiff.errors import InputError, MlxdiffWarning, RequestError
 from mlxdiff.hashing import content_hash
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import MAX_JSON, changed_files, picture_text, read_picture, request_from_file, request_of
-from mlxdiff.parameters import parameters_text
+from mlxdiff.metadata.parameters import parameters_text
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
 
 PIXEL = np.zeros((1, 1, 3), np.uint8)

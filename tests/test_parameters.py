@@ -23,7 +23,7 @@ import mlxdiff
 from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.recipes.names import sampler_name, schedule_name
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request, Resolved
 from mlxdiff.request.declarations import declared

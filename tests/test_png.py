@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from mlxdiff.containers.png import MAX_TEXT, SIGNATURE, read_texts
 from mlxdiff.errors import InputError, MlxdiffError
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text, request_from_file
-from mlxdiff.png import MAX_TEXT, SIGNATURE, read_texts
 from mlxdiff.request import Request
 
 NAMES = ("mlxdiff", "parameters", "Software")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlxdiff import StableDiffusion, provenance, xmp
+from mlxdiff import StableDiffusion
 from mlxdiff.batch.store import difference
 from mlxdiff.cli.app import main
+from mlxdiff.containers import xmp
 from mlxdiff.images import write_picture
-from mlxdiff.metadata import PictureInfo, picture_text, read_picture
+from mlxdiff.metadata import PictureInfo, picture_text, provenance, read_picture
 from mlxdiff.request import Request
 
 PIXELS = np.full((16, 16, 3), 90, np.uint8)

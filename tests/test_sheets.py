@@ -14,8 +14,8 @@ from PIL import Image
 from mlxdiff.errors import InputError, RequestError
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import read_picture, request_from_file
+from mlxdiff.metadata.sheets import SHEET, SWEEP, read_sheet, sheet_text, sweep_text
 from mlxdiff.request import Request
-from mlxdiff.sheets import SHEET, SWEEP, read_sheet, sheet_text, sweep_text
 
 PIXEL = np.zeros((2, 2, 3), np.uint8)
 SWEPT = Request(

@@ -16,11 +16,11 @@ from repositories import cached
 
 from mlxdiff import hub, named_files
 from mlxdiff.metadata import changed_files, request_from_file
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.short_hashes import short_hashes
 from mlxdiff.request import Embedding, Request
 from mlxdiff.request.declarations import PartReference, setting
 from mlxdiff.request.structured import Structured
-from mlxdiff.short_hashes import short_hashes
 
 WORM = part_files.tensors(emb_params=(2, 32))
 VAE = part_files.tensors(decoder__conv_in__weight=(2, 2, 3, 3))

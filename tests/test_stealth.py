@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlxdiff import stealth
-from mlxdiff.metadata import request_from_file
+from mlxdiff.metadata import request_from_file, stealth
 
 TEXTS = {
     "Description": "a lighthouse",

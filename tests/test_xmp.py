@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from mlxdiff import provenance, xmp
 from mlxdiff.animate import write_animation
+from mlxdiff.containers import xmp
 from mlxdiff.images import write_picture
-from mlxdiff.metadata import read_picture
+from mlxdiff.metadata import provenance, read_picture
 
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"

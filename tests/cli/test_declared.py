@@ -13,10 +13,10 @@ import pytest
 import typer
 
 import mlxdiff
-from mlxdiff import parameters
 from mlxdiff.batch import sweep
 from mlxdiff.cli.app import app
 from mlxdiff.cli.declared import declared, help_text, metavar, settings_of, values_of
+from mlxdiff.metadata import parameters
 from mlxdiff.request import Request
 
 STICKER = """

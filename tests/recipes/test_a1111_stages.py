@@ -6,7 +6,7 @@ import pytest
 import web_ui
 from test_parameters import parsed
 
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request, Size
 
 HIRES = (

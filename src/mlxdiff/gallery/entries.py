@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from .. import recipes, stealth
+from .. import recipes
 from ..errors import InputError, MlxdiffError, RequestError
 from ..inputs import open_input
-from ..metadata import PictureInfo, read_picture
+from ..metadata import PictureInfo, read_picture, stealth
 from ..recipes import Recipe, finished
 from ..request import Request
 from ..request.adapters import Lora

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from .. import xmp
+from ..containers import xmp
 from ..errors import InputError, RequestError
 from .declarations import Text, shown
 

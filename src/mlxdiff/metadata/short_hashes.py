@@ -15,11 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import hub
-from .errors import MlxdiffError
-from .named_files import NamedFile, named_files
-from .part_kinds import KINDS
-from .request import Request
+from .. import hub
+from ..errors import MlxdiffError
+from ..named_files import NamedFile, named_files
+from ..part_kinds import KINDS
+from ..request import Request
 
 LONG, SHORT = 12, 10  # digits
 

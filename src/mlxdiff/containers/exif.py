@@ -1,7 +1,7 @@
 """EXIF as far as texts go: written as other programs want it, read however they wrote it.
 
 EXIF 2.3 and TIFF 6.0. Software, Make and Model are in the main directory, UserComment and MakerNote in the directory
-that ExifIFD points to. What the texts mean is the business of metadata.py.
+that ExifIFD points to. What the texts mean is the business of metadata/.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import __version__, xmp
-from .errors import MlxdiffError
-from .picture_texts import source_type_in, texts_in
-from .request import Request
-from .request.pictures import Pixels
+from .. import __version__
+from ..containers import xmp
+from ..errors import MlxdiffError
+from ..request import Request
+from ..request.pictures import Pixels
+from .texts import source_type_in, texts_in
 
 TOOL = f"mlxdiff {__version__}"
 

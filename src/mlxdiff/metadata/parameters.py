@@ -17,16 +17,16 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
-from . import __version__
-from .catalogue import UPSCALERS
-from .errors import MlxdiffWarning
-from .recipes import a1111, sayings
-from .recipes.infotext import BYTE_ORDER_MARK, NEGATIVE, quoted
-from .recipes.names import RNG_NAMES, sampler_name, schedule_name
-from .recipes.recipe import FindModel
-from .request import Request
-from .request.adapters import MAX_LORA_SCALE, Lora
-from .request.declarations import Number, Setting, declared
+from .. import __version__
+from ..catalogue import UPSCALERS
+from ..errors import MlxdiffWarning
+from ..recipes import a1111, sayings
+from ..recipes.infotext import BYTE_ORDER_MARK, NEGATIVE, quoted
+from ..recipes.names import RNG_NAMES, sampler_name, schedule_name
+from ..recipes.recipe import FindModel
+from ..request import Request
+from ..request.adapters import MAX_LORA_SCALE, Lora
+from ..request.declarations import Number, Setting, declared
 from .short_hashes import ShortHashes, short_hashes
 
 

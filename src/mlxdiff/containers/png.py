@@ -1,6 +1,6 @@
 """The texts inside a PNG file, found without decoding the picture, however large it claims to be.
 
-PNG 3rd edition: 5.3 (chunk layout), 11.3.3 (tEXt, zTXt, iTXt). What the texts mean is the business of metadata.py.
+PNG 3rd edition: 5.3 (chunk layout), 11.3.3 (tEXt, zTXt, iTXt). What the texts mean is the business of metadata/.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import InputError
+from ..errors import InputError
+from ..inputs import open_input
 from .exif import read as read_exif
-from .inputs import open_input
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT = 2**22  # bytes of one text, also when it is unpacked

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import __version__
-from .errors import MlxdiffError, RequestError
-from .request import Request
-from .request.declarations import declared, setting_called
-from .request.option_texts import option_texts
+from .. import __version__
+from ..errors import MlxdiffError, RequestError
+from ..request import Request
+from ..request.declarations import declared, setting_called
+from ..request.option_texts import option_texts
 
 SWEEP, SHEET = "mlxdiff-sweep", "mlxdiff-sheet"
 _MAX_JSON = 2**20

@@ -15,19 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import __version__, backend, provenance, recipes, stealth
-from .errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
-from .inputs import open_input
-from .named_files import NamedFile, known_part, named_files
+from .. import __version__, backend, recipes
+from ..errors import InputError, MlxdiffError, MlxdiffWarning, RequestError
+from ..inputs import open_input
+from ..named_files import NamedFile, known_part, named_files
+from ..picture_files import TEXT_FILES
+from ..printable import printable
+from ..recipes import Recipe
+from ..recipes.recipe import FindModel, json_of, object_of
+from ..request import Request, as_recorded
+from ..request.declarations import declared
+from . import provenance, stealth
 from .parameters import parameters_text
-from .picture_files import TEXT_FILES
-from .picture_texts import source_type_in, texts_in
-from .printable import printable as printable
-from .recipes import Recipe
-from .recipes.recipe import FindModel, json_of, object_of
-from .request import Request, as_recorded
-from .request.declarations import declared
 from .sheets import Sheet, read_sheet
+from .texts import source_type_in, texts_in
 
 MAX_JSON = 2**20  # characters; a Request with a prompt as long as a book is shorter
 # More than a terminal session asks for in one request, less than what fills memory before the first step.

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import MlxdiffError
-from .images import open_picture
-from .recipes.recipe import object_of
+from ..errors import MlxdiffError
+from ..images import open_picture
+from ..recipes.recipe import object_of
 
 MAX_PIXELS = 2**24
 _MAX_TEXT = 2**22  # bytes

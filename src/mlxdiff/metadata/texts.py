@@ -1,15 +1,16 @@
 """Every text of a picture file by name, whatever its format: found without decoding a pixel.
 
-What the texts mean is the business of metadata.py.
+What the texts mean is the business of record.py.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from . import containers, png, recipes, xmp
-from .images import open_picture, stored_texts
-from .inputs import open_input
+from .. import recipes
+from ..containers import jpeg_webp_gif, png, xmp
+from ..images import open_picture, stored_texts
+from ..inputs import open_input
 from .sheets import SHEET, SWEEP
 
 _OWN = ("mlxdiff", "parameters", "Software", SWEEP, SHEET)
@@ -20,7 +21,7 @@ def texts_in(path: str | Path) -> tuple[str, tuple[int, int], dict[str, str]]:
     """The format, the size (width, height), and the texts of a picture file; raises InputError where it is none."""
     with open_input(path, "picture") as stream:
         size = png.read_size(stream)
-        found = containers.read(stream) if size is None else None
+        found = jpeg_webp_gif.read(stream) if size is None else None
     if size is not None:
         return "PNG", size, png.read_texts(path, _OWN, _OTHERS)
     if found is not None:
