@@ -93,7 +93,7 @@ OWN = Request("a cat", negative_prompt="dogs", steps=20, seed=5, width=512, heig
 def write_all(folder: Path) -> dict[str, Path]:
     """The pictures by the name of their program."""
     found = {
-        "mlxdiff": _png(folder / "mlxdiff.containers.jpeg_webp_gif.png", **picture_text(OWN)),
+        "mlxdiff": _png(folder / "mlxdiff.png", **picture_text(OWN)),
         "a1111": _png(folder / "a1111.png", parameters=A1111),
         "forge": _png(folder / "forge.png", parameters=A1111.replace("v1.10.1", "f2.0.1")),
         "comfyui": _png(folder / "comfyui.png", prompt=json.dumps(comfyui()), workflow="{}"),

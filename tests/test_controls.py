@@ -35,8 +35,7 @@ from safetensors.torch import load_file, save_file
 from skimage import data
 from test_pipeline import generators, ours, psnr, quiet
 
-from mlxdiff import Request, StableDiffusion, controls, memory
-from mlxdiff.control_pictures import look_at, picture_for
+from mlxdiff import Request, StableDiffusion, memory
 from mlxdiff.errors import CheckpointError, InputError, MlxdiffWarning, ModelNotFoundError, RequestError
 from mlxdiff.fitting import fitted
 from mlxdiff.hashing import content_hash
@@ -45,6 +44,8 @@ from mlxdiff.models.controlnet import ControlNetModel
 from mlxdiff.request import Resolved
 from mlxdiff.request.controls import Control
 from mlxdiff.request.declarations import declared
+from mlxdiff.steering import controls
+from mlxdiff.steering.control_pictures import look_at, picture_for
 
 torch.set_num_threads(1)
 

@@ -17,12 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 
-from mlxdiff import Request, StableDiffusion, ip_adapters, memory, resolve
+from mlxdiff import Request, StableDiffusion, memory, resolve
 from mlxdiff.cli import info
 from mlxdiff.errors import CheckpointError, InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
-from mlxdiff.ip_adapter_files import read_config
 from mlxdiff.models.clip_vision import CLIPVisionModel
-from mlxdiff.picture_prompts import PicturePrompts
+from mlxdiff.steering import ip_adapters
+from mlxdiff.steering.ip_adapter_files import read_config
+from mlxdiff.steering.picture_prompts import PicturePrompts
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -137,7 +138,7 @@ def test_a_picture_is_looked_at_once_by_its_content(model, adapters, cat, tmp_pa
 
 
 def test_what_is_kept_has_an_end(model, adapters, looks, monkeypatch):
-    monkeypatch.setattr("mlxdiff.picture_prompts.KEPT", 3)
+    monkeypatch.setattr("mlxdiff.steering.picture_prompts.KEPT", 3)
     prompts = PicturePrompts(StableDiffusion(str(model), dtype="fp32").networks)
     sd = StableDiffusion(str(model), dtype="fp32")
     pictures = [Image.new("RGB", (9, 9), (i, 0, 0)) for i in range(5)]

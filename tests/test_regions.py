@@ -9,9 +9,9 @@ from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image
 from skimage import data
 
-from mlxdiff.regions import read_region
 from mlxdiff.request.pictures import PictureSource
 from mlxdiff.resampling import resample_plane
+from mlxdiff.steering.regions import read_region
 
 
 @pytest.mark.parametrize("size", [(64, 48), (8, 8), (5, 7), (1, 1), (100, 90), (64, 96)])

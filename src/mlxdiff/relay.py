@@ -15,7 +15,6 @@ from . import memory, stages
 from .branches import Branches
 from .catalogue import find_sampler
 from .conditioning import Strand
-from .controls import Controls
 from .diffusion import guidance, samplers
 from .diffusion.keeping import Keeping
 from .diffusion.schedule import Schedule
@@ -28,11 +27,12 @@ from .guiding import guidance_of
 from .handover import Handover
 from .loras import Adapters, adapters_of
 from .networks import Networks
-from .picture_prompts import PicturePrompts
 from .randomness import Randomness
 from .request import OPTIONS, Resolved
 from .starting import Start
-from .steering import NOTHING, Steering
+from .steering.additions import NOTHING, Steering
+from .steering.controls import Controls
+from .steering.picture_prompts import PicturePrompts
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, budget, canvas, hub, ip_adapters, loras, regions, repainting, scheduling, stages, upscaling
+from . import backend, budget, canvas, hub, loras, repainting, scheduling, stages, upscaling
 from .catalogue import SAMPLERS, UPSCALERS
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
@@ -23,6 +23,7 @@ from .named_files import named_files
 from .parts import BACKBONE
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, presets
 from .request.controls import prepared_alike
+from .steering import ip_adapters, regions
 
 _DRAWN = 80  # bytes that each number takes while noise is drawn, at most
 

@@ -236,7 +236,8 @@ def about_file(path: Path) -> dict[str, Any]:
 
     if holds_latents(path):
         return picture_pages.about_latents(path)
-    from .. import adapters, ip_adapters
+    from .. import adapters
+    from ..steering import ip_adapters
 
     pictures = ip_adapters.describe(path)
     if pictures is not None:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from .conditioning import Attend, Conditioning, PicturePrompt
-from .diffusion.guidance import IMAGE, NEGATIVE
-from .models.backbone import Residuals
+from ..conditioning import Attend, Conditioning, PicturePrompt
+from ..diffusion.guidance import IMAGE, NEGATIVE
+from ..models.backbone import Residuals
 
 WITHOUT_PROMPT = (NEGATIVE, IMAGE)
 """Branches of guidance that are not told what is wanted, in words or in a picture."""

@@ -11,23 +11,23 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from . import backend, memory
-from .checkpoint.load import load_component
+from .. import backend, memory
+from ..checkpoint.load import load_component
+from ..hashing import picture_hash
+from ..models.clip_vision import CLIPVisionModel, CLIPVisionOutput
+from ..models.ip_adapter import PLAIN, Attached, IPAdapter
+from ..models.unet_attentions import places, sizes
+from ..models.unet_config import UNetConfig
+from ..networks import Networks, check_finite, evaluate
+from ..recent import Recent
+from ..request import Resolved
+from ..request.pictures import Pixels
+from ..resampling import resample_plane
+from .additions import SeenPictures
 from .clip_pixels import clip_pixels
-from .hashing import picture_hash
 from .ip_adapter_files import load_ip_adapter
 from .ip_adapters import Found, find, levels_of
-from .models.clip_vision import CLIPVisionModel, CLIPVisionOutput
-from .models.ip_adapter import PLAIN, Attached, IPAdapter
-from .models.unet_attentions import places, sizes
-from .models.unet_config import UNetConfig
-from .networks import Networks, check_finite, evaluate
-from .recent import Recent
 from .regions import read_region
-from .request import Resolved
-from .request.pictures import Pixels
-from .resampling import resample_plane
-from .steering import SeenPictures
 
 KEPT = 64  # pictures; what bigG sees of one takes 1.7 MB in fp32
 NOTHING = "nothing"  # stands for a picture of zeros, which adapters that read patches are told in place of a picture

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from . import images
-from .errors import RequestError
-from .fitting import fitted
-from .remembering import remembered
-from .request.pictures import Pixels
+from .. import images
+from ..errors import RequestError
+from ..fitting import fitted
+from ..remembering import remembered
+from ..request.pictures import Pixels
 
 
 def read_region(source: str | Pixels, height: int, width: int) -> np.ndarray:

@@ -15,22 +15,22 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from . import hub
-from .conditioning import Conditioning, concatenate
+from .. import hub
+from ..conditioning import Conditioning, concatenate
+from ..diffusion.guidance import bounds_of
+from ..diffusion.schedule import Schedule
+from ..errors import MlxdiffWarning, RequestError
+from ..families.control import ControlSource, load_control, read_control
+from ..hashing import content_hash
+from ..models.backbone import NO_RESIDUALS, Residuals
+from ..models.controlnet import ControlNet
+from ..models.t2i_adapter import T2IAdapter, T2IAdapterConfig
+from ..networks import Networks
+from ..recent import Recent
+from ..request import Request, Resolved
+from ..request.controls import TYPES, Control
+from .additions import WITHOUT_PROMPT, Steer
 from .control_pictures import Look, look_at, picture_for
-from .diffusion.guidance import bounds_of
-from .diffusion.schedule import Schedule
-from .errors import MlxdiffWarning, RequestError
-from .families.control import ControlSource, load_control, read_control
-from .hashing import content_hash
-from .models.backbone import NO_RESIDUALS, Residuals
-from .models.controlnet import ControlNet
-from .models.t2i_adapter import T2IAdapter, T2IAdapterConfig
-from .networks import Networks
-from .recent import Recent
-from .request import Request, Resolved
-from .request.controls import TYPES, Control
-from .steering import WITHOUT_PROMPT, Steer
 
 KEPT = 16  # files of which it is known what they are
 MOST_SEEN = 2**26  # bytes of what networks made of pictures; one at 1024x1024 pixels takes 21 MB in fp32

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from .checkpoint import transform
-from .checkpoint.header import FLOATS, Header, read_header
-from .checkpoint.load import StoredWeights, read_arrays, steps
-from .errors import CheckpointError, UnsupportedError
-from .models.ip_adapter import FULL, HEAD_SIZE, PLAIN, PLUS, IPAdapter, IPAdapterConfig
+from ..checkpoint import transform
+from ..checkpoint.header import FLOATS, Header, read_header
+from ..checkpoint.load import StoredWeights, read_arrays, steps
+from ..errors import CheckpointError, UnsupportedError
+from ..models.ip_adapter import FULL, HEAD_SIZE, PLAIN, PLUS, IPAdapter, IPAdapterConfig
 
 PLAIN_TOKENS = 4  # of every published plain adapter; the file holds only their product with the width
 MOST_LAYERS = 1000

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import hub
-from .checkpoint.detect import read_json
-from .checkpoint.header import read_header
-from .diffusion import guidance
-from .errors import ModelNotFoundError, RequestError
+from .. import hub
+from ..checkpoint.detect import read_json
+from ..checkpoint.header import read_header
+from ..diffusion import guidance
+from ..errors import ModelNotFoundError, RequestError
+from ..models.backbone import BackboneConfig
+from ..models.clip_vision import CLIPVisionConfig
+from ..models.ip_adapter import PLAIN, IPAdapterConfig
+from ..models.unet_attentions import Place, places
+from ..models.unet_config import UNetConfig
+from ..request.ip_adapters import IPAdapterSetting, covers
 from .ip_adapter_files import is_ip_adapter, read_config
-from .models.backbone import BackboneConfig
-from .models.clip_vision import CLIPVisionConfig
-from .models.ip_adapter import PLAIN, IPAdapterConfig
-from .models.unet_attentions import Place, places
-from .models.unet_config import UNetConfig
-from .request.ip_adapters import IPAdapterSetting, covers
 
 ENCODER = "image_encoder"
 # In h94/IP-Adapter an adapter for SDXL may take the encoder of those for SD 1.5.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from . import budget, images
-from .errors import InputError
-from .request.pictures import Pixels
+from .. import budget, images
+from ..errors import InputError
+from ..request.pictures import Pixels
 
 # Of the pictures that CLIP was trained on (Radford et al. 2021, the published code).
 MEAN = (0.48145466, 0.4578275, 0.40821073)
