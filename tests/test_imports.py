@@ -53,8 +53,8 @@ ALLOWED = {
     "server": {"__init__", "batch", "canvas", "hub", "images", "loras", "named_files", "recipes", "text"},
     "pipeline": {
         *("autoencoding", "backend", "canvas", "diffusion", "encoding", "evaluating", "families", "hub", "images"),
-        *("loras", "memory", "metadata", "networks", "quantized", "randomness", "relay", "resolve", "stages"),
-        *("starting", "steering", "upscaling"),
+        *("loras", "memory", "metadata", "networks", "passes", "quantized", "randomness", "resolve", "starting"),
+        *("steering", "upscaling"),
     },
     "evaluating": {"backend", "diffusion"},
     "repainting": {"canvas", "diffusion", "families"},
@@ -64,17 +64,9 @@ ALLOWED = {
         *("steering",),
     },
     "resolve": {
-        *("backend", "budget", "canvas", "diffusion", "families", "hub", "loras", "named_files", "repainting"),
-        *("scheduling", "stages", "steering", "upscaling"),
+        *("backend", "budget", "canvas", "diffusion", "families", "hub", "loras", "named_files", "passes"),
+        *("repainting", "steering", "upscaling"),
     },
-    "scheduling": {"diffusion", "families"},
-    "stages": {"diffusion", "families", "loras", "scheduling"},
-    "relay": {
-        *("branches", "diffusion", "encoding", "enlarging", "families", "guiding", "handover", "loras", "memory"),
-        *("networks", "randomness", "stages", "starting", "steering"),
-    },
-    "handover": {"diffusion"},
-    "enlarging": {"autoencoding", "hub", "images", "resampling", "upscaling"},
     "named_files": {"hub"},
     "loras": {"adapters", "checkpoint", "hub", "text"},
     "adapting": {"adapters", "backend", "checkpoint", "families", "loras", "models"},
@@ -89,7 +81,7 @@ ALLOWED = {
     "branches": {"diffusion", "models", "steering"},
     "steering": {
         *("backend", "budget", "canvas", "checkpoint", "diffusion", "families", "hub", "images", "memory"),
-        *("models", "networks", "resampling"),
+        *("models", "networks", "preprocess", "resampling"),
     },
     "memory": {"backend", "models"},
     "quantized": {"checkpoint", "families", "hub"},
@@ -106,6 +98,10 @@ ALLOWED = {
     "backend": {"__init__", "blas", "kernels"},
     "kernels": {"blas", "elf"},
     "blas": {"elf"},
+    "passes": {
+        *("autoencoding", "branches", "diffusion", "encoding", "families", "guiding", "hub", "images", "loras"),
+        *("memory", "networks", "randomness", "resampling", "starting", "steering", "upscaling"),
+    },
 }
 FAMILY_FILES = {"sd", "sdxl"}
 

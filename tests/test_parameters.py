@@ -409,7 +409,7 @@ def test_a_quoted_value_is_what_json_says():
 
 TOMORROW = """
 import json, sys
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request
 made = Request(prompt="a", steps=3, seed=1, rng="torch", vividness=0.25, inks=("red", "blue, dark"))
 text = parameters_text(made)

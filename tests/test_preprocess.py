@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageFilter
 from skimage import data
 
+from mlxdiff import preprocess
 from mlxdiff.request.controls import PREPROCESSING, parse_preprocessing
-from mlxdiff.steering import preprocess
 
 
 @pytest.mark.parametrize("thresholds", [(100, 200), (50, 100), (20, 300), (10, 20), (30.7, 60.2), (200, 100)])

@@ -26,9 +26,10 @@ from PIL import Image
 from test_pipeline import generators, psnr, quiet
 from torch_upscalers import SRVGGNetCompact, seeded, write
 
-from mlxdiff import Request, StableDiffusion, memory, stages, upscaling
+from mlxdiff import Request, StableDiffusion, memory, upscaling
 from mlxdiff.diffusion.noise import NoiseStream
 from mlxdiff.errors import ModelNotFoundError, RequestError, UnsupportedError
+from mlxdiff.passes import stages
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -497,7 +498,7 @@ def test_a_refiner_keeps_what_a_mask_keeps(sdxl, folder):
 
 def test_nothing_of_the_second_pass_is_computed_before_it_is_asked_for(sd21, monkeypatch):
     steps = sd21.denoise(Request("a cat", seed=1, steps=2, hires=1.5, hires_upscaler="lanczos", **SIZE))
-    monkeypatch.setattr("mlxdiff.relay.enlarged", lambda *_: pytest.fail("enlarged too early"))
+    monkeypatch.setattr("mlxdiff.passes.relay.enlarged", lambda *_: pytest.fail("enlarged too early"))
     for _ in range(2):
         mx.eval(next(steps).latents)
     with pytest.raises(pytest.fail.Exception):

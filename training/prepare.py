@@ -25,7 +25,7 @@ from colors import GROUNDS
 from dataset import METADATA
 from PIL import Image
 
-from mlxdiff.steering.preprocess import canny
+from mlxdiff.preprocess import canny
 
 PLAIN = 0.6  # fraction of the pictures that stay on white, with a caption that names no background
 

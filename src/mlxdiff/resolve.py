@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import backend, budget, canvas, hub, loras, repainting, scheduling, stages, upscaling
+from . import backend, budget, canvas, hub, loras, repainting, upscaling
 from .catalogue import SAMPLERS, UPSCALERS
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
@@ -21,6 +21,7 @@ from .families.base import NOTHING, Defaults
 from .hashing import content_hash
 from .named_files import named_files
 from .parts import BACKBONE
+from .passes import scheduling, stages
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, presets
 from .request.controls import prepared_alike
 from .steering import ip_adapters, regions

@@ -186,7 +186,7 @@ def test_a_new_setting_is_in_a1111s_text_both_ways(extended, tmp_path):
         extended,
         tmp_path,
         """
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request
 text = parameters_text(Request(prompt="a cat", steps=3, glow=1.5))
 assert "Glow: 1.5" in text, text

@@ -11,7 +11,7 @@ from .request import Request
 
 if TYPE_CHECKING:
     from ..diffusion.schedule import Schedule
-    from ..stages import Pass
+    from ..passes.stages import Pass
 
 _FILLED: Any = None
 
@@ -20,7 +20,7 @@ _FILLED: Any = None
 class Resolved(Request):
     """A request as `StableDiffusion.resolve` filled it in: it says the truth about the model that renders it.
 
-    `noise_levels` is the schedule of its first pass; `passes` are all of them (stages.py). `first_calls` is of the view
+    `noise_levels` is the schedule of its first pass; `passes` are all of them (passes/). `first_calls` is of the view
     of a second pass: the calls of the network in the first, which its prompts count (A1111's prompt editing).
     `finished_size` is the (height, width) in pixels of the pictures that are kept, which differs from what is rendered
     where a part of a picture is, or an upscaler enlarges it. Fields that only apply with others stay None: `image`,

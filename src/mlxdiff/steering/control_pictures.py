@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from .. import images, masks
+from .. import images, masks, preprocess
 from ..canvas import base_size, canvas_of, rounded_up
 from ..fitting import fitted, padded, same_ratio
 from ..hashing import picture_hash
 from ..request import Margins, Resolved
 from ..request.controls import Control
-from . import preprocess
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from .diffusion.guidance import Guided
+from ..diffusion.guidance import Guided
 
 
 class Handover:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .catalogue import SCHEDULES
-from .diffusion.programs import PROGRAMS, program_schedule
-from .diffusion.schedule import Schedule, make_schedule
-from .diffusion.scheduler_config import SchedulerConfig
-from .families import Checkpoint
-from .request import Request
+from ..catalogue import SCHEDULES
+from ..diffusion.programs import PROGRAMS, program_schedule
+from ..diffusion.schedule import Schedule, make_schedule
+from ..diffusion.scheduler_config import SchedulerConfig
+from ..families import Checkpoint
+from ..request import Request
 
 
 def config_of(checkpoint: Checkpoint, sampler: str | None = None) -> SchedulerConfig:

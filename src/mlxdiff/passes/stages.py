@@ -19,15 +19,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import loras, scheduling
-from .catalogue import Sampler, find_sampler
-from .diffusion.schedule import Schedule
-from .diffusion.scheduler_config import SchedulerConfig
-from .diffusion.space import VariancePreserving, training_sigmas
-from .errors import RequestError
-from .families import Checkpoint
-from .families.base import NOTHING
-from .request import MAX_STEPS, ONLY_WITH_HIRES, OPTIONS, Request, Resolved, Size
+from .. import loras
+from ..catalogue import Sampler, find_sampler
+from ..diffusion.schedule import Schedule
+from ..diffusion.scheduler_config import SchedulerConfig
+from ..diffusion.space import VariancePreserving, training_sigmas
+from ..errors import RequestError
+from ..families import Checkpoint
+from ..families.base import NOTHING
+from ..request import MAX_STEPS, ONLY_WITH_HIRES, OPTIONS, Request, Resolved, Size
+from . import scheduling
 
 STRENGTH = 0.7
 UPSCALER = "latent"

@@ -9,14 +9,14 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import autoencoding, hub, images, upscaling
-from .catalogue import UPSCALERS
-from .fitting import fitted
-from .resampling import resample
+from .. import autoencoding, hub, images, upscaling
+from ..catalogue import UPSCALERS
+from ..fitting import fitted
+from ..resampling import resample
 
 if TYPE_CHECKING:
-    from .networks import Networks
-    from .request import Resolved
+    from ..networks import Networks
+    from ..request import Resolved
 
 
 def enlarged(networks: Networks, latents: mx.array, request: Resolved, size: tuple[int, int]) -> mx.array:
