@@ -588,7 +588,7 @@ def test_whatever_nobody_took_is_named_whether_known_or_not():
         assert part in said
 
 
-WEB_UI = json.loads((Path(__file__).parent / "recipes/web_ui.json").read_text("utf-8"))
+WEB_UI = json.loads((Path(__file__).parents[1] / "recipes/web_ui.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("case", WEB_UI["a1111_extra_networks"], ids=lambda case: case["prompt"])
