@@ -60,7 +60,7 @@ class GuidanceSettings:
         start = 0.0 if self.guidance_start is None else self.guidance_start
         return start, 1.0 if self.guidance_end is None else self.guidance_end
 
-    def check_guidance(self) -> None:
+    def _check_interval(self) -> None:
         """Raises RequestError for an interval that holds no step."""
         start, end = self.guidance_interval
         if start >= end:

@@ -52,7 +52,7 @@ class Request(  # from the last group to the first, because fields of later base
             checked = declaration.kind.check(declaration.name, value)
             if checked is not value:
                 object.__setattr__(self, declaration.name, checked)
-        self.check_guidance()
+        self._check_interval()
         self._check_counts()
 
     def _check_counts(self) -> None:
