@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import mortal
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,10 +35,12 @@ def arguments(folder: Path | str, *more: str) -> list[str]:
     ]
 
 
-def start(cwd: Path, *command: str, **streams: object) -> subprocess.Popen[str]:
+def start(
+    cwd: Path, *command: str, program: tuple[str, ...] = ("-m", "mlxdiff"), **streams: object
+) -> subprocess.Popen[str]:
     environment = {**os.environ, **THREADS, "NO_COLOR": "1", "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.Popen([sys.executable, "-m", "mlxdiff", *command], cwd=cwd, env=environment, text=True, **pipes)  # pyright: ignore
+    return subprocess.Popen([sys.executable, *program, *command], cwd=cwd, env=environment, text=True, **pipes)  # pyright: ignore
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -97,32 +101,50 @@ def test_batch_size_of_the_run_holds_and_another_is_refused_while_something_is_m
     assert "begun with --batch-size 2" in again.stderr
 
 
+def moment(chance: random.Random, kind: int, missing: int) -> tuple[str, int, float]:
+    """Where a run dies that `missing` pictures are left to, for mortal.py; it certainly gets there.
+
+    As often before its first picture, at a picture that is to take its name, at anything it does to a file of the
+    folder, and up to a few steps of computing after that.
+    """
+    if kind == 0:
+        return "", 0, chance.uniform(0.05, 0.6)
+    if kind == 1:
+        return r"^os\.(link|rename) .*\.png$", chance.randint(min(2, missing), missing), 0
+    operation = chance.randint(1, 5 * missing)  # the least it takes to write them and their lines
+    return r"/(\.mlxdiff|mlxdiff-journal|\d+-)", operation, 0 if kind == 2 else chance.uniform(0.001, 0.05)
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_the_folder_ends_up_as_if_never_stopped(undisturbed, tmp_path):
-    """SIGKILL at random moments of a run's life, over several folders, each finished by running the command again."""
+    """At moments of its life that are drawn, over several folders, each finished by running the command again."""
     chance = random.Random(20)
     wanted = {path.name: path.read_bytes() for path in (undisturbed / "whole").iterdir()}
-    began = time.monotonic()
-    mlxdiff(*arguments(tmp_path / "timed"), cwd=undisturbed, **THREADS)
-    lifetime = time.monotonic() - began
-    kills, folder, shown, partial = 0, tmp_path / "0", [], 0
+    folders = (tmp_path / str(number) for number in itertools.count())
+    kills, partial = 0, 0
+    shown, kinds = [], []
+    folder = next(folders)
     while kills < 20:
-        process = start(undisturbed, *arguments(folder))
-        try:
-            out, _ = process.communicate(timeout=chance.uniform(0.25, 1.0) * lifetime)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, _ = process.communicate()
-            kills += 1
-            partial += 0 < len(list(folder.glob("*.png"))) < len(PROMPTS)
-            shown += out.splitlines()
-            continue
-        assert process.returncode == 0
+        if not kinds:
+            folder, kinds = next(folders), chance.sample(range(4), 4)
+        kind, before = kinds[-1], len(list(folder.glob("*.png")))
+        pattern, n, seconds = moment(chance, kind, len(PROMPTS) - before)
+        process = start(undisturbed, *arguments(folder), program=(mortal.__file__, pattern, str(n), str(seconds)))
+        out, err = process.communicate(timeout=120)
         shown += out.splitlines()
-        folder = tmp_path / str(kills)
         assert len(shown) == len(set(shown)), "a picture was rendered twice"
-    assert partial >= 3, "no kill hit the middle of a run"
-    for folder in sorted(path for path in tmp_path.iterdir() if path.name != "timed"):
+        done = len(list(folder.glob("*.png")))
+        if done == len(PROMPTS):
+            folder = next(folders)
+        if process.returncode == 0 and seconds:  # it was done sooner
+            continue
+        assert process.returncode in mortal.DEATHS, err
+        assert kind != 1 or done == before + n - 1, "the kill missed its picture"
+        partial += 0 < done < len(PROMPTS)
+        kinds.pop()
+        kills += 1
+    assert partial >= 5, "no kill hit the middle of a run"
+    for folder in tmp_path.iterdir():
         mlxdiff(*arguments(folder), cwd=undisturbed, **THREADS)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == wanted
 
