@@ -1,10 +1,10 @@
-"""Runs mlxdiff in a process that dies at a moment of its own life, however fast or busy the machine is.
+"""Runs mlxdiff in a process that dies, or stops, at a moment of its own life, however fast or busy the machine is.
 
-    python mortal.py PATTERN N SECONDS generate "a cat" ...
+    python mortal.py PATTERN N HOW generate "a cat" ...
 
-It dies when it asks the system for the Nth operation on files that PATTERN describes, as in "open out/x.png" or
-"os.rename out/x.part out/x.png": instead of that operation, or after SECONDS more of its own computing. N is 0 for its
-start. Nothing is unwound: SIGKILL in the first case, and in the second a signal that only the system handles.
+The moment is when it asks the system for the Nth operation on files that PATTERN describes, as in "open out/x.png" or
+"os.rename out/x.part out/x.png"; N is 0 for its start. HOW is `kill` (before that operation, and nothing is unwound),
+`stop` (the same, until it is told to go on), or so many seconds of its own computing after which the system ends it.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ import runpy
 import signal
 import sys
 
-DEATHS = (-signal.SIGKILL, -signal.SIGPROF)  # what such a process returns
+DEATHS = (-signal.SIGKILL, -signal.SIGPROF)  # what a process that has died so returns
 
 
-def die(seconds: float) -> None:
-    if seconds == 0:
+def fall(how: str) -> None:
+    if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    # Counts what the process computes, in all its threads, and not what others do meanwhile.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    elif how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:  # counts what all threads compute, and not what others do meanwhile; Python never sees the signal
+        signal.setitimer(signal.ITIMER_PROF, float(how))
 
 
-def die_at(pattern: re.Pattern[str], n: int, seconds: float) -> None:
+def fall_at(pattern: re.Pattern[str], n: int, how: str) -> None:
     reached = itertools.count(1)  # one step for several threads
 
     def look(event: str, arguments: tuple[object, ...]) -> None:
         if event == "open" or event.startswith(("os.", "fcntl.")):
             names = (os.fsdecode(a) for a in arguments if isinstance(a, str | bytes | os.PathLike))
             if pattern.search(" ".join([event, *names])) and next(reached) == n:
-                die(seconds)
+                fall(how)
 
     sys.addaudithook(look)
 
 
 def main() -> None:
-    pattern, n, seconds, *sys.argv[1:] = sys.argv[1:]
+    pattern, n, how, *sys.argv[1:] = sys.argv[1:]
     sys.path[0] = ""  # as for `python -m mlxdiff`, and not this folder
     if int(n) == 0:
-        die(float(seconds))
+        fall(how)
     else:
-        die_at(re.compile(pattern), int(n), float(seconds))
+        fall_at(re.compile(pattern), int(n), how)
     runpy.run_module("mlxdiff", run_name="__main__", alter_sys=True)
 
 

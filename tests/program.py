@@ -18,7 +18,7 @@ def mlxdiff(*arguments: str | Path, cwd: Path, code: int = 0, **environment: str
         stdin=subprocess.DEVNULL,  # and no terminal, which would be asked for prompts
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,  # a busy machine may need many times the seconds of an idle one
     )
     assert done.returncode == code, f"exit {done.returncode}: {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
