@@ -23,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from patience import WAIT
+
 LFS_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".msgpack", ".onnx", ".pb")
 TOKEN = "hf_test"
 
@@ -107,6 +109,8 @@ class HubServer:
         self.page_size = page_size
         self.changes: list[tuple[str, Callable[[Answer], Answer]]] = []
         self.pace: tuple[int, float] | None = None  # bodies come in pieces of so many bytes, so many seconds apart
+        self.sent = 0  # bytes of such pieces
+        self.allowed: int | None = None  # once so many are sent, the next ones wait until more are allowed
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -169,6 +173,19 @@ class HubServer:
     def slow(self, pattern: str, seconds: float, *, times: int = 1) -> None:
         """The next matching requests are answered late."""
         self.faults.append(Fault(pattern, times, delay=seconds))
+
+    def hold(self, pattern: str, after: int, go: threading.Event) -> None:
+        """Every matching body stops after this many bytes until `go` is set."""
+
+        def held(answer: Answer) -> Answer:
+            def pieces() -> Iterator[bytes]:
+                yield answer.body[:after]
+                go.wait(WAIT)
+                yield answer.body[after:]
+
+            return Answer(answer.status, b"", {**answer.headers, "Content-Length": str(len(answer.body))}, pieces())
+
+        self.alter(pattern, held)
 
     def alter(self, pattern: str, change: Callable[[Answer], Answer]) -> None:
         """Every answer to a request whose path matches is what `change` makes of it: for hubs that lie."""
@@ -409,7 +426,11 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             else:
                 piece, seconds = server.pace
                 for start in range(0, len(body), piece):
+                    while server.allowed is not None and server.sent >= server.allowed:
+                        time.sleep(0.005)
                     self.wfile.write(body[start : start + piece])
+                    with server.lock:
+                        server.sent += piece
                     time.sleep(seconds)
             if cut is not None:
                 self.wfile.flush()

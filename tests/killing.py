@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import mortal
+from patience import WAIT
 
 THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # their number may decide last bits
 PLAIN = ("-m", "mlxdiff")
-WAIT = 300  # seconds for what certainly comes, on a machine that has much else to do
 
 
 def start(cwd: Path, *command: str, program: tuple[str, ...] = PLAIN, **environment: str) -> subprocess.Popen[str]:

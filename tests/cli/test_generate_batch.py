@@ -16,7 +16,8 @@ from pathlib import Path
 import mortal
 import numpy as np
 import pytest
-from killing import PLAIN, THREADS, WAIT, falling, killed_after, naming, until_stopped
+from killing import PLAIN, THREADS, falling, killed_after, naming, until_stopped
+from patience import WAIT
 from PIL import Image
 from program import mlxdiff
 

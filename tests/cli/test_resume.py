@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import THREADS, WAIT, falling, killed_after, names, naming, start, until_stopped
+from killing import THREADS, falling, killed_after, names, naming, start, until_stopped
+from patience import WAIT
 from PIL import Image
 from program import mlxdiff
 from safetensors.numpy import load_file
