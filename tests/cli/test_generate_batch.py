@@ -9,8 +9,10 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import mortal
@@ -165,12 +167,21 @@ def test_two_processes_share_the_work(undisturbed, fresh):
     assert contents(fresh / "out") == contents(undisturbed / "whole")
 
 
+def free_ports(n: int) -> int:
+    """The first of n ports in a row that nothing listens on."""
+    while True:
+        first = random.randrange(20000, 30000)
+        with ExitStack() as held, suppress(OSError):
+            for port in range(first, first + n):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not LAUNCH.exists(), reason="MLX brought no mlx.launch")
 @pytest.mark.parametrize("n", [2, 3])
 def test_ranks_make_the_same_files(undisturbed, fresh, n):
-    port = str(random.randrange(20000, 30000))
-    command = [str(LAUNCH), "-n", str(n), "--starting-port", port, "--", sys.executable, "-m", "mlxdiff"]
+    command = [str(LAUNCH), "-n", str(n), "--starting-port", str(free_ports(n)), "--", sys.executable, "-m", "mlxdiff"]
     done = subprocess.run(
         [*command, *arguments("out")],
         cwd=fresh,
