@@ -13,6 +13,7 @@ from patience import WAIT
 from mlxdiff.batch.pace import Pace
 from mlxdiff.cli import deadline
 from mlxdiff.cli.app import main
+from mlxdiff.cli.bars import clock_text
 from mlxdiff.errors import RequestError
 
 SMALL = ("-m", "emoji", "--height", "16", "--width", "16", "--steps", "2")
@@ -126,7 +127,8 @@ def test_a_dry_run_lists_everything_and_writes_nothing(here, capsys):
     assert [row["path"] for row in rows][4] == "out/00004-a-pie-11.png"
     assert all(row["request"]["steps"] == 2 for row in rows)
     assert [0 < row["seconds"] < WAIT for row in rows[2:]] == [True] * 3
-    assert "5 pictures: 2 are done, 3 are left. They take about 0:00:0" in err
+    together = clock_text(sum(row["seconds"] for row in rows[2:]))
+    assert f"5 pictures: 2 are done, 3 are left. They take about {together}, " in err
     assert "of memory, as measured on this machine" in err
     assert (here / "out" / "mlxdiff-journal.jsonl").read_bytes() == journal
     assert len(os.listdir(here / "out")) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import signal
@@ -92,7 +93,7 @@ def test_a_pull_killed_again_and_again_ends_whole_and_fetches_nothing_twice(onli
         begun, held = len(online.requests), arrived(cache)
         # How far it comes is drawn: to its first question, or so many bytes, after which the hub sends no more.
         reach = 0 if kills % 4 == 0 else chance.randrange(300_000)
-        online.allowed = online.sent + reach
+        online.allow(reach)
         process = start(online, cache)
         while process.poll() is None and not (
             any("/resolve/" in it.path for it in online.requests[begun:])
@@ -113,7 +114,7 @@ def test_a_pull_killed_again_and_again_ends_whole_and_fetches_nothing_twice(onli
         fetched = {it.path.split("?")[0].rpartition("/")[2] for it in online.requests[begun:] if "/cdn/" in it.path}
         assert not fetched & finished
     assert any("Range" in it.headers for it in online.requests)
-    online.allowed = None
+    online.allow(math.inf)
     process = start(online, cache)
     said, complaint = process.communicate(timeout=WAIT)
     assert process.returncode == 0, complaint
