@@ -231,7 +231,7 @@ def test_an_interrupted_pull_is_130_and_goes_on_later(server, base, run, tmp_pat
         text=True,
     )
     end = time.monotonic() + WAIT
-    while not any(part.stat().st_size for part in tmp_path.glob("hf/hub/*/blobs/*.incomplete")):
+    while not any(path.stat().st_size > 50_000 for path in tmp_path.glob("hf/hub/*/blobs/*.incomplete")):
         assert time.monotonic() < end
         assert process.poll() is None
         time.sleep(0.01)
