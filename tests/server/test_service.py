@@ -22,7 +22,7 @@ from server_client import LIMITS, serving
 from mlxdiff import StableDiffusion
 from mlxdiff.errors import BackendError, MlxdiffError, RequestError
 from mlxdiff.request import Request
-from mlxdiff.server import Limits, Service, service
+from mlxdiff.server import Limits, Service, connection, service
 
 TXT2IMG = "/sdapi/v1/txt2img"
 LONG = {"prompt": "a cat", "steps": 1000, "width": 64, "height": 64}
@@ -278,7 +278,8 @@ def test_pictures_that_were_not_begun_are_left_out_when_a_server_ends(monkeypatc
 
 
 def test_a_server_that_ends_does_not_wait_for_clients_that_ask_nothing(monkeypatch):
-    monkeypatch.setattr(service, "END_S", 2.0 * WAIT)
+    for module, name in ((service, "END_S"), (connection, "IDLE_S"), (connection, "SILENT_S")):
+        monkeypatch.setattr(module, name, 2.0 * WAIT)
     with serving() as server:
         idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT)
         idle.request("GET", "/")
