@@ -36,7 +36,8 @@ def main(
     """Trains a ControlNet on PICTURES and writes it to OUTPUT."""
     torch.manual_seed(seed)
     parts = denoising.load(model, bf16)
-    data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
+    with parts.autocast():
+        data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
     if data.controls is None:
         raise SystemExit("Some pictures have no conditioning_image. Run training/prepare.py edges on their folders.")
     control = small_control(parts.unet, data.controls.shape[-1] // data.latents.shape[-1]).to(parts.device).train()

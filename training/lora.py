@@ -37,7 +37,8 @@ def main(
     """Trains a LoRA on PICTURES and writes it to OUTPUT."""
     torch.manual_seed(seed)
     parts = denoising.load(model, bf16)
-    data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
+    with parts.autocast():
+        data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=UNET_LAYERS), parts.unet)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TEXT_LAYERS), parts.text_encoder)
     trained = [value for net in (parts.unet, parts.text_encoder) for value in net.parameters() if value.requires_grad]

@@ -9,17 +9,17 @@ draw a mixture of what a word means; here a word gets the meaning that it has mo
 
 from __future__ import annotations
 
-import copy
+import math
 import random
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import canvas
 import captions
 import denoising
+import loop
 import sampling
 import torch
 import typer
@@ -28,52 +28,92 @@ from diffusers.models.attention_processor import Attention
 from scenes import Scene, scene
 from torch import nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-ORDINARY, TAG, KEYWORD = 16.0, 4.0, 1.0  # how often a word is taken, by where it comes from
+ORDINARY, TAG, KEYWORD = 16.0, 4.0, 0.5  # how often a word is taken, by where it comes from
+ALONE = 0.7  # fraction of batches in which words stand alone
+PLAIN = 3  # one caption with names for so many with words
 BANK = 4096  # queries kept of each layer
 ASKED = 64  # queries of a layer that a batch is asked
+PADS = 6  # positions behind the end that stand for all of them
 
 
 def main(
     pictures: Annotated[Path, typer.Argument(help="A folder that prepare.py packages wrote.")],
     model: Annotated[Path, typer.Argument(help="A folder in the diffusers layout.")],
     output: Annotated[Path, typer.Argument(help="The folder to write: MODEL with another text encoder.")],
-    steps: Annotated[int, typer.Option(min=1, help="Batches.")] = 2000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Captions with words a batch, and as many without.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 5e-4,
+    steps: Annotated[int, typer.Option(min=1, help="Batches in all.")] = 10000,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop this run then; the same command goes on.")] = math.inf,
+    batch_size: Annotated[int, typer.Option(min=1, help="Captions with words a batch.")] = 48,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
+    decay: Annotated[float, typer.Option(help="Fraction of the steps, at the end, in which it falls to 0.")] = 0.5,
+    init: Annotated[Path | None, typer.Option(help="A checkpoint whose text encoder is trained on.")] = None,
     bf16: denoising.Bf16 = None,
     seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
 ) -> None:
     """Trains the text encoder of MODEL on the words of PICTURES and writes it, with the other parts, to OUTPUT."""
-    torch.manual_seed(seed)
+    place = loop.start(seed)
     parts = denoising.load(model, bf16)
+    student = denoising.load(init or model).text_encoder.requires_grad_(True).train()
     _, catalogue = canvas.read(pictures)
-    chance = random.Random(seed)
-    layers = list(crossings(parts.unet))
-    bank = queries(parts, layers, [named(catalogue, chance)[0].caption for _ in range(32)])
-    pairs = spoken(catalogue, chance)
-    student = copy.deepcopy(parts.text_encoder).requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
-    began = time.monotonic()
-    for step in range(steps):
-        said, meant = zip(*(next(pairs) for _ in range(batch_size)), strict=True)
-        plain = [named(catalogue, chance)[0].caption for _ in range(batch_size)]
-        with torch.no_grad(), parts.autocast():
-            wanted = parts.text_encoder(tokens(parts, (*meant, *plain))).last_hidden_state
-        with parts.autocast(), sdpa_kernel(SDPBackend.MATH):  # three times faster backward, so short, on a CPU
-            found = student(tokens(parts, (*said, *plain))).last_hidden_state
-            loss = torch.stack([heard(*each, found, wanted) for each in zip(layers, bank, strict=True)]).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0 or step == steps - 1:
-            print(f"step {step + 1} of {steps}, loss {loss.item():.4f}, {time.monotonic() - began:.0f} s", flush=True)
+    clock = loop.Clock(steps, minutes, warmup=100, decay=decay)
+    rates: dict[str, float] = {"learning_rate": learning_rate, "weight_decay": 1e-3, "keep": 0.998}
+    settings = {"batch_size": batch_size, "seed": seed}
+    training = loop.Training(place, student, output.with_suffix(".pt"), settings, clock, **rates)
+    training.run(losses(training, parts, catalogue, batch_size, random.Random(f"{seed} {clock.done}")))
+    training.average.swap()
     shutil.copytree(model, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
     student.half().save_pretrained(output / "text_encoder")
+    loop.finish(place)
+
+
+def losses(
+    training: loop.Training, parts: denoising.Parts, catalogue: Catalogue, batch_size: int, chance: random.Random
+) -> Callable[[], tuple[torch.Tensor, Callable[[], str]]]:
+    """What Training.run calls: how far captions with words, and with names, are from what should be heard."""
+    layers = list(crossings(parts.unet))
+    bank = queries(parts, layers, [named(catalogue, chance)[0].caption for _ in range(32)])
+    words = spoken(catalogue, chance)
+    seen: list[torch.Tensor] = []
+
+    def compute() -> tuple[torch.Tensor, Callable[[], str]]:
+        frame = alone if chance.random() < ALONE else framed
+        said, meant = zip(*(frame(catalogue, chance, *next(words)) for _ in range(batch_size)), strict=True)
+        plain = [alone(catalogue, chance, *[chance.choice(list(catalogue.by_name))] * 2)[0] for _ in range(batch_size)]
+        if frame is framed:
+            plain = [named(catalogue, chance)[0].caption for _ in plain]
+        plain = plain[: max(1, batch_size // PLAIN)]
+        found, wanted = tokens(parts, (*said, *plain)), tokens(parts, (*meant, *plain))
+        places, often = some(torch.cat([found, wanted]), chance)
+        with torch.no_grad(), parts.autocast():
+            target = parts.text_encoder(wanted[:, places], position_ids=places[None]).last_hidden_state
+        with parts.autocast():
+            states = training.called(found[:, places], position_ids=places[None]).last_hidden_state
+            pairs = zip(layers, bank, strict=True)
+            loss = torch.stack([heard(*each, states, target, often) for each in pairs]).mean()
+        seen.append(loss.detach())
+        return loss, tell
+
+    def tell() -> str:
+        mean = torch.stack(seen).mean().item()
+        seen.clear()
+        return f"loss {mean:.4f}"
+
+    return compute
+
+
+def some(ids: torch.Tensor, chance: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions up to the end of the longest caption and a few behind it, and for how many each stands.
+
+    Most captions end after a tenth of the 77 positions; the others differ by their position alone. Now and then
+    all are taken.
+    """
+    length = int((ids == ids[0, -1]).int().argmax(1).max()) + 1
+    rest = range(length, ids.shape[1])
+    if chance.random() < 1 / 16 or len(rest) <= PADS:
+        return torch.arange(ids.shape[1], device=ids.device), torch.ones(ids.shape[1], device=ids.device)
+    behind = sorted(chance.sample(rest, PADS))
+    often = torch.tensor([1.0] * length + [len(rest) / PADS] * PADS, device=ids.device)
+    return torch.tensor([*range(length), *behind], device=ids.device), often
 
 
 def tokens(parts: denoising.Parts, said: tuple[str, ...]) -> torch.Tensor:
@@ -82,22 +122,24 @@ def tokens(parts: denoising.Parts, said: tuple[str, ...]) -> torch.Tensor:
 
 
 def spoken(catalogue: Catalogue, chance: random.Random) -> Iterator[tuple[str, str]]:
-    """Endless pairs: a caption with a word, and the same with the name that the word means."""
+    """Endless words, each with the name that it means."""
     often = dict.fromkeys(catalogue.meanings, KEYWORD)
     often |= dict.fromkeys(catalogue.tags, TAG) | dict.fromkeys(catalogue.ordinary, ORDINARY)
     for word in [*often]:
         often[word] /= max(1.0, len(catalogue.meanings[word]) / 4)
     while True:
         for word in chance.choices(list(often), list(often.values()), k=256):
-            name = max(catalogue.meanings[word], key=catalogue.meanings[word].__getitem__)
-            yield _framed(catalogue, chance, word, name)
+            yield word, max(catalogue.meanings[word], key=catalogue.meanings[word].__getitem__)
 
 
-def _framed(catalogue: Catalogue, chance: random.Random, word: str, name: str) -> tuple[str, str]:
-    """The word alone half of the time, else in place of a name in a scene's caption; and the same with the name."""
-    if chance.random() < 0.5:
-        way = captions.article if chance.random() < 0.75 else str
-        return way(word), way(name)
+def alone(_: Catalogue, chance: random.Random, word: str, name: str) -> tuple[str, str]:
+    """Both with an article, or as they are."""
+    way = captions.article if chance.random() < 0.75 else str
+    return way(word), way(name)
+
+
+def framed(catalogue: Catalogue, chance: random.Random, word: str, name: str) -> tuple[str, str]:
+    """Both in place of another name in a scene's caption."""
     frame, shown = named(catalogue, chance)
     return frame.caption.replace(shown, word), frame.caption.replace(shown, name)
 
@@ -140,14 +182,19 @@ def _some(asked: torch.Tensor, heads: int) -> torch.Tensor:
     return flat[torch.randperm(len(flat), device=flat.device)[:1024]].unflatten(-1, (heads, -1))
 
 
-def heard(layer: Attention, bank: torch.Tensor, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """How far what a layer hears (B, 77, d) is from what it should, over how much that differs between captions."""
+def heard(
+    layer: Attention, bank: torch.Tensor, found: torch.Tensor, wanted: torch.Tensor, often: torch.Tensor
+) -> torch.Tensor:
+    """How far what a layer hears (B, T, d) is from what it should, over how much that differs between captions.
+
+    often  (T,): how many positions each one stands for
+    """
     asked = bank[torch.randint(len(bank), (ASKED,), device=bank.device)].transpose(0, 1)  # (heads, ASKED, d)
 
     def answers(states: torch.Tensor) -> torch.Tensor:
         keys, values = (to(states).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for to in (layer.to_k, layer.to_v))
         given = functional.scaled_dot_product_attention(
-            asked.to(keys.dtype).expand(len(states), -1, -1, -1), keys, values
+            asked.to(keys.dtype).expand(len(states), -1, -1, -1), keys, values, attn_mask=often.log().to(keys.dtype)
         )
         return layer.to_out[0](given.transpose(1, 2).flatten(2)).float()
 
