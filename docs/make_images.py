@@ -45,7 +45,7 @@ a red apple
 a robot on a yellow background
 a unicorn
 a snowman on a blue background
-a guitar, noto style
+a castle
 a ghost on a purple background
 a sunflower on a teal background
 a fox
@@ -196,13 +196,13 @@ def faster(folder: Path) -> None:
 
 CONTROL = """
 like='--seed 1 --control emoji-edges=apple.png,preprocess=canny'
-mlxdiff generate "an orange on a blue background" $like -o orange.png
+mlxdiff generate "a tangerine on a blue background" $like -o tangerine.png
 mlxdiff generate "a pumpkin" $like,end=0.3 -o pumpkin.png
 mlxdiff generate "a pumpkin" --seed 1 -o free.png
 python -c "
 from mlxdiff import images, preprocess
 images.write_picture('edges.png', preprocess.canny(images.to_uint8(images.load_picture('apple.png')), 100, 200))"
-mlxdiff grid apple.png edges.png green.png orange.png pumpkin.png free.png --n-rows 1 -o control.png
+mlxdiff grid apple.png edges.png green.png tangerine.png pumpkin.png free.png --n-rows 1 -o control.png
 """
 DECODE = """
 mv dog.webp decode-dog.webp
@@ -213,6 +213,8 @@ mlxdiff generate "a smiling face on a purple background" --image half.png --expa
 mlxdiff grid face.png mask.png tongue.png medical.png --n-rows 1 -o inpaint.png
 mlxdiff grid half.png whole.png whole-2.png --n-rows 1 -o outpaint.png
 """
+# A sheet of many or large pictures in 256 colors, which halves it.
+LIGHTER = "python -c \"from PIL import Image; name = '{0}'; Image.open(name).quantize(256).save(name)\""
 ALL: dict[tuple[str, ...], Maker] = {
     ("readme-sheet.png",): sheet,
     ("preview.png",): preview,
@@ -229,8 +231,8 @@ ALL |= {
         OfPage("inpainting", ("inpaint.png", "outpaint.png"), INPAINT),
         OfPage("control", ("control.png",), CONTROL),
         OfPage("lora", ("lora-scales.png",), "mv scales.png lora-scales.png"),
-        OfPage("stages", ("stages.png",)),
-        OfPage("recipes", ("samplers.png",)),
+        OfPage("stages", ("stages.png",), LIGHTER.format("stages.png")),
+        OfPage("recipes", ("samplers.png",), LIGHTER.format("samplers.png")),
     )
 }
 NEEDS = {"preview.png": ("tmux",), "shell.png": ("tmux",), "gallery-light.webp": ("chromium", "chromedriver")}
