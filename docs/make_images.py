@@ -197,12 +197,12 @@ def faster(folder: Path) -> None:
 CONTROL = """
 like='--seed 1 --control emoji-edges=apple.png,preprocess=canny'
 mlxdiff generate "a tangerine on a blue background" $like -o tangerine.png
-mlxdiff generate "a pumpkin" $like,end=0.3 -o pumpkin.png
-mlxdiff generate "a pumpkin" --seed 1 -o free.png
+mlxdiff generate "a lemon" $like,end=0.3 -o lemon.png
+mlxdiff generate "a lemon" --seed 1 -o free.png
 python -c "
 from mlxdiff import images, preprocess
 images.write_picture('edges.png', preprocess.canny(images.to_uint8(images.load_picture('apple.png')), 100, 200))"
-mlxdiff grid apple.png edges.png green.png tangerine.png pumpkin.png free.png --n-rows 1 -o control.png
+mlxdiff grid apple.png edges.png green.png tangerine.png lemon.png free.png --n-rows 1 -o control.png
 """
 DECODE = """
 mv dog.webp decode-dog.webp
