@@ -67,9 +67,9 @@ SESSION = (
 )
 
 THINGS = (
-    *("red apple", "dog face", "rocket", "fox", "castle", "pumpkin", "sunflower", "whale", "octopus", "owl", "penguin"),
-    *("sailboat", "mushroom", "strawberry", "slice of pizza", "hamburger", "snowman", "tulip", "rainbow", "robot"),
-    *("alien", "crown", "guitar", "violin", "frog", "panda", "tiger face", "unicorn", "house", "cactus"),
+    *("red apple", "dog face", "rocket", "fox", "tomato", "pumpkin", "sunflower", "whale", "lemon", "owl", "ghost"),
+    *("sailboat", "mushroom", "strawberry", "slice of pizza", "hamburger", "airplane", "tulip", "rainbow", "robot"),
+    *("alien", "crown", "guitar", "avocado", "frog", "panda", "tiger face", "lady beetle", "teddy bear", "cactus"),
 )
 
 
@@ -126,10 +126,11 @@ def gallery_prompts() -> Iterable[str]:
     """72 lines of JSON with settings that a gallery can tell apart."""
     chance = random.Random(3)
     for i in range(72):
-        style = chance.choice(("3d style", "flat style", "noto style", "twemoji style"))
-        prompt = f"a {THINGS[i % len(THINGS)]}" + (" on a blue background" if i % 6 == 5 else f", {style}")
+        style = chance.choice(("3d style", "3d style", "flat style", "noto style", "twemoji style"))
+        thing = THINGS[i % len(THINGS)]
+        named = f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
         settings = {
-            "prompt": prompt,
+            "prompt": f"{named} on a blue background" if i % 6 == 5 else f"{named}, {style}",
             "seed": chance.randrange(2**32),
             "steps": chance.choice((10, 15, 20)),
             "guidance_scale": chance.choice((2, 2.5, 4)),
