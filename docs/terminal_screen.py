@@ -50,7 +50,7 @@ def screen(written: bytes, rows: int, columns: int) -> list[str]:
 
 
 def drawn(lines: list[str], columns: int, title: str) -> Image.Image:
-    """A window with the title and these lines, in 256 colors."""
+    """A window with the title and these lines."""
     width, height = CELL
     picture = Image.new("RGB", (columns * width + 2 * MARGIN, len(lines) * height + TITLE + MARGIN), BACKGROUND)
     draw, font = ImageDraw.Draw(picture), _font()
@@ -75,7 +75,7 @@ def drawn(lines: list[str], columns: int, title: str) -> Image.Image:
                 else:
                     draw.text((at[0], at[1] + 12), character, fill=ink, font=font, anchor="ls")
                 column += 1
-    return picture.quantize(256)
+    return picture
 
 
 def _colors(segment: Segment) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
