@@ -127,6 +127,6 @@ def test_exiftools_own_packet_is_read(tmp_path):
     ],
 )
 def test_hostile_packets_take_no_time(text):
-    began = time.perf_counter()
+    began = time.process_time()
     assert xmp.source_type(text) is None
-    assert time.perf_counter() - began < 5  # quadratic time would be minutes
+    assert time.process_time() - began < 5  # quadratic time would be minutes

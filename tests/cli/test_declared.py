@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from patience import WAIT
 
 import mlxdiff
 from mlxdiff import parameters
@@ -89,7 +90,7 @@ def extended(tmp_path_factory) -> Path:
 def run_python(root: Path, folder: Path, code: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "80"}
     done = subprocess.run(
-        [sys.executable, "-c", RUN + code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", RUN + code], cwd=folder, env=environment, capture_output=True, text=True, timeout=WAIT
     )
     assert done.returncode == 0, done.stderr
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from page_logic import MISSING, evaluate
+from patience import WAIT
 from program import mlxdiff
 
 from mlxdiff.gallery import write_gallery
@@ -56,7 +57,7 @@ def in_bash(line: str, folder: Path) -> None:
     shim = f'mlxdiff() {{ "{sys.executable}" -m mlxdiff "$@"; }}\n'
     assert BASH is not None
     environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ, "LC_ALL": "C.UTF-8"}
-    done = subprocess.run([BASH, "-c", shim + line], cwd=folder, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run([BASH, "-c", shim + line], cwd=folder, env=environment, capture_output=True, timeout=WAIT)
     assert done.returncode == 0, done.stderr.decode()
 
 
