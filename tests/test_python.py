@@ -134,7 +134,7 @@ def test_resolving_is_done_once_and_quickly(sd, monkeypatch):
 
 
 def test_the_signature_for_editors_has_the_declared_settings():
-    from mlxdiff.keywords import Settings
+    from mlxdiff.request.keywords import Settings
 
     names = set(Settings.__annotations__)
     declared = {item["name"] for item in mlxdiff.settings() if item["scope"] == "picture"}

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from patience import WAIT
 
 from mlxdiff.batch.prompts import FIELDS, MAX_LINE, SETTINGS, open_prompts, read_entries, source_name
-from mlxdiff.declarations import declared
 from mlxdiff.errors import InputError, RequestError
 from mlxdiff.request import MAX_SEED, Request
+from mlxdiff.request.declarations import declared
 
 BASE = Request(seed=7, steps=4, guidance_scale=2.0)
 

@@ -17,10 +17,10 @@ from program import mlxdiff
 from mlxdiff.gallery import write_gallery
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text, read_picture
-from mlxdiff.option_texts import is_one_command, option_texts
+from mlxdiff.metadata.sheets import sweep_text
 from mlxdiff.picture_files import picture_files
 from mlxdiff.request import Request
-from mlxdiff.sheets import sweep_text
+from mlxdiff.request.option_texts import is_one_command, option_texts
 
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(MISSING is not None or BASH is None, reason=MISSING or "needs bash")
