@@ -30,8 +30,8 @@ from torch import nn
 from torch.nn import functional
 
 ORDINARY, TAG, KEYWORD = 16.0, 4.0, 0.5  # how often a word is taken, by where it comes from
-ALONE = 0.7  # fraction of batches in which words stand alone
-PLAIN = 3  # one caption with names for so many with words
+ALONE = 0.5  # fraction of batches in which words stand alone
+PLAIN = 1  # one caption with names for so many with words
 BANK = 4096  # queries kept of each layer
 ASKED = 64  # queries of a layer that a batch is asked
 PADS = 6  # positions behind the end that stand for all of them

@@ -463,14 +463,14 @@ def test_the_built_in_controlnet_draws_what_diffusers_draws_and_follows_edges(tm
     pipe = quiet(StableDiffusionPipeline.from_pretrained(tiny.EMOJI, torch_dtype=torch.float32))
     asked = {"guidance_scale": 4.0}
     expected = as_kind(StableDiffusionControlNetPipeline, pipe, controlnet=network)(
-        "a red ball",
+        "a red circle",
         image=opened(tmp_path / "edges.png"),
         num_inference_steps=8,
         generator=generators([2]),
         output_type="np",
         **asked,
     ).images
-    asked |= {"prompt": "a red ball", "steps": 8, "seed": 2}
+    asked |= {"prompt": "a red circle", "steps": 8, "seed": 2}
     found = ours("emoji", control=[f"emoji-edges={tmp_path / 'edges.png'}"], **asked)
     assert psnr(found, expected) > 60
 
