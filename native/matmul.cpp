@@ -23,14 +23,14 @@ constexpr int64_t kPanels = 4 << 20;
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What differs between the products below. All sums of an element are of one order: run after run, and within a run.
+// What differs between the products below. Weights that are packed already are `panels`; else it is null. All sums of an element are of one order: run after run, and within a run.
 //
 // pack(column, valid, lane, lanes, out)  brings that run of weights into a panel
 // results(row, column)                   where they go
 // put(row, count, column, valid, sums)   takes sums (count, columns of a panel) there
 template <class Real, class Pack, class At, class Put>
-void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64_t x_row, const Pack& pack,
-              const At& results, const Put& put) {
+void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64_t x_row, const float* panels_of_weights,
+              const Pack& pack, const At& results, const Put& put) {
   if (rows == 0 || columns == 0) return;
   const Kernels<Real>& kernel = kernels<Real>();
   int64_t wide;
@@ -40,11 +40,12 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
   const int64_t most = std::clamp(kBlock / (4 * std::max<int64_t>(1, lanes)), kLeastRows, kMostRows);
   const int64_t blocks = ceil_divide(rows, most);
   // Few rows pass a panel once or twice: then each thread packs for itself, and the panel never leaves its cache.
-  const bool apart = blocks <= 2;
-  const int64_t group = apart ? panels : std::clamp<int64_t>(kPanels / (4 * wide * std::max<int64_t>(1, lanes)), 1, panels);
+  const bool ready = panels_of_weights != nullptr, apart = !ready && blocks <= 2;
+  const int64_t group = apart || ready ? panels : std::clamp<int64_t>(kPanels / (4 * wide * std::max<int64_t>(1, lanes)), 1, panels);
   const int64_t own = wide * (kMostRows + (apart ? depth : 0)), panel_size = wide * lanes;
-  const Scratch scratch(pool().threads() * own + (apart ? 0 : group * panel_size));
+  const Scratch scratch(pool().threads() * own + (apart || ready ? 0 : group * panel_size));
   float* const shared = scratch.data() + pool().threads() * own;
+  const float* const packed_panels = ready ? panels_of_weights : shared;
   const bool alone = rows * columns * lanes < kSmall;
   const auto loop = [alone](int64_t n, const auto& body) {
     if (!alone) return pool().parallel_for(n, body);
@@ -53,7 +54,7 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
 
   for (int64_t first = 0; first < panels; first += group) {
     const int64_t some = std::min(group, panels - first);
-    if (!apart) {
+    if (!apart && !ready) {
       loop(some * runs, [&](int64_t unit, int) {
         const int64_t column = (first + unit / runs) * wide, lane = unit % runs * depth;
         pack(column, std::min(wide, columns - column), lane, std::min(depth, lanes - lane),
@@ -78,8 +79,11 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
       for (int64_t lane = 0; lane < lanes; lane += depth) {
         const int64_t k = std::min(depth, lanes - lane);
         if (apart) pack(column, valid, lane, k, packed);
-        const float* weights = apart ? packed : shared + panel * panel_size + lane * wide;
-        kernel.product_of_lanes(at, count, lane, weights, k, lane > 0, sums);
+        const float* weights = apart ? packed : packed_panels + panel * panel_size + lane * wide;
+        // What follows, if only in the next panel; the last ones have nothing behind them.
+        const bool last = apart || (panel + 1 == some && lane + 2 * depth > lanes);
+        const int64_t ahead = last ? 0 : k * wide;
+        kernel.product_of_lanes(at, count, lane, weights, k, lane > 0, weights + ahead, 4 * ahead, sums);
       }
       put(begin, count, column, valid, sums);
     });
@@ -101,7 +105,7 @@ void multiply(const Product<Real>& p) {
     for (int64_t j = 0; p.bias != nullptr && j < valid; ++j) start[j] = as_float(p.bias[column + j]);
     kernel.put_sums(sums, count, start, valid, at(row, column), p.out_row);
   };
-  multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, pack, at, put);
+  multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, p.panels, pack, at, put);
 }
 
 template void multiply(const Product<float>&);
@@ -142,7 +146,7 @@ void sgemm_by_rows(bool turn_a, bool turn_b, int64_t m, int64_t n, int64_t k, fl
       for (int64_t j = 0; j < valid; ++j) out[j] = alpha * sums[j] + (beta == 0 ? 0.0f : beta * out[j]);
     }
   };
-  multiply<float>(m, n, k, a, lda, pack, at, put);
+  multiply<float>(m, n, k, a, lda, nullptr, pack, at, put);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ struct Product {
   int64_t x_row;
   const Real* weights;
   int64_t weight_row;
+  const float* panels = nullptr;  // in place of weights: the same as pack.h has them
   const Real* bias;
   Real* out;
   int64_t out_row;
