@@ -92,13 +92,11 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
 
 }  // namespace
 
-template <class Real>
-void multiply(const Product<Real>& p) {
+namespace {
+
+template <class Real, class Pack>
+void multiply_packing(const Product<Real>& p, const Pack& pack) {
   const Kernels<Real>& kernel = kernels<Real>();
-  const auto pack = [&](int64_t column, int64_t valid, int64_t lane, int64_t lanes, float* out) {
-    const Real* from = p.weights + column * p.weight_row + lane * kPerLane<Real>;
-    kernel.pack_lanes(reinterpret_cast<const Lane*>(from), p.weight_row / kPerLane<Real>, valid, lanes, out);
-  };
   const auto at = [&](int64_t row, int64_t column) { return p.out + row * p.out_row + column; };
   const auto put = [&](int64_t row, int64_t count, int64_t column, int64_t valid, const float* sums) {
     float start[kMostColumns] = {};
@@ -106,6 +104,53 @@ void multiply(const Product<Real>& p) {
     kernel.put_sums(sums, count, start, valid, at(row, column), p.out_row);
   };
   multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, p.panels, pack, at, put);
+}
+
+// Numbers that whole words have, from the word that `from` is in to the one that ends at or behind `to`. What each is
+// worth is computed as MLX does, rounded twice: this file is compiled without fused multiply-adds.
+void unpack(const Quantized& q, int64_t row, int64_t depth, int64_t from, int64_t to, float* out) {
+  const int64_t per = 32 / q.bits;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(q.words + row * (depth / per));
+  while (from < to) {
+    const int64_t group = from / q.group_size, end = std::min(to, (group + 1) * q.group_size);
+    const int64_t which = row * (depth / q.group_size) + group;
+    const float scale = q.scales[which], offset = q.offsets[which];
+    if (q.bits == 8) {
+      for (; from < end; ++from) *out++ = scale * static_cast<float>(bytes[from]) + offset;
+      continue;
+    }
+    float worth[16];
+    for (int i = 0; i < 16; ++i) worth[i] = scale * static_cast<float>(i) + offset;
+    for (; from < end; from += 2) {
+      const uint8_t two = bytes[from / 2];
+      *out++ = worth[two & 15];
+      *out++ = worth[two >> 4];
+    }
+  }
+}
+
+}  // namespace
+
+template <class Real>
+void multiply(const Product<Real>& p) {
+  const Kernels<Real>& kernel = kernels<Real>();
+  multiply_packing(p, [&](int64_t column, int64_t valid, int64_t lane, int64_t lanes, float* out) {
+    const Real* from = p.weights + column * p.weight_row + lane * kPerLane<Real>;
+    kernel.pack_lanes(reinterpret_cast<const Lane*>(from), p.weight_row / kPerLane<Real>, valid, lanes, out);
+  });
+}
+
+void multiply_quantized(const Product<float>& p, const Quantized& q) {
+  constexpr int64_t kWord = 8, kRow = kRun + 2 * kWord;
+  const Kernels<float>& kernel = kernels<float>();
+  Product<float> product = p;
+  product.panels = nullptr;
+  multiply_packing(product, [&](int64_t column, int64_t valid, int64_t lane, int64_t lanes, float* out) {
+    float rows[kMostColumns * kRow];
+    const int64_t from = lane / kWord * kWord, to = ceil_divide(lane + lanes, kWord) * kWord;
+    for (int64_t j = 0; j < valid; ++j) unpack(q, column + j, p.depth, from, to, rows + j * kRow);
+    kernel.pack_lanes(rows + lane - from, kRow, valid, lanes, out);
+  });
 }
 
 template void multiply(const Product<float>&);

@@ -23,6 +23,19 @@ struct Product {
 template <class Real>
 void multiply(const Product<Real>&);
 
+// Weights of 4 or 8 bits as MLX packs them: (columns, depth) numbers in words of 32 bits, the first one lowest, and a
+// scale and an offset for each group of a row. Groups are a multiple of 8 numbers, and depth one of theirs.
+struct Quantized {
+  const uint32_t* words;
+  const float *scales, *offsets;
+  int64_t group_size;
+  int bits;
+};
+
+// The same with these weights; `weights` and `panels` of the product are not looked at. The matrix is never there as a
+// whole.
+void multiply_quantized(const Product<float>&, const Quantized&);
+
 // CBLAS's function of that name. Where there is no memory for it, the result is NaN.
 void sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float* a, int lda,
            const float* b, int ldb, float beta, float* c, int ldc);

@@ -143,7 +143,7 @@ template <class Real>
 mx::array lazily(Op<Real> op, mx::Shape shape, std::vector<mx::array> inputs) {
   const mx::Dtype type = std::is_same_v<Real, float> ? mx::float32 : mx::bfloat16;
   for (const auto& input : inputs) {
-    if (input.dtype() != type) throw std::invalid_argument(op.name + " takes arrays of one type, float32 or bfloat16");
+    if (input.dtype() != type && !(op.words && input.dtype() == mx::uint32)) throw std::invalid_argument(op.name + " takes arrays of one type, float32 or bfloat16");
   }
   if (type == mx::bfloat16 && !has_bf16()) throw std::invalid_argument("this processor has no products of bfloat16");
   auto primitive = std::make_shared<Lazy<Real>>(mx::default_stream(mx::Device::cpu), std::move(op));

@@ -44,4 +44,9 @@ mx::array convolve(const mx::array& x, const mx::array& weights, const std::opti
 // x (..., C) times the transpose of weights (O, C), plus `bias` (O): (..., O).
 mx::array linear(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias);
 
+// x (..., C) in fp32 times the transpose of a matrix (O, C) of 4 or 8 bits, as mlx.core.quantize gives it: weights
+// (O, C * bits / 32), scales and biases (O, C / group_size).
+mx::array quantized_linear(const mx::array& x, const mx::array& weights, const mx::array& scales,
+                           const mx::array& biases, int group_size, int bits);
+
 }  // namespace mlxdiff

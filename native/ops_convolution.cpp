@@ -164,4 +164,36 @@ mx::array linear(const mx::array& x, const mx::array& weights, const std::option
   });
 }
 
+mx::array quantized_linear(const mx::array& x, const mx::array& weights, const mx::array& scales,
+                           const mx::array& biases, int group_size, int bits) {
+  require(x.ndim() > 0 && x.shape(-1) > 0 && weights.ndim() == 2 && weights.dtype() == mx::uint32 &&
+              x.dtype() == mx::float32,
+          "quantized_linear takes x (..., C) in fp32 and words of weights");
+  require((bits == 4 || bits == 8) && group_size > 0 && group_size % 8 == 0 && x.shape(-1) % group_size == 0,
+          "weights have 4 or 8 bits, and groups of a multiple of 8 that divides the depth");
+  const int64_t depth = x.shape(-1), columns = weights.shape(0), rows = static_cast<int64_t>(x.size()) / depth;
+  const mx::Shape groups{weights.shape(0), static_cast<int>(depth / group_size)};
+  require(weights.shape(1) == depth * bits / 32 && scales.shape() == groups && biases.shape() == groups,
+          "weights, scales and biases belong together");
+  auto work = [=](const std::vector<Input<float>>& in, float* out) {
+    const Product<float> product{
+        .rows = rows,
+        .columns = columns,
+        .depth = depth,
+        .x = in[0].data,
+        .x_row = depth,
+        .weights = nullptr,
+        .weight_row = 0,
+        .bias = nullptr,
+        .out = out,
+        .out_row = columns,
+    };
+    multiply_quantized(product, {reinterpret_cast<const uint32_t*>(in[1].data), in[2].data, in[3].data, group_size, bits});
+  };
+  auto shape = x.shape();
+  shape.back() = static_cast<int>(columns);
+  const std::string name = "quantized_linear " + std::to_string(group_size) + " " + std::to_string(bits);
+  return lazily<float>({.name = name, .work = work, .words = true}, shape, {x, weights, scales, biases});
+}
+
 }  // namespace mlxdiff
