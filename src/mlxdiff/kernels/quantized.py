@@ -27,9 +27,9 @@ def quantized_product(
     low_rank  down (r, C) and up (O, r) whose product is added to the matrix, which is never rounded with it
     """
     if mx.default_device() == mx.cpu and x.size // x.shape[-1] >= _ROWS_TO_UNPACK_FOR:
-        if low_rank is None and biases is not None and x.dtype == mx.float32:
-            if (extension := native.serving(x, scales, biases)) is not None:
-                return extension.quantized_linear(x, weight, scales, biases, group_size, bits)
+        extension = native.serving(x, scales, biases)
+        if extension is not None and x.dtype == mx.float32 and low_rank is None and biases is not None:
+            return extension.quantized_linear(x, weight, scales, biases, group_size, bits)
         # Else MLX unpacks matrices long before their turn, for it needs nothing else for that, and keeps them.
         weight = mx.depends([weight], [x])[0]
         whole = mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits, dtype=x.dtype)
