@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from patience import WAIT
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 MISSING = "needs chromium and chromedriver on PATH" if CHROMIUM is None or DRIVER is None else None
@@ -42,7 +44,7 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.ask("POST", "execute/sync", script=script, args=list(arguments))
 
-    def wait(self, script: str, seconds: float = 10) -> Any:
+    def wait(self, script: str, seconds: float = WAIT) -> Any:
         """The first true value of the script; fails where there is none in time."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -109,7 +111,7 @@ def _ask(method: str, url: str, values: dict[str, Any]) -> Any:
     request = urllib.request.Request(url.rstrip("/"), data, {"Content-Type": "application/json"}, method=method)
     opener: Callable[..., Any] = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     try:
-        with opener(request, timeout=60) as answer:
+        with opener(request, timeout=WAIT) as answer:
             return json.load(answer)["value"]
     except urllib.error.HTTPError as error:
         raise AssertionError(json.load(error)["value"]["message"]) from None

@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import traceback
 import warnings
@@ -24,7 +25,7 @@ from mutations import mutate
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.errors import MlxdiffError
 
-SECONDS = 20  # for one checkpoint
+SECONDS = 20  # of computing, for one checkpoint
 MEMORY = 2**30  # bytes over what the sound checkpoints took
 LONGEST_MESSAGE = 2000
 
@@ -137,9 +138,9 @@ def main() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 4 * MEMORY, used + 4 * MEMORY))
     for seed in range(first, first + count):
-        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         said = outcome(models, seed, scratch)
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         grown = most_memory() - baseline
         if grown > MEMORY:
             said = f"FAILED with {grown / 2**20:.0f} MiB, after: {said}"
@@ -149,4 +150,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
+    faulthandler.register(signal.SIGPROF, chain=True)  # says where it was, and ends
     main()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import threading
 import time
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from patience import WAIT
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".msgpack", ".onnx", ".pb")
 TOKEN = "hf_test"
@@ -107,6 +110,9 @@ class HubServer:
         self.page_size = page_size
         self.changes: list[tuple[str, Callable[[Answer], Answer]]] = []
         self.pace: tuple[int, float] | None = None  # bodies come in pieces of so many bytes, so many seconds apart
+        self.sent = 0  # bytes of large files, piece by piece, since `allow`
+        self.allowed: float = math.inf
+        self.round = 0
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -169,6 +175,25 @@ class HubServer:
     def slow(self, pattern: str, seconds: float, *, times: int = 1) -> None:
         """The next matching requests are answered late."""
         self.faults.append(Fault(pattern, times, delay=seconds))
+
+    def allow(self, size: float) -> None:
+        """From now on no more of large files is sent than this, and nothing of those that were begun before."""
+        with self.lock:
+            self.sent, self.allowed = 0, size
+            self.round += 1
+
+    def hold(self, pattern: str, after: int, go: threading.Event) -> None:
+        """Every matching body stops after this many bytes until `go` is set."""
+
+        def held(answer: Answer) -> Answer:
+            def pieces() -> Iterator[bytes]:
+                yield answer.body[:after]
+                go.wait(WAIT)
+                yield answer.body[after:]
+
+            return Answer(answer.status, b"", {**answer.headers, "Content-Length": str(len(answer.body))}, pieces())
+
+        self.alter(pattern, held)
 
     def alter(self, pattern: str, change: Callable[[Answer], Answer]) -> None:
         """Every answer to a request whose path matches is what `change` makes of it: for hubs that lie."""
@@ -407,8 +432,15 @@ def _handler(server: HubServer) -> type[BaseHTTPRequestHandler]:
             if server.pace is None:
                 self.wfile.write(body)
             else:
-                piece, seconds = server.pace
+                (piece, seconds), begun = server.pace, server.round
                 for start in range(0, len(body), piece):
+                    if self.path.startswith("/cdn/"):
+                        while server.sent >= server.allowed and server.round == begun:
+                            time.sleep(0.005)
+                        with server.lock:
+                            if server.round != begun:
+                                raise ConnectionAbortedError
+                            server.sent += piece
                     self.wfile.write(body[start : start + piece])
                     time.sleep(seconds)
             if cut is not None:

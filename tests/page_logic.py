@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from patience import WAIT
+
 import mlxdiff.gallery.document as document
 
 NODE = shutil.which("node")
@@ -80,7 +82,7 @@ def evaluate(expression: str, page: Path | None = None, **values: Any) -> Any:
         input=json.dumps(given),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

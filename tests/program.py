@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import WAIT
+
 
 def mlxdiff(*arguments: str | Path, cwd: Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """The finished process; fails the test when it exits with another code than `code` or shows a traceback."""
@@ -18,7 +20,7 @@ def mlxdiff(*arguments: str | Path, cwd: Path, code: int = 0, **environment: str
         stdin=subprocess.DEVNULL,  # and no terminal, which would be asked for prompts
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT,
     )
     assert done.returncode == code, f"exit {done.returncode}: {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr

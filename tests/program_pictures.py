@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 from recipes_graphs import comfyui
 
-from mlxdiff import exif
+from mlxdiff.containers import exif
 from mlxdiff.metadata import picture_text
 from mlxdiff.request import Request
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from patience import WAIT
 from PIL import Image
 
 from mlxdiff.request import Request
@@ -36,7 +37,7 @@ class Server:
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any, http.client.HTTPMessage]:
         """Status, body (JSON as a value) and headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
         try:
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
@@ -56,7 +57,7 @@ class Server:
 
     def raw(self, data: bytes, *, shut: bool = False) -> bytes:
         """Everything that is answered to these bytes until the server closes."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as sock:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=WAIT) as sock:
             sock.sendall(data)
             if shut:
                 sock.shutdown(socket.SHUT_WR)
@@ -79,7 +80,7 @@ def serving(**options: Any) -> Iterator[Server]:
         yield server
     finally:
         server.service.stop()
-        thread.join(timeout=60)
+        thread.join(timeout=WAIT)
         assert not thread.is_alive()
 
 

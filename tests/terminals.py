@@ -13,6 +13,8 @@ import termios
 import time
 from pathlib import Path
 
+from patience import WAIT
+
 SIZE = struct.pack("HHHH", 40, 100, 1000, 800)
 # The terminal becomes the session's, so that Ctrl-C in it is a signal.
 PROGRAM = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from mlxdiff.__main__ import main; main()"
@@ -52,11 +54,28 @@ class Terminal:
         os.write(self._main, keys.encode() if isinstance(keys, str) else keys)
 
     def interrupt(self) -> None:
-        """Ctrl-C, a moment after the prompt: readline overlooks a signal before it waits for keys."""
-        time.sleep(0.7)
+        """Ctrl-C once the program waits for keys: readline overlooks a signal that comes before."""
+        self._until_asleep()
         self.type("\x03")
 
-    def until(self, text: str, seconds: float = 60) -> str:
+    def _until_asleep(self) -> None:
+        """Until the main thread has slept for some time without being woken, which one that only gets no core has not.
+
+        Only Linux tells; elsewhere a second has to do.
+        """
+        about = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/status")
+        if not about.exists():
+            time.sleep(1)
+            return
+        same, before, deadline = 0, "", time.monotonic() + WAIT
+        while same < 10:
+            assert time.monotonic() < deadline, "it does not wait"
+            time.sleep(0.03)
+            now = about.read_text()
+            same = same + 1 if now == before and "\nState:\tS" in now else 0
+            before = now
+
+    def until(self, text: str, seconds: float = WAIT) -> str:
         """Reads up to the text; what came since the last call, to its end. Fails where the text does not come."""
         start, deadline = self._at, time.monotonic() + seconds
         while (found := self.received.find(text.encode(), start)) < 0:
@@ -69,14 +88,14 @@ class Terminal:
         self._at = found + len(text.encode())
         return self.received[start : self._at].decode(errors="replace")
 
-    def answer(self, line: str, seconds: float = 60) -> str:
+    def answer(self, line: str, seconds: float = WAIT) -> str:
         """What the shell says to a line, up to its next prompt."""
         self.type(f"{line}\r")
         return self.until("mlxdiff> ", seconds)
 
     def end(self) -> int:
         """Waits for the end, and reads the rest; the exit code."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + WAIT
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "it does not end"
             if select.select([self._main], [], [], 0.05)[0]:

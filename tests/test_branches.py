@@ -12,7 +12,7 @@ from mlxdiff.diffusion.schedule import make_schedule
 from mlxdiff.diffusion.scheduler_config import SchedulerConfig
 from mlxdiff.errors import RequestError
 from mlxdiff.models.backbone import Residuals, total
-from mlxdiff.steering import Steering
+from mlxdiff.steering.additions import Steering
 
 LEVELS = make_schedule(SchedulerConfig.from_dict({"_class_name": "EulerDiscreteScheduler"}), 3)
 

@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from patience import WAIT
 
 from mlxdiff import files
 from mlxdiff.errors import OutputError
@@ -226,7 +227,7 @@ def test_an_interrupted_process_leaves_nothing(tmp_path):
     assert process.stdout.readline() == b"writing\n"
     assert len(names(tmp_path)) == 1
     process.send_signal(signal.SIGINT)
-    process.wait(10)
+    process.wait(WAIT)
     process.stdout.close()
     assert names(tmp_path) == []
 

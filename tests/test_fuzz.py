@@ -17,6 +17,7 @@ from pathlib import Path
 import mutations
 import pytest
 import tiny
+from patience import WAIT
 
 import mlxdiff
 from mlxdiff import hub, quantized
@@ -26,7 +27,6 @@ EMOJI = Path(mlxdiff.__file__).parent / "assets/emoji"
 FIRST = int(os.environ.get("MLXDIFF_FUZZ_FIRST", "0"))
 COUNT = int(os.environ.get("MLXDIFF_FUZZ", "2000"))
 WORKERS = min(2, os.cpu_count() or 1)
-PATIENCE = 60  # seconds without a word from a worker, whose own limit for a checkpoint is shorter
 
 
 def prepare(folder: Path) -> None:
@@ -49,11 +49,11 @@ def run(models: Path, scratch: Path, first: int, count: int) -> dict[int, str]:
         ):
             assert worker.stdout is not None
             seed, name = None, ""
-            alarm = threading.Timer(PATIENCE, worker.kill)
+            alarm = threading.Timer(WAIT, worker.kill)
             alarm.start()
             for line in worker.stdout:
                 alarm.cancel()
-                alarm = threading.Timer(PATIENCE, worker.kill)
+                alarm = threading.Timer(WAIT, worker.kill)
                 alarm.start()
                 word, number, rest = line.rstrip("\n").split(" ", 2)
                 if word == "start":

@@ -13,7 +13,7 @@ import torch
 from arrays import psnr
 from PIL import Image
 from skimage import data
-from test_controls import as_kind
+from steering.test_controls import as_kind
 
 from mlxdiff import Request, StableDiffusion
 

@@ -16,7 +16,7 @@ from test_inpainting import box_mask, photo
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.errors import MlxdiffError, RequestError
 from mlxdiff.metadata import request_from_file
-from mlxdiff.parameters import parameters_text
+from mlxdiff.metadata.parameters import parameters_text
 from mlxdiff.recipes import a1111
 from mlxdiff.recipes.finish import finished
 

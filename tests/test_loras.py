@@ -27,8 +27,8 @@ from mlxdiff.adapting import Adapting
 from mlxdiff.errors import CheckpointError, MlxdiffError, MlxdiffWarning, RequestError, UnsupportedError
 from mlxdiff.loras import alike, with_tags
 from mlxdiff.metadata import request_of
+from mlxdiff.metadata.parameters import parse_parameters
 from mlxdiff.models.live import ChangedQuantizedLinear
-from mlxdiff.parameters import parse_parameters
 from mlxdiff.quantized import write_quantized
 from mlxdiff.request import Lora
 

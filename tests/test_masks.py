@@ -16,9 +16,9 @@ from mlxdiff import Request, StableDiffusion, images, masks
 from mlxdiff.canvas import canvas_of
 from mlxdiff.errors import MlxdiffError, MlxdiffWarning, RequestError
 from mlxdiff.fitting import fitted
-from mlxdiff.pictures import ALPHA
 from mlxdiff.remembering import remembered
 from mlxdiff.request import Margins
+from mlxdiff.request.pictures import ALPHA
 
 BOX = (20, 12, 60, 40)
 

@@ -15,7 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlxdiff import Request, StableDiffusion, backend, memory
-from mlxdiff.batch.ahead import encoded_ahead
+from mlxdiff.batch.encoded_ahead import encoded_ahead
 from mlxdiff.batch.events import Written
 from mlxdiff.batch.jobs import Batch, Job
 from mlxdiff.batch.models import Models

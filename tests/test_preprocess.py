@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from skimage import data
 
 from mlxdiff import preprocess
-from mlxdiff.controlling import PREPROCESSING, parse_preprocessing
+from mlxdiff.request.controls import PREPROCESSING, parse_preprocessing
 
 
 @pytest.mark.parametrize("thresholds", [(100, 200), (50, 100), (20, 300), (10, 20), (30.7, 60.2), (200, 100)])

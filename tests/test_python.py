@@ -17,6 +17,7 @@ from typing import get_type_hints
 import mlx.core as mx
 import numpy as np
 import pytest
+from patience import WAIT
 from PIL import Image
 from skimage import data
 
@@ -133,7 +134,7 @@ def test_resolving_is_done_once_and_quickly(sd, monkeypatch):
 
 
 def test_the_signature_for_editors_has_the_declared_settings():
-    from mlxdiff.keywords import Settings
+    from mlxdiff.request.keywords import Settings
 
     names = set(Settings.__annotations__)
     declared = {item["name"] for item in mlxdiff.settings() if item["scope"] == "picture"}
@@ -263,14 +264,14 @@ from mlxdiff.threads import Turn
 
 libc = ctypes.CDLL(None)
 key = ctypes.c_uint()
-libc.pthread_key_create(ctypes.byref(key), libc.usleep)  # what C++ frees as a thread ends, of 0.2 s here
+libc.pthread_key_create(ctypes.byref(key), libc.usleep)  # what C++ frees as a thread ends, of 2 s here
 
 turn, worker = Turn(lambda: None), None
 atexit.register(lambda: print(pathlib.Path(f"/proc/self/task/{worker.native_id}").exists()))
 
 def work():
     with turn:
-        libc.pthread_setspecific(key, ctypes.c_void_p(200_000))
+        libc.pthread_setspecific(key, ctypes.c_void_p(2_000_000))
 
 worker = threading.Thread(target=work)
 worker.start()
@@ -301,8 +302,8 @@ def test_a_forked_process_is_told_so(sd):
 
     process = context.Process(target=child)
     process.start()
-    said = [queue.get(timeout=30) for _ in range(2)]
-    process.join(10)
+    said = [queue.get(timeout=WAIT) for _ in range(2)]
+    process.join(WAIT)
     assert all("forked" in text for text in said)
 
 

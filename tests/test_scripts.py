@@ -19,6 +19,7 @@ from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
+from patience import WAIT
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from server_client import serving
@@ -74,7 +75,7 @@ class Shell:
 
     def run(self, name: str, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(name, *arguments, **environment)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=WAIT)
         assert process.returncode == code, out + err
         assert "Traceback" not in err
         return subprocess.CompletedProcess(name, code, out, err)
@@ -180,7 +181,7 @@ def test_watching_a_folder(shell):
     (shell.folder / "work" / "left.txt").write_text("a pear\n")
     process = shell.start("watch.sh")
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + WAIT
         while not (
             (shell.folder / "failed" / "bad.txt").exists()
             and (shell.folder / "finished" / "two words" / "two words.txt").exists()
@@ -189,7 +190,7 @@ def test_watching_a_folder(shell):
             assert process.poll() is None
             time.sleep(0.05)
         (shell.folder / "inbox" / "stop").touch()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=WAIT) == 0
     finally:
         process.kill()
         _, said = process.communicate()

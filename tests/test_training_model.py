@@ -6,6 +6,7 @@ import colorsys
 import importlib
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from mlxdiff import StableDiffusion
 TRAINING = Path(__file__).parents[1] / "training"
 NAMES = (
     *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "loop", "packages"),
-    *("prepare", "sampling", "scenes", "train_unet", "train_vae"),
+    *("prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
 )
 SHAPES = {
     "red apple": (220, 30, 30),
@@ -308,6 +309,45 @@ def test_the_exported_checkpoint_is_what_diffusers_and_mlxdiff_load(scripts, cut
     }
     with Image.open(tmp_path / "twelve.png") as sheet:
         assert sheet.size == (6 * 130, 6 * 130)
+
+
+def test_a_free_word_is_heard_as_the_name_that_it_means_and_names_as_before(scripts, cut_out, tmp_path):
+    """By the UNet's own cross-attention; nothing but the text encoder changes."""
+    words, denoising = scripts["train_words"], scripts["denoising"]
+    words.main(cut_out, denoising.BUILT_IN, tmp_path, steps=40, batch_size=4, learning_rate=1e-3)
+    before, after = denoising.load(denoising.BUILT_IN), denoising.load(tmp_path)
+    layers = list(words.crossings(before.unet))
+    asked = words.queries(before, layers, ["a dog face"])
+
+    def distance(encoder, said, meant):
+        with torch.no_grad():
+            wanted = before.text_encoder(words.tokens(before, (meant, "an apple"))).last_hidden_state
+            found = encoder(words.tokens(before, (said, "an apple"))).last_hidden_state
+            return sum(words.heard(*each, found, wanted).item() for each in zip(layers, asked, strict=True))
+
+    meant = "a red apple"
+    assert distance(after.text_encoder, "a fruit", meant) < distance(before.text_encoder, "a fruit", meant) / 2
+    assert distance(after.text_encoder, meant, meant) < distance(after.text_encoder, "a house", meant) / 4
+    for part in ("unet", "vae"):
+        (path,) = (denoising.BUILT_IN / part).glob("*.safetensors")
+        assert (tmp_path / part / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_caption_with_a_word_differs_from_its_pair_by_the_name_alone(scripts, cut_out):
+    words, (_, catalogue) = scripts["train_words"], scripts["canvas"].read(cut_out)
+    chance = random.Random(5)
+    pairs = words.spoken(catalogue, chance)
+    seen = set()
+    for _ in range(300):
+        said, meant = (re.sub(r"^an? ", "", text) for text in next(pairs))
+        same = [
+            word
+            for word, names in catalogue.meanings.items()
+            if any(said.replace(word, name, 1) == meant for name in names) and word in said
+        ]
+        assert same, (said, meant)
+        seen.update(same)
+    assert seen == set(catalogue.meanings)
 
 
 def test_the_nearest_picture_of_a_training_picture_is_itself(scripts, cut_out):

@@ -27,12 +27,17 @@ def main(
     untold: Annotated[
         float, typer.Option(help="Fraction of captions left out: then only edges say what to draw.")
     ] = 0.5,
+    noisier: Annotated[
+        int, typer.Option(min=1, help="Take the noisiest of so many timesteps: it is there that edges matter.")
+    ] = 2,
+    bf16: denoising.Bf16 = None,
     seed: Annotated[int, typer.Option(help="Of batches, noise and first values.")] = 0,
 ) -> None:
     """Trains a ControlNet on PICTURES and writes it to OUTPUT."""
     torch.manual_seed(seed)
-    parts = denoising.load(model)
-    data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
+    parts = denoising.load(model, bf16)
+    with parts.autocast():
+        data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
     if data.controls is None:
         raise SystemExit("Some pictures have no conditioning_image. Run training/prepare.py edges on their folders.")
     control = small_control(parts.unet, data.controls.shape[-1] // data.latents.shape[-1]).to(parts.device).train()
@@ -47,7 +52,7 @@ def main(
         ).sample
 
     sizes: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    sizes["untold"] = untold
+    sizes |= {"untold": untold, "noisier": noisier}
     loss = denoising.train(parts, data, predict, control.parameters(), **sizes)
     control.half().save_pretrained(output)
     weights = output / "diffusion_pytorch_model.safetensors"

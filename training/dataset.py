@@ -49,7 +49,7 @@ def read(folders: Sequence[Path], vae: Any, tokenizer: Any, device: torch.device
     pictures = _pixels([row["file_name"] for row in rows])
     with torch.no_grad():
         latents = [
-            vae.encode(chunk.to(device).float() / 127.5 - 1).latent_dist.mean * vae.config.scaling_factor
+            vae.encode(chunk.to(device).float() / 127.5 - 1).latent_dist.mean.float() * vae.config.scaling_factor
             for chunk in pictures.split(AT_ONCE)
         ]
     ids = tokenizer([row["text"] for row in rows], padding="max_length", truncation=True, max_length=77)["input_ids"]

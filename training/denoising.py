@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from dataset import Dataset
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 BUILT_IN = Path(__file__).parents[1] / "src" / "mlxdiff" / "assets" / "emoji"
+
+Bf16 = Annotated[
+    bool | None, typer.Option("--bf16/--fp32", help="Compute so; bf16 on a GPU, fp32 on a CPU, unless given.")
+]
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,25 @@ class Parts:
     tokenizer: CLIPTokenizer
     noises: DDPMScheduler
     device: torch.device
+    half: bool
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Products in bf16 where that was asked for; on a CPU plain attention, whose gradients are faster there."""
+        fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+        plain = [SDPBackend.MATH]
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.half),
+            sdpa_kernel(plain if self.device.type == "cpu" else fused + plain),
+        ):
+            yield
 
 
-def load(model: Path) -> Parts:
-    """Reads a folder in the diffusers layout; on a GPU if there is one."""
+def load(model: Path, half: bool | None = None) -> Parts:
+    """Reads a folder in the diffusers layout; on a GPU if there is one.
+
+    half  computes in bf16; None does so on a GPU
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     networks = [
@@ -37,7 +60,8 @@ def load(model: Path) -> Parts:
         for name, kind in kinds.items()
     ]
     noises = DDPMScheduler.from_pretrained(model / "scheduler")
-    return Parts(*networks, CLIPTokenizer.from_pretrained(model / "tokenizer"), noises, device)
+    half = device.type == "cuda" if half is None else half
+    return Parts(*networks, CLIPTokenizer.from_pretrained(model / "tokenizer"), noises, device, half)
 
 
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
@@ -55,10 +79,12 @@ def train(
     learning_rate: float,
     seed: int,
     untold: float = 0.1,
+    noisier: int = 1,
 ) -> float:
     """Trains the parameters by the checkpoint's own objective (Ho et al. 2020; Salimans and Ho 2022 for v).
 
-    untold  fraction of the captions that are left out, so that guidance keeps working
+    untold   fraction of the captions that are left out, so that guidance keeps working
+    noisier  a timestep is the noisiest of so many random ones
 
     AdamW, with a short warm-up and a cosine to zero. Returns the mean loss of the last tenth.
     """
@@ -76,7 +102,7 @@ def train(
 
     for step in range(steps):
         latents, tokens, controls = data.batch(batch_size, generator)
-        loss = _loss(parts, latents, lambda *noised: predict(*noised, heard(tokens), controls), generator)  # noqa: B023
+        loss = _loss(parts, latents, lambda *noised: predict(*noised, heard(tokens), controls), generator, noisier)  # noqa: B023
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -93,14 +119,15 @@ def _loss(
     latents: torch.Tensor,
     predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     generator: torch.Generator,
+    noisier: int,
 ) -> torch.Tensor:
     """The mean squared error of the output at random timesteps."""
     device = parts.device
     noise = torch.randn(latents.shape, generator=generator, device=device)
     n_times = parts.noises.config.num_train_timesteps
-    times = torch.randint(n_times, (len(latents),), generator=generator, device=device)
+    times = torch.randint(n_times, (noisier, len(latents)), generator=generator, device=device).amax(0)
     noisy = parts.noises.add_noise(latents, noise, times)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with parts.autocast():
         output = predict(noisy, times)
     kind = parts.noises.config.prediction_type
     if kind == "v_prediction":

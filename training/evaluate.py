@@ -2,7 +2,7 @@
 
     python training/evaluate.py cut-out/ work/emoji/ --sheet twelve.png
 
-What it prints, as JSON: see Numbers. Needs the extra `train`; a GPU takes seconds, a CPU an hour.
+What it prints, as JSON: see Numbers. Needs the extra `train`; a GPU takes seconds, a CPU many minutes.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps a picture.")] = sampling.STEPS,
     sheet: Annotated[Path | None, typer.Option(help="Where the twelve prompts' pictures go, three of each.")] = None,
     failures: Annotated[Path | None, typer.Option(help="Where a sheet of wrong names goes.")] = None,
+    bf16: denoising.Bf16 = None,
     seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
 ) -> None:
     """Prints a model's numbers."""
-    parts = denoising.load(model)
+    parts = denoising.load(model, bf16)
     textures, catalogue = canvas.read(pictures)
     easel = canvas.Canvas(textures, parts.device)
     chance = random.Random(seed)

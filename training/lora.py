@@ -31,12 +31,14 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Batches.")] = 2000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a batch.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 2e-3,
+    bf16: denoising.Bf16 = None,
     seed: Annotated[int, typer.Option(help="Of batches, noise and first values.")] = 0,
 ) -> None:
     """Trains a LoRA on PICTURES and writes it to OUTPUT."""
     torch.manual_seed(seed)
-    parts = denoising.load(model)
-    data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
+    parts = denoising.load(model, bf16)
+    with parts.autocast():
+        data = dataset.read(pictures, parts.vae, parts.tokenizer, parts.device)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=UNET_LAYERS), parts.unet)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TEXT_LAYERS), parts.text_encoder)
     trained = [value for net in (parts.unet, parts.text_encoder) for value in net.parameters() if value.requires_grad]

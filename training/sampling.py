@@ -51,7 +51,7 @@ def sample(
 def _batch(parts: Parts, prompts: list[str], latents: torch.Tensor, steps: int, guidance: float) -> torch.Tensor:
     device = latents.device
     said = parts.tokenizer([*prompts, ""], padding="max_length", truncation=True, max_length=77, return_tensors="pt")
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with parts.autocast():
         context = parts.text_encoder(said["input_ids"].to(device)).last_hidden_state
         context = torch.cat([context[-1:].expand(len(prompts), -1, -1), context[:-1]])
         scheduler = DDIMScheduler.from_config(parts.noises.config)

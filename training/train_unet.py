@@ -79,7 +79,9 @@ def main(
         predict.eval()
         predict.unet.save_pretrained(work / "unet")
         predict.text_encoder.save_pretrained(work / "text_encoder")
-        parts = denoising.Parts(predict.unet, vae, predict.text_encoder, tokenizer, noises, place.device)
+        parts = denoising.Parts(
+            predict.unet, vae, predict.text_encoder, tokenizer, noises, place.device, place.device.type == "cuda"
+        )
         if preview:
             sampling.sheet(sampling.sample(parts, PREVIEWS, steps=preview), 4).save(work / "preview.png")
         place.say(f"{work}: unet and text_encoder after {clock.done} steps")

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from . import containers, xmp
+from .containers import jpeg_webp_gif, xmp
 from .errors import RequestError
 from .files import atomic_write
 from .images import webp_texts
@@ -81,8 +81,8 @@ def _with_xmp(data: bytes, packet: str) -> bytes:
     The packet is not cut into sub-blocks. A reader that skips them goes on from wherever it lands in the bytes behind
     the packet, which count down to its end.
     """
-    end = 13 + containers.gif_table(data[10])
-    extension = containers.GIF_XMP + packet.encode() + containers.GIF_BEHIND_XMP
+    end = 13 + jpeg_webp_gif.gif_table(data[10])
+    extension = jpeg_webp_gif.GIF_XMP + packet.encode() + jpeg_webp_gif.GIF_BEHIND_XMP
     return b"GIF89a" + data[6:end] + extension + data[end:]
 
 

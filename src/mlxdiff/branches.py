@@ -17,7 +17,7 @@ from .diffusion.schedule import Schedule
 from .models.backbone import Backbone, Extra, total
 from .models.step_cache import StepCache
 from .recent import Recent
-from .steering import NOTHING, SeenPictures, Steering
+from .steering.additions import NOTHING, SeenPictures, Steering
 
 MAX_PREPARED = 32
 """Groups of conditionings whose preparation is kept: more than any prompt alternates between."""

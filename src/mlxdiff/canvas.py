@@ -18,9 +18,9 @@ from PIL import Image
 from . import budget, images, masks
 from .errors import InputError, MlxdiffWarning, RequestError
 from .fitting import fitted, padded, same_ratio
-from .pictures import ALPHA, Pixels
 from .remembering import remembered
 from .request import Margins, Request
+from .request.pictures import ALPHA, Pixels
 
 KEPT, KEPT_BYTES = 8, 2**28  # canvases; one of 1024x1024 pixels takes 21 MB, and of a photo the whole is kept
 _BYTES = 48  # a pixel: the picture and the mask in 8 bits and as floats, and copies on the way

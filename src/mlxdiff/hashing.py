@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .files import open_regular
-from .pictures import Pixels, in_file
+from .request.pictures import Pixels, in_file
 
 BLOCK = 2**20
 

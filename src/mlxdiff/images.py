@@ -1,7 +1,7 @@
 """Pictures as arrays: (H, W, 3), float32 in [0, 1] or uint8, to and from files, and side by side on a sheet.
 
 Files carry texts by name (PNG: tEXt or iTXt; JPEG and WebP: EXIF and XMP); what they mean is the business of
-metadata.py.
+metadata/.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import PIL.TiffImagePlugin  # these two for what they register, see _READABLE
 import PIL.WebPImagePlugin  # noqa: F401
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from . import budget, exif, xmp
+from . import budget
+from .containers import exif, xmp
 from .errors import InputError, MlxdiffError, NonFiniteError, OutputError, RequestError
 from .files import atomic_write
 from .fitting import fitted
 from .inputs import open_input
-from .pictures import Pixels, in_file
+from .request.pictures import Pixels, in_file
 from .rgb import layers, to_rgb
 
 if TYPE_CHECKING:

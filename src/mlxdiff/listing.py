@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .catalogue import SAMPLERS
-from .declarations import declared
 from .request import Request
+from .request.declarations import declared
 
 
 def settings() -> list[dict[str, Any]]:

@@ -14,12 +14,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from . import few_steps, hub, presets
+from . import few_steps, hub
 from .adapters.folder import weights_in
 from .checkpoint.header import read_header
 from .errors import MlxdiffWarning, ModelNotFoundError, RequestError
 from .hashing import content_hash
-from .request import SEEDS, Lora, Request, Resolved
+from .request import SEEDS, Lora, Request, Resolved, presets
 from .text.syntax.a1111 import split_networks
 from .text.syntax.prompt import Network
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from . import hub
-from .declarations import PartReference, declared
 from .errors import MlxdiffError, ModelNotFoundError
 from .hashing import content_hash
-from .pictures import ALPHA, MaskSource, PictureSource, PictureSources, Pixels, in_file
-from .structured import Structured
+from .request.declarations import PartReference, declared
+from .request.pictures import ALPHA, MaskSource, PictureSource, PictureSources, Pixels, in_file
+from .request.structured import Structured
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Which pictures a folder holds, and which files a pattern means: their paths, whatever they contain.
 
-Knows names and nothing else: what is in a file is read by metadata.py and images.py.
+Knows names and nothing else: what is in a file is read by metadata/ and images.py.
 """
 
 from __future__ import annotations

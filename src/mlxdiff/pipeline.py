@@ -20,28 +20,30 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import ahead, autoencoding, canvas, hub, images, memory, quantized, relay, resolve, stages, starting, upscaling  # noqa: E402
+from . import autoencoding, canvas, hub, images, memory, quantized, resolve, starting, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
-from .controls import Controls  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
 from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
 from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
 from .errors import InputError, MlxdiffWarning, NonFiniteError, RequestError  # noqa: E402
+from .evaluating import evaluated  # noqa: E402
 from .families import base, family_of  # noqa: E402
 from .hashing import content_hash  # noqa: E402
 from .loras import adapters_of, alike  # noqa: E402
 from .metadata import changed_files, picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
-from .picture_prompts import PicturePrompts  # noqa: E402
+from .passes import relay, stages  # noqa: E402
 from .randomness import Randomness  # noqa: E402
 from .request import Model, Request, Resolved, check_names  # noqa: E402
+from .steering.controls import Controls  # noqa: E402
+from .steering.picture_prompts import PicturePrompts  # noqa: E402
 from .threads import Owner, Turn  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Unpack
 
-    from .keywords import Settings
+    from .request.keywords import Settings
 
 __all__ = ["KEPT_CONDITIONINGS", "StableDiffusion"]
 
@@ -182,7 +184,7 @@ class StableDiffusion:
 
     def _rendered(self, part: Resolved, on_step: Callable[[Step], object] | None) -> list[images.Picture]:
         latents = mx.array([])
-        for step in ahead.evaluated(self.denoise(part)):
+        for step in evaluated(self.denoise(part)):
             latents = step.latents
             if on_step is not None:
                 on_step(step)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import parsing
-from .declarations import declared
 from .request import Resolved
+from .request.declarations import declared
 from .text import Tokenizer
 from .text.chunking import compel
 from .text.chunking.chunk import Chunk

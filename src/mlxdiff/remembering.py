@@ -7,7 +7,7 @@ from functools import wraps
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
-from .pictures import IN_MEMORY, Pixels
+from .request.pictures import IN_MEMORY, Pixels
 
 P = ParamSpec("P")
 T = TypeVar("T")

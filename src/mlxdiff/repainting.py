@@ -13,8 +13,8 @@ from .diffusion.programs import PROGRAMS
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
 from .families.base import DEPTH, MASKED, PICTURE
-from .pictures import ALPHA
 from .request import Request
+from .request.pictures import ALPHA
 
 STRENGTH, REPAINTED = 0.8, 1.0
 BLUR = 4.0  # pixels, A1111's

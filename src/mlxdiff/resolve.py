@@ -11,22 +11,8 @@ import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from . import (
-    backend,
-    budget,
-    canvas,
-    hub,
-    ip_adapters,
-    loras,
-    presets,
-    regions,
-    repainting,
-    scheduling,
-    stages,
-    upscaling,
-)
+from . import backend, budget, canvas, hub, loras, repainting, upscaling
 from .catalogue import SAMPLERS, UPSCALERS
-from .controlling import prepared_alike
 from .diffusion import guidance
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
@@ -35,7 +21,10 @@ from .families.base import NOTHING, Defaults
 from .hashing import content_hash
 from .named_files import named_files
 from .parts import BACKBONE
-from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved
+from .passes import scheduling, stages
+from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, presets
+from .request.controls import prepared_alike
+from .steering import ip_adapters, regions
 
 _DRAWN = 80  # bytes that each number takes while noise is drawn, at most
 

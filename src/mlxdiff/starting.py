@@ -33,7 +33,7 @@ from .randomness import Randomness
 from .recent import Recent
 from .request import Resolved
 from .resampling import resample_plane
-from .steering import Steering
+from .steering.additions import Steering
 
 KEPT = 8  # encoded pictures
 

@@ -12,11 +12,12 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import WAIT
 
 from mlxdiff.batch.prompts import FIELDS, MAX_LINE, SETTINGS, open_prompts, read_entries, source_name
-from mlxdiff.declarations import declared
 from mlxdiff.errors import InputError, RequestError
 from mlxdiff.request import MAX_SEED, Request
+from mlxdiff.request.declarations import declared
 
 BASE = Request(seed=7, steps=4, guidance_scale=2.0)
 
@@ -326,7 +327,7 @@ def test_standard_input_is_a_stream(monkeypatch):
         with open(write, "wb", buffering=0) as pipe:
             for line in (b"a\n", b'{"prompt": "b"}\n', b"c"):
                 pipe.write(line)
-                if not taken.acquire(timeout=10):
+                if not taken.acquire(timeout=WAIT):
                     return
 
     thread = threading.Thread(target=writer)

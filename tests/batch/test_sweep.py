@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mlxdiff.batch import sweep
 from mlxdiff.batch.sweep import MAX_VALUES, as_json, cells, parse_axis, varied_names
-from mlxdiff.declarations import Number, Setting, Text, declared, setting
 from mlxdiff.errors import RequestError
 from mlxdiff.request import Lora, Request
-from mlxdiff.structured import Structured
+from mlxdiff.request.declarations import Number, Setting, Text, declared, setting
+from mlxdiff.request.structured import Structured
 
 REQUEST = Request("an apple on a table", negative_prompt="a bad apple", seed=5, steps=3, guidance_scale=2.0)
 

@@ -282,7 +282,7 @@ def test_large_files_and_many_combinations_are_quick(tmp_path):
     big = "\n".join(f"a word and a few more of line {i}" for i in range(300_000))
     chain = {f"d{i}.txt": f"__d{i + 1}____d{i + 1}__\n" for i in range(40)} | {"d40.txt": "x\n"}
     folder = written(tmp_path, {"big.txt": big, **chain})
-    start = time.perf_counter()
+    start = time.process_time()
     wildcards = Wildcards(WildcardFiles(folder))
     assert len({wildcards.draw("__big__", str(seed)) for seed in range(50)}) == 50
     assert len(wildcards.draw("{3$$; $$__big__}", "1").split("; ")) == 3
@@ -304,7 +304,7 @@ def test_large_files_and_many_combinations_are_quick(tmp_path):
     for text in ("{" * 60_000, "{a|" * 20_000, "$$" * 30_000):
         assert wildcards.draw(text, "1") == text
     assert every.count("__d20__") == 1
-    assert time.perf_counter() - start < 10  # some 1 s on an idle core
+    assert time.process_time() - start < 10  # some 1 s on an idle core
 
 
 @given(st.text(alphabet="{}|_$:-~#a1. \\,*/", max_size=60))

@@ -85,11 +85,11 @@ def test_a_line_is_resolved_once(models, resolved):
 
 
 def test_a_prompt_is_resolved_once_and_ten_thousand_images_are_quick(models, resolved):
-    began = time.perf_counter()
+    began = time.process_time()
     made = work.for_prompt(models, replace(BASE, prompt="a", n_images=10_000), None, RunOptions(batch_size=4))
     assert len(indices(made)) == 2500
     assert len(resolved) == 1
-    assert time.perf_counter() - began < 30, "quadratic, it took minutes"
+    assert time.process_time() - began < 30, "quadratic, it took minutes"
 
 
 def test_names_of_a_prompt_are_its_own_and_its_seed():

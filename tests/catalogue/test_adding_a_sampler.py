@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+from patience import WAIT
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- (file|row|test)(?:: (\S+))? -->\n```python\n(.*?)```", re.DOTALL)
@@ -58,7 +59,7 @@ def followed(tmp_path_factory) -> Path:
 def run(root: Path, *arguments: str) -> None:
     environment = {"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=WAIT
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

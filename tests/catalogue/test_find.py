@@ -91,11 +91,11 @@ def test_any_text_finds_a_row_or_is_refused(text):
 
 @pytest.mark.parametrize("text", ["", "  ", "x" * 10_000_000, "euler" + " " * 10_000_000, None, 3])
 def test_nonsense_is_refused_quickly(text):
-    began = time.perf_counter()
+    began = time.process_time()
     for find in (find_sampler, find_schedule):
         with pytest.raises(RequestError):
             find(text)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_scheduler_class_is_its_sampler_or_near_one_or_unknown():

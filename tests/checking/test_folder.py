@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import WAIT
 from safetensors.numpy import load_file, save_file
 
 from mlxdiff import files
 from mlxdiff.batch import claims
 from mlxdiff.batch.journal import NAME, Journal, Run
 from mlxdiff.batch.unfinished import RUN, Unfinished
+from mlxdiff.checking import reading
 from mlxdiff.checking.fault import KINDS, Fault
 from mlxdiff.checking.folder import look, plan
 from mlxdiff.checking.picture import Looked
@@ -322,8 +324,9 @@ def test_a_sparse_file_of_terabytes_takes_no_time(folder):
     assert faults_in(folder) == {"a.png": "too-large"}
 
 
-def test_a_picture_that_is_changed_all_the_time(folder):
+def test_a_picture_that_is_changed_all_the_time(folder, monkeypatch):
     """It is looked at twice, and the truth is told: whole at last, or changing."""
+    monkeypatch.setattr(reading, "SETTLED", float(WAIT))  # however long the writer gets no core between two writes
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
     path, over = folder / "more.png", threading.Event()
     write_picture(path, pixels)

@@ -15,8 +15,8 @@ from PIL import Image, PngImagePlugin
 from mlxdiff.checking.fault import UnsoundError
 from mlxdiff.checking.png_file import check_png
 from mlxdiff.checking.reading import steady
+from mlxdiff.containers.png import SIGNATURE
 from mlxdiff.images import encode_picture
-from mlxdiff.png import SIGNATURE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 11, 3)).astype(np.uint8)
 SOUND = encode_picture("a.png", PIXELS, {"parameters": "a, Steps: 3", "mlxdiff": "{}"})

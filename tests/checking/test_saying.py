@@ -11,15 +11,16 @@ import pytest
 from checked_folder import request
 from PIL import Image, PngImagePlugin
 
-from mlxdiff import StableDiffusion, parameters, xmp
+from mlxdiff import StableDiffusion
 from mlxdiff.checking.fault import Fault
 from mlxdiff.checking.ledger import Ledger
 from mlxdiff.checking.picture import Known, look_at_picture
+from mlxdiff.containers import xmp
 from mlxdiff.hashing import content_hash
 from mlxdiff.images import write_picture
-from mlxdiff.metadata import picture_text
+from mlxdiff.metadata import parameters, picture_text
+from mlxdiff.metadata.sheets import sheet_text, sweep_text
 from mlxdiff.request import Request
-from mlxdiff.sheets import sheet_text, sweep_text
 
 BLACK = np.zeros((16, 24, 3), np.uint8)
 

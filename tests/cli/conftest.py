@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hub_server import HubServer
+from patience import WAIT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,7 +41,7 @@ def run(server, tmp_path) -> Run:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT,
         )
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr

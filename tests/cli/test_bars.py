@@ -6,6 +6,7 @@ import io
 import time
 
 import pytest
+from patience import WAIT
 from rich.console import Console
 
 from mlxdiff.cli import bars, output
@@ -126,14 +127,22 @@ def test_the_steps_stand_above_the_pictures_although_they_come_later():
 
 def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(bars, "FIRST_LINE", 0.02)
+    lines, began = [], time.monotonic()
+
+    def until(line, number):
+        while line not in lines or len(lines) < number:
+            assert time.monotonic() < began + WAIT
+            time.sleep(0.01)
+            lines.extend(capsys.readouterr().err.splitlines())
+
     with Bars() as shown:
-        time.sleep(0.05)
+        until("Loading the model", 1)
         shown.start(3)
-        time.sleep(0.2)
-    lines = capsys.readouterr().err.splitlines()
+        until("Images 0/3", 5)
+    lasted = time.monotonic() - began
     assert lines[0] == "Loading the model"
     assert lines[-1] == "Images 0/3"
-    assert len(lines) <= 4, "ever more seldom"
+    assert lasted > 0.02 * (2 ** len(lines) - 1), "ever more seldom"
 
 
 @pytest.mark.parametrize("how", ["quiet", "not visible"])

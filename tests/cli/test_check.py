@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import checked_folder
 import pytest
+from killing import falling, naming, start, until_stopped
 from program import mlxdiff
 
 from mlxdiff.cli.app import main
@@ -129,28 +126,16 @@ def test_names_do_not_reach_the_terminal_as_they_are(here, capsys):
 def test_a_run_that_was_killed_and_resumed(here):
     """Killed while it renders, the folder is unfinished; after the same command again all is sound."""
     (here / "p.txt").write_text("".join(f"emoji {i}\n" for i in range(12)))
-    command = [
-        sys.executable,
-        "-m",
-        "mlxdiff",
-        "generate",
-        "--prompts-file",
-        "p.txt",
-        "-o",
-        "new/",
-        "--batch-size",
-        "1",
-    ]
-    command += ["--steps", "3", "--save-latents", "-q"]
-    with subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 100
-        while len(list(here.glob("new/*.png"))) < 2 and time.monotonic() < until:
-            time.sleep(0.02)
-        mlxdiff("info", "--check", "new", cwd=here)  # a run at work is no fault
-        process.send_signal(signal.SIGKILL)
-    left = mlxdiff("info", "--check", "new", cwd=here, code=1 if list(here.glob("new/.mlxdiff-*")) else 0)
+    command = ("generate", "--prompts-file", "p.txt", "-o", "new/", "--batch-size", "1")
+    command += ("--steps", "3", "--save-latents", "-q")
+    process = start(here, *command, program=falling(naming("*.png"), 3, "stop"))
+    until_stopped(process)
+    mlxdiff("info", "--check", "new", cwd=here)  # a run at work is no fault
+    process.kill()
+    process.communicate()
+    left = mlxdiff("info", "--check", "new", cwd=here, code=1)
     kinds = {line.split()[0] for line in left.stdout.splitlines()[:-1]}
-    assert kinds <= {"leftover"}
+    assert kinds == {"leftover"}
     mlxdiff("generate", "--prompts-file", "p.txt", "-o", "new/", "--steps", "3", "--save-latents", "-q", cwd=here)
     assert mlxdiff("info", "--check", "new", cwd=here).stdout == (
         "Checked 12 pictures and 12 files of latents: all sound and true.\n"

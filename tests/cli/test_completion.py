@@ -11,6 +11,7 @@ from pathlib import Path
 
 import part_files
 import pytest
+from patience import WAIT
 from repositories import cached, repository
 
 from mlxdiff.catalogue import UPSCALERS
@@ -48,7 +49,7 @@ def ask(environment, tmp_path) -> Ask:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT,
             check=True,
         )
         assert done.stderr == ""
@@ -127,7 +128,7 @@ def _script(shell: str, environment: dict[str, str]) -> str:
         env={**environment, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT,
         check=True,
     )
     return shown.stdout

@@ -1,4 +1,4 @@
-"""A setting is declared once: a line more in request.py, and it is everywhere, with nothing added in cli/."""
+"""A setting is declared once: a line more in request/, and it is everywhere, with nothing added in cli/."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from patience import WAIT
 
 import mlxdiff
-from mlxdiff import parameters
 from mlxdiff.batch import sweep
 from mlxdiff.cli.app import app
 from mlxdiff.cli.declared import declared, help_text, metavar, settings_of, values_of
+from mlxdiff.metadata import parameters
 from mlxdiff.request import Request
 
 STICKER = """
@@ -27,7 +28,7 @@ class Sticker:
 
 
 @dataclass(frozen=True)
-class Request:"""
+class Request("""
 LINES = """    glow: float | None = setting(Number(0, 3), "How it glows.", group="Guidance", unset="0", a1111="Glow")
     sticker: Any = setting(Structured(Sticker), "Picture to stick on.", group="Adapters", a1111="Sticker")
     shiny: bool = setting(Flag(), "Whether it shines.", group="Guidance", default=False, unset="off")
@@ -60,7 +61,7 @@ SMALL = '"--steps", "1", "--height", "32", "--width", "32", "--seed", "1", "-o"'
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory) -> Path:
-    """A copy of the package whose request.py declares two settings more; what is no Python is linked."""
+    """A copy of the package whose request/request.py declares two settings more; what is no Python is linked."""
     root = tmp_path_factory.mktemp("extended")
     source = Path(mlxdiff.__file__).parent
     for path in source.rglob("*"):
@@ -73,10 +74,10 @@ def extended(tmp_path_factory) -> Path:
         else:
             to.symlink_to(path)
     (root / "mlxdiff" / "assets").symlink_to(source / "assets")
-    request = root / "mlxdiff" / "request.py"
+    request = root / "mlxdiff" / "request" / "request.py"
     text = request.read_text()
     for old, new in (
-        ("\n@dataclass(frozen=True)\nclass Request:", STICKER),
+        ("\n@dataclass(frozen=True)\nclass Request(", STICKER),
         ("    hashes: Any = setting(", LINES),
         ("from __future__ import annotations\n", IMPORTS),
     ):
@@ -89,7 +90,7 @@ def extended(tmp_path_factory) -> Path:
 def run_python(root: Path, folder: Path, code: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "80"}
     done = subprocess.run(
-        [sys.executable, "-c", RUN + code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", RUN + code], cwd=folder, env=environment, capture_output=True, text=True, timeout=WAIT
     )
     assert done.returncode == 0, done.stderr
 
@@ -156,7 +157,7 @@ code, out, err = run("generate", "--prompts-file", "good.txt", {SMALL}, "good")
 assert code == 0, err
 made = json.loads(run("info", out.strip(), "--json")[1])["request"]
 assert (made["glow"], made["sticker"]) == (3, [{{"ref": "a.png", "scale": 1.0}}])
-from mlxdiff.request import Request, Sticker
+from mlxdiff.request.request import Request, Sticker
 request = Request(prompt="x", glow=1.5, sticker=["a.png,scale=0.25"])
 assert request.sticker == (Sticker("a.png", 0.25),)
 assert Request.from_json(request.to_json()) == request
@@ -186,7 +187,7 @@ def test_a_new_setting_is_in_a1111s_text_both_ways(extended, tmp_path):
         extended,
         tmp_path,
         """
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request
 text = parameters_text(Request(prompt="a cat", steps=3, glow=1.5))
 assert "Glow: 1.5" in text, text

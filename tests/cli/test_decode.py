@@ -13,10 +13,10 @@ from PIL import Image, ImageSequence
 from program import mlxdiff
 from safetensors.numpy import load_file, save_file
 
+from mlxdiff.containers.xmp import TRAINED
 from mlxdiff.latents import load_latents, save_latents
 from mlxdiff.metadata import read_picture
 from mlxdiff.trajectory import save_trajectory
-from mlxdiff.xmp import TRAINED
 
 N_STEPS = 4
 SMALL = ("--seed", "3", "--height", "64", "--width", "64")

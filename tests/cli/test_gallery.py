@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from gallery_folder import N_BROKEN, N_SOUND, fill, picture
+from killing import falling, start, until_stopped
 from page_logic import Page
+from patience import WAIT
 from program import mlxdiff
 
 
@@ -97,14 +96,13 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, sent, code):
     picture(folder / "0.png", None, (512, 512))
     for i in range(1, 1500):
         os.link(folder / "0.png", folder / f"{i}.png")
-    command = [sys.executable, "-m", "mlxdiff", "grid", "pictures", "--html", "g.html", "--progress", "json"]
-    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert run.stderr is not None
-    assert "loading" in run.stderr.readline()
-    while not list(tmp_path.glob(".mlxdiff-*")) and run.poll() is None:
-        time.sleep(0.005)
+    in_the_middle = falling(r"^open .*[ /]\d+\.png", 700, "stop")
+    run = start(tmp_path, "grid", "pictures", "--html", "g.html", "--progress", "json", program=in_the_middle)
+    until_stopped(run)
+    assert list(tmp_path.glob(".mlxdiff-*.part"))
     run.send_signal(sent)
-    rest = run.communicate(timeout=60)[1]
+    run.send_signal(signal.SIGCONT)
+    rest = run.communicate(timeout=WAIT)[1]
     assert run.returncode == code, rest
     assert "Traceback" not in rest
     assert os.listdir(tmp_path) == ["pictures"]

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import mortal
 import numpy as np
 import pytest
+from killing import PLAIN, THREADS, falling, killed_after, naming, until_stopped
+from patience import WAIT
 from PIL import Image
 from program import mlxdiff
 
 from mlxdiff.batch.journal import NAME
 
 PROMPTS = ("a cat", "a dog", "a fish", "a house", "a tree", "a star", "a car", "a moon")
-# One thread: so many processes at once would only wait for each other.
-THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
 
 
@@ -33,10 +36,10 @@ def arguments(folder: Path | str, *more: str) -> list[str]:
     ]
 
 
-def start(cwd: Path, *command: str, **streams: object) -> subprocess.Popen[str]:
+def start(cwd: Path, *command: str, program: tuple[str, ...] = PLAIN, **streams: object) -> subprocess.Popen[str]:
     environment = {**os.environ, **THREADS, "NO_COLOR": "1", "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.Popen([sys.executable, "-m", "mlxdiff", *command], cwd=cwd, env=environment, text=True, **pipes)  # pyright: ignore
+    return subprocess.Popen([sys.executable, *program, *command], cwd=cwd, env=environment, text=True, **pipes)  # pyright: ignore
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -97,32 +100,50 @@ def test_batch_size_of_the_run_holds_and_another_is_refused_while_something_is_m
     assert "begun with --batch-size 2" in again.stderr
 
 
+def moment(chance: random.Random, kind: int, missing: int) -> tuple[str, int, str]:
+    """Where a run dies that `missing` pictures are left to, for `falling`; it certainly gets there.
+
+    As often before its first picture, at a picture that is to take its name, at anything it does to a file of the
+    folder, and up to a few steps of computing after that.
+    """
+    if kind == 0:
+        return "", 0, str(chance.uniform(0.05, 0.6))
+    if kind == 1:
+        return naming("*.png"), chance.randint(min(2, missing), missing), "kill"
+    operation = chance.randint(1, 5 * missing)  # the least it takes to write them and their lines
+    return r"/(\.mlxdiff|mlxdiff-journal|\d+-)", operation, "kill" if kind == 2 else str(chance.uniform(0.001, 0.05))
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_the_folder_ends_up_as_if_never_stopped(undisturbed, tmp_path):
-    """SIGKILL at random moments of a run's life, over several folders, each finished by running the command again."""
+    """At moments of its life that are drawn, over several folders, each finished by running the command again."""
     chance = random.Random(20)
     wanted = {path.name: path.read_bytes() for path in (undisturbed / "whole").iterdir()}
-    began = time.monotonic()
-    mlxdiff(*arguments(tmp_path / "timed"), cwd=undisturbed, **THREADS)
-    lifetime = time.monotonic() - began
-    kills, folder, shown, partial = 0, tmp_path / "0", [], 0
+    folders = (tmp_path / str(number) for number in itertools.count())
+    kills, partial = 0, 0
+    shown, kinds = [], []
+    folder = next(folders)
     while kills < 20:
-        process = start(undisturbed, *arguments(folder))
-        try:
-            out, _ = process.communicate(timeout=chance.uniform(0.25, 1.0) * lifetime)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, _ = process.communicate()
-            kills += 1
-            partial += 0 < len(list(folder.glob("*.png"))) < len(PROMPTS)
-            shown += out.splitlines()
-            continue
-        assert process.returncode == 0
+        if not kinds:
+            folder, kinds = next(folders), chance.sample(range(4), 4)
+        kind, before = kinds[-1], len(list(folder.glob("*.png")))
+        pattern, n, how = moment(chance, kind, len(PROMPTS) - before)
+        process = start(undisturbed, *arguments(folder), program=falling(pattern, n, how))
+        out, err = process.communicate(timeout=WAIT)
         shown += out.splitlines()
-        folder = tmp_path / str(kills)
         assert len(shown) == len(set(shown)), "a picture was rendered twice"
-    assert partial >= 3, "no kill hit the middle of a run"
-    for folder in sorted(path for path in tmp_path.iterdir() if path.name != "timed"):
+        done = len(list(folder.glob("*.png")))
+        if done == len(PROMPTS):
+            folder = next(folders)
+        if process.returncode == 0 and how != "kill":  # it was done sooner
+            continue
+        assert process.returncode in mortal.DEATHS, err
+        assert kind != 1 or done == before + n - 1, "the kill missed its picture"
+        partial += 0 < done < len(PROMPTS)
+        kinds.pop()
+        kills += 1
+    assert partial >= 5, "no kill hit the middle of a run"
+    for folder in tmp_path.iterdir():
         mlxdiff(*arguments(folder), cwd=undisturbed, **THREADS)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == wanted
 
@@ -130,11 +151,7 @@ def test_killed_twenty_times_the_folder_ends_up_as_if_never_stopped(undisturbed,
 def test_without_a_seed_the_drawn_one_is_kept(fresh):
     command = ["generate", "--prompts-file", "prompts.txt", "--output", "out", "-m", "emoji", "--steps", "1"]
     command += ["--height", "64", "--width", "64"]
-    process = start(fresh, *command, "--batch-size", "2")
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.kill()
-    process.communicate()
+    killed_after(fresh, "out/*.png", *command, "--batch-size", "2", n=3)
     mlxdiff(*command, cwd=fresh, **THREADS)
     pictures = sorted(path.stem for path in (fresh / "out").glob("*.png"))
     assert len(pictures) == len(PROMPTS)
@@ -143,26 +160,35 @@ def test_without_a_seed_the_drawn_one_is_kept(fresh):
 
 def test_two_processes_share_the_work(undisturbed, fresh):
     both = [start(fresh, *arguments("out")) for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=WAIT) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     shown = [line for out, _ in said for line in out.splitlines()]
     assert len(shown) == len(set(shown)) == len(PROMPTS)
     assert contents(fresh / "out") == contents(undisturbed / "whole")
 
 
+def free_ports(n: int) -> int:
+    """The first of n ports in a row that nothing listens on."""
+    while True:
+        first = random.randrange(20000, 30000)
+        with ExitStack() as held, suppress(OSError):
+            for port in range(first, first + n):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not LAUNCH.exists(), reason="MLX brought no mlx.launch")
 @pytest.mark.parametrize("n", [2, 3])
 def test_ranks_make_the_same_files(undisturbed, fresh, n):
-    port = str(random.randrange(20000, 30000))
-    command = [str(LAUNCH), "-n", str(n), "--starting-port", port, "--", sys.executable, "-m", "mlxdiff"]
+    command = [str(LAUNCH), "-n", str(n), "--starting-port", str(free_ports(n)), "--", sys.executable, "-m", "mlxdiff"]
     done = subprocess.run(
         [*command, *arguments("out")],
         cwd=fresh,
         env={**os.environ, **THREADS},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT,
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr
@@ -207,18 +233,16 @@ def test_without_metadata_a_picture_without_its_line_is_compared(fresh):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_once_finishes_the_group_at_hand(fresh, number, code):
     slow = arguments("out", "--steps", "12")
-    with start(fresh, *slow) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        first = process.stdout.readline()
-        process.send_signal(number)
-        shown = [first.strip(), *process.stdout.read().splitlines()]
-        err = process.stderr.read()
+    process = start(fresh, *slow, program=falling(naming("*.png"), 2, "stop"))
+    until_stopped(process)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=WAIT)
     assert process.returncode == code, err
-    names = {Path(line).name for line in shown}
+    names = {Path(line).name for line in out.splitlines()}
     left = contents(fresh / "out")
     assert left.keys() == {*names, NAME}
-    assert len(names) < len(PROMPTS)
+    assert len(names) in (2, 4), "two that are written, and two that are at hand"
     assert re.search(rf"Interrupted: {len(names)} of {len(PROMPTS)} pictures are done", err)
     assert "Traceback" not in err
     again = mlxdiff(*slow, cwd=fresh, **THREADS)
@@ -227,18 +251,16 @@ def test_interrupted_once_finishes_the_group_at_hand(fresh, number, code):
 
 
 def test_interrupted_twice_ends_at_once(fresh):
-    process = start(fresh, *arguments("out", "--steps", "500"))
+    process = start(fresh, *arguments("out", "--steps", "1000"), program=falling(r"^open .*\.lock", 2, "stop"))
     assert process.stderr is not None
-    while not (fresh / "out" / NAME).exists() or not list((fresh / "out").glob("*.lock")):
-        time.sleep(0.05)
-    time.sleep(0.3)
+    until_stopped(process)
+    process.send_signal(signal.SIGCONT)
     process.send_signal(signal.SIGINT)
     assert any("Finishing" in line for line in process.stderr)  # where it is slow, it has said that it loads the model
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=WAIT)
     assert process.returncode == 130
-    assert time.monotonic() - began < 2
+    assert not list((fresh / "out").glob("*.png")), "the pictures at hand have many steps to go"
 
 
 def limited(size: int):
@@ -256,7 +278,7 @@ def limited(size: int):
 @pytest.mark.parametrize(("option", "code", "n"), [("--keep-going", 3, 8), ("--fail-fast", 1, 2)])
 def test_pictures_that_do_not_fit_on_the_disk_are_listed(fresh, option, code, n):
     process = start(fresh, *arguments("out", option), preexec_fn=limited(2000))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=WAIT)
     assert process.returncode == code, err
     assert out == ""
     failed = [line for line in err.splitlines() if line.startswith("failed: ")]
@@ -266,12 +288,11 @@ def test_pictures_that_do_not_fit_on_the_disk_are_listed(fresh, option, code, n)
 
 
 def test_folder_deleted_on_the_way_is_told_and_not_made_again(fresh):
-    process = start(fresh, *arguments("out", "--steps", "12"))
-    assert process.stdout is not None
-    assert process.stdout.readline()
-    while (fresh / "out").exists():
-        shutil.rmtree(fresh / "out", ignore_errors=True)
-    _, err = process.communicate(timeout=60)
+    process = start(fresh, *arguments("out", "--steps", "12"), program=falling(naming("*.png"), 3, "stop"))
+    until_stopped(process)
+    shutil.rmtree(fresh / "out")
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=WAIT)
     assert process.returncode == 3, err
     assert "is gone, or its journal" in err
     left = list((fresh / "out").glob("*"))
@@ -301,7 +322,7 @@ def test_bad_line_of_a_file_is_found_before_the_first_picture_and_of_a_stream_af
     assert not list(fresh.glob("out/*.png"))
     command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji", "--steps", "1", "--seed", "3"]
     process = start(fresh, *command, stdin=subprocess.PIPE)
-    _, err = process.communicate('a cat\n{"prompt": "a dog", "steps": -1}\n', timeout=60)
+    _, err = process.communicate('a cat\n{"prompt": "a dog", "steps": -1}\n', timeout=WAIT)
     assert process.returncode == 2
     assert "standard input, line 2" in err
 
@@ -327,7 +348,7 @@ def test_a_file_without_prompts_is_an_error(fresh, text):
     assert "prompts.txt has no prompts." in done.stderr
     command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji"]
     process = start(fresh, *command, stdin=subprocess.PIPE)
-    _, err = process.communicate(text, timeout=60)
+    _, err = process.communicate(text, timeout=WAIT)
     assert process.returncode == 1
     assert "Standard input has no prompts." in err
     assert os.listdir(fresh) == ["prompts.txt"]
@@ -410,13 +431,15 @@ def test_lines_of_different_models(fresh):
 def test_a_line_that_is_appended_while_it_renders_is_not_rendered_twice(fresh):
     """Batches of the two processes differ, and each picture is made by one of them."""
     (fresh / "prompts.txt").write_text("\n".join(PROMPTS[:3]))
-    first = start(fresh, *arguments("out", "--steps", "200"))
-    until = time.monotonic() + 60
-    while not list(fresh.glob("out/*.lock")) and time.monotonic() < until:
-        time.sleep(0.01)
+    while_it_claims = falling(r"^open .*\.lock", 2, "stop")
+    first = start(fresh, *arguments("out"), program=while_it_claims)
+    until_stopped(first)
     (fresh / "prompts.txt").write_text("\n".join(PROMPTS[:5]))
-    second = start(fresh, *arguments("out", "--steps", "200"))
-    said = [process.communicate(timeout=120) for process in (first, second)]
+    second = start(fresh, *arguments("out"), program=while_it_claims)
+    until_stopped(second)
+    for process in (first, second):
+        process.send_signal(signal.SIGCONT)
+    said = [process.communicate(timeout=WAIT) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], said
     shown = [line for out, _ in said for line in out.splitlines()]
     assert sorted(shown) == [f"out/{i:05d}-{p.replace(' ', '-')}-{7 + i}.png" for i, p in enumerate(PROMPTS[:5])]
@@ -425,7 +448,7 @@ def test_a_line_that_is_appended_while_it_renders_is_not_rendered_twice(fresh):
 
 def test_failures_have_lines_of_json(fresh):
     process = start(fresh, *arguments("out", "--json"), preexec_fn=limited(2000))
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=WAIT)
     assert process.returncode == 3
     said = [json.loads(line) for line in out.splitlines()]
     assert [line["event"] for line in said] == ["failed"] * 8

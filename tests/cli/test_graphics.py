@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import WAIT
 from PIL import Image
 
 from mlxdiff.cli import graphics
@@ -188,7 +189,7 @@ def answering():
     def ask(reply: bytes) -> tuple[bool, bytes]:
         child, main = pty.fork()
         if child == 0:  # in a session of its own, whose terminal the pty is
-            found = graphics.answers_sixel(0, seconds=1.0 if reply else 0.05)
+            found = graphics.answers_sixel(0, seconds=WAIT if reply else 0.05)
             os._exit(10 + found)
         asked = b""
 
@@ -201,7 +202,7 @@ def answering():
         player = threading.Thread(target=play)
         player.start()
         _, status = os.waitpid(child, 0)
-        player.join(5)
+        player.join(WAIT)
         os.close(main)
         return os.waitstatus_to_exitcode(status) == 11, asked
 

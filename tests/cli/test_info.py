@@ -18,8 +18,8 @@ from mlxdiff.cli.app import app, main
 from mlxdiff.cli.declared import settings_of
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
+from mlxdiff.metadata.sheets import sheet_text, sweep_text
 from mlxdiff.request import SAMPLERS, Request
-from mlxdiff.sheets import sheet_text, sweep_text
 
 
 @pytest.fixture

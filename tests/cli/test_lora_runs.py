@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import lora_files
@@ -16,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from diffusers import StableDiffusionPipeline
+from killing import killed_after
 from PIL import Image
 from program import mlxdiff
 from safetensors.numpy import load_file, save_file
@@ -74,20 +71,8 @@ def test_a_line_a_lora_is_each_alone_also_when_the_run_is_killed(tmp_path, made)
     prompts = [f"a cat <lora:{name}:0.3>" for name in names]
     (tmp_path / "lines.txt").write_text("\n".join(prompts))
     command = ("generate", "--prompts-file", "lines.txt", "-o", "out", "--seed", "5", "--batch-size", "1", *SMALL)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlxdiff", *command],
-        cwd=tmp_path,
-        env={**os.environ, **found, "OPENBLAS_NUM_THREADS": "1", "NO_COLOR": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    until = time.monotonic() + 60
-    while not list(tmp_path.glob("out/*.png")) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    before = len(list(tmp_path.glob("out/*.png")))
-    assert 0 < before < 6
+    before = 2
+    killed_after(tmp_path, "out/*.png", *command, n=before, **found)
     done = mlxdiff(*command, "--json", cwd=tmp_path, **found)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["event"] for event in events].count("picture") == 6 - before

@@ -11,6 +11,7 @@ import warnings
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import WAIT
 from program import mlxdiff
 
 from mlxdiff.cli import output
@@ -111,7 +112,7 @@ def shell(line: str, cwd, **environment: str) -> subprocess.CompletedProcess[str
         env={**os.environ, "NO_COLOR": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT,
     )
 
 
@@ -194,7 +195,7 @@ class Finalized:
 
 def run():
     Finalized()
-    time.sleep(30)
+    time.sleep(600)
 
 mlxdiff.cli.app.main = run
 from mlxdiff.__main__ import main
@@ -203,5 +204,5 @@ main()
 
 
 def test_ctrl_c_that_python_would_drop_is_not_lost(tmp_path):
-    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, cwd=tmp_path, timeout=20)
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, cwd=tmp_path, timeout=WAIT)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")

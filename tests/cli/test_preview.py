@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from patience import WAIT
 from PIL import Image
 from rich.console import Console
 
@@ -265,7 +266,7 @@ def run_in_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[
         start_new_session=True,
     )
     os.close(other)
-    received, deadline = b"", time.monotonic() + 60
+    received, deadline = b"", time.monotonic() + WAIT
     while time.monotonic() < deadline:
         if select.select([main], [], [], 0.2)[0]:
             try:
@@ -275,7 +276,7 @@ def run_in_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[
         elif process.poll() is not None:
             break
     os.close(main)
-    return process.wait(10), received.decode()
+    return process.wait(WAIT), received.decode()
 
 
 def test_a_render_in_a_terminal_shows_the_picture_above_its_bars(tmp_path):
@@ -306,7 +307,7 @@ def test_without_a_terminal_nothing_is_drawn_and_that_is_said(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT,
         check=True,
     )
     assert "▀" not in done.stderr
@@ -319,4 +320,4 @@ def test_the_module_is_not_needed_for_help():
     code = (
         "import sys, mlxdiff.cli.app; assert 'mlxdiff.cli.preview' not in sys.modules; assert 'PIL' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT)

@@ -9,12 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hub_server import TOKEN, HubServer
+from patience import WAIT
 from repositories import repository, write
 
 NAME = "owner/name"
@@ -49,7 +51,13 @@ def run(base, tmp_path) -> Run:
     def run(*arguments: str, module: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *(("-m", "mlxdiff") if module else ()), *arguments]
         return subprocess.run(
-            command, env={**base, **environment}, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            command,
+            env={**base, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
         )
 
     return run
@@ -202,7 +210,7 @@ def test_a_terminal_is_asked_for_the_mirror(server, base, tmp_path, answer, code
     with contextlib.suppress(OSError):  # how the end of a terminal reads on Linux
         while more := os.read(ours, 1000):
             said += more
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=WAIT)
     os.close(ours)
     assert process.returncode == code
     assert b"removed from the hub" in shown
@@ -213,7 +221,7 @@ def test_a_terminal_is_asked_for_the_mirror(server, base, tmp_path, answer, code
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_an_interrupted_pull_is_130_and_goes_on_later(server, base, run, tmp_path):
     server.add(NAME, repository(**{"unet/diffusion_pytorch_model.safetensors": b"x" * 300_000}))
-    server.pace = (5_000, 0.05)
+    server.hold("/cdn/", 100_000, threading.Event())
     process = subprocess.Popen(
         [sys.executable, "-m", "mlxdiff", "pull", NAME],
         env=base,
@@ -222,14 +230,16 @@ def test_an_interrupted_pull_is_130_and_goes_on_later(server, base, run, tmp_pat
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not any("/cdn/" in path for path in server.paths()):
+    end = time.monotonic() + WAIT
+    while not any(path.stat().st_size > 50_000 for path in tmp_path.glob("hf/hub/*/blobs/*.incomplete")):
+        assert time.monotonic() < end
+        assert process.poll() is None
         time.sleep(0.01)
-    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=30)
+    out, said = process.communicate(timeout=WAIT)
     assert (process.returncode, out) == (130, ""), said
     assert "Traceback" not in said
-    server.pace = None
+    server.changes.clear()
     server.requests.clear()
     assert run("pull", NAME).returncode == 0
     assert any("Range" in asked.headers for asked in server.requests)

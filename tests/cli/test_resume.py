@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import THREADS, killed_after, names, start
+from killing import THREADS, falling, killed_after, names, naming, start, until_stopped
+from patience import WAIT
 from PIL import Image
 from program import mlxdiff
 from safetensors.numpy import load_file
@@ -21,9 +22,8 @@ SIX = ("generate", "a cat", "--n-images", "6", "--batch-size", "2", *SMALL)
 
 
 def test_killed_with_a_drawn_seed_the_same_command_finishes_the_six(tmp_path):
-    killed_after(tmp_path, "a-cat-*.png", *SIX, "--steps", "30")
+    killed_after(tmp_path, "a-cat-*.png", *SIX, "--steps", "30", n=3)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
-    assert len(before) < 6
     assert list(tmp_path.glob(".mlxdiff-*.run"))
     done = mlxdiff(*SIX, "--steps", "30", "--json", cwd=tmp_path)
     events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
@@ -38,15 +38,15 @@ def test_killed_with_a_drawn_seed_the_same_command_finishes_the_six(tmp_path):
 
 def test_interrupted_it_finishes_the_batch_at_hand_and_then_the_rest(tmp_path):
     command = (*SIX, "--steps", "30")
-    process = start(tmp_path, *command)
-    assert process.stdout is not None
-    process.stdout.readline()
+    process = start(tmp_path, *command, program=falling(naming("a-cat-*.png"), 2, "stop"))
+    until_stopped(process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=WAIT)
     assert process.returncode == 130, err
     assert "of 6 pictures are done. The same command again does the rest." in err
     made = len(list(tmp_path.glob("*.png")))
-    assert made % 2 == 0
+    assert made in (2, 4), "the batch at hand"
     again = mlxdiff(*command, cwd=tmp_path)
     assert len(again.stdout.splitlines()) == 6 - made
     assert len(names(tmp_path)) == 6
@@ -54,7 +54,7 @@ def test_interrupted_it_finishes_the_batch_at_hand_and_then_the_rest(tmp_path):
 
 def test_a_second_living_process_draws_a_seed_of_its_own(tmp_path):
     both = [start(tmp_path, *SIX) for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=WAIT) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(names(tmp_path)) == 12
 
@@ -92,7 +92,7 @@ def test_a_picture_line_says_everything(tmp_path):
         assert said["latents"] == f"a-cat-{3 + i}.safetensors"
         assert said["trajectory"] == f"a-cat-{3 + i}.trajectory.safetensors"
         assert said["request"]["sampler"] == "ddim"
-        assert 0 < said["seconds"] < 60
+        assert 0 < said["seconds"] < WAIT
         assert said["peak_memory"] > 1e6
 
 
@@ -101,10 +101,10 @@ SHEET = ("generate", "a cat", *SMALL, "--n-rows", "2", "--n-images", "6", "--bat
 
 def test_a_killed_sheet_goes_on_from_its_cells(tmp_path):
     command = (*SHEET, "--steps", "30", "-o", "out/sheet.png", "--save-latents", "--save-trajectory")
-    killed_after(tmp_path, "out/.mlxdiff-*.cells/00001.png", *command)
+    killed_after(tmp_path, "out/.mlxdiff-*.cells/*.png", *command, n=3)
     (journal,) = (tmp_path / "out").glob(f".mlxdiff-*.cells/{NAME}")
     n_kept = journal.read_text().count("sha256")
-    assert 0 < n_kept < 6
+    assert n_kept == 3
     done = mlxdiff(*command, cwd=tmp_path, **THREADS)
     assert done.stdout == "out/sheet.png\n"
     assert f"Done before, or by another process: {n_kept}." in done.stderr
@@ -140,9 +140,8 @@ SWEEP = ("grid", "-p", "a cat", "--vary", "steps=21..25", "--vary", "sampler=ddi
 
 @pytest.mark.parametrize(("more", "cells"), [((), ".mlxdiff-*.cells/*.png"), (("--save-cells", "c"), "c/*.png")])
 def test_a_killed_sweep_without_a_seed_goes_on_with_its_own(tmp_path, more, cells):
-    killed_after(tmp_path, cells, *SWEEP, *more)
+    killed_after(tmp_path, cells, *SWEEP, *more, n=4)
     before = {path.name: path.read_bytes() for path in tmp_path.glob(cells)}
-    assert 0 < len(before) < 10
     done = mlxdiff(*SWEEP, *more, cwd=tmp_path)
     assert f"Done before, or by another process: {len(before)}." in done.stderr
     assert done.stdout.splitlines()[-1] == "s.png"

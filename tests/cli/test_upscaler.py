@@ -17,7 +17,7 @@ from mlxdiff.cli.app import main
 from mlxdiff.errors import MlxdiffWarning
 from mlxdiff.hashing import content_hash
 from mlxdiff.metadata import read_picture
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request
 from mlxdiff.upscaling import upscale
 

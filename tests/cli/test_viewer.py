@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import WAIT
 
 from mlxdiff.cli import viewer
 from mlxdiff.cli.app import main
@@ -28,7 +29,7 @@ def desktop(tmp_path, monkeypatch):
     monkeypatch.setenv("DISPLAY", ":7")
 
     def read() -> list[str]:
-        until = time.monotonic() + 10
+        until = time.monotonic() + WAIT
         while not opened.exists() and time.monotonic() < until:
             time.sleep(0.01)
         return opened.read_text().split()

@@ -42,7 +42,7 @@ def test_the_same_pictures_after_a_kill_and_with_lines_put_in_front(cwd):
     assert len(wanted) == 4
     assert not any(mark in text for text in wanted.values() for mark in "{|_")
     command = ("generate", "--wildcards", "lists", "--seed", "4", *SMALL, "--batch-size", "1")
-    killed_after(cwd, "killed/*.png", *command, "--prompts-file", "p.txt", "-o", "killed/")
+    killed_after(cwd, "killed/*.png", *command, "--prompts-file", "p.txt", "-o", "killed/", n=2)
     run(cwd, "--prompts-file", "p.txt", "-o", "killed/", "--batch-size", "1")
     assert prompts(cwd / "killed") == wanted
     kept = {path.name: path.stat().st_mtime_ns for path in (cwd / "whole").glob("*.png")}

@@ -15,9 +15,9 @@ from mlxdiff.culling.names import FACTS, called
 from mlxdiff.errors import InputError, RequestError
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text
+from mlxdiff.metadata.sheets import sheet_text
 from mlxdiff.recipes import PROGRAMS
 from mlxdiff.request import Request
-from mlxdiff.sheets import sheet_text
 
 
 @pytest.fixture(scope="module")

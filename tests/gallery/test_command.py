@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from page_logic import MISSING, evaluate
+from patience import WAIT
 from program import mlxdiff
 
 from mlxdiff.gallery import write_gallery
 from mlxdiff.images import write_picture
 from mlxdiff.metadata import picture_text, read_picture
-from mlxdiff.option_texts import is_one_command, option_texts
+from mlxdiff.metadata.sheets import sweep_text
 from mlxdiff.picture_files import picture_files
 from mlxdiff.request import Request
-from mlxdiff.sheets import sweep_text
+from mlxdiff.request.option_texts import is_one_command, option_texts
 
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(MISSING is not None or BASH is None, reason=MISSING or "needs bash")
@@ -56,7 +57,7 @@ def in_bash(line: str, folder: Path) -> None:
     shim = f'mlxdiff() {{ "{sys.executable}" -m mlxdiff "$@"; }}\n'
     assert BASH is not None
     environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ, "LC_ALL": "C.UTF-8"}
-    done = subprocess.run([BASH, "-c", shim + line], cwd=folder, env=environment, capture_output=True, timeout=120)
+    done = subprocess.run([BASH, "-c", shim + line], cwd=folder, env=environment, capture_output=True, timeout=WAIT)
     assert done.returncode == 0, done.stderr.decode()
 
 

@@ -13,8 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from mlxdiff.gallery.blocks import Blocks
 from mlxdiff.gallery.entries import Entry, read_entry
+from mlxdiff.metadata.sheets import sheet_text, sweep_text
 from mlxdiff.request import Request
-from mlxdiff.sheets import sheet_text, sweep_text
 
 N_MUTATED = 400
 GRAPH = json.dumps(

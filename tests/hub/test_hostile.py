@@ -21,6 +21,7 @@ from hub_server import TOKEN, Answer, HubServer
 from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import WAIT
 from repositories import NAME, repository
 
 from mlxdiff import hub
@@ -30,7 +31,7 @@ from mlxdiff.hub.reference import DIGEST
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 FILES = repository(**{WEIGHTS: b"w" * 100_000})
-BOUND = 8.0  # seconds, on a busy machine; most cases take hundredths
+BOUND = 8.0  # seconds of computing; most cases take hundredths
 # Values that a field of JSON may have instead of the right one.
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1.5, 2**80, 10**300, "", "12", "\0", "a\0b", "/etc/passwd", "../../../victim/keep"),
@@ -41,13 +42,18 @@ VALUES: tuple[Any, ...] = (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Bounds of milliseconds, so that a test sees them."""
-    monkeypatch.setattr(client, "HEAD_SECONDS", 1.0)
-    monkeypatch.setattr(client, "RATE_SECONDS", 0.3)
+    """Short pauses, and bounds that a test sees."""
     monkeypatch.setattr(retry, "PAUSE", 0.001)
     monkeypatch.setattr(listing, "PAGES", 40)
-    monkeypatch.setattr(listing, "PLAN_SECONDS", 6.0)
     monkeypatch.setattr(listing, "ANSWER_BYTES", 200_000)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """For hubs that are slow: an honest one on a busy machine might be too."""
+    monkeypatch.setattr(client, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(client, "RATE_SECONDS", 0.3)
+    monkeypatch.setattr(listing, "PLAN_SECONDS", 6.0)
 
 
 @pytest.fixture
@@ -73,9 +79,10 @@ def contained(cache: Path) -> Iterator[None]:
                 found[str(Path(root, name))] = (status.st_ino, status.st_size)
         return found
 
-    before, start = outside(), time.monotonic()
+    before, start, computed = outside(), time.monotonic(), time.process_time()
     yield
-    assert time.monotonic() - start < BOUND
+    assert time.process_time() - computed < BOUND
+    assert time.monotonic() - start < WAIT
     assert outside() == before
     for root, folders, names in os.walk(cache):
         for name in (*folders, *names):
@@ -261,12 +268,14 @@ def test_headers_and_statuses_at_random_end_in_one_error_or_a_model(online, cach
         assert one_error(cache) is None
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("pattern", ["/revision/", "/tree/", "/cdn/"])
 def test_a_body_of_one_byte_now_and_then_is_too_slow(online, cache, pattern):
     online.add(NAME, FILES)
 
     def slowly() -> Iterator[bytes]:
-        for _ in range(400):
+        end = time.monotonic() + 2 * WAIT
+        while time.monotonic() < end:
             time.sleep(0.02)
             yield b" "
 
@@ -277,7 +286,7 @@ def test_a_body_of_one_byte_now_and_then_is_too_slow(online, cache, pattern):
     assert len([path for path in online.paths() if re.search(pattern, path)]) <= 3 * retry.SLOW_TRIES  # files at once
 
 
-@pytest.mark.usefixtures("online")
+@pytest.mark.usefixtures("online", "impatient")
 @pytest.mark.parametrize(
     "sent", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;"]
 )

@@ -8,6 +8,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from patience import WAIT
+
 from mlxdiff import hub
 
 
@@ -16,7 +18,7 @@ def test_the_built_in_model_is_found_without_heavy_imports():
         "import sys; from mlxdiff import hub; hub.resolve(hub.default_model()); import mlxdiff.text;"
         "print(*sorted({'mlx', 'numpy', 'huggingface_hub', 'httpx', 'httpx2', 'rich', 'typer'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT, check=True)
     assert done.stdout.strip() == ""
 
 

@@ -91,7 +91,7 @@ def test_a_mutilated_cache_hurts_nothing_else(online, cache, tmp_path):
                     storage
                 ):  # what is done to it is not done to what it leads to
                     chance.choice(do)(path)
-        start = time.monotonic()
+        start = time.process_time()
 
         def verified() -> None:
             for model in hub.cached_models():
@@ -108,7 +108,7 @@ def test_a_mutilated_cache_hurts_nothing_else(online, cache, tmp_path):
         for call in calls:
             with suppress(MlxdiffError):
                 call()
-        assert time.monotonic() - start < 10, where
+        assert time.process_time() - start < 10, where
         assert {path: tree(path) for path in others} == others, where
         assert hub.resolve("other/model"), where
         if os.path.lexists(storage):

@@ -12,6 +12,7 @@ from hub_server import Blob, HubServer
 from huggingface_hub.utils import WeakFileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import WAIT
 from repositories import NAME, repository
 
 from mlxdiff import hub
@@ -154,10 +155,10 @@ def test_the_hub_says_how_long_to_wait(online):
 
 
 def test_a_hub_that_falls_silent_is_asked_again(online, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 3.0)
     online.add(NAME, FILES)
     plan = hub.plan(NAME)
-    online.slow(WEIGHTS, 0.6)
+    online.slow(WEIGHTS, WAIT)
     assert identical(hub.pull(plan))
     assert len(ranges(online)) == 2
 
@@ -194,16 +195,20 @@ def test_several_files_come_at_once(online):
     }
     online.add(NAME, files)
     plan = hub.plan(NAME)
+    weights = {path for path in files if path.endswith(".safetensors")}
     begun: list[str] = []
     ended: list[str] = []
+    all_begun = threading.Event()
 
     def follow(file: hub.PlannedFile, done: int) -> None:
         if file.path.endswith(".safetensors"):
             (ended if done == file.size else begun).append(file.path)
+            if set(begun) == weights:
+                all_begun.set()
             if len(ended) == 1:
-                assert set(begun) == {path for path in files if path.endswith(".safetensors")}
+                assert set(begun) == weights
 
-    online.pace = (20_000, 0.03)
+    online.hold("/cdn/", 20_000, all_begun)  # none ends before
     assert identical(hub.pull(plan, follow), files)
     assert len(ended) == 3
 
@@ -243,7 +248,12 @@ def test_a_lock_that_another_program_holds_is_waited_for(online, cache):
     with WeakFileLock(lock):
         pulling = threading.Thread(target=hub.pull, args=(plan,))
         pulling.start()
-        time.sleep(0.3)
+        others = {file.path for file in plan.files if file.path != WEIGHTS}
+        end = time.monotonic() + WAIT
+        while not all(any(asked.endswith(path) for asked in online.paths()) for path in others):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.3)  # only the weights are left
         assert not ranges(online)
         assert pulling.is_alive()
     pulling.join()

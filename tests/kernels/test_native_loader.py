@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 from arrays import normal
+from patience import WAIT
 
 from mlxdiff import backend, blas, cores
 from mlxdiff.errors import BackendError, MlxdiffWarning
@@ -128,18 +130,23 @@ def test_what_is_called_of_the_extension_is_checked_when_it_is_loaded():
 @pytest.mark.usefixtures("loaded_anew")
 def test_threads_that_ask_at_once_load_it_once(monkeypatch):
     """Its threads are counted when an operation begins: nobody may change their number while another computes."""
-    made, fitting = [], native._fitting
+    made, fitting, came = [], native._fitting, threading.Semaphore(0)
 
     def slowly(library):
         made.append(library)
-        time.sleep(0.2)
+        assert all(came.acquire(timeout=WAIT) for _ in range(4))
+        time.sleep(0.2)  # from there to the lock
         return fitting(library)
+
+    def ask():
+        came.release()
+        return load()
 
     monkeypatch.setattr(native, "_fitting", slowly)
     native._loaded_once.cache_clear()
     load = native._loaded.__wrapped__  # what runs in each thread that comes in before the first is done
     with ThreadPoolExecutor(4) as pool:
-        states = [future.result()[1] for future in [pool.submit(load) for _ in range(4)]]
+        states = [future.result()[1] for future in [pool.submit(ask) for _ in range(4)]]
     assert len(made) == 1
     assert len(set(states)) == 1
 

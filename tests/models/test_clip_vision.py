@@ -14,10 +14,10 @@ from skimage import data
 from transformers import CLIPImageProcessor
 
 from mlxdiff.checkpoint.load import load_component
-from mlxdiff.clip_pixels import clip_pixels
 from mlxdiff.errors import CheckpointError, UnsupportedError
 from mlxdiff.models.clip_vision import CLIPVisionConfig, CLIPVisionModel
-from mlxdiff.pictures import PictureSource
+from mlxdiff.request.pictures import PictureSource
+from mlxdiff.steering.clip_pixels import clip_pixels
 
 PHOTOS = {"astronaut": data.astronaut, "wide": data.chelsea, "tall": lambda: data.rocket().transpose(1, 0, 2)}
 

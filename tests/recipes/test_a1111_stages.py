@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import web_ui
-from test_parameters import parsed
+from metadata.test_parameters import parsed
 
-from mlxdiff.parameters import parameters_text, parse_parameters
+from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request, Size
 
 HIRES = (

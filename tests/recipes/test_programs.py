@@ -16,7 +16,8 @@ from PIL import Image, PngImagePlugin
 from recipes_graphs import CATS, comfyui, of_graph, read
 from safetensors.numpy import save_file
 
-from mlxdiff import exif, recipes
+from mlxdiff import recipes
+from mlxdiff.containers import exif
 from mlxdiff.errors import InputError, MlxdiffError, RequestError
 from mlxdiff.metadata import request_from_file
 from mlxdiff.named_files import known_part

@@ -10,6 +10,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import WAIT
 
 from mlxdiff.server import connection
 
@@ -78,7 +79,7 @@ def test_http_1_0_is_closed_unless_it_asks_otherwise(server):
 
 
 def test_a_client_that_asks_first_is_told_to_go_on_or_not(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
         sock.sendall(POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(b"{}")
@@ -117,19 +118,26 @@ def test_a_body_of_another_type_is_not_read(server, kind):
     assert "application/json" in answer["error"]["message"]
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """A server that waits for longer than a client here: what it waits for in vain fails the test."""
+    for name in ("IDLE_S", "HEAD_S", "BODY_S", "SILENT_S"):
+        monkeypatch.setattr(connection, name, 2.0 * WAIT)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(server):
-    began = time.monotonic()
     answer = server.raw(POST + b"Content-Length: 1048577\r\n\r\n" + b"x" * 1_048_577)
     assert statuses(answer) == [413]
-    assert time.monotonic() - began < 20
 
 
 def test_a_slow_client_is_let_go(server, monkeypatch):
-    monkeypatch.setattr(connection, "IDLE_S", 0.3)
     monkeypatch.setattr(connection, "HEAD_S", 0.3)
     monkeypatch.setattr(connection, "BODY_S", 0.3)
-    assert server.raw(b"") == b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "IDLE_S", 0.3)
+        assert server.raw(b"") == b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
         for _ in range(30):  # a byte now and then does not help
             try:
                 sock.sendall(b"G")
@@ -140,11 +148,10 @@ def test_a_slow_client_is_let_go(server, monkeypatch):
     assert statuses(server.raw(POST + b"Content-Length: 10\r\n\r\n{}")) == [408]
 
 
+@pytest.mark.usefixtures("patient")
 def test_who_announces_much_and_sends_nothing_takes_no_place_for_long(server, monkeypatch):
     monkeypatch.setattr(connection, "SILENT_S", 0.3)
-    began = time.monotonic()
     assert statuses(server.raw(POST + b"Content-Length: 1000000\r\n\r\n{")) == [408]
-    assert time.monotonic() - began < connection.BODY_S
 
 
 def test_what_renders_nothing_takes_no_large_body(server):

@@ -9,26 +9,28 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from killing import THREADS
+from patience import WAIT
 from program import mlxdiff
 from server_client import LIMITS, serving
 
 from mlxdiff import StableDiffusion
 from mlxdiff.errors import BackendError, MlxdiffError, RequestError
 from mlxdiff.request import Request
-from mlxdiff.server import Limits, Service, service
+from mlxdiff.server import Limits, Service, connection, service
 
 TXT2IMG = "/sdapi/v1/txt2img"
 LONG = {"prompt": "a cat", "steps": 1000, "width": 64, "height": 64}
 TOKEN = "not-to-be-guessed"
 
 
-def until(holds, seconds=30.0):
-    end = time.monotonic() + seconds
+def until(holds):
+    end = time.monotonic() + WAIT
     while not holds():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.01)
@@ -196,7 +198,7 @@ def test_ipv6_is_listened_on_in_either_spelling():
 def test_no_more_connections_than_there_are_threads_for(server, monkeypatch):
     monkeypatch.setattr(server.service._socket, "most", 2)
     until(lambda: server.service._socket.busy == 0)
-    held = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(2)]
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) for _ in range(2)]
     until(lambda: server.service._socket.busy == 2)
     assert server.raw(b"") == b""
     for sock in held:
@@ -227,38 +229,64 @@ def test_an_unforeseen_error_is_told_to_the_operator_and_not_to_the_client(serve
     assert server.post("/v1/images/generations", {"prompt": "x"})[0] == 200
 
 
-def test_a_server_that_ends_finishes_the_picture_at_hand_and_refuses_those_that_wait():
+@pytest.fixture
+def held(monkeypatch):
+    """Whatever is rendered waits after each step until this event is set."""
+    go, render = threading.Event(), StableDiffusion.render
+
+    def slowly(sd, request, *, on_step):
+        def look(step):
+            on_step(step)
+            assert go.wait(WAIT)
+
+        return render(sd, request, on_step=look)
+
+    monkeypatch.setattr(StableDiffusion, "render", slowly)
+    yield go
+    go.set()
+
+
+def stop(server) -> None:
+    """Tells the server to end, and waits until nothing new is begun."""
+    server.service.stop()
+    until(lambda: server.service.worker._stopped)
+
+
+def test_a_server_that_ends_finishes_the_picture_at_hand_and_refuses_those_that_wait(held):
     limits = Limits(queue=2, images=4, steps=2000, pixels=LIMITS.pixels)
     with serving(limits=limits) as server, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(server.post, TXT2IMG, {**LONG, "steps": 150})
+        first = pool.submit(server.post, TXT2IMG, {**LONG, "steps": 15})
         until(lambda: step_of(server) > 0)
         second = pool.submit(server.post, TXT2IMG, LONG)
         until(lambda: server.get("/sdapi/v1/progress")[1]["state"]["job_count"] == 2)
-        server.service.stop()
+        stop(server)
+        held.set()
         assert first.result()[0] == 200
         assert second.result()[0] == 503
 
 
-def test_pictures_that_were_not_begun_are_left_out_when_a_server_ends(monkeypatch):
+def test_pictures_that_were_not_begun_are_left_out_when_a_server_ends(monkeypatch, held):
     monkeypatch.setattr(StableDiffusion, "batch_size", lambda *_: 1)
     with serving() as server, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(server.post, TXT2IMG, {**LONG, "steps": 100, "batch_size": 4})
+        first = pool.submit(server.post, TXT2IMG, {**LONG, "steps": 10, "batch_size": 4})
         until(lambda: step_of(server) > 0)
-        server.service.stop()
+        stop(server)
+        held.set()
         status, answer = first.result()
     assert (status, len(answer["images"])) == (200, 1)
     assert "Interrupted: 1 of 4 pictures are done." in answer["warnings"]
 
 
-def test_a_server_that_ends_does_not_wait_for_clients_that_ask_nothing():
+def test_a_server_that_ends_does_not_wait_for_clients_that_ask_nothing(monkeypatch):
+    for module, name in ((service, "END_S"), (connection, "IDLE_S"), (connection, "SILENT_S")):
+        monkeypatch.setattr(module, name, 2.0 * WAIT)
     with serving() as server:
-        seconds = service.END_S / 2
-        idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=seconds)
+        idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT)
         idle.request("GET", "/")
         answer = idle.getresponse()
         answer.read()
         assert answer.headers["Connection"] == "keep-alive"
-        fresh = socket.create_connection(("127.0.0.1", server.port), timeout=seconds)
+        fresh = socket.create_connection(("127.0.0.1", server.port), timeout=WAIT)
         until(lambda: server.service._socket.busy == 2)
         server.service.stop()
         for sock in (idle.sock, fresh):
@@ -285,10 +313,10 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path):
         ask = urllib.request.Request(
             f"{address}{TXT2IMG}", b'{"prompt": "a \\u001b[2Jcat"}', {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(ask, timeout=60) as answer:
+        with urllib.request.urlopen(ask, timeout=WAIT) as answer:
             assert len(json.load(answer)["images"]) == 1
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=WAIT)
     assert process.returncode == 0, said
     assert f"POST {TXT2IMG} 200" in said
     assert "Traceback" not in said
@@ -317,12 +345,12 @@ def test_an_unforeseen_error_is_on_stderr_also_when_quiet_and_with_v_line_by_lin
     ) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])
-        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        asked = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT)
         asked.request("POST", TXT2IMG, b'{"prompt": "x"}', {"Content-Type": "application/json"})
         assert asked.getresponse().status == 500
         asked.close()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=WAIT)
     assert "An unexpected error ended a request (ZeroDivisionError: division by zero)." in said
     assert ("\nZeroDivisionError: division by zero\n" in said) == (option == "-v")
     assert len(said.splitlines()) >= lines
@@ -334,7 +362,7 @@ from mlxdiff.batch.models import Models
 from mlxdiff.cli.app import main
 def use(self, model):
     print("loading", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 Models.use = use
 sys.argv = ["mlxdiff", "serve", "-m", "emoji", "--port", "0"]
 main()
@@ -354,7 +382,7 @@ def test_a_server_that_is_interrupted_while_it_loads_ends_at_once(number, code, 
         assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=WAIT)
     assert (process.returncode, said) == (code, "Interrupted.\n")
 
 

@@ -9,7 +9,7 @@ models      each opened once, the weights of one at a time in memory
 runner      batches to pictures on disk: store.py writes, journal.py remembers, claims.py shares, ranks.py deals
 unfinished  what is remembered of a command that has no journal of its own
 contact     the sheet that is made of a run's pictures
-stream      items that come when they come; ahead: prompts encoded before their turn
+stream      items that come when they come; encoded_ahead: prompts, before their turn
 events      what a runner is asked to do, and what it says has happened
 pace        how long pictures take here
 sizing      how many images share a batch

@@ -22,12 +22,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..declarations import Reference, declared
 from ..errors import MlxdiffError, MlxdiffWarning, RequestError
 from ..metadata import request_from_file
-from ..pictures import PictureSource
 from ..request import SEEDS, Model, Request
-from ..structured import Structured
+from ..request.declarations import Reference, declared
+from ..request.pictures import PictureSource
+from ..request.structured import Structured
 from .jobs import Job, JobMaker
 from .journal import Journal, hash_of
 from .models import Models

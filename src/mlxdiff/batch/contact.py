@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from .. import images, labels, provenance
+from .. import images, labels
 from ..errors import InputError, OutputError, RequestError
 from ..files import check_writable
 from ..latents import KEY, load_latents, save_latents
-from ..metadata import picture_text, read_picture
+from ..metadata import picture_text, provenance, read_picture
+from ..metadata.sheets import sweep_text
 from ..request import Request, Resolved
-from ..sheets import sweep_text
 from ..trajectory import DENOISED, save_trajectory
 from .jobs import Job
 from .options import RunOptions

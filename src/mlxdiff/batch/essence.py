@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..declarations import declared
 from ..request import Request
+from ..request.declarations import declared
 
 
 def essence(request: Request) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from typing import Any
 
-from ..declarations import Choice, Setting, declared, nearest, setting_called, shown
 from ..errors import MlxdiffWarning, RequestError
 from ..request import Request
+from ..request.declarations import Choice, Setting, declared, nearest, setting_called, shown
 
 SETTINGS = {item.name: item for item in declared(Request) if item.scope != "record"}
 OUTPUT = "output"

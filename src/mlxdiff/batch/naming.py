@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from string import Formatter
 
-from ..declarations import MAX_DIGITS
 from ..errors import RequestError
 from ..images import picture_format
 from ..request import Request
+from ..request.declarations import MAX_DIGITS
 
 IN_FOLDER = "{index:05d}-{prompt}-{seed}.png"
 ALONE = "{prompt}-{seed}.png"

@@ -22,9 +22,9 @@ from functools import partial
 from typing import IO, Any
 
 from .. import catalogue
-from ..declarations import MAX_DIGITS
 from ..errors import InputError, MlxdiffWarning, RequestError
 from ..request import RANDOM_SEED, SAMPLER_PAIRS, SAMPLERS, Request
+from ..request.declarations import MAX_DIGITS
 from . import tables
 from .named_options import SETTINGS, has_options, read_line
 from .naming import below, parse_output

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from .. import ahead
+from ..evaluating import evaluated
 from ..pipeline import StableDiffusion
 from ..request import Request, Resolved
 
@@ -48,7 +48,7 @@ class Rendered:
 
 def denoise(sd: StableDiffusion, request: Resolved, *, indices: tuple[int, ...]) -> Iterator[Denoised]:
     """Denoises the images of a request as one batch, each step evaluated when it is yielded."""
-    for step in ahead.evaluated(sd.denoise(request)):
+    for step in evaluated(sd.denoise(request)):
         yield Denoised(step.index + 1, request.n_steps, request.batch_size, step.latents, step.denoised, indices, sd)
 
 

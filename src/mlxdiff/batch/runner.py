@@ -22,8 +22,8 @@ from .. import files
 from ..errors import BackendError, MlxdiffError
 from ..request import Model, Resolved
 from . import claims
-from .ahead import encoded_ahead
 from .claims import Claim
+from .encoded_ahead import encoded_ahead
 from .events import Event, Failed, Policy, Written
 from .jobs import Batch, Job
 from .limits import Limits

@@ -14,10 +14,10 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from ..declarations import Setting, Text, declared, nearest, setting_called
 from ..errors import RequestError
 from ..request import RANDOM_SEED, Request
-from ..structured import Structured
+from ..request.declarations import Setting, Text, declared, nearest, setting_called
+from ..request.structured import Structured
 
 MAX_VALUES = 100
 MAX_CELLS = 1000

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..containers import GIF_BEHIND_XMP, GIF_XMP, gif_table
+from ..containers.jpeg_webp_gif import GIF_BEHIND_XMP, GIF_XMP, gif_table
 from .fault import UnsoundError, damaged
 
 # The end of JPEG's compressed data: a marker that is neither a byte of 255 nor a restart.

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from ..batch.essence import essence
 from ..errors import InputError, MlxdiffError
 from ..metadata import request_of
-from ..picture_texts import texts_in
+from ..metadata.texts import texts_in
 from ..printable import printable
 from ..request import Request
 from .beside import check_latents, check_shape, holds_ours, picture_of

@@ -11,10 +11,11 @@ from typing import BinaryIO
 
 from PIL import ImageSequence
 
-from .. import budget, containers
+from .. import budget
+from ..containers import jpeg_webp_gif
+from ..containers.png import SIGNATURE
 from ..errors import InputError
 from ..images import open_picture
-from ..png import SIGNATURE
 from .fault import UnsoundError, damaged
 from .marked import check_parts
 from .png_file import MAX_ALL, check_png
@@ -61,7 +62,7 @@ def check_pixels(path: Path, stream: BinaryIO) -> Pixels:
 
 def _claimed(stream: BinaryIO) -> tuple[int, int] | None:
     """The size that the file says it has, which may be decoded."""
-    found = containers.read(stream)
+    found = jpeg_webp_gif.read(stream)
     if found is None:
         return None
     if math.prod(found.size) > MAX_DECODED or not budget.fits(_DECODED * math.prod(found.size)):

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from .. import xmp
+from ..containers import xmp
+from ..containers.png import MAX_CHUNKS, SIGNATURE
 from ..images import OWN
-from ..pictures import MAX_PIXELS
-from ..png import MAX_CHUNKS, SIGNATURE
+from ..request.pictures import MAX_PIXELS
 from .fault import UnsoundError, damaged
 from .reading import BLOCK, length_of
 from .rows import Header, Rows, read_header

@@ -9,18 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, xmp
+from .. import __version__
+from ..containers import xmp
 from ..errors import MlxdiffError, RequestError
 from ..images import source_size
 from ..metadata import request_of
+from ..metadata.parameters import parameters_without_hashes
+from ..metadata.sheets import SWEEP, read_sheet
+from ..metadata.texts import source_type_in
 from ..named_files import NamedFile, named_files
-from ..parameters import parameters_without_hashes
-from ..picture_texts import source_type_in
 from ..printable import printable
 from ..recipes import a1111
 from ..recipes.recipe import json_of
 from ..request import Request
-from ..sheets import SWEEP, read_sheet
 from .fault import Fault
 
 MAX_INPUT = 2**36  # bytes of a named file that is hashed

@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from ..declarations import Kind, PartReference, Reference, declared
 from ..part_kinds import MODEL
-from ..structured import Structured
+from ..request.declarations import Kind, PartReference, Reference, declared
+from ..request.structured import Structured
 
 Complete = Callable[[str], list[str]]
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..declarations import nearest, setting_called, shown
 from ..errors import InputError, RequestError
 from ..request import SAMPLERS, Request
+from ..request.declarations import nearest, setting_called, shown
 from .completion import offered
 from .declared import Given, settings_of
 

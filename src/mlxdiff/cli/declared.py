@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..declarations import Choice, Setting, declared
 from ..request import MAX_SEED, Request
+from ..request.declarations import Choice, Setting, declared
 from .completion import for_kind
 from .signature import Command, expanded, option
 

@@ -81,8 +81,8 @@ def decode(
         from .. import files
         from ..batch import render
         from ..metadata import picture_text as documented
+        from ..metadata.provenance import text_alone as undocumented
         from ..pipeline import StableDiffusion
-        from ..provenance import text_alone as undocumented
 
         model = _place(settings)
         vae, dtype = settings.get("vae"), settings.get("dtype")

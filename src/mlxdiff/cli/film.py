@@ -118,7 +118,7 @@ def write(
     """
     from .. import animate
     from ..images import write_picture
-    from ..provenance import text_alone
+    from ..metadata.provenance import text_alone
 
     for image, paths in enumerate(film.outputs):
         request = film.request if film.request.batch_size == 1 else film.request.single(image)

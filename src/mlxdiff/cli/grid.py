@@ -183,8 +183,9 @@ def _sheet_of(pictures: list[Path], path: Path, n_rows: int | None, gap: int, ru
     if n_rows > len(pictures):
         raise RequestError(f"{len(pictures)} pictures do not fill {n_rows} rows.", "Ask for fewer rows.")
     usage.check_files(pictures)
-    from .. import files, images, provenance
-    from ..sheets import sheet_text
+    from .. import files, images
+    from ..metadata import provenance
+    from ..metadata.sheets import sheet_text
     from . import render
 
     images.picture_format(path)

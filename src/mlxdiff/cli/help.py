@@ -14,7 +14,7 @@ from typing import Any
 
 import typer.core
 
-from ..declarations import GROUPS
+from ..request.declarations import GROUPS
 
 WIDEST = 100  # columns: longer lines are hard to read
 NARROWEST = 24

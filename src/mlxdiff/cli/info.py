@@ -12,7 +12,7 @@ import typer
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 from ..picture_files import PICTURE_SUFFIXES, TEXT_FILES, is_picture_name
 from ..request import PROMPT_SYNTAXES, Request, declared
-from ..structured import Structured
+from ..request.structured import Structured
 from . import check as checking
 from . import completion, config, finding, listing, options, output, picture_pages, prompt_pages, usage
 
@@ -236,7 +236,8 @@ def about_file(path: Path) -> dict[str, Any]:
 
     if holds_latents(path):
         return picture_pages.about_latents(path)
-    from .. import adapters, ip_adapters
+    from .. import adapters
+    from ..steering import ip_adapters
 
     pictures = ip_adapters.describe(path)
     if pictures is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..declarations import GROUPS, Setting
 from ..request import SAMPLERS
+from ..request.declarations import GROUPS, Setting
 from . import output
 from .config import Layers
 from .declared import default_of, settings_of, values_of

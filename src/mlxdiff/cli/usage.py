@@ -14,9 +14,9 @@ from typing import Any
 import typer
 
 from ..batch.templates import first_mark
-from ..declarations import declared, shown
 from ..errors import InputError, RequestError
 from ..request import Request
+from ..request.declarations import declared, shown
 from . import output
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # ClickException: of Click, or of Typer's own copy of it

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ..declarations import shown
 from ..errors import RequestError
+from ..request.declarations import shown
 
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 WORDS = ("and", "or", "not", "in", "contains", "like", "is", "missing", "null")

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ..declarations import shown
+from ..request.declarations import shown
 
 NUMBER, TEXT, DATE = "number", "text", "date"
 MAX_PATTERN = 1000  # characters of a pattern: matching takes its length times the text's

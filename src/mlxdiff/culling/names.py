@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..declarations import Choice, Kind, Setting, declared, setting_called
 from ..recipes import PROGRAMS
 from ..request import Request
-from ..structured import Structured
+from ..request.declarations import Choice, Kind, Setting, declared, setting_called
+from ..request.structured import Structured
 from .literals import DATE, NUMBER, TEXT
 from .pictures import Picture
 

@@ -10,12 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .. import presets
-from ..declarations import declared
 from ..errors import InputError, RequestError
 from ..metadata import PictureInfo, read_made
 from ..recipes import Recipe
-from ..request import Lora, Request
+from ..request import Lora, Request, presets
+from ..request.declarations import declared
 from ..text.syntax.a1111 import split_networks
 
 _DECLARED = {item.name: item for item in declared(Request)}

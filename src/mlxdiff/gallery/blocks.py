@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..declarations import Setting, declared
 from ..request import Request
-from ..structured import Structured
+from ..request.declarations import Setting, declared
+from ..request.structured import Structured
 from .entries import Entry
 
 EACH = 100  # pictures in a block: about half a megabyte, so that the first ones are there while the others are read

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from .. import recipes, stealth
-from ..adapter_settings import Lora
+from .. import recipes
 from ..errors import InputError, MlxdiffError, RequestError
 from ..inputs import open_input
-from ..metadata import PictureInfo, read_picture
-from ..option_texts import is_one_command, option_texts
+from ..metadata import PictureInfo, read_picture, stealth
 from ..recipes import Recipe, finished
 from ..request import Request
-from ..structured import Structured
+from ..request.adapters import Lora
+from ..request.option_texts import is_one_command, option_texts
+from ..request.structured import Structured
 from ..text.syntax.a1111 import split_networks
 
 MLXDIFF = "mlxdiff"

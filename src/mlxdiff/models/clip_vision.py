@@ -98,7 +98,7 @@ class CLIPVisionModel(nn.Module):
         self.visual_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
 
     def __call__(self, pixels: mx.array) -> CLIPVisionOutput:
-        """pixels (B, image_size, image_size, 3), normalized as clip_pixels.py does."""
+        """pixels (B, image_size, image_size, 3), normalized as steering/clip_pixels.py does."""
         pooled, penultimate = self.vision_model(pixels.astype(self.visual_projection.weight.dtype))
         return CLIPVisionOutput(self.visual_projection(pooled), penultimate)
 

@@ -10,8 +10,8 @@ import math
 import re
 from typing import Any
 
-from ..declarations import Setting
 from ..errors import RequestError
+from ..request.declarations import Setting
 from . import a1111_stages, names
 from .infotext import Infotext, split
 from .recipe import FindModel, Gathering, Recipe, by_name, json_of, shown

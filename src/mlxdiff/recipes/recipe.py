@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..declarations import MAX_DIGITS, Setting, declared
 from ..errors import RequestError
 from ..printable import printable
 from ..request import Request
+from ..request.declarations import MAX_DIGITS, Setting, declared
 
 FindModel = Callable[[str], str | None]
 _SUFFIX = re.compile(r"\.(?:safetensors|ckpt|sft|gguf|pt|pth)$")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..declarations import MAX_DIGITS
+from ..request.declarations import MAX_DIGITS
 from .answers import Refusal
 
 DEEPEST = 20  # lists and objects inside each other

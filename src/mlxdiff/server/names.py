@@ -12,10 +12,10 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from .. import hub, loras
-from ..declarations import declared, shown
 from ..errors import ModelNotFoundError, RequestError
 from ..named_files import named_files
 from ..request import Request
+from ..request.declarations import declared, shown
 from ..text.syntax.a1111 import split_networks
 
 

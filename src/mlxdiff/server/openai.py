@@ -14,13 +14,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from ..declarations import Choice, PartReference, Reference, declared
 from ..errors import MlxdiffError, RequestError
 from ..images import FORMATS, QUALITY, Picture
-from ..pictures import PictureSource
 from ..recipes.recipe import Gathering, by_name, leave_rest, read_value
 from ..request import Request
-from ..structured import Structured
+from ..request.declarations import Choice, PartReference, Reference, declared
+from ..request.pictures import PictureSource
+from ..request.structured import Structured
 from . import received
 from .a1111 import png
 from .answers import Answer, Refusal, in_json, refused

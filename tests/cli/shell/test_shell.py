@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import WAIT
 from PIL import Image
 from program import mlxdiff
 from terminals import Terminal
@@ -204,11 +205,13 @@ def test_without_a_terminal_there_is_nothing_to_draw(tmp_path):
 
 
 SLOW = """
-import time
+import pathlib, time
 import mlxdiff.batch.render as render
 def slow(*arguments, denoise=render.denoise, **more):
-    for event in denoise(*arguments, **more):
-        time.sleep(5)
+    for step, event in enumerate(denoise(*arguments, **more)):
+        if step == 1:
+            pathlib.Path("second step").touch()
+            time.sleep(600)
         yield event
 render.denoise = slow
 """
@@ -219,10 +222,13 @@ def test_a_step_that_takes_long_is_left_at_the_third_ctrl_c(tmp_path):
         shell.until("mlxdiff> ")
         shell.type("a castle\r")
         shell.until("Denoising")
-        time.sleep(1)  # the second step has begun
+        end = time.monotonic() + WAIT
+        while not (tmp_path / "second step").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
         for words in ("Stopping after this step.", "Once more, and mlxdiff ends at once.", "\n"):
             shell.type("\x03")
-            shell.until(words, seconds=4)
+            shell.until(words)
         assert shell.end() == 130
         assert shell.shows_typing()
     assert not pictures(tmp_path)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...batch.named_options import unquoted
-from ...declarations import GROUPS, Setting, Whole, shown
 from ...errors import RequestError
 from ...picture_files import TEXT_FILES
-from ...pictures import PictureSource
-from ...request_kinds import Seeds
+from ...request.declarations import GROUPS, Setting, Whole, shown
+from ...request.kinds import Seeds
+from ...request.pictures import PictureSource
 from .. import config, output, usage, viewer
 from ..declared import default_of, help_text, metavar
 from .completion import PICTURES, Found, of_files, of_nothing, of_words

@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import MISSING, fields
 from typing import Any
 
-from ...declarations import PartReference, Reference, Setting, declared
 from ...errors import MlxdiffError
 from ...part_kinds import MODEL
 from ...picture_files import PICTURE_SUFFIXES
-from ...pictures import ALPHA, BETWEEN, MaskSource, PictureSource, PictureSources
 from ...printable import printable
-from ...structured import Structured
+from ...request.declarations import PartReference, Reference, Setting, declared
+from ...request.pictures import ALPHA, BETWEEN, MaskSource, PictureSource, PictureSources
+from ...request.structured import Structured
 from .state import DEFAULT, SETTINGS, setting_named, typed_name
 
 PICTURES = (*PICTURE_SUFFIXES, ".tif", ".tiff")

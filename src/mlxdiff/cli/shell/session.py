@@ -16,9 +16,9 @@ import typer
 from ...batch.options import RunOptions
 from ...batch.prompts import TYPED, Entry, typed_entries
 from ...batch.wildcards import TEXTS
-from ...declarations import Setting
 from ...errors import MlxdiffError, RequestError
 from ...request import SEEDS, Model, Request
+from ...request.declarations import Setting
 from .. import options as run_options
 from .. import output
 from ..bars import Bars

@@ -11,10 +11,10 @@ from typing import Any
 
 from ...batch.named_options import find, read_pairs, unquoted
 from ...batch.prompts import changed
-from ...declarations import Reference, Setting
-from ...pictures import PictureSource
 from ...request import Request
-from ...structured import Structured
+from ...request.declarations import Reference, Setting
+from ...request.pictures import PictureSource
+from ...request.structured import Structured
 from ..declared import default_of, settings_of
 from ..listing import ordered
 
