@@ -1,7 +1,7 @@
 """Weights in the order in which the native extension's products read them.
 
 A product reads weights in panels, as wide as its registers. Where images are small, bringing them into that order takes
-a third of the time of a call: so networks keep them in it. Packed weights take as many bytes as before; native/pack.h
+a fifth of the time of a call: so networks keep them in it. Packed weights take as many bytes as before; native/pack.h
 has their shapes.
 """
 
