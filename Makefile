@@ -1,7 +1,7 @@
 # Targets take the environment that is active, or .venv.
 BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV)/bin,.venv/bin)
 
-.PHONY: check format lint types fast test parity docs native
+.PHONY: check format lint types fast test parity docs images native
 check: lint types test
 
 format:
@@ -22,3 +22,5 @@ native:
 	$(BIN)/python hatch_build.py
 docs:
 	$(BIN)/python docs/make_help.py
+images:
+	$(BIN)/python docs/make_images.py

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from patience import WAIT
 
-SIZE = struct.pack("HHHH", 40, 100, 1000, 800)
+SIZE = (40, 100)  # rows, columns
 # The terminal becomes the session's, so that Ctrl-C in it is a signal.
 PROGRAM = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from mlxdiff.__main__ import main; main()"
 
@@ -23,9 +23,18 @@ PROGRAM = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from mlx
 class Terminal:
     """Runs `mlxdiff ARGUMENTS` in `folder`; `before` is Python that runs first."""
 
-    def __init__(self, folder: Path, *arguments: str, before: str = "", stdout: int | None = None, **environment: str):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        before: str = "",
+        stdout: int | None = None,
+        size: tuple[int, int] = SIZE,
+        **environment: str,
+    ):
         self._main, other = pty.openpty()
-        fcntl.ioctl(other, termios.TIOCSWINSZ, SIZE)
+        rows, columns = size
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, columns * 10, rows * 20))
         clean = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TMUX", "COLUMNS", "LINES")}
         own = {"TERM": "xterm-256color", "LANG": "C.UTF-8", "INPUTRC": os.devnull, "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(

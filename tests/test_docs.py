@@ -17,9 +17,16 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMANDS = [command.callback.__name__ for command in app.registered_commands]
 
-_spec = importlib.util.spec_from_file_location("make_help", ROOT / "docs" / "make_help.py")
-make_help = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make_help)
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+make_help, make_images = script("make_help"), script("make_images")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -34,6 +41,29 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_every_picture_can_be_made_again_and_is_shown():
+    made = sorted(name for names in make_images.ALL for name in names)
+    assert made == sorted(path.name for path in make_images.IMAGES.iterdir()), "docs/make_images.py makes others"
+    shown = {name for page in PAGES for name in re.findall(r"\]\((?:docs/)?images/([^)]+)\)", page.read_text())}
+    assert shown == set(made)
+
+
+@pytest.mark.parametrize("of_page", [make for make in make_images.ALL.values() if hasattr(make, "page")])
+def test_commands_stand_above_their_pictures(of_page):
+    for image in of_page.images:
+        commands = make_images.blocks_before(of_page.page, image)
+        assert commands.startswith("mlxdiff ") or "\nmlxdiff " in commands
+        made = re.findall(r"(?:-o|--output) ([\w.-]+)", commands + of_page.then)
+        assert image in made or f" {image}\n" in f"{of_page.then}\n", "no command writes it"
+
+
+@pytest.mark.parametrize(
+    ("page", "image"), [("generate", "preview.png"), ("faster", "faster.png"), ("faster", "faster-merging.png")]
+)
+def test_one_command_stands_above_pictures_that_need_more_than_it(page, image):
+    assert re.fullmatch(r"mlxdiff .*\n", make_images.blocks_before(page, image))
 
 
 def test_every_page_is_named_in_the_readme():

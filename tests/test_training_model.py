@@ -290,6 +290,7 @@ def test_the_exported_checkpoint_is_what_diffusers_and_mlxdiff_load(scripts, cut
     model = tmp_path / "emoji"
     scripts["export"].main(work, model)
     assert sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) < 34e6
+    assert not any(str(tmp_path.parent) in path.read_text() for path in model.rglob("*.json"))
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, dtype=torch.float32)
     trained = AutoencoderKL.from_pretrained(work / "vae")
     for a, b in zip(pipe.vae.parameters(), trained.parameters(), strict=True):

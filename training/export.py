@@ -35,6 +35,7 @@ def main(
     for name, kind in kinds.items():
         part = kind.from_pretrained(work / name, dtype=torch.float16)
         part.save_pretrained(output / name)
+        _forget_place(output / name / "config.json")
         counts[name] = sum(value.numel() for value in part.parameters())
     for name in COPIED:
         source = model / name
@@ -44,6 +45,13 @@ def main(
             shutil.copyfile(source, output / name)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"{output}: {size / 1e6:.1f} MB, parameters {json.dumps(counts)}")
+
+
+def _forget_place(config: Path) -> None:
+    """diffusers records the folder from which a part was read."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
