@@ -92,12 +92,12 @@ class Mlxdiff(InMLX):
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, mx.array]):
         super().__init__(UNet2DConditionModel(UNetConfig.from_dict(config)), weights)
-        self.module.fuse()
+        self.module.fuse().pack()
 
     def ready(self, inputs: Inputs) -> Call:
         """What the prompt and the timesteps alone decide is computed once a picture, and so not timed."""
         latents, timestep, context, told = arguments_in_mlx(inputs)
-        latents, context = (a.astype(self.module.conv_in.weight.dtype) for a in (latents, context))
+        latents, context = (a.astype(self.module.dtype) for a in (latents, context))
         rows = latents.shape[0] if told else 1
         shifts = self.module.time_shifts(mx.broadcast_to(timestep, (rows,)), **told)
         keys_values = self.module.keys_values(context)

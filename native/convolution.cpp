@@ -20,7 +20,7 @@ constexpr int64_t kMostTaps = 9;
 }  // namespace
 
 template <class Real>
-void convolve(const Convolution& conv, const Real* x, const Real* weights, const Real* bias, Real* out) {
+void convolve(const Convolution& conv, const Real* x, const Weights<Real>& weights, const Real* bias, Real* out) {
   if (conv.kernel == 1 && conv.stride == 1 && conv.padding == 0) {
     return multiply<Real>({
         .rows = conv.out_pixels(),
@@ -28,8 +28,9 @@ void convolve(const Convolution& conv, const Real* x, const Real* weights, const
         .depth = conv.channels,
         .x = x,
         .x_row = conv.channels,
-        .weights = weights,
+        .weights = weights.plain,
         .weight_row = conv.channels,
+        .panels = weights.packed,
         .bias = bias,
         .out = out,
         .out_row = conv.out_channels,
@@ -37,14 +38,14 @@ void convolve(const Convolution& conv, const Real* x, const Real* weights, const
   }
   const bool fits = conv.kernel == 3 && conv.stride == 1;
   // The other algorithm has several products in each lane.
-  if (fits && kPerLane<Real> * winograd_work(conv) < conv.kernel * conv.kernel * conv.out_pixels()) {
+  if (fits && kPerLane<Real> * winograd_work(conv, weights.packed != nullptr) < conv.kernel * conv.kernel * conv.out_pixels()) {
     return convolve_by_winograd(conv, x, weights, bias, out);
   }
   convolve_directly(conv, x, weights, bias, out);
 }
 
 template <class Real>
-void convolve_directly(const Convolution& conv, const Real* x, const Real* weights, const Real* bias, Real* out) {
+void convolve_directly(const Convolution& conv, const Real* x, const Weights<Real>& weights, const Real* bias, Real* out) {
   const Kernels<Real>& kernel = kernels<Real>();
   constexpr int64_t per = kPerLane<Real>;
   int64_t columns;
@@ -54,7 +55,8 @@ void convolve_directly(const Convolution& conv, const Real* x, const Real* weigh
   const int64_t height = conv.out_height(), width = conv.out_width(), pixels = conv.out_pixels();
   const int64_t panels = (out_channels + columns - 1) / columns;
   const int64_t blocks = (pixels + kPixels - 1) / kPixels;
-  const int64_t runs = (lanes + kMostDepth - 1) / kMostDepth;
+  const bool ready = weights.packed != nullptr;
+  const int64_t runs = ready ? weights.packing.runs : (lanes + kMostDepth - 1) / kMostDepth;
   // For each thread a run of a panel, and sums (pixels, columns).
   const int64_t own = (kMostDepth + kPixels) * columns;
   const Scratch scratch(pool().threads() * own);
@@ -86,12 +88,19 @@ void convolve_directly(const Convolution& conv, const Real* x, const Real* weigh
     for (int64_t i = 0; i < count; ++i) __builtin_prefetch(results + i * out_channels, 1);  // written at the end
     float* const packed = scratch.data() + worker * own;
     float* const sums = packed + kMostDepth * columns;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      for (int64_t run = 0; run < runs; ++run) {
-        const int64_t from = lanes * run / runs, k = lanes * (run + 1) / runs - from;
-        const Real* part = weights + (here * taps + tap) * channels + from * per;
-        kernel.pack_lanes(reinterpret_cast<const Lane*>(part), taps * lanes, valid, k, packed);
-        kernel.product_of_lanes(rows + tap * count, count, from, packed, k, tap + run > 0, sums);
+    const float* next = ready ? weights.packed + panel * weights.packing.panel_size() : packed;
+    for (int64_t run = 0; run < runs; ++run) {
+      const int64_t from = lanes * run / runs, k = lanes * (run + 1) / runs - from;
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const float* const part = next;
+        if (ready) {
+          const bool last = panel + 1 == panels && run + 1 == runs && tap + 1 == taps;
+          next += last ? 0 : k * columns;
+        } else {
+          const Real* raw = weights.plain + (here * taps + tap) * channels + from * per;
+          kernel.pack_lanes(reinterpret_cast<const Lane*>(raw), taps * lanes, valid, k, packed);
+        }
+        kernel.product_of_lanes(rows + tap * count, count, from, part, k, tap + run > 0, next, 4 * (next - part), sums);
       }
     }
     float start[kMostColumns] = {};
@@ -100,7 +109,7 @@ void convolve_directly(const Convolution& conv, const Real* x, const Real* weigh
   });
 }
 
-template void convolve(const Convolution&, const float*, const float*, const float*, float*);
-template void convolve(const Convolution&, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
+template void convolve(const Convolution&, const float*, const Weights<float>&, const float*, float*);
+template void convolve(const Convolution&, const BFloat16*, const Weights<BFloat16>&, const BFloat16*, BFloat16*);
 
 }  // namespace mlxdiff

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "pack.h"
+
 namespace mlxdiff {
 
 // x (batch, height, width, channels), weights (out_channels, kernel, kernel, channels); padding on all four sides.
@@ -18,17 +20,17 @@ struct Convolution {
 // out (batch, out_height, out_width, out_channels), by whichever algorithm takes less work. `bias` (out_channels) may
 // be null.
 template <class Real>
-void convolve(const Convolution&, const Real* x, const Real* weights, const Real* bias, Real* out);
+void convolve(const Convolution&, const Real* x, const Weights<Real>& weights, const Real* bias, Real* out);
 
-// The sum over taps, as products. Weights are brought into panels, the output channels that a register tile is wide, a
-// run of channels at a time. The channels of bf16 are even.
+// The sum over taps, as products. Weights that are not packed are brought into panels, the output channels that a
+// register tile is wide, a run of channels at a time. The channels of bf16 are even.
 template <class Real>
-void convolve_directly(const Convolution&, const Real* x, const Real* weights, const Real* bias, Real* out);
+void convolve_directly(const Convolution&, const Real* x, const Weights<Real>& weights, const Real* bias, Real* out);
 
-// Winograd's algorithm, for kernels of 3 with stride 1, which multiplies fp32 whatever the images are. Its work, in products for each input and output channel; the
-// other one takes kernel^2 for each pixel.
-int64_t winograd_work(const Convolution&);
+// Winograd's algorithm, for kernels of 3 with stride 1, which multiplies fp32 whatever the images are. Its work, in
+// products for each input and output channel; the other one takes kernel^2 for each pixel.
+int64_t winograd_work(const Convolution&, bool packed);
 template <class Real>
-void convolve_by_winograd(const Convolution&, const Real* x, const Real* weights, const Real* bias, Real* out);
+void convolve_by_winograd(const Convolution&, const Real* x, const Weights<Real>& weights, const Real* bias, Real* out);
 
 }  // namespace mlxdiff

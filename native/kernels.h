@@ -79,11 +79,11 @@ struct GroupNorm {
   KERNEL(pack_panel, (const Real* weights, int64_t stride, int64_t valid, int64_t k, float* out))              \
   KERNEL(pack_lanes, (const Lane* weights, int64_t stride, int64_t valid, int64_t k, float* out))              \
   /* out (count, columns) becomes, or with `add` grows by, the product of rows[i] + from (k) and weights */    \
-  /* (k, columns): of fp32, or of lanes of Real. */                                                            \
+  /* (k, columns): of fp32, or of lanes of Real. Meanwhile that many bytes from `ahead` on are fetched. */     \
   KERNEL(product, (const float* const* rows, int64_t count, int64_t from, const float* weights, int64_t k,     \
-                   bool add, float* out))                                                                      \
+                   bool add, const void* ahead, int64_t bytes, float* out))                                    \
   KERNEL(product_of_lanes, (const Lane* const* rows, int64_t count, int64_t from, const float* weights,        \
-                            int64_t k, bool add, float* out))                                                  \
+                            int64_t k, bool add, const void* ahead, int64_t bytes, float* out))                \
   /* out[i * stride + j] = sums[i * columns + j] + start[j] for i < count and j < valid. */                    \
   KERNEL(put_sums, (const float* sums, int64_t count, const float* start, int64_t valid, Real* out,            \
                     int64_t stride))                                                                           \
@@ -92,6 +92,8 @@ struct GroupNorm {
   KERNEL(winograd_pixels, (const Real* const* in, int64_t from, int64_t channels, float* out,                  \
                            int64_t stride))                                                                    \
   KERNEL(winograd_weights, (const float* in, int64_t count, float* out, int64_t stride))                       \
+  /* The same of lanes, as pack_lanes leaves them: (9, lanes, columns), lanes of Real. */                      \
+  KERNEL(winograd_lanes, (const float* in, int64_t lanes, float* out, int64_t stride))                         \
   KERNEL(winograd_sums, (const float* in, int64_t stride, const float* start, Real* const* out,                \
                          int64_t channels))
 

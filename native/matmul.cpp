@@ -23,14 +23,14 @@ constexpr int64_t kPanels = 4 << 20;
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What differs between the products below. All sums of an element are of one order: run after run, and within a run.
+// What differs between the products below. Weights that are packed already are `panels`; else it is null. All sums of an element are of one order: run after run, and within a run.
 //
 // pack(column, valid, lane, lanes, out)  brings that run of weights into a panel
 // results(row, column)                   where they go
 // put(row, count, column, valid, sums)   takes sums (count, columns of a panel) there
 template <class Real, class Pack, class At, class Put>
-void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64_t x_row, const Pack& pack,
-              const At& results, const Put& put) {
+void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64_t x_row, const float* panels_of_weights,
+              const Pack& pack, const At& results, const Put& put) {
   if (rows == 0 || columns == 0) return;
   const Kernels<Real>& kernel = kernels<Real>();
   int64_t wide;
@@ -40,11 +40,12 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
   const int64_t most = std::clamp(kBlock / (4 * std::max<int64_t>(1, lanes)), kLeastRows, kMostRows);
   const int64_t blocks = ceil_divide(rows, most);
   // Few rows pass a panel once or twice: then each thread packs for itself, and the panel never leaves its cache.
-  const bool apart = blocks <= 2;
-  const int64_t group = apart ? panels : std::clamp<int64_t>(kPanels / (4 * wide * std::max<int64_t>(1, lanes)), 1, panels);
+  const bool ready = panels_of_weights != nullptr, apart = !ready && blocks <= 2;
+  const int64_t group = apart || ready ? panels : std::clamp<int64_t>(kPanels / (4 * wide * std::max<int64_t>(1, lanes)), 1, panels);
   const int64_t own = wide * (kMostRows + (apart ? depth : 0)), panel_size = wide * lanes;
-  const Scratch scratch(pool().threads() * own + (apart ? 0 : group * panel_size));
+  const Scratch scratch(pool().threads() * own + (apart || ready ? 0 : group * panel_size));
   float* const shared = scratch.data() + pool().threads() * own;
+  const float* const packed_panels = ready ? panels_of_weights : shared;
   const bool alone = rows * columns * lanes < kSmall;
   const auto loop = [alone](int64_t n, const auto& body) {
     if (!alone) return pool().parallel_for(n, body);
@@ -53,7 +54,7 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
 
   for (int64_t first = 0; first < panels; first += group) {
     const int64_t some = std::min(group, panels - first);
-    if (!apart) {
+    if (!apart && !ready) {
       loop(some * runs, [&](int64_t unit, int) {
         const int64_t column = (first + unit / runs) * wide, lane = unit % runs * depth;
         pack(column, std::min(wide, columns - column), lane, std::min(depth, lanes - lane),
@@ -78,8 +79,11 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
       for (int64_t lane = 0; lane < lanes; lane += depth) {
         const int64_t k = std::min(depth, lanes - lane);
         if (apart) pack(column, valid, lane, k, packed);
-        const float* weights = apart ? packed : shared + panel * panel_size + lane * wide;
-        kernel.product_of_lanes(at, count, lane, weights, k, lane > 0, sums);
+        const float* weights = apart ? packed : packed_panels + panel * panel_size + lane * wide;
+        // What follows, if only in the next panel; the last ones have nothing behind them.
+        const bool last = apart || (panel + 1 == some && lane + 2 * depth > lanes);
+        const int64_t ahead = last ? 0 : k * wide;
+        kernel.product_of_lanes(at, count, lane, weights, k, lane > 0, weights + ahead, 4 * ahead, sums);
       }
       put(begin, count, column, valid, sums);
     });
@@ -88,20 +92,65 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
 
 }  // namespace
 
-template <class Real>
-void multiply(const Product<Real>& p) {
+namespace {
+
+template <class Real, class Pack>
+void multiply_packing(const Product<Real>& p, const Pack& pack) {
   const Kernels<Real>& kernel = kernels<Real>();
-  const auto pack = [&](int64_t column, int64_t valid, int64_t lane, int64_t lanes, float* out) {
-    const Real* from = p.weights + column * p.weight_row + lane * kPerLane<Real>;
-    kernel.pack_lanes(reinterpret_cast<const Lane*>(from), p.weight_row / kPerLane<Real>, valid, lanes, out);
-  };
   const auto at = [&](int64_t row, int64_t column) { return p.out + row * p.out_row + column; };
   const auto put = [&](int64_t row, int64_t count, int64_t column, int64_t valid, const float* sums) {
     float start[kMostColumns] = {};
     for (int64_t j = 0; p.bias != nullptr && j < valid; ++j) start[j] = as_float(p.bias[column + j]);
     kernel.put_sums(sums, count, start, valid, at(row, column), p.out_row);
   };
-  multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, pack, at, put);
+  multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, p.panels, pack, at, put);
+}
+
+// Numbers that whole words have, from the word that `from` is in to the one that ends at or behind `to`. What each is
+// worth is computed as MLX does, rounded twice: this file is compiled without fused multiply-adds.
+void unpack(const Quantized& q, int64_t row, int64_t depth, int64_t from, int64_t to, float* out) {
+  const int64_t per = 32 / q.bits;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(q.words + row * (depth / per));
+  while (from < to) {
+    const int64_t group = from / q.group_size, end = std::min(to, (group + 1) * q.group_size);
+    const int64_t which = row * (depth / q.group_size) + group;
+    const float scale = q.scales[which], offset = q.offsets[which];
+    if (q.bits == 8) {
+      for (; from < end; ++from) *out++ = scale * static_cast<float>(bytes[from]) + offset;
+      continue;
+    }
+    float worth[16];
+    for (int i = 0; i < 16; ++i) worth[i] = scale * static_cast<float>(i) + offset;
+    for (; from < end; from += 2) {
+      const uint8_t two = bytes[from / 2];
+      *out++ = worth[two & 15];
+      *out++ = worth[two >> 4];
+    }
+  }
+}
+
+}  // namespace
+
+template <class Real>
+void multiply(const Product<Real>& p) {
+  const Kernels<Real>& kernel = kernels<Real>();
+  multiply_packing(p, [&](int64_t column, int64_t valid, int64_t lane, int64_t lanes, float* out) {
+    const Real* from = p.weights + column * p.weight_row + lane * kPerLane<Real>;
+    kernel.pack_lanes(reinterpret_cast<const Lane*>(from), p.weight_row / kPerLane<Real>, valid, lanes, out);
+  });
+}
+
+void multiply_quantized(const Product<float>& p, const Quantized& q) {
+  constexpr int64_t kWord = 8, kRow = kRun + 2 * kWord;
+  const Kernels<float>& kernel = kernels<float>();
+  Product<float> product = p;
+  product.panels = nullptr;
+  multiply_packing(product, [&](int64_t column, int64_t valid, int64_t lane, int64_t lanes, float* out) {
+    float rows[kMostColumns * kRow];
+    const int64_t from = lane / kWord * kWord, to = ceil_divide(lane + lanes, kWord) * kWord;
+    for (int64_t j = 0; j < valid; ++j) unpack(q, column + j, p.depth, from, to, rows + j * kRow);
+    kernel.pack_lanes(rows + lane - from, kRow, valid, lanes, out);
+  });
 }
 
 template void multiply(const Product<float>&);
@@ -142,7 +191,7 @@ void sgemm_by_rows(bool turn_a, bool turn_b, int64_t m, int64_t n, int64_t k, fl
       for (int64_t j = 0; j < valid; ++j) out[j] = alpha * sums[j] + (beta == 0 ? 0.0f : beta * out[j]);
     }
   };
-  multiply<float>(m, n, k, a, lda, pack, at, put);
+  multiply<float>(m, n, k, a, lda, nullptr, pack, at, put);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ struct Product {
   int64_t x_row;
   const Real* weights;
   int64_t weight_row;
+  const float* panels = nullptr;  // in place of weights: the same as pack.h has them
   const Real* bias;
   Real* out;
   int64_t out_row;
@@ -21,6 +22,19 @@ struct Product {
 
 template <class Real>
 void multiply(const Product<Real>&);
+
+// Weights of 4 or 8 bits as MLX packs them: (columns, depth) numbers in words of 32 bits, the first one lowest, and a
+// scale and an offset for each group of a row. Groups are a multiple of 8 numbers, and depth one of theirs.
+struct Quantized {
+  const uint32_t* words;
+  const float *scales, *offsets;
+  int64_t group_size;
+  int bits;
+};
+
+// The same with these weights; `weights` and `panels` of the product are not looked at. The matrix is never there as a
+// whole.
+void multiply_quantized(const Product<float>&, const Quantized&);
 
 // CBLAS's function of that name. Where there is no memory for it, the result is NaN.
 void sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float* a, int lda,

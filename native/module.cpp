@@ -41,6 +41,9 @@ NB_MODULE(_native, m) {
   m.def("group_norm", &mlxdiff::group_norm, "x"_a, "weight"_a, "bias"_a, "groups"_a, "eps"_a,
         "shift"_a = nb::none(), "silu"_a = false);
   m.def("attention", &mlxdiff::attention, "q"_a, "k"_a, "v"_a, "heads"_a, "mask"_a = nb::none());
+  m.def("pack", &mlxdiff::pack, "weights"_a);
   m.def("convolve", &mlxdiff::convolve, "x"_a, "weights"_a, "bias"_a.none(), "stride"_a, "padding"_a);
+  m.def("quantized_linear", &mlxdiff::quantized_linear, "x"_a, "weights"_a, "scales"_a, "biases"_a, "group_size"_a,
+        "bits"_a);
   m.def("linear", &mlxdiff::linear, "x"_a, "weights"_a, "bias"_a.none());
 }

@@ -26,6 +26,15 @@ mx::allocator::Data allocate(size_t bytes) {
   return data;
 }
 
+// Memory for the array that begins a line of the cache, where vectors are read fastest.
+void give_memory(mx::array& a) {
+  constexpr size_t kLine = 64;
+  auto data = allocate(a.nbytes() + kLine);
+  const size_t past = reinterpret_cast<uintptr_t>(data.buffer().raw_ptr()) % kLine;
+  const auto offset = static_cast<int64_t>(past == 0 ? 0 : kLine - past);
+  a.set_data(std::move(data), a.size(), a.strides(), {.contiguous = true, .row_contiguous = true, .col_contiguous = a.size() <= 1 || a.ndim() == 1}, offset);
+}
+
 template <class Real>
 Input<Real> view(const mx::array& a) {
   return {a.data<Real>(), a.shape(), a.strides()};
@@ -77,7 +86,7 @@ class Lazy : public mx::Primitive {
         first.size() == out.size()) {
       out.copy_shared_buffer(first);
     } else {
-      out.set_data(allocate(out.nbytes()));
+      give_memory(out);
     }
     encoder.dispatch([work = op_.work, views = std::move(views), copies = std::move(copies),
                       output = out.data<Real>(), size = out.size()] {
@@ -134,7 +143,7 @@ template <class Real>
 mx::array lazily(Op<Real> op, mx::Shape shape, std::vector<mx::array> inputs) {
   const mx::Dtype type = std::is_same_v<Real, float> ? mx::float32 : mx::bfloat16;
   for (const auto& input : inputs) {
-    if (input.dtype() != type) throw std::invalid_argument(op.name + " takes arrays of one type, float32 or bfloat16");
+    if (input.dtype() != type && !(op.words && input.dtype() == mx::uint32)) throw std::invalid_argument(op.name + " takes arrays of one type, float32 or bfloat16");
   }
   if (type == mx::bfloat16 && !has_bf16()) throw std::invalid_argument("this processor has no products of bfloat16");
   auto primitive = std::make_shared<Lazy<Real>>(mx::default_stream(mx::Device::cpu), std::move(op));

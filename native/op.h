@@ -33,6 +33,7 @@ struct Op {
   // Whether the work looks at strides: inputs then come as they lie if their last axis is contiguous;
   // otherwise they are row-major, copied if need be.
   bool strided = false;
+  bool words = false;  // whether inputs may also be words of 32 bits; the work knows which
   bool in_place = false;  // whether the output may be the first input, of the same size
 };
 

@@ -32,6 +32,10 @@ mx::array group_norm(const mx::array& x, const mx::array& weight, const mx::arra
 mx::array attention(const mx::array& q, const mx::array& k, const mx::array& v, int heads,
                     const std::optional<mx::array>& mask);
 
+// Weights (O, C) of a linear layer or (O, kernel, kernel, C) of a convolution, in the order in which `linear` and
+// `convolve` read them: they take them in place of the others. Unchanged where something would be left over (pack.h).
+mx::array pack(const mx::array& weights);
+
 // x (batch, height, width, channels) convolved with weights (out_channels, kernel, kernel, channels), plus `bias`
 // (out_channels): (batch, out height, out width, out_channels). Kernels are 3 at most.
 mx::array convolve(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias, int stride,
@@ -39,5 +43,10 @@ mx::array convolve(const mx::array& x, const mx::array& weights, const std::opti
 
 // x (..., C) times the transpose of weights (O, C), plus `bias` (O): (..., O).
 mx::array linear(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias);
+
+// x (..., C) in fp32 times the transpose of a matrix (O, C) of 4 or 8 bits, as mlx.core.quantize gives it: weights
+// (O, C * bits / 32), scales and biases (O, C / group_size).
+mx::array quantized_linear(const mx::array& x, const mx::array& weights, const mx::array& scales,
+                           const mx::array& biases, int group_size, int bits);
 
 }  // namespace mlxdiff

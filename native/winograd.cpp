@@ -22,8 +22,10 @@ constexpr int64_t kMostTiles = 64, kLeastTiles = 16, kCache = 6 << 20;
 constexpr int64_t kMostDepth = 128;
 // Positions lie a line of the cache further apart than they need, lest they all fall into the same set of lines.
 constexpr int64_t kLine = 16, kGap = kLine;
-// Bringing a weight into its panel and transforming it takes as long as this many products with it.
-constexpr int64_t kWeightWork = 192;
+// Bringing a weight into its panel and transforming it takes as long as this many products with it. Packed weights are
+// transformed alone, but products with them are faster: so this counts for more.
+constexpr int64_t kWeightWork = 192, kPackedWeightWork = 240;
+
 
 struct Tiling {
   int64_t rows, columns, tiles;  // the first two of an image
@@ -41,10 +43,13 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-int64_t winograd_work(const Convolution& conv) { return kPositions * Tiling(conv).tiles + kWeightWork; }
+int64_t winograd_work(const Convolution& conv, bool packed) {
+  return kPositions * Tiling(conv).tiles + (packed ? kPackedWeightWork : kWeightWork);
+}
 
 template <class Real>
-void convolve_by_winograd(const Convolution& conv, const Real* x, const Real* weights, const Real* bias, Real* out) {
+void convolve_by_winograd(const Convolution& conv, const Real* x, const Weights<Real>& weights, const Real* bias,
+                          Real* out) {
   const Kernels<Real>& kernel = kernels<Real>();
   const Tiling tiling(conv);
   int64_t columns;
@@ -55,7 +60,9 @@ void convolve_by_winograd(const Convolution& conv, const Real* x, const Real* we
   const int64_t blocks =
       ceil_divide(tiling.tiles, std::clamp(kCache / (4 * kPositions * channels), kLeastTiles, kMostTiles));
   const int64_t most = ceil_divide(tiling.tiles, blocks);
-  const int64_t runs = ceil_divide(channels, kMostDepth), depth = ceil_divide(channels, runs);
+  const bool ready = weights.packed != nullptr;
+  const int64_t runs = ready ? weights.packing.runs : ceil_divide(channels, kMostDepth);
+  const int64_t depth = ceil_divide(channels, runs), run_size = kTaps * depth * columns / kPerLane<Real>;
   // Where panels are few, a thread takes one with a part of the tiles.
   const int64_t parts = std::clamp(ceil_divide(4 * threads, panels), int64_t{1}, ceil_divide(most, kLeastTiles));
 
@@ -63,7 +70,7 @@ void convolve_by_winograd(const Convolution& conv, const Real* x, const Real* we
   // transformed (positions, depth, columns), and sums (positions, tiles, columns).
   const int64_t pixel_stride = runs * most * depth + kGap, weight_stride = depth * columns + kGap;
   const int64_t sum_stride = most * columns + kGap;
-  const int64_t own = kTaps * depth * columns + kPositions * (weight_stride + sum_stride);
+  const int64_t own = (ready ? 0 : kTaps * depth * columns) + kPositions * (weight_stride + sum_stride);
   const Scratch scratch(kPositions * pixel_stride + threads * own);
   float* const pixels = scratch.data();
   const std::vector<Real> nothing(channels);
@@ -90,28 +97,36 @@ void convolve_by_winograd(const Convolution& conv, const Real* x, const Real* we
       const int64_t panel = unit / parts, begin = count * (unit % parts) / parts;
       const int64_t some = count * (unit % parts + 1) / parts - begin;
       float* const packed = pixels + kPositions * pixel_stride + worker * own;
-      float* const transformed = packed + kTaps * depth * columns;
+      float* const transformed = packed + (ready ? 0 : kTaps * depth * columns);
       float* const sums = transformed + kPositions * weight_stride;
       const int64_t here = panel * columns, valid = std::min(columns, out_channels - here);
       const float* rows[kMostTiles];
       for (int64_t i = 0; i < some; ++i) rows[i] = pixels + (begin + i) * depth;
       for (int64_t run = 0; run < runs; ++run) {
         const int64_t from = run * depth, k = std::min(depth, channels - from);
-        const Real* taps = weights + here * kTaps * channels + from;
-        for (int64_t tap = 0; tap < kTaps; ++tap) {
-          kernel.pack_panel(taps + tap * channels, kTaps * channels, valid, k, packed + tap * k * columns);
+        const Real* taps = ready ? nullptr : weights.plain + here * kTaps * channels + from;
+        const float* lanes = ready ? weights.packed + (panel * runs + run) * run_size : nullptr;
+        if (ready) {
+          kernel.winograd_lanes(lanes, k / kPerLane<Real>, transformed, weight_stride);
+        } else {
+          for (int64_t tap = 0; tap < kTaps; ++tap) {
+            kernel.pack_panel(taps + tap * channels, kTaps * channels, valid, k, packed + tap * k * columns);
+          }
+          kernel.winograd_weights(packed, k * columns, transformed, weight_stride);
         }
-        kernel.winograd_weights(packed, k * columns, transformed, weight_stride);
         for (int64_t p = 0; p < kPositions; ++p) {
-          // Each position fetches a part of the weights of the next run.
-          if (run + 1 < runs) {
+          // Each position fetches a part of the weights that come next.
+          const float* ahead = nullptr;
+          if (ready && (run + 1 < runs || panel + 1 < panels)) {
+            ahead = lanes + run_size + run_size * p / kPositions;
+          } else if (!ready && run + 1 < runs) {
             const Real* next = taps + p / 4 * channels + k;
             for (int64_t j = p % 4 * valid / 4; j < (p % 4 + 1) * valid / 4; ++j) {
               for (int64_t c = 0; c < k; c += kLine * kPerLane<Real>) __builtin_prefetch(next + j * kTaps * channels + c, 0, 2);
             }
           }
           kernel.product(rows, some, p * pixel_stride + run * most * depth, transformed + p * weight_stride, k,
-                         run > 0, sums + p * sum_stride);
+                         run > 0, ahead, ahead == nullptr ? 0 : 4 * run_size / kPositions, sums + p * sum_stride);
         }
       }
       float start[kMostColumns] = {};
@@ -130,7 +145,8 @@ void convolve_by_winograd(const Convolution& conv, const Real* x, const Real* we
   }
 }
 
-template void convolve_by_winograd(const Convolution&, const float*, const float*, const float*, float*);
-template void convolve_by_winograd(const Convolution&, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
+template void convolve_by_winograd(const Convolution&, const float*, const Weights<float>&, const float*, float*);
+template void convolve_by_winograd(const Convolution&, const BFloat16*, const Weights<BFloat16>&, const BFloat16*,
+                                   BFloat16*);
 
 }  // namespace mlxdiff

@@ -20,6 +20,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from mlx.utils import tree_flatten
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
+from torch_weights import unpacked_parameters
 
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.adapting import Adapting
@@ -279,7 +280,7 @@ def test_a_lora_beside_quantized_layers_is_all_there(emoji_lora, tmp_path, bits,
 
 def full_difference(path: Path, size: float) -> str:
     """Of one attention layer of the built-in model: no product of small matrices."""
-    weight = dict(tree_flatten(StableDiffusion("emoji", dtype="fp32").networks.backbone.network.parameters()))
+    weight = unpacked_parameters(StableDiffusion("emoji", dtype="fp32").networks.backbone.network)
     layer = next(path for path in weight if path.endswith("attn2.to_q.weight"))
     rows = np.random.default_rng(0).normal(size=weight[layer].shape).astype(np.float32)
     name = layer.removesuffix(".weight").replace(".", "_")

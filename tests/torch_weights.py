@@ -9,10 +9,27 @@ import mlx.nn as nn
 import torch
 from mlx.utils import tree_flatten
 
+from mlxdiff.checkpoint.transform import at
+from mlxdiff.kernels.packing import unpacked
+from mlxdiff.models.layers import PACKED, PointwiseConv2d
+
 
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Every parameter's path and shape, in MLX's layout; nothing is evaluated."""
-    return {name: tuple(array.shape) for name, array in tree_flatten(module.parameters())}
+    return {name: tuple(array.shape) for name, array in unpacked_parameters(module).items()}
+
+
+def unpacked_parameters(module: nn.Module) -> dict[str, mx.array]:
+    """Every parameter by its path, those that a CPU's products read in an order of their own as they were before."""
+    found = {}
+    for path, array in tree_flatten(module.parameters()):
+        layer, _, name = path.rpartition(".")
+        if name == PACKED:
+            path, array = f"{layer}.weight", unpacked(array)
+            if isinstance(at(module, layer), PointwiseConv2d):
+                array = array[:, None, None]
+        found[path] = array
+    return found
 
 
 def mlx_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

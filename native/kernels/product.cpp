@@ -10,15 +10,11 @@ namespace {
 // A tile of kTile rows and kVectors vectors fits the registers, beside a line of weights and one value; pointers to its
 // rows fit them too.
 #if defined(__AVX512F__)
-constexpr int kTile = 10, kVectors = 2;
-#elif defined(__AVX__)
-constexpr int kTile = 6, kVectors = 2;
-#elif defined(__aarch64__)
-constexpr int kTile = 6, kVectors = 4;
+constexpr int kTile = 10;
 #else
-constexpr int kTile = 6, kVectors = 2;
+constexpr int kTile = 6;
 #endif
-constexpr int kColumns = kVectors * kWidth;
+constexpr int kVectors = kColumns / kWidth;
 static_assert(kColumns <= kMostColumns);
 
 // How a tile multiplies: lanes as fp32, or as what Real makes of them.
@@ -29,9 +25,10 @@ struct AsReal {
   static Vec multiply_add(Vec sum, Vec a, Vec b) { return MLXDIFF_ISA::multiply_add(sum, a, b); }
 };
 
-// Loops are unrolled so that the arrays become registers.
+// Loops are unrolled so that the arrays become registers. Each step fetches what lies `step` bytes further ahead.
 template <class As, int kRows>
-void tile(const Lane* const* rows, int64_t from, const float* weights, int64_t k, bool add, float* out) {
+void tile(const Lane* const* rows, int64_t from, const float* weights, int64_t k, bool add, const char* ahead,
+          int64_t step, float* out) {
   Vec sum[kRows][kVectors];
   const Lane* a[kRows];
 #pragma GCC unroll 16
@@ -42,6 +39,7 @@ void tile(const Lane* const* rows, int64_t from, const float* weights, int64_t k
   }
   for (int64_t c = 0; c < k; ++c) {
     Vec line[kVectors];
+    __builtin_prefetch(ahead + c * step, 0, 2);
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) line[j] = load(weights + c * kColumns + j * kWidth);
 #pragma GCC unroll 16
@@ -57,7 +55,7 @@ void tile(const Lane* const* rows, int64_t from, const float* weights, int64_t k
   }
 }
 
-using Tile = void (*)(const Lane* const*, int64_t, const float*, int64_t, bool, float*);
+using Tile = void (*)(const Lane* const*, int64_t, const float*, int64_t, bool, const char*, int64_t, float*);
 
 template <class As>
 struct Tiles {
@@ -76,12 +74,15 @@ constexpr Tiles<As> tiles;
 
 template <class As>
 inline void multiply(const Lane* const* rows, int64_t count, int64_t from, const float* weights, int64_t k, bool add,
-                     float* out) {
+                     const void* ahead, int64_t bytes, float* out) {
   // Tiles of even heights: 16 rows are faster as 4 of 4 than as 6, 6 and 4.
   const int64_t n = (count + kTile - 1) / kTile;
+  const int64_t step = n * k > 0 ? bytes / (n * k) : 0;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t first = count * i / n;
-    tiles<As>.of[count * (i + 1) / n - first](rows + first, from, weights, k, add, out + first * kColumns);
+    tiles<As>.of[count * (i + 1) / n - first](rows + first, from, weights, k, add,
+                                              static_cast<const char*>(ahead) + i * k * step, step,
+                                              out + first * kColumns);
   }
 }
 
@@ -136,13 +137,13 @@ void pack_lanes(const Lane* weights, int64_t stride, int64_t valid, int64_t k, f
 }
 
 void product(const float* const* rows, int64_t count, int64_t from, const float* weights, int64_t k, bool add,
-             float* out) {
-  multiply<AsFloat>(rows, count, from, weights, k, add, out);
+             const void* ahead, int64_t bytes, float* out) {
+  multiply<AsFloat>(rows, count, from, weights, k, add, ahead, bytes, out);
 }
 
 void product_of_lanes(const Lane* const* rows, int64_t count, int64_t from, const float* weights, int64_t k, bool add,
-                      float* out) {
-  multiply<AsReal>(rows, count, from, weights, k, add, out);
+                      const void* ahead, int64_t bytes, float* out) {
+  multiply<AsReal>(rows, count, from, weights, k, add, ahead, bytes, out);
 }
 
 void put_sums(const float* sums, int64_t count, const float* start, int64_t valid, Real* out, int64_t stride) {

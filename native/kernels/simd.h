@@ -20,6 +20,13 @@ constexpr int kWidth = 8;
 constexpr int kWidth = 4;
 #endif
 
+// Columns of a panel of weights: two vectors, or four where there are as many registers as on 64-bit Arm.
+#if defined(__aarch64__)
+constexpr int kColumns = 4 * kWidth;
+#else
+constexpr int kColumns = 2 * kWidth;
+#endif
+
 typedef float Vec __attribute__((vector_size(4 * kWidth)));
 typedef int32_t Ints __attribute__((vector_size(4 * kWidth)));
 typedef float Unaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));

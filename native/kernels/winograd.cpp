@@ -39,6 +39,24 @@ inline void weights(const V* g, V* t, int step) {
   t[5 * step] = g[2];
 }
 
+// Nine taps (a function of their number) to 36 positions.
+template <class Tap>
+inline void transform(const Tap& tap, float* out, int64_t stride) {
+  Vec columns[kSide * kTaps], line[kTaps], row[kSide];
+#pragma GCC unroll 3
+  for (int j = 0; j < kTaps; ++j) {
+#pragma GCC unroll 3
+    for (int i = 0; i < kTaps; ++i) line[i] = tap(i * kTaps + j);
+    weights(line, columns + j, kTaps);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < kSide; ++i) {
+    weights(columns + i * kTaps, row, 1);
+#pragma GCC unroll 6
+    for (int j = 0; j < kSide; ++j) store(out + (i * kSide + j) * stride, row[j]);
+  }
+}
+
 template <class V>
 inline void sums(const V* t, V* y, int step) {
   const V sum_a = t[1] + t[2], difference_a = t[1] - t[2];
@@ -81,20 +99,23 @@ void winograd_pixels(const Real* const* in, int64_t from, int64_t channels, floa
 
 void winograd_weights(const float* in, int64_t count, float* out, int64_t stride) {
   for (int64_t c = 0; c < count; c += kWidth) {
-    Vec columns[kSide * kTaps], line[kTaps], row[kSide];
-#pragma GCC unroll 3
-    for (int j = 0; j < kTaps; ++j) {
-#pragma GCC unroll 3
-      for (int i = 0; i < kTaps; ++i) line[i] = load(in + (i * kTaps + j) * count + c);
-      weights(line, columns + j, kTaps);
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kSide; ++i) {
-      weights(columns + i * kTaps, row, 1);
-#pragma GCC unroll 6
-      for (int j = 0; j < kSide; ++j) store(out + (i * kSide + j) * stride + c, row[j]);
-    }
+    transform([=](int tap) { return load(in + tap * count + c); }, out + c, stride);
   }
+}
+
+void winograd_lanes(const float* in, int64_t lanes, float* out, int64_t stride) {
+#ifdef MLXDIFF_BF16
+  const int64_t count = lanes * kColumns;
+  for (int64_t c = 0; c < count; c += kWidth) {
+    const auto pair = [=](int tap) { return (Bits)load(in + tap * count + c); };
+    // Both numbers of a lane are of the same output channel, and of neighbours of the input's.
+    float* const to = out + c / kColumns * 2 * kColumns + c % kColumns;
+    transform([=](int tap) { return (Vec)(pair(tap) << 16); }, to, stride);
+    transform([=](int tap) { return (Vec)(pair(tap) & 0xffff0000u); }, to + kColumns, stride);
+  }
+#else
+  winograd_weights(in, lanes * kColumns, out, stride);
+#endif
 }
 
 void winograd_sums(const float* in, int64_t stride, const float* start, Real* const* out, int64_t channels) {

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from arrays import normal, relative_error
 
+from mlxdiff.kernels import native
+from mlxdiff.kernels.linear import linear
 from mlxdiff.kernels.quantized import quantized_product
 from mlxdiff.models.layers import Linear, QuantizedLinear
 
@@ -34,3 +36,47 @@ def test_a_layer_that_is_quantized_knows_its_product_and_its_bias(bias):
     assert type(layer) is QuantizedLinear
     assert relative_error(layer(x), exact) < 0.01
     assert relative_error(layer.product(x), plain) < 0.01
+
+
+@pytest.mark.skipif(native.serving() is None, reason="the extension is off")
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("rows", "depth", "outputs", "group_size"), [(8, 640, 96, 64), (300, 1280, 100, 32), (1030, 384, 33, 128)]
+)
+def test_the_extension_gives_the_bits_of_a_product_with_the_whole_matrix(rows, depth, outputs, group_size, bits):
+    """Depths that end within a word's run, and rows that are few and many: those are packed in two ways."""
+    x = mx.array(normal(rows, depth))
+    packed = mx.quantize(mx.array(normal(outputs, depth, seed=1)), group_size, bits)
+    matrix = mx.dequantize(*packed, group_size, bits)
+    got = native.serving(x).quantized_linear(x, *packed, group_size, bits)
+    assert mx.array_equal(got, linear(x, matrix))
+
+
+@pytest.mark.skipif(native.serving() is None, reason="the extension is off")
+def test_the_extension_refuses_what_does_not_belong_together():
+    x, packed = mx.zeros((8, 128)), mx.quantize(mx.zeros((64, 128)), 64, 4)
+    for bits, group_size in ((8, 64), (4, 32), (4, 4), (3, 64)):
+        with pytest.raises(ValueError, match=r"quantized|belong|groups"):
+            native.serving(x).quantized_linear(x, *packed, group_size, bits)
+    with pytest.raises(ValueError, match="words"):
+        native.serving(x).quantized_linear(x, mx.zeros((64, 16)), *packed[1:], 64, 4)
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="for a CPU")
+@pytest.mark.parametrize("low_rank", [False, True])
+@pytest.mark.parametrize("form", ["plain", "extension"])
+def test_matrices_are_not_unpacked_before_their_turn(form, low_rank, monkeypatch):
+    """Of forty layers a few are there in full at a time, and not all, although nothing but memory hinders MLX."""
+    if form == "plain":
+        monkeypatch.setattr(native, "serving", lambda *_: None)
+    size, layers = 512, 40
+    packed = [mx.quantize(mx.array(normal(size, size, seed=i)), 64, 8) for i in range(layers)]
+    change = (mx.zeros((4, size)), mx.zeros((size, 4))) if low_rank else None
+    x = mx.array(normal(8, size))
+    mx.eval(packed, x)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    for each in packed:
+        x = x + 1e-3 * quantized_product(x, *each, group_size=64, bits=8, low_rank=change)
+    mx.eval(x)
+    assert mx.get_peak_memory() - before < 0.7 * layers * size * size * 4

@@ -23,6 +23,9 @@ if extension is None:
 
 TYPES = [mx.float32, mx.bfloat16] if extension.has_bf16() else [mx.float32]
 
+QUANTIZED = mx.quantize(mx.array(normal(192, 640)), 64, 4)
+mx.eval(QUANTIZED)
+
 
 @pytest.fixture(autouse=True)
 def as_many_threads_as_before():
@@ -44,6 +47,10 @@ def results(dtype):
         extension.convolve(draw(1, 21, 19, 64), draw(40, 3, 3, 64), None, 1, 1),
         extension.convolve(draw(1, 8, 8, 640), draw(40, 3, 3, 640), None, 2, 1),
         extension.convolve(draw(1, 4, 4, 640), draw(40, 3, 3, 640), None, 1, 1),
+        extension.quantized_linear(draw(70, 640).astype(mx.float32), *QUANTIZED, 64, 4),
+        extension.linear(draw(70, 1280), extension.pack(draw(192, 1280)), None),
+        extension.convolve(draw(1, 21, 19, 64), extension.pack(draw(96, 3, 3, 64)), None, 1, 1),
+        extension.convolve(draw(1, 4, 4, 640), extension.pack(draw(96, 3, 3, 640)), None, 1, 1),
         extension.attention(draw(2, 300, 80), draw(2, 290, 80), draw(2, 290, 80), 2),
         extension.group_norm(draw(2, 300, 64), channels, channels, 8, 1e-5),
         extension.layer_norm(draw(300, 64), channels, channels, 1e-5),

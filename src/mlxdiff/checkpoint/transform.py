@@ -1,6 +1,6 @@
 """Loading as a list of named transformations over (module, weights), applied in order.
 
-    stored layers -> rename -> fit -> merge -> place -> quantize -> measure -> cast -> attach -> fuse
+    stored layers -> rename -> fit -> merge -> place -> quantize -> measure -> cast -> attach -> fuse -> pack
 
 Up to `place` they change the weights, behind it the module that holds them. Nothing is evaluated. Checks come before
 `place`: a module that is refused keeps its values.
@@ -194,6 +194,15 @@ def fuse() -> Transformation:
         module.fuse()
 
     return _of_module("fuse", change)
+
+
+def pack() -> Transformation:
+    """Reorders weights for the products of a CPU, by the module's own `pack`."""
+
+    def change(module: Any) -> None:
+        module.pack()
+
+    return _of_module("pack", change)
 
 
 def fit_shape(array: mx.array, shape: tuple[int, ...]) -> mx.array | None:

@@ -258,7 +258,7 @@ def load_backbone(checkpoint: Checkpoint, dtype: mx.Dtype, bits: int | None) -> 
             f" {checkpoint.vae.latent_channels}: it expects something beside the latents that mlxdiff does not know.",
             "Use a checkpoint that draws from text, inpaints, edits by instructions, or takes a depth map.",
         )
-    loaded = load_network(checkpoint, BACKBONE, dtype, bits, finish=(transform.fuse(),))
+    loaded = load_network(checkpoint, BACKBONE, dtype, bits, finish=(transform.fuse(), transform.pack()))
     return UNetBackbone(loaded.module, reload=loaded.reload)
 
 

@@ -90,7 +90,8 @@ def load_control(source: ControlSource, dtype: mx.Dtype, bits: int | None) -> Co
     if isinstance(config, T2IAdapterConfig):
         return LoadedNetwork(lambda: T2IAdapter(config), source.read, dtype=dtype).module
     build = ControlNetModel if config.union is None else ControlNetUnionModel
-    loaded = LoadedNetwork(lambda: build(config), source.read, dtype=dtype, bits=bits, finish=(transform.fuse(),))
+    finish = transform.fuse(), transform.pack()
+    loaded = LoadedNetwork(lambda: build(config), source.read, dtype=dtype, bits=bits, finish=finish)
     return ControlNet(loaded.module)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import apple, native
+from . import apple, native, packing
 
 
 def conv2d(
@@ -12,12 +12,14 @@ def conv2d(
 ) -> mx.array:
     """The convolution of x (B, h, w, C) with weight (O, kernel, kernel, C), plus bias (O,): (B, h', w', O).
 
-    Height and width are padded by `padding` zeros on both sides.
+    The weight may be packed (kernels/packing.py). Height and width are padded by `padding` zeros on both sides.
     """
     extension = native.serving(x, weight, bias)
     # MLX writes out every pixel's neighbourhood, nine times the input, and multiplies.
-    if extension is not None and weight.shape[1] == weight.shape[2] <= 3:
+    packed = packing.is_packed(weight, 4)
+    if extension is not None and (packed or weight.shape[1] == weight.shape[2] <= 3):
         return extension.convolve(x, weight, bias, stride, padding)
+    weight = packing.unpacked(weight) if packed else weight
     return plain(x, weight, bias, stride=stride, padding=padding)
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import native
+from . import native, packing
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
-    """x (..., C) times the transpose of weight (O, C), plus bias (O,): (..., O)."""
+    """x (..., C) times the transpose of weight (O, C), packed or not, plus bias (O,): (..., O)."""
     if x.size > 0 and (extension := native.serving(x, weight, bias)) is not None:
         return extension.linear(x, weight, bias)
+    weight = packing.unpacked(weight) if packing.is_packed(weight, 2) else weight
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 

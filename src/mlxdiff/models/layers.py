@@ -16,6 +16,7 @@ from ..kernels.conv import conv2d
 from ..kernels.group_norm import group_norm, group_norm_silu
 from ..kernels.layer_norm import add_layer_norm, layer_norm
 from ..kernels.linear import linear
+from ..kernels.packing import packed
 from ..kernels.quantized import quantized_product
 from ..kernels.residual import add_biased
 
@@ -28,6 +29,32 @@ def timestep_embedding(timesteps: mx.array, width: int, *, flip_sin_to_cos: bool
     parts = [mx.cos(angles), mx.sin(angles)] if flip_sin_to_cos else [mx.sin(angles), mx.cos(angles)]
     embedding = mx.concatenate(parts, axis=-1)
     return mx.pad(embedding, [(0, 0), (0, 1)]) if width % 2 else embedding
+
+
+PACKED = "packed"
+"""Where a layer has its weight once it is packed: in place of `weight`."""
+
+
+def stored(layer: nn.Linear | nn.Conv2d) -> mx.array:
+    """The layer's weight, packed or not."""
+    return layer[PACKED] if PACKED in layer else layer["weight"]
+
+
+def pack(network: nn.Module) -> None:
+    """Brings the weights of linear layers and convolutions into the order in which the native extension reads them.
+
+    Once the weights are loaded and nothing changes them any more. What it cannot read so keeps its weight, as does
+    everything where there is no extension.
+    """
+    for layer in network.modules():
+        if not isinstance(layer, Linear | Conv2d | PointwiseConv2d) or PACKED in layer:
+            continue
+        weight = layer.weight
+        if isinstance(layer, PointwiseConv2d):
+            weight = weight.reshape(weight.shape[0], -1)
+        if (array := packed(weight)) is not None:
+            layer.pop("weight")
+            layer[PACKED] = array
 
 
 class GroupNorm(nn.Module):
@@ -67,10 +94,10 @@ class Linear(nn.Linear):
 
     def product(self, x: mx.array) -> mx.array:
         """The layer without its bias."""
-        return linear(x, self.weight)
+        return linear(x, stored(self))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return linear(x, self.weight, self.get("bias"))
+        return linear(x, stored(self), self.get("bias"))
 
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
@@ -98,10 +125,10 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: mx.array) -> mx.array:
         """The convolution without its bias."""
-        return conv2d(x, self.weight, stride=self.stride[0], padding=self.padding[0])
+        return conv2d(x, stored(self), stride=self.stride[0], padding=self.padding[0])
 
     def __call__(self, x: mx.array) -> mx.array:
-        return conv2d(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0])
+        return conv2d(x, stored(self), self.bias, stride=self.stride[0], padding=self.padding[0])
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -111,7 +138,7 @@ class PointwiseConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return linear(x, self.weight.reshape(self.weight.shape[0], -1), self.bias)
+        return linear(x, self[PACKED] if PACKED in self else self.weight.reshape(self.weight.shape[0], -1), self.bias)
 
 
 class TimestepEmbedding(nn.Module):

@@ -16,7 +16,7 @@ import mlx.nn as nn
 
 from ..errors import CheckpointError
 from ..kernels.activations import silu
-from .layers import Conv2d, ResnetBlock2D, TimestepEmbedding, timestep_embedding
+from .layers import Conv2d, ResnetBlock2D, TimestepEmbedding, pack, timestep_embedding
 from .transformer import SelfAttention, Transformer2DModel
 from .unet_blocks import Attend, DownBlock, LevelKeysValues, MidBlock, UpBlock
 from .unet_config import UNetConfig
@@ -43,13 +43,18 @@ class UNetDown(nn.Module):
     @property
     def dtype(self) -> mx.Dtype:
         """The weights' dtype, which `sample` should have."""
-        return self.conv_in.weight.dtype
+        return self.conv_in.bias.dtype
 
     def fuse(self) -> Self:
         """Joins layers that have the same input, once the weights are loaded: parameters then have other names."""
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.fuse()
+        return self
+
+    def pack(self) -> Self:
+        """Reorders the weights for the CPU's products, behind `fuse`: parameters then have other names and shapes."""
+        pack(self)
         return self
 
     def first(self, sample: mx.array) -> mx.array:
