@@ -23,6 +23,7 @@ from .families import Checkpoint, Family, base
 from .loras import Adapters
 from .models.autoencoders import Autoencoder
 from .models.backbone import Backbone
+from .models.layers import unpacked_name
 from .models.unet_backbone import UNetBackbone
 from .parts import BACKBONE
 from .text import Tokenizer
@@ -309,7 +310,7 @@ def check_finite(modules: Iterable[nn.Module], source: str) -> None:
     mx.eval(finite)
     bad = next((path for path, every in finite.items() if not every.item()), None)
     if bad is not None:
-        raise CheckpointError(f"{source} holds NaN or infinity in {bad!r}.", "Download it again.")
+        raise CheckpointError(f"{source} holds NaN or infinity in {unpacked_name(bad)!r}.", "Download it again.")
 
 
 def _weights(networks: Iterable[nn.Module]) -> list[mx.array]:

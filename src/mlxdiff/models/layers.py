@@ -40,6 +40,11 @@ def stored(layer: nn.Linear | nn.Conv2d) -> mx.array:
     return layer[PACKED] if PACKED in layer else layer["weight"]
 
 
+def unpacked_name(path: str) -> str:
+    """A parameter's path as it was before packing."""
+    return f"{path.removesuffix(PACKED)}weight" if path.rpartition(".")[2] == PACKED else path
+
+
 def pack(network: nn.Module) -> None:
     """Brings the weights of linear layers and convolutions into the order in which the native extension reads them.
 
