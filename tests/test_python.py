@@ -260,7 +260,10 @@ def test_a_loop_belongs_to_the_thread_that_began_it(sd):
 
 SLOW_TO_END = """
 import atexit, ctypes, pathlib, threading
+from mlxdiff import threads
 from mlxdiff.threads import Turn
+
+threads._ENDING_S = 60
 
 libc = ctypes.CDLL(None)
 key = ctypes.c_uint()

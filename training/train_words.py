@@ -194,7 +194,10 @@ def heard(
     def answers(states: torch.Tensor) -> torch.Tensor:
         keys, values = (to(states).unflatten(-1, (layer.heads, -1)).transpose(1, 2) for to in (layer.to_k, layer.to_v))
         given = functional.scaled_dot_product_attention(
-            asked.to(keys.dtype).expand(len(states), -1, -1, -1), keys, values, attn_mask=often.log().to(keys.dtype)
+            asked.to(keys.dtype).expand(len(states), -1, -1, -1),
+            keys,
+            values,
+            attn_mask=often.log().to(keys.dtype)[None],
         )
         return layer.to_out[0](given.transpose(1, 2).flatten(2)).float()
 
