@@ -247,5 +247,6 @@ def test_a_limit_of_addresses_is_kept_or_said(tmp_path, kilobytes):
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
-    assert done.returncode in (0, 2), (done.returncode, done.stderr)  # and not killed by a signal
-    assert done.returncode == 0 or "GB are there" in done.stderr
+    said = {0: "", 2: "GB are there", 3: "ran out of memory"}  # before the first picture, or at one
+    assert done.returncode in said, (done.returncode, done.stderr)  # and not killed by a signal
+    assert said[done.returncode] in done.stderr
