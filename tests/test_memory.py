@@ -235,7 +235,7 @@ def test_what_cannot_be_decoded_is_not_begun(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS has no limit of addresses")
-@pytest.mark.parametrize("kilobytes", [700_000, 900_000, 1_250_000, 1_500_000])
+@pytest.mark.parametrize("kilobytes", [700_000, 900_000, 1_000_000, 1_500_000])
 def test_a_limit_of_addresses_is_kept_or_said(tmp_path, kilobytes):
     limit = kilobytes * 1024
     command = [sys.executable, "-m", "mlxdiff", "generate", "a cat", "--steps", "2", "--n-images", "4", "-o", "out"]
@@ -247,6 +247,6 @@ def test_a_limit_of_addresses_is_kept_or_said(tmp_path, kilobytes):
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
-    said = {0: "", 2: "GB are there", 3: "ran out of memory"}  # before the first picture, or at one
+    said = {0: "", 2: "GB are there", 3: "ran out"}  # before the first picture, or at one
     assert done.returncode in said, (done.returncode, done.stderr)  # and not killed by a signal
     assert said[done.returncode] in done.stderr

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import __version__, blas, control_groups
-from .errors import BackendError, RequestError
+from .errors import BackendError, RequestError, out_of_memory
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -273,7 +273,7 @@ def check_memory() -> None:
 
     extension = None if is_gpu() else native.serving()
     if extension is not None and extension.lacked_memory():
-        raise _out_of_memory()
+        raise out_of_memory()
 
 
 @contextmanager
@@ -284,14 +284,7 @@ def lack_of_memory_in_words() -> Iterator[None]:
     except RuntimeError as error:
         if "Unable to allocate" not in str(error):
             raise
-        raise _out_of_memory() from error
-
-
-def _out_of_memory() -> BackendError:
-    return BackendError(
-        "The memory ran out, and what was computed is lost.",
-        "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
-    )
+        raise out_of_memory() from error
 
 
 def limit_cache() -> int:

@@ -74,3 +74,11 @@ class NonFiniteError(MlxdiffError):
 
 class MlxdiffWarning(UserWarning):
     """Shown once on stderr by the command line; a plain Python warning for importers."""
+
+
+def out_of_memory() -> BackendError:
+    """What a MemoryError says, and what MLX and the extension say by other errors."""
+    return BackendError(
+        "The memory ran out, and what was computed is lost.",
+        "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
+    )

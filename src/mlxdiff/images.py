@@ -257,7 +257,7 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     """The bytes of (H, W, 3) uint8 as PNG, JPEG or WebP, by the file's name, with `text` inside.
 
     PNG keeps every text under its name. JPEG and WebP keep `parameters`, `mlxdiff`, `Software` and XMP. Raises
-    RequestError for an unknown format, OutputError for texts that it cannot hold.
+    RequestError for an unknown format, OutputError for texts that it cannot hold, MemoryError.
     """
     kind = picture_format(path)
     image = Image.fromarray(picture)
@@ -271,7 +271,12 @@ def encode_picture(path: str | Path, picture: np.ndarray, text: Mapping[str, str
     if kind == "JPEG":
         options["subsampling"] = 0
     stream = BytesIO()
-    image.save(stream, kind, **options)
+    try:
+        image.save(stream, kind, **options)
+    except OSError as error:  # not of a file, which comes later: zlib calls its lack of memory a bad configuration
+        if kind == "PNG" or "memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
     return stream.getvalue()
 
 

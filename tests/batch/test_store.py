@@ -15,8 +15,8 @@ from mlxdiff.batch.jobs import Job
 from mlxdiff.batch.journal import Journal, Run
 from mlxdiff.batch.store import Store, difference
 from mlxdiff.batch.unfinished import RUN, Unfinished
-from mlxdiff.errors import OutputError
-from mlxdiff.images import write_picture
+from mlxdiff.errors import BackendError, OutputError
+from mlxdiff.images import encode_picture, write_picture
 from mlxdiff.latents import load_latents
 from mlxdiff.metadata import picture_text
 from mlxdiff.request import Request, Resolved
@@ -255,3 +255,24 @@ def test_what_changes_nothing_is_no_difference():
     assert difference(Request.from_json(request().to_json()), request()) is None
     assert difference(replace(request(), cache_interval=1, guidance_start=0.0), request()) is None
     assert difference(request(), request(hashes={"x": "1" * 64})) is None, "pictures of before had no hashes"
+
+
+@pytest.mark.parametrize("said", ["encoder configuration error", "out of memory error"])
+def test_an_encoder_without_memory_is_tried_again_and_then_said(tmp_path, monkeypatch, said):
+    """Pillow raises OSError with such texts where zlib, or itself, cannot get its buffers."""
+    tries = []
+
+    def save(*_, **__):
+        tries.append(1)
+        raise OSError(f"{said} when writing image file")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(MemoryError):
+        encode_picture("a.png", PIXELS)
+    tries.clear()
+    at = store(tmp_path)
+    error = store_module.attempt(lambda: at.write(job(tmp_path), PIXELS, LATENTS, None), 2, lambda _: None)
+    assert isinstance(error, BackendError)
+    assert error.problem == "The memory ran out, and what was computed is lost."
+    assert len(tries) == 3
+    assert not list(tmp_path.glob("*.png"))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, MlxdiffError, OutputError
+from ..errors import InputError, MlxdiffError, OutputError, out_of_memory
 from ..files import atomic_write, check_writable, output_error
 from ..images import encode_picture, open_picture
 from ..latents import encode_latents, load_latents
@@ -275,7 +275,10 @@ def difference(found: Request, wanted: Request) -> str | None:
 
 
 def attempt(work: Callable[[], None], retries: int, pause: Callable[[float], object]) -> MlxdiffError | None:
-    """Runs `work`, again after a pause where it fails to write, `retries` times; returns what went wrong at last."""
+    """Runs `work`, again after a pause where it fails to write or lacks memory, `retries` times.
+
+    Returns what went wrong at last.
+    """
     error: MlxdiffError | None = None
     for n in range(retries + 1):
         if n > 0:
@@ -284,6 +287,8 @@ def attempt(work: Callable[[], None], retries: int, pause: Callable[[float], obj
             work()
         except OutputError as problem:
             error = problem
+        except MemoryError:
+            error = out_of_memory()
         except MlxdiffError as problem:  # it would fail again in the same way
             return problem
         else:
