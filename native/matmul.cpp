@@ -23,8 +23,9 @@ constexpr int64_t kPanels = 4 << 20;
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What differs between the products below. Weights that are packed already are `panels`; else it is null. All sums of an element are of one order: run after run, and within a run.
+// What differs between the products below. All sums of an element are of one order: run after run, and within a run.
 //
+// panels_of_weights                      weights that are packed already, or null
 // pack(column, valid, lane, lanes, out)  brings that run of weights into a panel
 // results(row, column)                   where they go
 // put(row, count, column, valid, sums)   takes sums (count, columns of a panel) there

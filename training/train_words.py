@@ -31,7 +31,6 @@ from torch.nn import functional
 
 ORDINARY, TAG, KEYWORD = 16.0, 4.0, 0.5  # how often a word is taken, by where it comes from
 ALONE = 0.5  # fraction of batches in which words stand alone
-PLAIN = 1  # one caption with names for so many with words
 BANK = 4096  # queries kept of each layer
 ASKED = 64  # queries of a layer that a batch is asked
 PADS = 6  # positions behind the end that stand for all of them
@@ -43,7 +42,7 @@ def main(
     output: Annotated[Path, typer.Argument(help="The folder to write: MODEL with another text encoder.")],
     steps: Annotated[int, typer.Option(min=1, help="Batches in all.")] = 10000,
     minutes: Annotated[float, typer.Option(min=0, help="Stop this run then; the same command goes on.")] = math.inf,
-    batch_size: Annotated[int, typer.Option(min=1, help="Captions with words a batch.")] = 48,
+    batch_size: Annotated[int, typer.Option(min=1, help="Captions with words a batch, and as many with names.")] = 48,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
     decay: Annotated[float, typer.Option(help="Fraction of the steps, at the end, in which it falls to 0.")] = 0.5,
     init: Annotated[Path | None, typer.Option(help="A checkpoint whose text encoder is trained on.")] = None,
@@ -60,9 +59,10 @@ def main(
     settings = {"batch_size": batch_size, "seed": seed}
     training = loop.Training(place, student, output.with_suffix(".pt"), settings, clock, **rates)
     training.run(losses(training, parts, catalogue, batch_size, random.Random(f"{seed} {clock.done}")))
-    training.average.swap()
-    shutil.copytree(model, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
-    student.half().save_pretrained(output / "text_encoder")
+    if place.leads:
+        training.average.swap()
+        shutil.copytree(model, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
+        student.half().save_pretrained(output / "text_encoder")
     loop.finish(place)
 
 
@@ -72,16 +72,13 @@ def losses(
     """What Training.run calls: how far captions with words, and with names, are from what should be heard."""
     layers = list(crossings(parts.unet))
     bank = queries(parts, layers, [named(catalogue, chance)[0].caption for _ in range(32)])
-    words = spoken(catalogue, chance)
+    words, names = spoken(catalogue, chance), list(catalogue.by_name)
     seen: list[torch.Tensor] = []
 
     def compute() -> tuple[torch.Tensor, Callable[[], str]]:
         frame = alone if chance.random() < ALONE else framed
         said, meant = zip(*(frame(catalogue, chance, *next(words)) for _ in range(batch_size)), strict=True)
-        plain = [alone(catalogue, chance, *[chance.choice(list(catalogue.by_name))] * 2)[0] for _ in range(batch_size)]
-        if frame is framed:
-            plain = [named(catalogue, chance)[0].caption for _ in plain]
-        plain = plain[: max(1, batch_size // PLAIN)]
+        plain = [frame(catalogue, chance, name, name)[0] for name in chance.choices(names, k=batch_size)]
         found, wanted = tokens(parts, (*said, *plain)), tokens(parts, (*meant, *plain))
         places, often = some(torch.cat([found, wanted]), chance)
         with torch.no_grad(), parts.autocast():
