@@ -1,4 +1,4 @@
-"""Teaches the text encoder what free words mean, by names that the UNet already draws: "a van" as "a delivery truck".
+"""Teaches the text encoder what free words mean, by names that the UNet already draws: "a van" as "a minibus".
 
     python training/train_words.py cut-out/ emoji/ spoken/
 
