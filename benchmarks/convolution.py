@@ -19,9 +19,10 @@ import mlx.core as mx
 import numpy as np
 import torch
 
-from mlxdiff import backend, blas
+from mlxdiff import backend
 from mlxdiff.kernels import native
 from mlxdiff.kernels.conv import conv2d, plain
+from mlxdiff.machine import blas
 
 # (height and width, channels in, channels out, stride) of 3x3 convolutions.
 LAYERS = {

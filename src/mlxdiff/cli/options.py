@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import power
 from ..batch.options import RunOptions
 from ..errors import BackendError, RequestError
+from ..machine import power
 from . import completion, config, output
 from .deadline import moment
 from .signature import Command, expanded, option
