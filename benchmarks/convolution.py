@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from mlxdiff import backend
+from mlxdiff.computer import blas
 from mlxdiff.kernels import native
 from mlxdiff.kernels.conv import conv2d, plain
-from mlxdiff.machine import blas
 
 # (height and width, channels in, channels out, stride) of 3x3 convolutions.
 LAYERS = {

@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 
 from mlxdiff import backend
+from mlxdiff.computer import blas
 from mlxdiff.kernels import native
 from mlxdiff.kernels.activations import silu
 from mlxdiff.kernels.attention import attention
 from mlxdiff.kernels.geglu import geglu
 from mlxdiff.kernels.group_norm import group_norm_silu
 from mlxdiff.kernels.layer_norm import layer_norm
-from mlxdiff.machine import blas
 
 PAUSE = 0.05  # seconds; idle threads of torch's and OpenBLAS's pools spin for a while, on cores that others need
 

@@ -276,7 +276,7 @@ import mlx.core as mx
 limit = mx.set_cache_limit(123_456_789)
 import mlxdiff
 from mlxdiff import Request, StableDiffusion, Step
-from mlxdiff.machine import blas
+from mlxdiff.computer import blas
 import mlxdiff.pipeline, mlxdiff.batch.runner, mlxdiff.cli.app
 assert (dict(os.environ), [f for f in sys.meta_path if f in before[1]]) == (before[0], before[1])
 assert len(sys.meta_path) == len(before[1]), sys.meta_path

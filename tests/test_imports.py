@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
 # What anybody may import: they import nothing but each other.
 LEAVES = {
     "catalogue",
+    "computer",
     "conditioning",
     "containers",
     "errors",
@@ -20,7 +21,6 @@ LEAVES = {
     "fitting",
     "hashing",
     "inputs",
-    "machine",
     "masks",
     "part_kinds",
     "parts",

@@ -1,6 +1,6 @@
 """What MLX runs on here: whether it is there, its device, and the number format and memory that suit it.
 
-Imports no MLX until it is asked. Which BLAS a Linux CPU gets is the business of machine/blas.py.
+Imports no MLX until it is asked. Which BLAS a Linux CPU gets is the business of computer/blas.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from . import __version__
+from .computer import blas, ram
 from .errors import BackendError, RequestError, out_of_memory
-from .machine import blas, ram
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -74,7 +74,7 @@ def prepare() -> None:
 def _prepare() -> int:
     """Sets this process up to compute, once: all that mlxdiff changes in it, when the first model is opened.
 
-    - the BLAS that MLX uses on a Linux CPU, and its number of threads (machine/blas.py, machine/cores.py)
+    - the BLAS that MLX uses on a Linux CPU, and its number of threads (computer/blas.py, computer/cores.py)
     - MLX_USE_CUDA_GRAPHS=0 and MLX_ENABLE_TF32=0 in the environment, unless they are set
     - how many bytes of freed buffers MLX keeps (limit_cache)
     """

@@ -17,11 +17,11 @@ from arrays import normal
 from patience import WAIT
 
 from mlxdiff import backend
+from mlxdiff.computer import blas, cores
 from mlxdiff.errors import BackendError, MlxdiffWarning
 from mlxdiff.kernels import native
 from mlxdiff.kernels.activations import gelu
 from mlxdiff.kernels.attention import attention
-from mlxdiff.machine import blas, cores
 
 on_cpu = pytest.mark.skipif(mx.default_device() != mx.cpu, reason="the extension is for CPUs")
 compiled = pytest.mark.skipif(native.serving() is None, reason=f"the extension is {native.state()}")

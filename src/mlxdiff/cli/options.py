@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from ..batch.options import RunOptions
+from ..computer import power
 from ..errors import BackendError, RequestError
-from ..machine import power
 from . import completion, config, output
 from .deadline import moment
 from .signature import Command, expanded, option

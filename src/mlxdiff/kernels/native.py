@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from ..computer import blas, cores
 from ..errors import BackendError, MlxdiffWarning
-from ..machine import blas, cores
 
 if TYPE_CHECKING:
     from types import ModuleType

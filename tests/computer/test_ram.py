@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 from mlxdiff import backend
-from mlxdiff.machine import control_groups, ram
+from mlxdiff.computer import control_groups, ram
 
 SOURCE = Path(ram.__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no control groups")
@@ -56,7 +56,7 @@ def test_the_limit_of_an_own_control_group_counts(groups):
 def test_ulimit_counts():
     program = """
 import resource
-from mlxdiff.machine import ram
+from mlxdiff.computer import ram
 resource.setrlimit(resource.RLIMIT_AS, (2**36 + 4096, -1))
 print(*ram._address_limit())
 """
