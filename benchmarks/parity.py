@@ -210,7 +210,7 @@ def pictures(folders: dict[str, tuple[Path, type]]) -> str:
 
 
 def loras(folders: dict[str, tuple[Path, type]], root: Path) -> str:
-    """Random LoRAs on the UNet and the text encoders, and the one that is built in, beside diffusers with PEFT."""
+    """Random LoRAs on the UNet and the text encoders, and those that are built in, beside diffusers with PEFT."""
     import lora_files
     import torch
     from test_pipeline import PROMPTS, generators, ours, psnr
@@ -227,14 +227,14 @@ def loras(folders: dict[str, tuple[Path, type]], root: Path) -> str:
             return pipe
 
         if name == "emoji":
-            files = {"pixel-art, built in": hub.find_part("pixel-art", "lora")}
+            files = {f"{part}, built in": hub.find_part(part, "lora") for part in ("pixel-art", "emoji-4steps")}
         else:
             files = {
                 "by diffusers": lora_files.by_diffusers(pipeline(), root / f"{name}-lora", seed=1),
                 "in kohya's names": lora_files.by_kohya(pipeline(), root / f"{name}.safetensors", seed=2),
             }
         every = [{label: 1.0} for label in files]
-        for scales in [*every, dict(zip(files, (0.7, -0.4), strict=False))] if len(files) > 1 else [*every]:
+        for scales in [*every, dict(zip(files, (0.7, 1.0) if name == "emoji" else (0.7, -0.4), strict=True))]:
             pipe = pipeline()
             for i, label in enumerate(scales):
                 path = files[label]
