@@ -99,7 +99,7 @@ class OfPage:
 
 def sheet(folder: Path) -> None:
     (folder / "prompts.txt").write_text(SHEET)
-    run("mlxdiff generate --prompts-file prompts.txt --seed 1 -o out/", folder)
+    run("mlxdiff generate --prompts-file prompts.txt --seed 4 -o out/", folder)
     run("mlxdiff grid out/ --n-rows 2 -o readme-sheet.png", folder)
 
 
@@ -133,7 +133,7 @@ def gallery_prompts() -> Iterable[str]:
             "prompt": f"{named} on a blue background" if i % 6 == 5 else f"{named}, {style}",
             "seed": chance.randrange(2**32),
             "steps": chance.choice((10, 15, 20)),
-            "guidance_scale": chance.choice((2, 2.5, 4)),
+            "guidance_scale": chance.choice((1.5, 2, 4)),
             "sampler": chance.choice(("euler", "unipc", "ddim")),
         }
         settings |= {"negative_prompt": "blurry, dark"} if i % 4 == 3 else {}
@@ -198,12 +198,12 @@ def faster(folder: Path) -> None:
 CONTROL = """
 like='--seed 1 --control emoji-edges=apple.png,preprocess=canny'
 mlxdiff generate "a tangerine on a blue background" $like -o tangerine.png
-mlxdiff generate "a lemon" $like,end=0.3 -o lemon.png
-mlxdiff generate "a lemon" --seed 1 -o free.png
+mlxdiff generate "a mango" $like,end=0.6 -o mango.png
+mlxdiff generate "a mango" --seed 1 -o free.png
 python -c "
 from mlxdiff import images, preprocess
 images.write_picture('edges.png', preprocess.canny(images.to_uint8(images.load_picture('apple.png')), 100, 200))"
-mlxdiff grid apple.png edges.png green.png tangerine.png lemon.png free.png --n-rows 1 -o control.png
+mlxdiff grid apple.png edges.png green.png tangerine.png mango.png free.png --n-rows 1 -o control.png
 """
 DECODE = """
 mv dog.webp decode-dog.webp
@@ -226,6 +226,7 @@ ALL: dict[tuple[str, ...], Maker] = {
 ALL |= {
     shown.images: shown
     for shown in (
+        OfPage("faster", ("few-steps.png",)),
         OfPage("generate", ("apple.png",)),
         OfPage("grid", ("grid-sweep.png",), "mv sweep.png grid-sweep.png"),
         OfPage("decode", ("decode-dog.webp", "decode-steps.png"), DECODE),
