@@ -2,14 +2,13 @@
 
     python benchmarks/few_steps.py [--turns N] [--write]
 
-Sixteen pictures, all of one seed, in fp32; 25 steps, 4 steps with the LoRA, and 4 steps without it. Times are medians of
-turns that all of them take. The table goes into docs/faster.md.
+Sixteen pictures, all of one seed, in fp32; 25 steps, 4 steps with the LoRA, and 4 steps without it. Times are medians
+of turns that all of them take. The table goes into docs/faster.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import machine
 import numpy as np
 import timing
+from approximations import psnr
 
 from mlxdiff import MlxdiffWarning, StableDiffusion
 
@@ -55,9 +55,7 @@ def main() -> None:
 
 def table(turns: int) -> str:
     warm = {name: StableDiffusion("emoji", dtype="fp32") for name in WAYS}  # each keeps its LoRA on
-    pictures = {
-        name: [drawn(warm[name], prompt, settings) for prompt in PROMPTS] for name, settings in WAYS.items()
-    }
+    pictures = {name: [drawn(warm[name], prompt, settings) for prompt in PROMPTS] for name, settings in WAYS.items()}
     (exact, *_) = pictures.values()
     calls = {name: lambda name=name: drawn(warm[name], PROMPTS[0], WAYS[name]) for name in WAYS}
     in_process = timing.alternately(calls, turns=turns, between=lambda: None)
@@ -87,12 +85,7 @@ def command(settings: dict[str, Any], folder: str) -> list[str]:
 
 def drawn(sd: StableDiffusion, prompt: str, settings: dict[str, Any]) -> np.ndarray:
     (picture,) = sd.generate(prompt, seed=SEED, **settings)
-    return np.asarray(picture, np.float64)
-
-
-def psnr(picture: np.ndarray, exact: np.ndarray) -> float:
-    error = float(np.mean((picture - exact) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return np.asarray(picture, np.float64) / 255
 
 
 def rounded(seconds: dict[str, float]) -> str:

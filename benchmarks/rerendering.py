@@ -16,6 +16,7 @@ from typing import Any
 import machine
 import numpy as np
 import timing
+from approximations import psnr
 
 from mlxdiff import StableDiffusion
 
@@ -75,8 +76,7 @@ def drawn(sd: StableDiffusion, prompt: str, seed: int, settings: dict[str, Any])
 
 def compared(picture: np.ndarray, beside: np.ndarray) -> tuple[float, int]:
     differs = np.abs(picture.astype(np.float64) - beside)
-    error = float(np.mean(differs**2))
-    return (math.inf if error == 0 else 10 * math.log10(255**2 / error)), int(differs.max())
+    return psnr(differs / 255, np.zeros(1)), int(differs.max())
 
 
 def table(found: dict[str, list[tuple[float, int]]]) -> str:
