@@ -77,9 +77,9 @@ def indices(made: work.Work) -> list[list[int]]:
     return [[job.index for job in batch.jobs] for batch in made.batches if batch is not None]
 
 
-def test_a_line_is_resolved_once(models, resolved):
+def test_lines_that_differ_in_prompt_and_seed_alone_are_resolved_once(models, resolved):
     made = work.for_file(models, BASE, lines("a", "b", '{"prompt": "c", "n_images": 3}'), "out", TWO)
-    assert len(resolved) == 3
+    assert [request.n_images for request in resolved] == [1, 3]
     assert indices(made) == [[0, 1], [2, 3], [4]]
     assert made.n_images == 5
 

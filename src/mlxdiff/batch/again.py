@@ -175,7 +175,7 @@ def _read(source: Source, given: Mapping[str, Any], remarks: Remarks) -> Request
     """The request of a source, or why there is none."""
     try:
         with remarks.about(source.path):
-            return replace(request_from_file(source.path, given=given), hashes=None)
+            return request_from_file(source.path, given=given).replaced(hashes=None)
     except MlxdiffError as error:
         return error
 
@@ -273,7 +273,7 @@ class _Plan:
             counted = None
             if request.seed is None:
                 counted = seed
-                request = replace(request, seed=(seed + zlib.crc32(os.fsencode(source.below))) % SEEDS)
+                request = request.replaced(seed=(seed + zlib.crc32(os.fsencode(source.below))) % SEEDS)
             try:
                 self._check_model(request.wanted_model)
                 where = named(self.pattern, source, self.changed, several=request.batch_size > 1)

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from ..request import Request
-from ..request.declarations import declared
+from ..request.declarations import neutral_of
 
 
 def essence(request: Request) -> dict[str, Any]:
     """What the request asks for, as JSON holds it: without contents of files, and without what changes nothing."""
-    neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
+    neutral = neutral_of(Request)
     values = {name: value for name, value in request.values().items() if neutral.get(name, ...) != value}
     values.pop("hashes", None)
     return values

@@ -84,7 +84,7 @@ class Batch:
         prompts = tuple(job.request.prompts[0] for job in self.jobs)
         seeds = tuple(job.request.seeds[0] for job in self.jobs)
         places = tuple(job.request.batch_places[0] for job in self.jobs)
-        return replace(self.jobs[0].request, prompt=prompts, seed=seeds, batch_index=places if any(places) else None)
+        return self.jobs[0].request.replaced(prompt=prompts, seed=seeds, batch_index=places if any(places) else None)
 
     @property
     def model(self) -> Model:
@@ -122,9 +122,9 @@ class JobMaker:
 
     def _job(self, entry: Entry, single: Resolved, where: OutputPattern) -> Job:
         asked = essence(single)
-        path = picture_path(where, single, self._index)
-        name = path.relative_to(self._pattern.folder).as_posix()
-        former = hash_of(canonical(asked), name)
+        path, former = picture_path(where, single, self._index), ""
+        if self._recall is not nothing:
+            former = hash_of(canonical(asked), path.relative_to(self._pattern.folder).as_posix())
         if entry.counted_from is not None:
             asked["seed"] = None
         place = str(self._index) if asks_for_index(where.template) else ""
@@ -134,7 +134,7 @@ class JobMaker:
         if known is not None and known.id == identity:
             path = self._kept(known, path)
             if entry.counted_from is not None and known.seed is not None:
-                single = replace(single, seed=known.seed)
+                single = single.replaced(seed=known.seed)
         job = Job(
             self._index,
             single,
@@ -157,7 +157,7 @@ class JobMaker:
         """
         request = entry.request
         plain = dict.fromkeys(TEXTS[1:])
-        content = essence(self._resolve(replace(request.single(0), prompt="", **plain)))
+        content = essence(self._resolve(request.single(0).replaced(prompt="", **plain)))
         counted = entry.counted_from is not None
         found = []
         for asked in request.singles():
@@ -169,7 +169,7 @@ class JobMaker:
             identity = self._identity(hash_of("template", *texts))
             known = self._recall(identity, "")
             if counted and known is not None and known.seed is not None:
-                asked = replace(asked, seed=known.seed)
+                asked = asked.replaced(seed=known.seed)
             single = self._resolve(wildcards.drawn(asked))
             job = Job(
                 self._index,
@@ -292,7 +292,8 @@ def by_model(batches: Iterable[Batch | None]) -> Iterator[Batch]:
 
 
 def _weights_of(batch: Batch) -> tuple[Any, Any]:
-    return batch.model, (batch.model, batch.request.lora)
+    job = batch.jobs[0]
+    return job.model, (job.model, job.request.lora)
 
 
 def largest(jobs: Sequence[Job]) -> Job:
@@ -302,4 +303,4 @@ def largest(jobs: Sequence[Job]) -> Job:
 
 def _alike(request: Request) -> Request:
     """Equal for requests that can share a batch: everything but the prompt, the seed and its place in a batch."""
-    return replace(request, prompt="", seed=0, batch_index=None)
+    return request.replaced(prompt="", seed=0, batch_index=None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def continued(folder: Path, request: Request, suffix: str, asked: str) -> Iterat
     key = hash_of(_canonical(request), str(request.seed), asked)[:16]
     unfinished = Unfinished(folder, key, suffix)
     try:
-        yield unfinished, replace(request, seed=seed_of(request, unfinished.run))
+        yield unfinished, request.replaced(seed=seed_of(request, unfinished.run))
     except BaseException:
         unfinished.release()
         raise
@@ -45,12 +44,12 @@ def run_of(models: Models, journal: Journal, base: Request, pattern: OutputPatte
     name = hash_of(_canonical(base), str(base.seed), str(pattern.template))
     if name not in journal.runs and journal.runs:
         # mlxdiff 0.1 hashed what the model made of it.
-        asked = models.resolve(replace(base, seed=0 if base.seed is None else base.seed))
-        text = canonical(essence(replace(asked, seed=None)))
+        asked = models.resolve(base.replaced(seed=0 if base.seed is None else base.seed))
+        text = canonical(essence(asked.replaced(seed=None)))
         former = hash_of(text, str(base.seed), str(pattern.template))
         name = former if former in journal.runs else name
     return name
 
 
 def _canonical(request: Request) -> str:
-    return replace(request, seed=None, hashes=None).to_json()
+    return request.replaced(seed=None, hashes=None).to_json()

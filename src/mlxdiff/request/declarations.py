@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from os import PathLike, fspath
@@ -334,6 +334,12 @@ def declared(of: type) -> tuple[Setting, ...]:
     """The settings that a dataclass declares, in their order."""
     assert is_dataclass(of)
     return tuple(replace(item.metadata[_KEY], name=item.name) for item in fields(of) if _KEY in item.metadata)
+
+
+@cache
+def neutral_of(of: type) -> Mapping[str, Any]:
+    """The values that change nothing, by setting."""
+    return {item.name: item.neutral for item in declared(of) if item.neutral is not None}
 
 
 def setting_called(name: str, settings: Iterable[Setting]) -> Setting | None:

@@ -185,7 +185,7 @@ class Session:
         prompt = request.prompts[0]
         seed = request.seed[0] if isinstance(request.seed, tuple) else request.seed
         own = {"prompt": "", "seed": seed, "n_images": 1, "batch_index": None, "hashes": None}
-        self.change(replace(self.state, request=replace(request, **own)))
+        self.change(replace(self.state, request=request.replaced(**own)))
         self._literal = frozenset(text for name in TEXTS if isinstance(text := getattr(request, name), str))
         self._last = json.dumps({"prompt": prompt})
         output.answer(f"prompt: {prompt}")
@@ -347,11 +347,11 @@ def _shows_pictures(run: RunOptions) -> bool:
 
 def _sample(state: State) -> Request:
     """A request by which to see whether the settings can be used."""
-    return replace(state.request, prompt="", seed=0, n_images=1)
+    return state.request.replaced(prompt="", seed=0, n_images=1)
 
 
 def _with_new_seed(entry: Entry) -> Entry:
-    return replace(entry, request=replace(entry.request, seed=secrets.randbelow(SEEDS)))
+    return replace(entry, request=entry.request.replaced(seed=secrets.randbelow(SEEDS)))
 
 
 def _plainly(error: MlxdiffError) -> MlxdiffError:
