@@ -12,10 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "mlxdiff"
 # What anybody may import: they import nothing but each other.
 LEAVES = {
     "catalogue",
+    "computer",
     "conditioning",
     "containers",
-    "control_groups",
-    "cores",
     "errors",
     "few_steps",
     "files",
@@ -26,7 +25,6 @@ LEAVES = {
     "part_kinds",
     "parts",
     "picture_files",
-    "power",
     "printable",
     "recent",
     "remembering",
@@ -41,7 +39,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "cli": {
         *("__init__", "adapters", "animate", "backend", "batch", "checking", "culling", "gallery", "hub", "images"),
-        *("latents", "listing", "metadata", "pipeline", "prompt_report", "quantized", "recipes", "server"),
+        *("latents", "listing", "metadata", "pipeline", "prompts", "quantized", "recipes", "server"),
         *("steering", "trajectory", "upscaling"),
     },
     "culling": {"metadata", "recipes", "text"},
@@ -52,17 +50,12 @@ ALLOWED = {
     "gallery": {"__init__", "images", "metadata", "recipes", "text"},
     "server": {"__init__", "batch", "canvas", "hub", "images", "loras", "named_files", "recipes", "text"},
     "pipeline": {
-        *("autoencoding", "backend", "canvas", "diffusion", "encoding", "evaluating", "families", "hub", "images"),
-        *("loras", "memory", "metadata", "networks", "passes", "quantized", "randomness", "resolve", "starting"),
-        *("steering", "upscaling"),
+        *("autoencoding", "backend", "canvas", "diffusion", "evaluating", "families", "hub", "images", "loras"),
+        *("memory", "metadata", "networks", "passes", "prompts", "quantized", "resolve", "steering", "upscaling"),
     },
     "evaluating": {"backend", "diffusion"},
     "repainting": {"canvas", "diffusion", "families"},
     "canvas": {"budget", "images"},
-    "starting": {
-        *("autoencoding", "canvas", "diffusion", "families", "images", "networks", "randomness", "resampling"),
-        *("steering",),
-    },
     "resolve": {
         *("backend", "budget", "canvas", "diffusion", "families", "hub", "loras", "named_files", "passes"),
         *("repainting", "steering", "upscaling"),
@@ -72,13 +65,8 @@ ALLOWED = {
     "adapting": {"adapters", "backend", "checkpoint", "families", "loras", "models"},
     "autoencoding": {"backend", "memory", "models"},
     "upscaling": {"backend", "checkpoint", "images", "memory", "models"},
-    "guiding": {"diffusion", "encoding"},
-    "randomness": {"diffusion"},
     "networks": {"adapting", "backend", "families", "loras", "memory", "models", "text"},
-    "encoding": {"checkpoint", "diffusion", "families", "hub", "loras", "networks", "parsing", "text"},
-    "parsing": {"text"},
-    "prompt_report": {"parsing", "text"},
-    "branches": {"diffusion", "models", "steering"},
+    "prompts": {"checkpoint", "diffusion", "families", "hub", "loras", "networks", "text"},
     "steering": {
         *("backend", "budget", "canvas", "checkpoint", "diffusion", "families", "hub", "images", "memory"),
         *("models", "networks", "preprocess", "resampling"),
@@ -95,12 +83,10 @@ ALLOWED = {
     "budget": {"backend"},
     "trajectory": {"budget", "latents"},
     "animate": {"images"},
-    "backend": {"__init__", "blas", "kernels"},
-    "kernels": {"blas", "elf"},
-    "blas": {"elf"},
+    "backend": {"__init__", "kernels"},
     "passes": {
-        *("autoencoding", "branches", "diffusion", "encoding", "families", "guiding", "hub", "images", "loras"),
-        *("memory", "networks", "randomness", "resampling", "starting", "steering", "upscaling"),
+        *("autoencoding", "canvas", "diffusion", "families", "hub", "images", "loras", "memory", "models"),
+        *("networks", "prompts", "resampling", "steering", "upscaling"),
     },
 }
 FAMILY_FILES = {"sd", "sdxl"}
