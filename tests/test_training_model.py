@@ -21,7 +21,7 @@ from mlxdiff import StableDiffusion
 
 TRAINING = Path(__file__).parents[1] / "training"
 NAMES = (
-    *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "loop", "packages"),
+    *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "given", "loop", "packages"),
     *("prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
 )
 SHAPES = {
