@@ -21,7 +21,19 @@ from mlxdiff import StableDiffusion
 
 TRAINING = Path(__file__).parents[1] / "training"
 NAMES = (
-    *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "given", "loop", "packages"),
+    *(
+        "captions",
+        "catalogue",
+        "canvas",
+        "colors",
+        "dataset",
+        "denoising",
+        "evaluate",
+        "export",
+        "given",
+        "loop",
+        "packages",
+    ),
     *("prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
 )
 SHAPES = {

@@ -28,6 +28,7 @@ from ..request import SEEDS, Model, Request
 from ..request.declarations import Reference, declared
 from ..request.pictures import PictureSource
 from ..request.structured import Structured
+from .essence import earlier
 from .jobs import Job, JobMaker
 from .journal import Journal, hash_of
 from .models import Models
@@ -118,7 +119,10 @@ def for_sources(
     journal = Journal(pattern.folder)
     kinds = {item.name: item.kind for item in declared(Request)}
     values = {name: None if value is None else kinds[name].to_json(value) for name, value in asked.items()}
-    name = hash_of("from", json.dumps(values, sort_keys=True), str(pattern.template))
+    names = [
+        hash_of("from", json.dumps(each, sort_keys=True), str(pattern.template)) for each in (values, *earlier(values))
+    ]
+    name = next((name for name in names if name in journal.runs), names[0])
     sources = _outside(sources, pattern.folder)
     remarks, requests, refused = Remarks(), {}, {}
     for source in sources:

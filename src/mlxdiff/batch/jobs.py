@@ -20,14 +20,14 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import MlxdiffError, RequestError
 from ..loras import alike
 from ..request import Model, Request, Resolved
-from .essence import canonical, essence
+from .essence import canonical, earlier, essence
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
@@ -46,7 +46,7 @@ class Job:
     """Picture `index` of the run: `request` renders it alone; `source` is where it was asked for.
 
     model      what to load for it
-    former_id  its identity in journals of mlxdiff 0.1, which was of its seed and its name
+    former_id  its identity in journals of mlxdiff 0.1, which was of its seed and its name, or of numbers as typed
     counted    whether its seed was counted, and not asked for
     copies     further paths at which the same picture is wanted
     drawn      the prompts, where they were drawn from templates
@@ -95,6 +95,10 @@ def nothing(_identity: str, _former: str) -> None:
     """Recalls no job: where there is no journal."""
 
 
+def _of_template(texts: Sequence[str], values: dict[str, Any]) -> str:
+    return hash_of("template", canonical(values), *texts)
+
+
 class JobMaker:
     """Entries to jobs, counted from `first`. `recall` finds what a journal has of an identity, or of a former one."""
 
@@ -122,16 +126,21 @@ class JobMaker:
 
     def _job(self, entry: Entry, single: Resolved, where: OutputPattern) -> Job:
         asked = essence(single)
-        path, former = picture_path(where, single, self._index), ""
-        if self._recall is not nothing:
-            former = hash_of(canonical(asked), path.relative_to(self._pattern.folder).as_posix())
+        path, seed = picture_path(where, single, self._index), asked["seed"]
+
+        def content_of(values: dict[str, Any]) -> str:
+            return hash_of(canonical(values), *texts)
+
+        def former_of(values: dict[str, Any]) -> str:
+            name = path.relative_to(self._pattern.folder).as_posix()
+            return hash_of(canonical(values | {"seed": seed}), name)
+
         if entry.counted_from is not None:
             asked["seed"] = None
         place = str(self._index) if asks_for_index(where.template) else ""
-        content = hash_of(canonical(asked), str(entry.counted_from), str(where.template), place)
-        identity = self._identity(content)
-        known = self._recall(identity, former)
-        if known is not None and known.id == identity:
+        texts = str(entry.counted_from), str(where.template), place
+        identity, former, known = self._recalled(asked, content_of, former_of)
+        if known is not None:
             path = self._kept(known, path)
             if entry.counted_from is not None and known.seed is not None:
                 single = single.replaced(seed=known.seed)
@@ -165,9 +174,8 @@ class JobMaker:
             content |= {name: values.get(name) for name in (*TEXTS, "batch_index")}
             content["seed"] = None if counted else asked.seed
             place = str(self._index) if asks_for_index(where.template) else ""
-            texts = canonical(content), str(entry.counted_from), str(where.template), place
-            identity = self._identity(hash_of("template", *texts))
-            known = self._recall(identity, "")
+            texts = str(entry.counted_from), str(where.template), place
+            identity, former, known = self._recalled(content, partial(_of_template, texts), lambda _: "")
             if counted and known is not None and known.seed is not None:
                 asked = asked.replaced(seed=known.seed)
             single = self._resolve(wildcards.drawn(asked))
@@ -178,6 +186,7 @@ class JobMaker:
                 entry.source,
                 identity,
                 model=request.wanted_model,
+                former_id=former,
                 counted=counted,
                 drawn=canonical({name: getattr(single, name) for name in TEXTS}),
             )
@@ -188,10 +197,29 @@ class JobMaker:
             found.append(job)
         return found
 
-    def _identity(self, content: str) -> str:
-        """Of jobs that are alike, each has its own."""
+    def _recalled(
+        self,
+        asked: dict[str, Any],
+        content_of: Callable[[dict[str, Any]], str],
+        former_of: Callable[[dict[str, Any]], str],
+    ) -> tuple[str, str, Done | None]:
+        """A job's identity, the one that the journal has it under if that is another, and what the journal has.
+
+        content_of  a hash of what is asked for: of jobs that are alike, each then has an identity of its own
+        former_of   the identity that mlxdiff 0.1 gave it
+        """
+        content = content_of(asked)
         nth = self._met[content] = self._met.get(content, -1) + 1
-        return hash_of(content, str(nth))
+        identity = hash_of(content, str(nth))
+        if self._recall is nothing:
+            return identity, "", None
+        former = former_of(asked)
+        known = self._recall(identity, former)
+        if known is None:
+            for values in earlier(asked):
+                if known := self._recall(hash_of(content_of(values), str(nth)), former_of(values)):
+                    return identity, known.id, known
+        return identity, former, known
 
     def apart(self, jobs: list[Job]) -> list[Job]:
         """The jobs, new ones renamed that were inserted where a picture has the name already that they would get.
