@@ -23,6 +23,7 @@ from .. import options as run_options
 from .. import output
 from ..bars import Bars
 from ..completion import names_here
+from ..interrupt import insisting
 from ..measured import load_pace
 from .commands import COMMANDS, Leave, perform
 from .completion import Completer
@@ -80,11 +81,10 @@ class Session:
 
     def run(self) -> None:
         """Until Ctrl-D, /quit, or Ctrl-C at an empty line, twice. Raises typer.Exit after SIGTERM."""
-        before = signal.signal(signal.SIGTERM, _end)
         try:
-            self._run_lines()
+            with insisting(signal.SIGTERM, _end):
+                self._run_lines()
         finally:
-            signal.signal(signal.SIGTERM, before)
             self._terminal.restore()
 
     def _run_lines(self) -> None:
