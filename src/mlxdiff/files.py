@@ -150,7 +150,8 @@ def check_writable(path: str | Path, *, force: bool = False) -> None:
     if not os.path.isdir(folder):
         raise output_error(path, NotADirectoryError(errno.ENOTDIR, "", folder))
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise output_error(path, PermissionError(errno.EACCES, "", folder))
+        is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        raise output_error(path, PermissionError(errno.EROFS if is_read_only else errno.EACCES, "", folder))
 
 
 def output_error(path: Path, error: OSError | ValueError) -> OutputError:

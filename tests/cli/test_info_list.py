@@ -111,6 +111,8 @@ def test_a_folder_without_pictures_is_no_model(here, capfdbinary):
     assert "empty is no model" in err
     code, out, err = run(["info", "empty", "out", "--json"], capfdbinary)
     assert (code, out.count(b"\n")) == (1, 3)
+    code, _, err = run(["info", ""], capfdbinary)
+    assert (code, "name is empty" in err) == (1, True), "not the current folder"
 
 
 @pytest.mark.usefixtures("here")

@@ -162,6 +162,11 @@ def _values_of(line: str | bytes, place: str, templates: bool) -> dict[str, Any]
         return None
     if text.startswith("{") and not (templates and re.match(r"\{\s*[^\s\"'}]", text)):
         return _fields_of(text)
+    if "\r" in text:
+        raise RequestError(
+            "it has a carriage return inside, which old Macs ended lines with.",
+            "Save the file with the line ends of Unix or Windows.",
+        )
     return read_line(text, place) if has_options(text) else {"prompt": text}
 
 

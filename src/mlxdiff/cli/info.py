@@ -269,7 +269,7 @@ def holds_pictures(subject: str) -> bool:
     """
     path = Path(subject)
     try:
-        if not path.is_dir() or (path / "model_index.json").exists() or is_folder_of_adapter(path):
+        if not subject or not path.is_dir() or (path / "model_index.json").exists() or is_folder_of_adapter(path):
             return False
     except (OSError, ValueError):
         return False
