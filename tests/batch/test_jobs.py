@@ -208,6 +208,17 @@ def test_more_lines_change_no_full_group(n, more, size):
     assert before[:full] == after[:full]
 
 
+def test_an_error_comes_behind_what_came_before_it():
+    def broken():
+        yield from jobs(Request("a", seed=1), Request("b", seed=2, steps=5), Request("c", seed=3))
+        raise RequestError("line 4 is bad.", "Correct it.")
+
+    groups = grouped(broken(), 8)
+    assert [[job.index for job in group.jobs] for group in (next(groups), next(groups)) if group] == [[0, 2], [1]]
+    with pytest.raises(RequestError, match="line 4 is bad"):
+        next(groups)
+
+
 def test_a_pause_flushes_what_has_come():
     a, b, c = jobs(*(Request("p", seed=i) for i in range(3)))
     found = list(grouped([a, None, b, c, None], 2))

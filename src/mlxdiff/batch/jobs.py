@@ -286,26 +286,31 @@ def grouped(jobs: Iterable[Job | None], batch_size: int) -> Iterator[Batch | Non
     """Batches of at most `batch_size` jobs, each as soon as it is full, the incomplete ones at the end.
 
     A None among the jobs says that the next one is not there yet, and may not be for long: what has come is then
-    grouped as it is, and None is passed on.
+    grouped as it is, and None is passed on. So is an error that they raise, after what came before it.
     """
     waiting: dict[tuple[Model, Request], list[Job]] = {}
-    number = 0
-    for job in jobs:
-        if job is None:
-            ready = list(waiting.values())
-            waiting.clear()
-        else:
-            alike = job.model, _alike(job.request)
-            waiting.setdefault(alike, []).append(job)
-            ready = [waiting.pop(alike)] if len(waiting[alike]) == batch_size else []
-        for members in ready:
-            yield Batch(number, tuple(members))
-            number += 1
-        if job is None:
-            yield None
+    number, error = 0, None
+    try:
+        for job in jobs:
+            if job is None:
+                ready = list(waiting.values())
+                waiting.clear()
+            else:
+                alike = job.model, _alike(job.request)
+                waiting.setdefault(alike, []).append(job)
+                ready = [waiting.pop(alike)] if len(waiting[alike]) == batch_size else []
+            for members in ready:
+                yield Batch(number, tuple(members))
+                number += 1
+            if job is None:
+                yield None
+    except MlxdiffError as problem:
+        error = problem
     for members in waiting.values():
         yield Batch(number, tuple(members))
         number += 1
+    if error is not None:
+        raise error
 
 
 def by_model(batches: Iterable[Batch | None]) -> Iterator[Batch]:
