@@ -30,6 +30,7 @@ LEAVES = {
     "remembering",
     "request",
     "rgb",
+    "spelling",
     "threads",
     "weight_changes",
     "workers",
