@@ -70,6 +70,9 @@ def test_replaced_checks_what_it_is_given_and_settles_it():
         request.replaced(seed=(1, 2))
     with pytest.raises(RequestError, match="Guidance starts at 1 and ends at 1"):
         request.replaced(guidance_start=1)
+    for names in (("steps", "guidance_scale"), ("guidance_scale", "steps")):
+        with pytest.raises(RequestError, match="steps is -1"):
+            request.replaced(**dict.fromkeys(names, -1))
     with pytest.raises(TypeError, match="step"):
         request.replaced(step=3)
     made = request.replaced(sampler="DPM++ 2M Karras", lora="x.safetensors,scale=2")

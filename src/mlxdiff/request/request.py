@@ -71,7 +71,7 @@ class Request(  # from the last group to the first, because fields of later base
                 raise TypeError(f"{type(self).__name__} has no field {name!r}")
             own[name] = value
         made._split_sampler()
-        for name in values:
+        for name in sorted(values, key=_places(type(self)).__getitem__):  # of two that are wrong always the same one
             kind, default = kinds[name]
             value = own[name]
             if kind is not None and (value is not None or default is not None):
@@ -205,6 +205,12 @@ def _kinds(of: type[Request]) -> dict[str, tuple[Kind | None, Any]]:
     """The fields by name: the kind and the default of one that is a setting, else None twice."""
     settings = {item.name: (item.kind, item.default) for item in declared(of)}
     return {item.name: settings.get(item.name, (None, None)) for item in fields(of)}
+
+
+@cache
+def _places(of: type[Request]) -> dict[str, int]:
+    """The fields by name, counted in their order."""
+    return {item.name: place for place, item in enumerate(fields(of))}
 
 
 def check_names(values: Mapping[str, Any]) -> None:
