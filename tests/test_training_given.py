@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 TRAINING = Path(__file__).parents[1] / "training"
-SCRIPTS = ("controlnet", "evaluate", "export", "lora", "prepare", "train_unet", "train_vae", "train_words")
+SCRIPTS = ("controlnet", "distill", "evaluate", "export", "lora", "prepare", "train_unet", "train_vae", "train_words")
 OTHERS = ("canvas", "captions", "catalogue", "colors", "dataset", "denoising", "given", "loop", "packages", "sampling")
 NAMES = (*SCRIPTS, *OTHERS, "scenes")
 
@@ -53,6 +54,7 @@ def readers(scripts, pictures: Path, tmp_path: Path):
         "train_words": lambda: scripts["train_words"].main(
             pictures, scripts["denoising"].BUILT_IN, tmp_path / "spoken", steps=1
         ),
+        "distill": lambda: scripts["distill"].main(pictures, tmp_path / "a.safetensors", steps=1),
         "evaluate": lambda: scripts["evaluate"].main(pictures, count=1, steps=1),
     }
 
@@ -66,7 +68,10 @@ LINES = {
     "broken.png cannot be read": ('{"file_name": "broken.png", "text": "a disc"}', "broken.png"),
     "cut.png cannot be read": ('{"file_name": "cut.png", "text": "a disc"}', "cut.png"),
 }
-WAYS = ("lora", "controlnet", "compose", "pixelate", "edges", "train_vae", "train_unet", "train_words", "evaluate")
+WAYS = (
+    *("lora", "controlnet", "compose", "pixelate", "edges"),
+    *("train_vae", "train_unet", "train_words", "distill", "evaluate"),
+)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -108,6 +113,7 @@ def test_a_model_that_is_missing_or_damaged_is_named(scripts, tmp_path):
         lambda model: scripts["controlnet"].main(tmp_path / "out", [pictures], model=model, steps=1),
         lambda model: scripts["evaluate"].main(pictures, model, count=1, steps=1),
         lambda model: scripts["train_words"].main(pictures, model, tmp_path / "spoken", steps=1),
+        lambda model: scripts["distill"].main(pictures, tmp_path / "a.safetensors", model=model, steps=1),
         lambda model: scripts["train_vae"].main(pictures, tmp_path / "work", steps=1, init=model),
     ]
     for way in ways:
@@ -120,6 +126,11 @@ def test_a_model_that_is_missing_or_damaged_is_named(scripts, tmp_path):
     for way in ways:
         with pytest.raises(SystemExit, match=r"damaged/(unet|vae) cannot be read"):
             way(damaged)
+    noise = shutil.copytree(scripts["denoising"].BUILT_IN, tmp_path / "noise")
+    config = noise / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("v_prediction", "epsilon"))
+    with pytest.raises(SystemExit, match=r"noise predicts epsilon, not v\."):
+        scripts["distill"].main(pictures, tmp_path / "a.safetensors", model=noise, steps=1)
     with pytest.raises(SystemExit, match="is the model itself"):
         scripts["train_words"].main(pictures, nowhere, nowhere, steps=1)
     with pytest.raises(SystemExit, match=r"There is no .*nowhere\.safetensors"):
@@ -133,6 +144,8 @@ def test_where_nothing_can_be_written_is_said_before_training(scripts, tmp_path)
         scripts["lora"].main(tmp_path / "file" / "a.safetensors", [pictures], steps=1)
     with pytest.raises(SystemExit, match="is a folder"):
         scripts["lora"].main(tmp_path, [pictures], steps=1)
+    with pytest.raises(SystemExit, match="is a folder"):
+        scripts["distill"].main(pictures, tmp_path, steps=1)
     with pytest.raises(SystemExit, match="cannot be made"):
         scripts["controlnet"].main(tmp_path / "file", [pictures], steps=1)
 
