@@ -11,14 +11,14 @@ of one sort are checked, read from text, and written down.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from os import PathLike, fspath
 from typing import Any, Protocol
 
+from .. import spelling
 from ..errors import RequestError
 
 GROUPS = ("Model", "Prompt", "Picture", "From a picture", "Adapters", "Guidance", "Stages", "Speed")
@@ -88,7 +88,7 @@ class Whole(_Plain):
 
 @dataclass(frozen=True)
 class Number(_Plain):
-    """A number from low to high."""
+    """A number from low to high, a float whatever was given: 5, 5.0 and -0 are recorded as 5.0, 5.0 and 0.0."""
 
     low: float
     high: float
@@ -98,7 +98,7 @@ class Number(_Plain):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not self.low <= value <= self.high:  # also false for NaN; huge whole numbers do not overflow
             raise RequestError(f"{name} is {shown(value)}.", f"It is a number from {self.low:g} to {self.high:g}.")
-        return value
+        return float(value) if value else 0.0
 
     def parse(self, name: str, text: str) -> float:
         try:
@@ -249,7 +249,7 @@ class Numbers:
         if not isinstance(value, Sequence) or len(value) > self.longest:
             raise RequestError(f"{name} is {shown(value)}.", f"It is a list of at most {self.longest} numbers.")
         one = Number(self.low, self.high)
-        return tuple(float(one.check(f"{name}[{i}]", number)) for i, number in enumerate(value))
+        return tuple(one.check(f"{name}[{i}]", number) for i, number in enumerate(value))
 
     def parse(self, name: str, text: str) -> tuple[float, ...]:
         parts = text.split(",")
@@ -336,6 +336,12 @@ def declared(of: type) -> tuple[Setting, ...]:
     return tuple(replace(item.metadata[_KEY], name=item.name) for item in fields(of) if _KEY in item.metadata)
 
 
+@cache
+def neutral_of(of: type) -> Mapping[str, Any]:
+    """The values that change nothing, by setting."""
+    return {item.name: item.neutral for item in declared(of) if item.neutral is not None}
+
+
 def setting_called(name: str, settings: Iterable[Setting]) -> Setting | None:
     """By its name, or by one of its options' without the dashes, as people type them: cfg, guidance-scale."""
     name = name.strip().replace("-", "_").lower()
@@ -346,9 +352,8 @@ def setting_called(name: str, settings: Iterable[Setting]) -> Setting | None:
 
 def nearest(value: Any, choices: Sequence[str]) -> str:
     """The remedy for a name that is none of the choices."""
-    close = difflib.get_close_matches(value[:80], choices, 1) if isinstance(value, str) else []
-    listed = f"Choose one of {', '.join(choices)}."
-    return f"Did you mean {close[0]}? {listed}" if close else listed
+    meant = spelling.question(spelling.nearest(value, choices)) if isinstance(value, str) else ""
+    return f"{meant} Choose one of {', '.join(choices)}.".lstrip()
 
 
 def shown(value: Any) -> str:
