@@ -21,7 +21,8 @@ constexpr int kPanel = kRows > kWidth ? kRows : kWidth;
 static_assert(kPanel % kRows == 0 && kPanel % kWidth == 0);
 
 constexpr int64_t kQueries = kMostVectors * kWidth;  // in a group, at most
-constexpr int64_t kKeys = 128;  // in a block; a multiple of kPanel. Short sums round less
+constexpr int64_t kKeys = 128;  // in a block; a multiple of kPanel
+constexpr int64_t kDepth = 64;  // of products that are summed at once: that part of the queries stays in the nearest cache
 constexpr int64_t kMostGroups = 4;  // in a block of queries
 constexpr int64_t kBlock = 512 << 10;  // bytes of its queries and results, about, at most
 constexpr int64_t kPacked = 64;  // keys that are packed at once; a multiple of kPanel
@@ -140,18 +141,18 @@ inline void weigh(float* scores, int64_t n, float scale, float* most, float* tot
     store(most + j * kWidth, now);
     // Where all scores so far are -inf, the weights are 0.
     base[j] = now == -__builtin_inff() ? Vec{} : now;
-    fade[j] = exp2(before - base[j]);
+    fade[j] = exp2_of_negative(before - base[j]);
     sums[j] = Vec{};
   }
   for (int64_t i = 0; i < n; i += per) {
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; ++j) {
       const float* score = scores + i * row + j * kWidth;
-      const Vec weight = exp2(load(score) * scale - base[j]);
+      const Vec weight = exp2_of_negative(load(score) * scale - base[j]);
       sums[j] += weight;
       Vec next{};
       if (per > 1 && i + 1 < n) {
-        next = exp2(load(score + row) * scale - base[j]);
+        next = exp2_of_negative(load(score + row) * scale - base[j]);
         sums[j] += next;
       }
       store(scores + i / per * row + j * kWidth, weight_lanes(weight, next));
@@ -186,12 +187,18 @@ void attend(const Attention<Real>& a, const Plan& plan, int64_t b, int64_t head,
             const float* keys, const float* values, float* scores) {
   constexpr int64_t per = kPerLane<Real>, row = kVectors * kWidth;
   Vec sums[kRows][kVectors], fade[kVectors];
-  for (int64_t i = 0; i < n; i += kRows) {
-    multiply<kVectors>(keys + (key + i) / kPanel * kPanel * plan.deep + i % kPanel, group.queries, plan.deep, sums);
+  for (int64_t d = 0; d < plan.deep; d += kDepth) {
+    for (int64_t i = 0; i < n; i += kRows) {
+      const float* panel = keys + (key + i) / kPanel * kPanel * plan.deep + i % kPanel;
+      multiply<kVectors>(panel + d * kPanel, group.queries + d * row, least(kDepth, plan.deep - d), sums);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 3
-      for (int j = 0; j < kVectors; ++j) store(scores + (i + r) * row + j * kWidth, sums[r][j]);
+        for (int j = 0; j < kVectors; ++j) {
+          float* to = scores + (i + r) * row + j * kWidth;
+          store(to, d == 0 ? sums[r][j] : load(to) + sums[r][j]);
+        }
+      }
     }
   }
   float scale = kLog2E / __builtin_sqrtf(static_cast<float>(a.size));
