@@ -10,11 +10,12 @@ namespace mlxdiff::MLXDIFF_ISA {
 namespace {
 
 // A tile of products, kRows keys or numbers of a value by up to kMostVectors vectors of queries, stays in registers.
-constexpr int kMostVectors = 3;
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kRows = 8;
+constexpr int kRows = 8, kMostVectors = 3;
+#elif defined(__AVX__)
+constexpr int kRows = 4, kMostVectors = 3;
 #else
-constexpr int kRows = 4;
+constexpr int kRows = 4, kMostVectors = 2;
 #endif
 // Columns of a panel of keys or values.
 constexpr int kPanel = kRows > kWidth ? kRows : kWidth;
@@ -258,7 +259,7 @@ using Attend = void (*)(const Attention<Real>&, const Plan&, int64_t, int64_t, c
                         const float*, const float*, float*);
 constexpr Begin kBegin[] = {begin<1>, begin<2>, begin<3>};
 constexpr Attend kAttend[] = {attend<1>, attend<2>, attend<3>};
-static_assert(kMostVectors == 3);
+static_assert(kMostVectors <= 3);
 
 // One block of queries of one head against all keys.
 void attend_all(const Attention<Real>& a, const Plan& plan, int64_t b, int64_t head, int64_t block, const float* keys,
