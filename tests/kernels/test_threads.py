@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -165,6 +166,26 @@ def test_where_nothing_tells_of_the_load_all_threads_compute(tmp_path, text):
         mx.eval(extension.silu(mx.zeros(100_000)))
         time.sleep(0.2)
     assert extension.active_threads() == 3
+
+
+def test_all_threads_take_part():
+    """One that is ready before its number counts must not sleep on."""
+
+    def seconds():
+        tasks = Path("/proc/self/task").iterdir()
+        return {task.name: (task / "schedstat").read_text().split()[0] for task in tasks}
+
+    x, weight = mx.array(normal(2000, 320)), mx.array(normal(640, 320, seed=1))
+    extension.set_threads(1)
+    others = seconds()
+    extension.set_threads(16)
+    time.sleep(0.1)  # all have begun, and sleep
+    before = {task: spent for task, spent in seconds().items() if task not in others}
+    assert len(before) == 15
+    end = time.monotonic() + WAIT
+    while any(seconds()[task] == spent for task, spent in before.items()):
+        assert time.monotonic() < end
+        mx.eval(extension.linear(x, weight, None))
 
 
 @pytest.mark.parametrize(("text", "number"), [("3", 3), ("", None), ("0", None), ("many", None), ("2,4", None)])
