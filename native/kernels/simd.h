@@ -112,7 +112,7 @@ static inline Vec exp2(Vec x) {
 static inline Vec exp2_of_negative(Vec x) {
 #ifdef __AVX512F__
   constexpr __mmask16 kAll = 0xffff;  // without a mask GCC warns of its own header
-  const Vec inside = at_least(x, splat(-150));
+  const Vec inside = at_least(x, splat(-200));
   const Vec whole = (Vec)_mm512_maskz_roundscale_ps(kAll, (__m512)inside, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const Vec f = inside - whole;
   // Minimax fits of 2^f for |f| <= 1/2.
