@@ -1,5 +1,6 @@
 // The product of a few rows with a panel of weights: tiles of sums that stay in registers.
 #include "../kernels.h"
+#include "activations.h"
 #include "simd.h"
 #include "transpose.h"
 
@@ -117,6 +118,15 @@ void put_sums(const float* sums, int64_t count, const float* start, int64_t vali
     int64_t j = 0;
     for (; j + kWidth <= valid; j += kWidth) store(out + j, load(sums + j) + load(start + j));
     if (j < valid) store_part(out + j, load(sums + j) + load(start + j), valid - j);
+  }
+}
+
+void put_gated(const float* sums, const float* gates, int64_t count, const float* start, const float* gate_start,
+               Real* out, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i, sums += kColumns, gates += kColumns, out += stride) {
+    for (int64_t j = 0; j < kColumns; j += kWidth) {
+      store(out + j, (load(sums + j) + load(start + j)) * gelu(load(gates + j) + load(gate_start + j)));
+    }
   }
 }
 

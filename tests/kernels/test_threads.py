@@ -52,6 +52,7 @@ def results(dtype):
         extension.linear(draw(70, 1280), extension.pack(draw(192, 1280)), None),
         extension.convolve(draw(1, 21, 19, 64), extension.pack(draw(96, 3, 3, 64)), None, 1, 1),
         extension.convolve(draw(1, 4, 4, 640), extension.pack(draw(96, 3, 3, 640)), None, 1, 1),
+        extension.linear_geglu(draw(600, 320), extension.pack(draw(256, 320)), None),
         extension.attention(draw(2, 300, 80), draw(2, 290, 80), draw(2, 290, 80), 2),
         extension.group_norm(draw(2, 300, 64), channels, channels, 8, 1e-5),
         extension.layer_norm(draw(300, 64), channels, channels, 1e-5),
