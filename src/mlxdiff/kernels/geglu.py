@@ -22,10 +22,9 @@ def geglu(x: mx.array) -> mx.array:
 
 def linear_geglu(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     """`geglu` of a linear layer of x (..., C): its weight (2 W, C), packed or not, and bias (2 W,); (..., W)."""
-    if x.size > 0 and packing.is_packed(weight, 2) and weight.shape[0] % 2 == 0:
-        # What is packed is so in an even number of panels: the layer's output is never in memory as a whole.
-        if (extension := native.serving(x, weight, bias)) is not None:
-            return extension.linear_geglu(x, weight, bias)
+    in_pairs = packing.is_packed(weight, 2) and weight.shape[0] % 2 == 0  # of panels: a value's and its gate's
+    if x.size > 0 and in_pairs and (extension := native.serving(x, weight, bias)) is not None:
+        return extension.linear_geglu(x, weight, bias)
     return geglu(linear(x, weight, bias))
 
 
