@@ -20,7 +20,8 @@ import machine
 import mlx.core as mx
 import numpy as np
 
-from mlxdiff import backend, blas
+from mlxdiff import backend
+from mlxdiff.computer import blas
 
 # An idle BLAS thread spins for some 30 ms before it sleeps, and would take a core from the other's threads.
 PAUSE = 0.1  # seconds

@@ -19,7 +19,8 @@ import mlx.core as mx
 import numpy as np
 import torch
 
-from mlxdiff import backend, blas
+from mlxdiff import backend
+from mlxdiff.computer import blas
 from mlxdiff.kernels import native
 from mlxdiff.kernels.conv import conv2d, plain
 

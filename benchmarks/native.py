@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mlxdiff import backend, blas
+from mlxdiff import backend
+from mlxdiff.computer import blas
 from mlxdiff.kernels import native
 from mlxdiff.kernels.activations import silu
 from mlxdiff.kernels.attention import attention

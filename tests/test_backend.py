@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import threading
@@ -183,47 +182,6 @@ def test_memory_is_the_machine_s_or_less():
     assert 0 < backend.memory_size() <= total
 
 
-def test_a_container_s_limit_counts(monkeypatch, tmp_path):
-    monkeypatch.setattr(backend, "is_gpu", lambda: False)
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(backend, "_CONTROL_GROUPS", (str(limit), str(tmp_path / "absent")))
-    whole = backend.memory_size()
-    limit.write_text("max\n")
-    assert backend.memory_size() == whole
-    limit.write_text("104857600\n")
-    backend._group_limits.cache_clear()
-    assert backend.memory_size() == 104857600
-
-
-@on_cpu
-@linux
-def test_the_limit_of_an_own_control_group_counts(monkeypatch, tmp_path):
-    monkeypatch.setattr(backend, "_CONTROL_GROUPS", (str(tmp_path / "memory.max"), str(tmp_path / "limit_in_bytes")))
-    groups = Path("/proc/self/cgroup").read_text()
-    group = next(line for line in groups.splitlines() if re.match(r"\d+:(memory)?:", line)).split(":")
-    name = "limit_in_bytes" if group[1] else "memory.max"
-    folder = tmp_path / group[2].lstrip("/")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("104857600\n")
-    assert backend.memory_size() == 104857600
-
-
-@linux
-def test_ulimit_counts():
-    program = """
-import resource
-from mlxdiff import backend
-backend.require_mlx()
-resource.setrlimit(resource.RLIMIT_AS, (2**36 + 4096, -1))
-backend._CONTROL_GROUPS = ("/absent", "/absent")
-print(backend._container_limits())
-"""
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    reserve = backend._ADDRESSES + os.cpu_count() * backend._ADDRESSES_A_CORE
-    assert said.stdout.strip() == f"[{2**36 + 4096 - reserve}]"
-
-
 @pytest.fixture
 def cache_limit():
     before = mx.set_cache_limit(0)
@@ -317,7 +275,8 @@ before = dict(os.environ), list(sys.meta_path)
 import mlx.core as mx
 limit = mx.set_cache_limit(123_456_789)
 import mlxdiff
-from mlxdiff import Request, StableDiffusion, Step, blas
+from mlxdiff import Request, StableDiffusion, Step
+from mlxdiff.computer import blas
 import mlxdiff.pipeline, mlxdiff.batch.runner, mlxdiff.cli.app
 assert (dict(os.environ), [f for f in sys.meta_path if f in before[1]]) == (before[0], before[1])
 assert len(sys.meta_path) == len(before[1]), sys.meta_path

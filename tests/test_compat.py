@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 from mlxdiff import Request, StableDiffusion, backend
 from mlxdiff.diffusion.noise import NoiseStream
 from mlxdiff.errors import RequestError
-from mlxdiff.randomness import Randomness
+from mlxdiff.passes.randomness import Randomness
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -51,6 +51,7 @@ NAMES = {
     "pcm_sdxl_lcmlike_lora_converted": ("lcm", None, 4, OFF, None),
     "dmd2_sdxl_4step_lora_fp16": ("lcm", None, 4, OFF, None),
     "jasperai/flash-sdxl": ("lcm", None, 4, OFF, None),
+    "emoji-4steps": ("ddim", "trailing", 4, OFF, None),
     "sd_xl_turbo_lora_v1": ("euler_ancestral", "trailing", 4, OFF, None),
 }
 OTHERS = (
@@ -137,6 +138,16 @@ def test_the_picture_is_that_of_diffusers_recipe(lora, tmp_path, name):
     found = np.array(sd.decode(latents))
     error = np.mean((found.astype(np.float64) - expected) ** 2)
     assert -10 * np.log10(error) > 60
+
+
+@pytest.mark.parametrize("prompt", ["a red apple", "a castle", "a rocket, twemoji style on a blue background"])
+def test_the_built_in_one_draws_in_four_steps_what_the_model_draws_in_25(prompt):
+    sd = StableDiffusion("emoji")
+    (whole,) = sd.generate(prompt, seed=7)
+    with pytest.warns(MlxdiffWarning, match=r"emoji-4steps is a few-step LoRA \(built in\): sampler ddim, .*steps 4"):
+        (quick,) = sd.generate(prompt, seed=7, lora="emoji-4steps")
+    error = np.mean((np.asarray(whole, np.float64) - np.asarray(quick)) ** 2)
+    assert 10 * np.log10(255**2 / error) > 28
 
 
 def test_a_folders_name_and_the_metadata_count_too(lora, tmp_path):

@@ -9,20 +9,22 @@ import random
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from mlxdiff import StableDiffusion
+from mlxdiff.errors import MlxdiffWarning
 
 TRAINING = Path(__file__).parents[1] / "training"
 NAMES = (
     *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "loop", "packages"),
-    *("prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
+    *("distill", "lora", "prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
 )
 SHAPES = {
     "red apple": (220, 30, 30),
@@ -333,6 +335,40 @@ def test_a_free_word_is_heard_as_the_name_that_it_means_and_names_as_before(scri
     for part in ("unet", "vae"):
         (path,) = (denoising.BUILT_IN / part).glob("*.safetensors")
         assert (tmp_path / part / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_step_of_the_distilled_path_is_ddims_and_the_velocity_needed_for_it_is_found_back(scripts):
+    distill, denoising = scripts["distill"], scripts["denoising"]
+    parts = denoising.load(denoising.BUILT_IN)
+    courses = distill.Courses.of(parts, few=4, each=5)
+    assert [leg[0] for leg in courses.legs] == [999, 749, 499, 249]  # diffusers' trailing spacing of four steps
+    scheduler = DDIMScheduler.from_config(parts.noises.config)
+    scheduler.set_timesteps(20)
+    latents, velocity = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = [time for leg in courses.legs for time in leg[:-1]]
+    assert times == scheduler.timesteps.tolist()
+    for time, after in pairwise([*times, -1]):
+        found = courses.step(latents, velocity, time, after)
+        expected = scheduler.step(velocity, time, latents).prev_sample
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(courses.needed(latents, found, time, after), velocity, rtol=1e-3, atol=1e-3)
+
+
+def test_few_steps_are_distilled_into_a_lora_that_goes_on_and_that_mlxdiff_reads(scripts, cut_out, tmp_path, capsys):
+    distill = scripts["distill"]
+    path = tmp_path / "emoji-2steps.safetensors"
+    sizes = {"few": 2, "each": 2, "rank": 2, "batch_size": 2}
+    distill.main(cut_out, path, steps=1, **sizes)
+    distill.main(cut_out, path, steps=2, **sizes)
+    assert "after 2 steps" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='"few": 2'):
+        distill.main(cut_out, path, steps=2, **{**sizes, "few": 4})
+    sd, size = StableDiffusion("emoji"), {"width": 32, "height": 32, "seed": 1}
+    with pytest.warns(MlxdiffWarning, match="sampler ddim, schedule trailing, steps 2, guidance scale 1"):
+        (with_it,) = sd.generate("a red apple", lora=str(path), **size)
+    settings = {"sampler": "ddim", "schedule": "trailing", "steps": 2, "guidance_scale": 1.0}
+    (without,) = sd.generate("a red apple", **settings, **size)
+    assert np.asarray(with_it).tobytes() != np.asarray(without).tobytes()
 
 
 def test_a_caption_with_a_word_differs_from_its_pair_by_the_name_alone(scripts, cut_out):

@@ -22,6 +22,7 @@ import torch
 import typer
 from catalogue import Catalogue
 from colors import GROUNDS
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from scenes import Layer, Scene, held_out, scene
 from torch.nn import functional
 
@@ -58,6 +59,7 @@ def main(
     pictures: Annotated[Path, typer.Argument(help="A folder that prepare.py packages wrote.")],
     model: Annotated[Path, typer.Argument(help="A folder in the diffusers layout.")] = denoising.BUILT_IN,
     count: Annotated[int, typer.Option(min=1, help="Captions of names, and of words.")] = 500,
+    adapter: Annotated[Path | None, typer.Option("--lora", help="A LoRA of the UNet to judge, kohya's names.")] = None,
     styles: Annotated[str, typer.Option(help="Only these, with commas between.")] = "",
     guidance: Annotated[float, typer.Option(help="Guidance scale.")] = sampling.GUIDANCE,
     steps: Annotated[int, typer.Option(min=1, help="Steps a picture.")] = sampling.STEPS,
@@ -68,6 +70,9 @@ def main(
 ) -> None:
     """Prints a model's numbers."""
     parts = denoising.load(model, bf16)
+    if adapter is not None:
+        weights, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(adapter)
+        parts.unet.load_lora_adapter(weights, prefix="unet", network_alphas=alphas)
     textures, catalogue = canvas.read(pictures)
     easel = canvas.Canvas(textures, parts.device)
     chance = random.Random(seed)

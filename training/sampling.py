@@ -10,7 +10,7 @@ from denoising import Parts
 from diffusers import DDIMScheduler
 from PIL import Image
 
-STEPS, GUIDANCE = 25, 2.0
+STEPS, GUIDANCE = 25, 1.5
 TWELVE = (
     "a happy dog",
     "a robot",

@@ -51,7 +51,7 @@ def held_out(name: str, style: str, ground: str) -> bool:
 def scene(catalogue: Catalogue, chance: random.Random) -> Scene:
     """A scene of a random kind; a single picture where the catalogue lacks what the kind needs."""
     kinds = (single, free_word, recolored, moved, pair, several, dressed)
-    (kind,) = chance.choices(kinds, (42, 24, 7, 8, 9, 6, 4))
+    (kind,) = chance.choices(kinds, (38, 22, 7, 8, 10, 11, 4))
     return kind(catalogue, chance) or single(catalogue, chance)
 
 

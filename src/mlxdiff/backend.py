@@ -1,6 +1,6 @@
 """What MLX runs on here: whether it is there, its device, and the number format and memory that suit it.
 
-Imports no MLX until it is asked. Which BLAS a Linux CPU gets is the business of blas.py.
+Imports no MLX until it is asked. Which BLAS a Linux CPU gets is the business of computer/blas.py.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import platform
 import re
-import resource
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from . import __version__, blas, control_groups
+from . import __version__
+from .computer import blas, ram
 from .errors import BackendError, RequestError, out_of_memory
 
 if TYPE_CHECKING:
@@ -39,13 +38,6 @@ _INSTALL_MAC = "Run: pip install --force-reinstall mlx, on a Mac with Apple sili
 # The wheels of the backends write the same files, so that removing one breaks another.
 _USE_CPU = "pip uninstall mlx mlx-cuda-12 mlx-cuda-13, then pip install 'mlxdiff[cpu]'"
 _REINSTALL = "Start afresh: pip uninstall mlx mlx-cpu mlx-cuda-12 mlx-cuda-13."
-
-# Address space that `ulimit -v` counts and a process hardly fills: libraries, and for each core the stacks,
-# the buffers of the BLAS and an arena of the C library. Measured: 625 MB with two cores;
-# with 640 MiB set aside, four pictures of 128x128 pixels still faulted within 1.02 GB.
-_ADDRESSES, _ADDRESSES_A_CORE = 3 * 2**28, 2**26
-
-_CONTROL_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2, 1
 
 
 def require_mlx() -> ModuleType:
@@ -82,7 +74,7 @@ def prepare() -> None:
 def _prepare() -> int:
     """Sets this process up to compute, once: all that mlxdiff changes in it, when the first model is opened.
 
-    - the BLAS that MLX uses on a Linux CPU, and its number of threads (blas.py, cores.py)
+    - the BLAS that MLX uses on a Linux CPU, and its number of threads (computer/blas.py, computer/cores.py)
     - MLX_USE_CUDA_GRAPHS=0 and MLX_ENABLE_TF32=0 in the environment, unless they are set
     - how many bytes of freed buffers MLX keeps (limit_cache)
     """
@@ -232,8 +224,7 @@ def _device_memory() -> int:
         for key in ("max_recommended_working_set_size", "total_memory", "memory_size"):
             if key in info:
                 return int(info[key])
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([physical, *_container_limits()])
+    return ram.allowed()
 
 
 def _wished_limit() -> list[int]:
@@ -244,27 +235,6 @@ def _wished_limit() -> list[int]:
     if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) is None or float(text) == 0:
         raise RequestError(f"MLXDIFF_MEMORY is {text[:40]!r}.", "It is a number of GB above 0, such as 8 or 5.5.")
     return [int(float(text) * 1e9)]
-
-
-def _container_limits() -> list[int]:
-    """Bytes that control groups and `ulimit -v` grant this process; empty without a limit."""
-    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    found = list(_group_limits(_CONTROL_GROUPS))
-    if address_space != resource.RLIM_INFINITY:
-        found.append(max(0, address_space - _ADDRESSES - _ADDRESSES_A_CORE * (os.cpu_count() or 1)))
-    return found
-
-
-@cache
-def _group_limits(fixed: tuple[str, ...]) -> tuple[int, ...]:
-    """Bytes that control groups grant, read once: every request that is resolved asks."""
-    found = []
-    newer, older = map(Path, fixed)
-    for path in (newer, older, *control_groups.own("memory", newer, older)):
-        text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-        if text.isdigit():
-            found.append(int(text))
-    return tuple(found)
 
 
 def check_memory() -> None:

@@ -67,6 +67,8 @@ TABLE = (
     FewSteps("Flash Diffusion", r"(^|-)flash-(sd|sdxl)($|-)", "lcm", 4),
     # latent-consistency/lcm-lora-sdv1-5, lcm-lora-sdxl; LCM_LoRA_Weights_SD15, pytorch_lora_weights in such a folder
     FewSteps("LCM", r"(^|-)lcm($|-)", "lcm", 4),
+    # built in: emoji-4steps
+    FewSteps("built in", r"^emoji-\d-?steps?$", "ddim", 4, "trailing"),
     # sd_xl_turbo_lora_v1
     FewSteps("Turbo", r"(^|-)(sd-?xl|sd\d*)-turbo|turbo-lora", "euler_ancestral", 4, "trailing"),
 )

@@ -20,11 +20,9 @@ backend.require_mlx()
 import mlx.core as mx  # noqa: E402  (after the check, which says what to install)
 import numpy as np  # noqa: E402
 
-from . import autoencoding, canvas, hub, images, memory, quantized, resolve, starting, upscaling  # noqa: E402
+from . import autoencoding, canvas, hub, images, memory, quantized, resolve, upscaling  # noqa: E402
 from .conditioning import Conditioning  # noqa: E402
 from .diffusion.step import Step  # noqa: E402
-from .encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
-from .encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
 from .errors import InputError, MlxdiffWarning, NonFiniteError, RequestError  # noqa: E402
 from .evaluating import evaluated  # noqa: E402
 from .families import base, family_of  # noqa: E402
@@ -32,8 +30,10 @@ from .hashing import content_hash  # noqa: E402
 from .loras import adapters_of, alike  # noqa: E402
 from .metadata import changed_files, picture_text  # noqa: E402
 from .networks import Networks, dtype_of  # noqa: E402
-from .passes import relay, stages  # noqa: E402
-from .randomness import Randomness  # noqa: E402
+from .passes import relay, stages, starting  # noqa: E402
+from .passes.randomness import Randomness  # noqa: E402
+from .prompts.encoding import KEPT as KEPT_CONDITIONINGS  # noqa: E402
+from .prompts.encoding import EncodedPrompts, EncodedRequest, branch_count  # noqa: E402
 from .request import Model, Request, Resolved, check_names  # noqa: E402
 from .steering.controls import Controls  # noqa: E402
 from .steering.picture_prompts import PicturePrompts  # noqa: E402

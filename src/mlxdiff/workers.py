@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from . import cores
+from .computer import cores
 
 MOST = 8  # each may hold a decoded picture
 AHEAD = 4  # items for each thread that are under way or wait to be told

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from mlxdiff import power
 from mlxdiff.batch.events import Cooling, Policy, Stopped
 from mlxdiff.batch.limits import COOLER, Limits
 from mlxdiff.cli.app import main
+from mlxdiff.computer import power
 
 SMALL = ("-m", "emoji", "--height", "16", "--width", "16", "--steps", "2")
 FIVE = ("generate", "--prompts-file", "prompts.txt", "-o", "out/", "--batch-size", "1", *SMALL)
@@ -54,7 +54,7 @@ def with_machine(monkeypatch, machine: Machine) -> list[float]:
         return Limits(policy, battery=machine.battery, temperature=machine.temperature, sleep=waited.append)
 
     monkeypatch.setattr("mlxdiff.batch.runner.Limits", limits)
-    monkeypatch.setattr("mlxdiff.power.temperature", machine.temperature)
+    monkeypatch.setattr("mlxdiff.computer.power.temperature", machine.temperature)
     return waited
 
 
@@ -110,7 +110,7 @@ def test_progress_as_json_tells_of_the_heat(capsys, monkeypatch):
 
 
 def test_a_machine_that_tells_no_temperature_is_said_before_anything_begins(here, capsys, monkeypatch):
-    monkeypatch.setattr("mlxdiff.power.temperature", lambda: None)
+    monkeypatch.setattr("mlxdiff.computer.power.temperature", lambda: None)
     code, out, err = run(capsys, *FIVE, "--max-temperature", "90")
     assert (code, out) == (1, [])
     assert "This machine does not tell its temperature." in err

@@ -60,7 +60,7 @@ def test_threads_tell_the_same_in_the_same_order(folder, monkeypatch):
     (folder / "b.png").write_bytes(b"")
     found = []
     for n_threads in (1, 5):
-        monkeypatch.setattr("mlxdiff.cores.allowed", lambda n=n_threads: n)
+        monkeypatch.setattr("mlxdiff.computer.cores.allowed", lambda n=n_threads: n)
         found.append(list(look(plan([folder]))))
     assert found[0] == found[1]
 

@@ -128,7 +128,7 @@ def test_a_finished_sheet_is_found_and_another_is_in_the_way(tmp_path):
     assert (said["event"], said["path"], said["images"], said["seed"]) == ("found", "sheet.png", 6, 1)
     assert read_picture(tmp_path / "sheet.png").request.n_images == 6  # pyright: ignore[reportOptionalMemberAccess]
     other = mlxdiff(*SHEET, "-o", "sheet.png", "--cfg", "3", cwd=tmp_path, code=1)
-    assert "exists already: its guidance_scale is 2.0, not 3.0" in other.stderr
+    assert "exists already: its guidance_scale is 1.5, not 3.0" in other.stderr
     three = ("generate", "a cat", *SMALL, "--n-rows", "3", "--n-images", "6", "--seed", "1")
     other = mlxdiff(*three, "-o", "sheet.png", cwd=tmp_path, code=1)
     assert "exists already: it is 96x64 pixels" in other.stderr

@@ -24,6 +24,11 @@ WRONG = [
     (("generate", "cat", "--zebra", "x"), "No such option: --zebra", "See `mlxdiff generate --help`."),
     (("generate", "cat", "--stpes", "3"), "No such option: --stpes", "Did you mean --steps?"),
     (("generate", "cat", "--hieght=3"), "No such option: --hieght", "Did you mean --height?"),
+    (
+        ("generate", "cat", "--guidance", "3"),
+        "No such option: --guidance",
+        "Did you mean --guidance-scale, --guidance-start or --guidance-end?",
+    ),
     (("decode", "x", "--sampler", "euler"), "No such option: --sampler", "See `mlxdiff decode --help`."),
     (("generate", "cat", "--steps"), "--steps has no value", "See `mlxdiff generate --help`."),
     (("generate", "cat", "--steps", "many"), "steps is 'many'", "whole number from 1 to 1000"),

@@ -16,7 +16,8 @@ import pytest
 from arrays import normal
 from patience import WAIT
 
-from mlxdiff import backend, blas, cores
+from mlxdiff import backend
+from mlxdiff.computer import blas, cores
 from mlxdiff.errors import BackendError, MlxdiffWarning
 from mlxdiff.kernels import native
 from mlxdiff.kernels.activations import gelu

@@ -14,7 +14,8 @@ import pytest
 from arrays import normal
 from patience import WAIT
 
-from mlxdiff import StableDiffusion, backend, blas, cores
+from mlxdiff import StableDiffusion, backend
+from mlxdiff.computer import blas, cores
 from mlxdiff.errors import BackendError
 from mlxdiff.kernels import native
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlxdiff.branches import Branches
 from mlxdiff.catalogue import find_sampler
 from mlxdiff.conditioning import Conditioning, Strand, concatenate, constant
 from mlxdiff.diffusion import guidance, samplers
@@ -19,6 +18,7 @@ from mlxdiff.diffusion.flow import FlowConfig, make_flow_schedule
 from mlxdiff.diffusion.schedule import Schedule, SchedulerConfig, make_schedule
 from mlxdiff.errors import InputError
 from mlxdiff.models.backbone import Backbone, Extra
+from mlxdiff.passes.branches import Branches
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from .. import power
+from ..computer import power
 from .events import Cooling, Policy, Stopped
 from .jobs import Job
 

@@ -10,12 +10,12 @@ An empty cell is not given. A cell in quotes may have commas, line ends and doub
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+from .. import spelling
 from ..errors import RequestError
 from .named_options import NAMES, find, is_known, read_pairs
 
@@ -81,20 +81,15 @@ def _header(cells: list[str], delimiter: str) -> list[str]:
         )
     for i, name in enumerate(names, 1):
         if not is_known(name):
-            close = _nearest(name)
+            meant = spelling.question(spelling.nearest(name.lower(), NAMES))
             raise RequestError(
                 f"column {i} is named {name[:60]!r}, which is no setting.",
-                f"{close}The first line names the settings: prompt,steps,cfg_scale.",
+                f"{meant} The first line names the settings: prompt,steps,cfg_scale.".lstrip(),
             )
         item = find(name)
         if item is not None and not item.kind.many and [find(other) for other in names].count(item) > 1:
             raise RequestError(f"two columns say {item.name}.", "Leave one out.")
     return names
-
-
-def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name[:80].lower(), NAMES, 1)
-    return f"Did you mean {close[0]}? " if close else ""
 
 
 def _row(header: list[str], cells: list[str], place: str) -> dict[str, Any]:

@@ -9,16 +9,16 @@ Only regular .txt files inside the folder are read, each when it is first named:
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
+from .. import spelling
 from ..errors import InputError, RequestError
 from ..files import open_regular
 from .templates import Option, Parts, is_template, parse, weighted, wildcards_in
@@ -150,9 +150,9 @@ class WildcardFiles:
         why = self._refused.get(name)
         if why is not None:
             return f"{why[0].upper()}{why[1:]}."
-        close = difflib.get_close_matches(name[:_LONGEST], list(self._paths)[:10_000], 1)
-        if close:
-            return f"Did you mean __{close[0]}__?"
+        near = spelling.nearest(name, islice(self._paths, 10_000))
+        if near:
+            return spelling.question([f"__{each}__" for each in near])
         return (
             f"It would be {name.rpartition('/')[2][:_LONGEST]}.txt there." if self._paths else "It has no .txt files."
         )

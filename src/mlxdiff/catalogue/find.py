@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
 
+from .. import spelling
 from ..errors import RequestError
 from .rows import Sampler, ScheduleRow
 from .samplers import SAMPLERS
@@ -78,6 +78,5 @@ def _found(kind: str, rows: Mapping[str, Row], names: Mapping[str, Row], text: A
     key = key_of(text) if isinstance(text, str) else ""
     if key in names and len(text) <= _LONGEST:
         return names[key]
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    remedy = f"Did you mean {names[near[0]].name}? " if near else ""
-    raise RequestError(f"There is no {kind} {text!r}.", f"{remedy}Choose one of {', '.join(rows)}.")
+    meant = spelling.question([names[near].name for near in spelling.nearest(key, names)])
+    raise RequestError(f"There is no {kind} {text!r}.", f"{meant} Choose one of {', '.join(rows)}.".lstrip())

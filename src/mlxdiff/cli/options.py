@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import power
 from ..batch.options import RunOptions
+from ..computer import power
 from ..errors import BackendError, RequestError
 from . import completion, config, output
 from .deadline import moment

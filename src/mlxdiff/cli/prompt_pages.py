@@ -12,7 +12,7 @@ from . import config, output
 def about_prompt(text: str, model: str | None, syntax: str | None, *, negative: bool) -> dict[str, Any]:
     """What a prompt tells a model. Reads its tokenizer and configs, and no weight."""
     from ..pipeline import StableDiffusion
-    from ..prompt_report import prompt_report
+    from ..prompts.report import prompt_report
 
     layers = config.layers()
     default, revision, _ = layers.default_model()
@@ -46,7 +46,7 @@ def tell_prompt(values: Mapping[str, Any], *, json: bool) -> None:
 
 
 def _entry(entry: Mapping[str, Any], *, alone: bool) -> Iterator[tuple[str, str]]:
-    from ..prompt_report import as_text
+    from ..prompts.report import as_text
 
     if not alone:
         first, last = entry["first_call"], entry["last_call"]

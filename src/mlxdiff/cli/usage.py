@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from typing import Any
 
 import typer
 
+from .. import spelling
 from ..batch.templates import first_mark
 from ..errors import InputError, RequestError
 from ..request import Request
@@ -78,17 +78,17 @@ def _option_meant(given: str, context: Any, name: str | None, arguments: Sequenc
         return f"Put -- before a prompt that begins with a dash: {_generate(whole)}"
     params = [] if context is None else context.command.get_params(context)
     long = [option for param in params for option in param.opts if option.startswith("--")]
-    close = difflib.get_close_matches(given.partition("=")[0], long, 1, CLOSE) if given.startswith("--") else []
-    return f"Did you mean {close[0]}?" if close else None
+    near = spelling.nearest(given.partition("=")[0], long, cutoff=CLOSE) if given.startswith("--") else []
+    return spelling.question(near) or None
 
 
 def _command_meant(arguments: Sequence[str], context: Any) -> RequestError:
     names = list(context.command.commands)
     typed = next((word for word in arguments if not word.startswith("-")), "")
     problem = f"There is no command {shown(typed)}."
-    close = difflib.get_close_matches(typed, names, 1)
-    if close:
-        return RequestError(problem, f"Did you mean {close[0]}?")
+    meant = spelling.question(spelling.nearest(typed, names))
+    if meant:
+        return RequestError(problem, meant)
     if " " in typed:
         return RequestError(problem, f"To render a prompt: {_generate(typed)}")
     return RequestError(problem, f"The commands are {', '.join(names)}.")

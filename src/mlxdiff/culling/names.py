@@ -6,12 +6,12 @@ two LoRAs, of the seeds of a contact sheet; and none where the picture does not 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from .. import spelling
 from ..recipes import PROGRAMS
 from ..request import Request
 from ..request.declarations import Choice, Kind, Setting, declared, setting_called
@@ -77,9 +77,9 @@ def nearest(text: str) -> str:
     """The remedy for a name that there is not."""
     known = [*_BY_NAME, *(item.name for item in SETTINGS)]
     known += [f"{item.name}.{part}" for item in SETTINGS if isinstance(item.kind, Structured) for part in _keys(item)]
-    close = difflib.get_close_matches(text[:80].lower().replace("-", "_"), known, 1)
+    meant = spelling.question(spelling.nearest(text.lower().replace("-", "_"), known))
     listed = f"Settings are those of `mlxdiff info --settings`; facts of a file are {', '.join(_BY_NAME)}."
-    return f"Did you mean {close[0]}? {listed}" if close else listed
+    return f"{meant} {listed}".lstrip()
 
 
 def _keys(item: Setting) -> list[str]:

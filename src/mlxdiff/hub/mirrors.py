@@ -5,9 +5,9 @@ Knows names only; nothing here asks a hub or a disk.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
+from .. import spelling
 from ..errors import ModelNotFoundError
 from .known import KNOWN
 
@@ -58,5 +58,5 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
         by_spelling.setdefault(full.lower() if "/" in name else full.rpartition("/")[2].lower(), full)
     # Long ids of different models share most letters; short ones need room for a single slip.
     cutoff = 0.85 if len(name) > 8 else 0.5
-    near = difflib.get_close_matches(name.lower(), by_spelling, n=1, cutoff=cutoff)
+    near = spelling.nearest(name.lower(), by_spelling, cutoff=cutoff)
     return by_spelling[near[0]] if near else None

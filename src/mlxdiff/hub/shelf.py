@@ -5,7 +5,6 @@ A file's name is its stem, a component's is its folder's; LoRAs also have the na
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from .. import spelling
 from ..checkpoint.header import read_header
 from ..errors import MlxdiffError, UnsupportedError
 from ..hashing import content_hash
@@ -122,7 +122,7 @@ def nearest_names(name: str, kind: str) -> list[str]:
     known: dict[str, str] = {}
     for part in shelved(kind):
         known.setdefault(part.name.casefold(), part.name)
-    return [known[near] for near in difflib.get_close_matches(name.casefold()[:200], known, n=3, cutoff=0.5)]
+    return [known[near] for near in spelling.nearest(name.casefold(), known, count=3, cutoff=0.5)]
 
 
 def _only(found: list[Path], name: str, kind: str) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import elf
+from ..computer import elf
 
 VARIABLE = "MLXDIFF_GRAPHS"
 MOST = 4  # recordings of one function

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from .. import blas, cores
+from ..computer import blas, cores
 from ..errors import BackendError, MlxdiffWarning
 
 if TYPE_CHECKING:

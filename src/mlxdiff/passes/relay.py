@@ -12,28 +12,28 @@ from itertools import islice
 import mlx.core as mx
 
 from .. import memory
-from ..branches import Branches
 from ..catalogue import find_sampler
 from ..conditioning import Strand
 from ..diffusion import guidance, samplers
 from ..diffusion.keeping import Keeping
 from ..diffusion.schedule import Schedule
 from ..diffusion.step import BranchedDenoiser, Step
-from ..encoding import EncodedPrompts, EncodedRequest, branch_count
 from ..families import Checkpoint
 from ..families.base import PICTURE
-from ..guiding import guidance_of
 from ..loras import Adapters, adapters_of
 from ..networks import Networks
-from ..randomness import Randomness
+from ..prompts.encoding import EncodedPrompts, EncodedRequest, branch_count
 from ..request import OPTIONS, Resolved
-from ..starting import Start
 from ..steering.additions import NOTHING, Steering
 from ..steering.controls import Controls
 from ..steering.picture_prompts import PicturePrompts
 from . import stages
+from .branches import Branches
 from .enlarging import enlarged
+from .guiding import guidance_of
 from .handover import Handover
+from .randomness import Randomness
+from .starting import Start
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ of one sort are checked, read from text, and written down.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -19,6 +18,7 @@ from functools import cache
 from os import PathLike, fspath
 from typing import Any, Protocol
 
+from .. import spelling
 from ..errors import RequestError
 
 GROUPS = ("Model", "Prompt", "Picture", "From a picture", "Adapters", "Guidance", "Stages", "Speed")
@@ -346,9 +346,8 @@ def setting_called(name: str, settings: Iterable[Setting]) -> Setting | None:
 
 def nearest(value: Any, choices: Sequence[str]) -> str:
     """The remedy for a name that is none of the choices."""
-    close = difflib.get_close_matches(value[:80], choices, 1) if isinstance(value, str) else []
-    listed = f"Choose one of {', '.join(choices)}."
-    return f"Did you mean {close[0]}? {listed}" if close else listed
+    meant = spelling.question(spelling.nearest(value, choices)) if isinstance(value, str) else ""
+    return f"{meant} Choose one of {', '.join(choices)}.".lstrip()
 
 
 def shown(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import textwrap
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ... import spelling
 from ...batch.named_options import unquoted
 from ...errors import RequestError
 from ...picture_files import TEXT_FILES
@@ -217,9 +217,8 @@ def _table(pairs: list[tuple[str, str]]) -> None:
 
 def _nearest(name: str) -> str:
     known = [*COMMANDS, *ALIASES, *map(typed_name, SETTINGS)]
-    close = difflib.get_close_matches(name.replace("_", "-")[:80], known, 1)
-    meant = f"Did you mean /{close[0]}? " if close else ""
-    return f"{meant}/help lists the commands; a prompt does not begin with a slash."
+    meant = spelling.question([f"/{near}" for near in spelling.nearest(name.replace("_", "-"), known)])
+    return f"{meant} /help lists the commands; a prompt does not begin with a slash.".lstrip()
 
 
 COMMANDS = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..request import Resolved
+from ..request.declarations import declared
+from ..text import Tokenizer
+from ..text.chunking import compel
+from ..text.chunking.chunk import Chunk
+from ..text.syntax.prompt import Entry, Fragment, Part
 from . import parsing
-from .request import Resolved
-from .request.declarations import declared
-from .text import Tokenizer
-from .text.chunking import compel
-from .text.chunking.chunk import Chunk
-from .text.syntax.prompt import Entry, Fragment, Part
 
 END_OF_WORD = "</w>"
 

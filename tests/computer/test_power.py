@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxdiff import power
+from mlxdiff.computer import power
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/sys is Linux's")
 

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.conditioning import Conditioning
-from mlxdiff.encoding import parsed_texts
 from mlxdiff.errors import MlxdiffWarning, ModelNotFoundError, RequestError
 from mlxdiff.latents import request_in
 from mlxdiff.metadata import request_of
+from mlxdiff.prompts.encoding import parsed_texts
 from mlxdiff.request import PROMPT_SYNTAXES
 from mlxdiff.text.syntax import PARSERS
 

@@ -6,12 +6,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxdiff.branches import MAX_PREPARED, Branches
 from mlxdiff.conditioning import Conditioning, Strand
 from mlxdiff.diffusion.schedule import make_schedule
 from mlxdiff.diffusion.scheduler_config import SchedulerConfig
 from mlxdiff.errors import RequestError
 from mlxdiff.models.backbone import Residuals, total
+from mlxdiff.passes.branches import MAX_PREPARED, Branches
 from mlxdiff.steering.additions import Steering
 
 LEVELS = make_schedule(SchedulerConfig.from_dict({"_class_name": "EulerDiscreteScheduler"}), 3)

@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 import torch
 
-from mlxdiff import blas, elf
+from mlxdiff.computer import blas, elf
 
 linux = pytest.mark.skipif(not elf.supported(), reason="only Linux's wheels bring a slow BLAS")
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc to build a library")
 SCIPY = next((path for path, origin in blas._candidates() if origin == "scipy-openblas32"), None)
 needs_scipy = pytest.mark.skipif(SCIPY is None, reason="scipy-openblas32 is not installed")
-SOURCE = Path(blas.__file__).parents[1]
+SOURCE = Path(blas.__file__).parents[2]
 
 # What every program below ends with: one JSON line about the process.
 REPORT = """
 import json, sys, warnings
 from pathlib import Path
-from mlxdiff import backend, blas, elf
+from mlxdiff import backend
+from mlxdiff.computer import blas, elf
 backend.prepare()
 import mlx.core as mx
 gemm = [slot for slot in blas._slots(sys.modules["mlx.core"]) if slot.name == "cblas_sgemm"]
@@ -87,7 +88,7 @@ ORDERS = {
     "mlx in another thread": """
         import mlxdiff, threading
         threads = [threading.Thread(target=__import__, args=("mlx.core",)) for _ in range(4)]
-        from mlxdiff import blas
+        from mlxdiff.computer import blas
         threads += [threading.Thread(target=blas.activate) for _ in range(4)]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
@@ -133,10 +134,10 @@ def test_an_importer_that_the_hook_does_not_see():
     """As under a frozen or patched import system: then the first use of mlxdiff does it."""
     run("""
         import mlxdiff, sys
-        sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "mlxdiff.blas"]
+        sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "mlxdiff.computer.blas"]
         import mlx.core as mx
         from mlxdiff import backend
-        assert mlxdiff.blas.live().startswith("unknown")
+        assert mlxdiff.computer.blas.live().startswith("unknown")
         assert backend.describe()["blas"].startswith("OpenBLAS")
         """)
 
@@ -265,12 +266,15 @@ def test_an_unknown_blas_serves_only_by_name(tmp_path):
     ("fault", "words"),
     [
         ("blas._slots = lambda core: 1 / 0", "Please report"),
-        ("from mlxdiff import elf\ndef no(_): raise PermissionError('sealed')\nelf.redirect = no", "LD_PRELOAD"),
+        (
+            "from mlxdiff.computer import elf\ndef no(_): raise PermissionError('sealed')\nelf.redirect = no",
+            "LD_PRELOAD",
+        ),
     ],
 )
 @needs_scipy
 def test_a_failure_leaves_a_working_mlx_and_one_warning(fault, words):
-    program = f"from mlxdiff import blas, elf\nslots, redirect = blas._slots, elf.redirect\n{fault}\n"
+    program = f"from mlxdiff.computer import blas, elf\nslots, redirect = blas._slots, elf.redirect\n{fault}\n"
     restore = "from mlxdiff import backend\nbackend.prepare()\nblas._slots, elf.redirect = slots, redirect\n"
     report, warned = run(program + restore)
     assert report["library"].startswith("libblas")
@@ -280,7 +284,7 @@ def test_a_failure_leaves_a_working_mlx_and_one_warning(fault, words):
 
 
 def test_nothing_is_said_before_a_model_is_loaded():
-    program = "from mlxdiff import blas; import sys; assert 'mlx.core' not in sys.modules; print(blas.live())"
+    program = "from mlxdiff.computer import blas; import sys; assert 'mlx.core' not in sys.modules; print(blas.live())"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(SOURCE)},

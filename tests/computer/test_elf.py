@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxdiff import elf
+from mlxdiff.computer import elf
 
 pytestmark = [
     pytest.mark.skipif(not elf.supported(), reason="no jump table of a known kind here"),

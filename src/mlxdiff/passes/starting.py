@@ -19,21 +19,21 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import autoencoding, images, masks
-from .canvas import Canvas, canvas_of
-from .catalogue import find_sampler
-from .diffusion.guidance import NEGATIVE
-from .diffusion.keeping import A1111, A1111_TIMESTEPS, COMFYUI, DIFFUSERS, Keeping, Rule
-from .diffusion.programs import PROGRAMS
-from .errors import InputError
-from .families.base import DEPTH, MASKED, PICTURE
-from .fitting import fitted, same_ratio
-from .networks import Networks
+from .. import autoencoding, images, masks
+from ..canvas import Canvas, canvas_of
+from ..catalogue import find_sampler
+from ..diffusion.guidance import NEGATIVE
+from ..diffusion.keeping import A1111, A1111_TIMESTEPS, COMFYUI, DIFFUSERS, Keeping, Rule
+from ..diffusion.programs import PROGRAMS
+from ..errors import InputError
+from ..families.base import DEPTH, MASKED, PICTURE
+from ..fitting import fitted, same_ratio
+from ..networks import Networks
+from ..recent import Recent
+from ..request import Resolved
+from ..resampling import resample_plane
+from ..steering.additions import Steering
 from .randomness import Randomness
-from .recent import Recent
-from .request import Resolved
-from .resampling import resample_plane
-from .steering.additions import Steering
 
 KEPT = 8  # encoded pictures
 

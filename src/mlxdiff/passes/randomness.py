@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from .catalogue import find_sampler
-from .diffusion.batches import BatchNoise
-from .diffusion.brownian import brownian_noise
-from .diffusion.noise import NoiseStream, batch_noise, stream_noise
-from .diffusion.programs import PROGRAMS
-from .diffusion.step import Noise
-from .diffusion.variations import Variation, image_noise, initial_batch
-from .request import Resolved
+from ..catalogue import find_sampler
+from ..diffusion.batches import BatchNoise
+from ..diffusion.brownian import brownian_noise
+from ..diffusion.noise import NoiseStream, batch_noise, stream_noise
+from ..diffusion.programs import PROGRAMS
+from ..diffusion.step import Noise
+from ..diffusion.variations import Variation, image_noise, initial_batch
+from ..request import Resolved
 
 
 class Randomness:

@@ -1,4 +1,4 @@
-"""Prompts to what the network is parsed during a run, kept for requests that say the same.
+"""Prompts to what the network is told during a run, kept for requests that say the same.
 
 Prompts that say the same in every syntax are encoded together, as diffusers does. All others are encoded one by one, by
 the rules of the program whose syntax they are in (text/encode.py).
@@ -13,22 +13,23 @@ from itertools import groupby
 
 import mlx.core as mx
 
-from . import hub, parsing
-from .catalogue import find_sampler
-from .checkpoint.inversion import Inversion, read_inversion, vectors_for
-from .conditioning import Conditioning, Strand, concatenate, constant
-from .diffusion.guidance import NEGATIVE, POSITIVE, positives
-from .errors import MlxdiffWarning
-from .families.base import PromptEncoder, Vectors
-from .loras import adapters_of
-from .networks import Networks
-from .recent import Recent
-from .request import Resolved
-from .text.chunking.chunk import Names
-from .text.emphasis import repeated
-from .text.encode import Encoded, Encoder, encode_a1111, encode_comfyui, encode_compel, encode_plain
-from .text.syntax.prompt import Part, Prompt
-from .text.tokenizer import Tokenizer
+from .. import hub
+from ..catalogue import find_sampler
+from ..checkpoint.inversion import Inversion, read_inversion, vectors_for
+from ..conditioning import Conditioning, Strand, concatenate, constant
+from ..diffusion.guidance import NEGATIVE, POSITIVE, positives
+from ..errors import MlxdiffWarning
+from ..families.base import PromptEncoder, Vectors
+from ..loras import adapters_of
+from ..networks import Networks
+from ..recent import Recent
+from ..request import Resolved
+from ..text.chunking.chunk import Names
+from ..text.emphasis import repeated
+from ..text.encode import Encoded, Encoder, encode_a1111, encode_comfyui, encode_compel, encode_plain
+from ..text.syntax.prompt import Part, Prompt
+from ..text.tokenizer import Tokenizer
+from . import parsing
 
 KEPT = 8  # encoded requests
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxdiff import control_groups, cores, elf
+from mlxdiff.computer import control_groups, cores, elf
 
 pytestmark = pytest.mark.skipif(not elf.supported(), reason="only Linux tells")
 
-LIVE = "from mlxdiff import backend, blas; backend.prepare(); print(blas.live())"
+LIVE = "from mlxdiff import backend; from mlxdiff.computer import blas; backend.prepare(); print(blas.live())"
 SPIN = "print(flush=True)\nwhile True: pass"
 
 

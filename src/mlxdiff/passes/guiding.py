@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from .catalogue import find_sampler
-from .diffusion import guidance
-from .encoding import is_guided
-from .errors import RequestError
+from ..catalogue import find_sampler
+from ..diffusion import guidance
+from ..errors import RequestError
+from ..prompts.encoding import is_guided
 
 if TYPE_CHECKING:
-    from .families.base import Checkpoint
-    from .request import Resolved
+    from ..families.base import Checkpoint
+    from ..request import Resolved
 
 
 def guidance_of(request: Resolved, checkpoint: Checkpoint, weights: tuple[float | mx.array, ...]) -> guidance.Guidance:

@@ -11,13 +11,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from .conditioning import Conditioning, Strand, concatenate
-from .diffusion.guidance import PERTURBED, POSITIVE
-from .diffusion.schedule import Schedule
-from .models.backbone import Backbone, Extra, total
-from .models.step_cache import StepCache
-from .recent import Recent
-from .steering.additions import NOTHING, SeenPictures, Steering
+from ..conditioning import Conditioning, Strand, concatenate
+from ..diffusion.guidance import PERTURBED, POSITIVE
+from ..diffusion.schedule import Schedule
+from ..models.backbone import Backbone, Extra, total
+from ..models.step_cache import StepCache
+from ..recent import Recent
+from ..steering.additions import NOTHING, SeenPictures, Steering
 
 MAX_PREPARED = 32
 """Groups of conditionings whose preparation is kept: more than any prompt alternates between."""

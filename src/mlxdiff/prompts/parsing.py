@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from . import catalogue
-from .errors import MlxdiffWarning
-from .request import Resolved
-from .text import Tokenizer
-from .text.chunking import a1111, comfyui, compel, plain
-from .text.chunking.chunk import Chunked, Names
-from .text.syntax import PARSERS
-from .text.syntax import a1111 as a1111_syntax
-from .text.syntax.prompt import Entry, Fragment, Network, Prompt, Run
+from .. import catalogue
+from ..errors import MlxdiffWarning
+from ..request import Resolved
+from ..text import Tokenizer
+from ..text.chunking import a1111, comfyui, compel, plain
+from ..text.chunking.chunk import Chunked, Names
+from ..text.syntax import PARSERS
+from ..text.syntax import a1111 as a1111_syntax
+from ..text.syntax.prompt import Entry, Fragment, Network, Prompt, Run
 
 MAX_NAMED = 10  # things that one warning names
 _EMBEDDING = re.compile(r"(?<![^ \n])embedding:(\S+)")

@@ -31,7 +31,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import MlxdiffWarning
+from ..errors import MlxdiffWarning
 
 if TYPE_CHECKING:
     import ctypes

@@ -1,0 +1,25 @@
+"""Which name was meant by one that there is not. Every kind of name is asked for here, so that answers read alike."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+LONGEST = 200  # characters that are compared
+
+
+def nearest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Up to three known names of which `name` is the beginning, else up to `count` that are spelt most like it.
+
+    cutoff  of difflib's ratio: 1 is the same name, 0 has no letter in common
+    """
+    name, known = name[:LONGEST], list(known)
+    begun = [each for each in known if name and each.startswith((f"{name}-", f"{name}_"))]
+    return begun[:3] or difflib.get_close_matches(name, known, count, cutoff)
+
+
+def question(names: Sequence[str]) -> str:
+    """ "Did you mean width?", "Did you mean steps, seed or size?"; nothing for no names."""
+    *most, last = names or [""]
+    said = f"{', '.join(most)} or {last}" if most else last
+    return f"Did you mean {said}?" if said else ""
