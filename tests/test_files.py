@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from patience import WAIT
@@ -199,6 +200,13 @@ def test_a_folder_without_permission_is_foreseen(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "access", lambda path, _mode: Path(path) != tmp_path)
     with pytest.raises(OutputError, match="no permission"):
         check_writable(tmp_path / "new" / "a.png")
+
+
+def test_a_read_only_disk_is_foreseen_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    monkeypatch.setattr(files.os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(OutputError, match="on a read-only disk"):
+        check_writable(tmp_path / "a.png")
 
 
 def test_relative_paths_are_relative_to_the_current_folder(tmp_path, monkeypatch):

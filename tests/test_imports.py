@@ -44,7 +44,9 @@ ALLOWED = {
         *("steering", "trajectory", "upscaling"),
     },
     "culling": {"metadata", "recipes", "text"},
-    "batch": {"evaluating", "images", "labels", "latents", "loras", "metadata", "pipeline", "trajectory"},
+    "batch": {
+        *("evaluating", "images", "labels", "latents", "loras", "metadata", "named_files", "pipeline", "trajectory"),
+    },
     "checking": {
         *("__init__", "batch", "budget", "images", "latents", "metadata", "named_files", "recipes", "trajectory"),
     },

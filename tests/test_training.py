@@ -22,7 +22,7 @@ def trainers():
     """The scripts as modules; they import each other by their bare names."""
     sys.path.insert(0, str(TRAINING))
     try:
-        names = ("dataset", "denoising", "prepare", "lora", "controlnet")
+        names = ("given", "dataset", "denoising", "prepare", "lora", "controlnet")
         yield {name: importlib.import_module(name) for name in names}
     finally:
         sys.path.remove(str(TRAINING))

@@ -23,8 +23,8 @@ from mlxdiff.errors import MlxdiffWarning
 
 TRAINING = Path(__file__).parents[1] / "training"
 NAMES = (
-    *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "loop", "packages"),
-    *("distill", "lora", "prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
+    *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "given", "loop"),
+    *("distill", "lora", "packages", "prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
 )
 SHAPES = {
     "red apple": (220, 30, 30),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import colors
+import given
 import numpy as np
 import torch
 from catalogue import Catalogue, Row
-from dataset import METADATA
-from PIL import Image
 from scenes import AT_MOST, Layer, Scene
 from torch.nn import functional
 
 SIDE = 128  # pixels
+NAMED = {"name": str, "style": str, "group": int, "tags": list, "words": list}  # what a line says of its picture
 
 
 @dataclass(frozen=True)
@@ -104,17 +102,13 @@ class Canvas:
 
 def read(folder: Path) -> tuple[torch.Tensor, Catalogue]:
     """The pictures of a folder that `prepare.py packages` wrote: (N, 4, S, S) uint8, and what they are."""
-    path = folder / METADATA
-    if not path.is_file():
-        raise SystemExit(f"There is no {path}. Run training/prepare.py packages first.")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines or any("name" not in line for line in lines):
-        raise SystemExit(f"{path} does not name its pictures. Take the folder that prepare.py packages wrote.")
-    with ThreadPoolExecutor() as pool:
-        arrays = list(pool.map(lambda line: np.asarray(Image.open(folder / line["file_name"]).convert("RGBA")), lines))
-    if {array.shape[:2] for array in arrays} != {(SIDE, SIDE)}:
+    lines = given.rows(folder, ("file_name",), "Run training/prepare.py packages first.")
+    if any(not isinstance(line.get(name), kind) for line in lines for name, kind in NAMED.items()):
+        raise SystemExit(f"{folder} does not name its pictures. Take the folder that prepare.py packages wrote.")
+    arrays = given.pixels([folder / line["file_name"] for line in lines], "RGBA")
+    if arrays.shape[1:3] != (SIDE, SIDE):
         raise SystemExit(f"The pictures are not {SIDE}x{SIDE} pixels, as the model's are. Prepare them again.")
-    pictures = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    pictures = torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
     small = torch.cat([functional.avg_pool2d(part.float() / 255, 4) for part in pictures.split(512)])
     own = colors.own(small)
     rows = [

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import dataset
 import denoising
+import given
 import torch
 import typer
 from diffusers import ControlNetModel
@@ -34,6 +35,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of batches, noise and first values.")] = 0,
 ) -> None:
     """Trains a ControlNet on PICTURES and writes it to OUTPUT."""
+    given.make(output)
     torch.manual_seed(seed)
     parts = denoising.load(model, bf16)
     with parts.autocast():

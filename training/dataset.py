@@ -8,18 +8,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import given
 import torch
-from PIL import Image
 
-METADATA = "metadata.jsonl"
 AT_ONCE = 256  # pictures that the VAE encodes together
 
 
@@ -47,35 +43,30 @@ def read(folders: Sequence[Path], vae: Any, tokenizer: Any, device: torch.device
     """Reads and encodes folders; raises SystemExit with a sentence where one is no data set."""
     rows = [row for folder in folders for row in _rows(folder)]
     pictures = _pixels([row["file_name"] for row in rows])
+    controls = None
+    if all("conditioning_image" in row for row in rows):
+        controls = _pixels([row["conditioning_image"] for row in rows])
+        if controls.shape != pictures.shape:
+            (height, width), (other_height, other_width) = pictures.shape[2:], controls.shape[2:]
+            sizes = f"The pictures are {width}x{height} and the conditioning images {other_width}x{other_height}"
+            raise SystemExit(f"{sizes}. Make both of one size.")
+        controls = controls.to(device)
     with torch.no_grad():
         latents = [
             vae.encode(chunk.to(device).float() / 127.5 - 1).latent_dist.mean.float() * vae.config.scaling_factor
             for chunk in pictures.split(AT_ONCE)
         ]
     ids = tokenizer([row["text"] for row in rows], padding="max_length", truncation=True, max_length=77)["input_ids"]
-    controls = None
-    if all("conditioning_image" in row for row in rows):
-        controls = _pixels([row["conditioning_image"] for row in rows]).to(device)
     return Dataset(torch.cat(latents), torch.tensor(ids, device=device), controls)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     """The lines of a folder's metadata, its files with their paths."""
-    path = folder / METADATA
-    if not path.is_file():
-        raise SystemExit(f"There is no {path}. Write one line of JSON for each picture: file_name and text.")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not rows:
-        raise SystemExit(f"{path} is empty.")
-    named = ("file_name", "conditioning_image")
-    return [{key: folder / value if key in named else value for key, value in row.items()} for row in rows]
+    remedy = "Write one line of JSON for each picture: file_name and text."
+    rows = given.rows(folder, ("file_name", "text"), remedy)
+    return [{key: folder / value if key in given.FILES else value for key, value in row.items()} for row in rows]
 
 
 def _pixels(paths: list[Path]) -> torch.Tensor:
     """(N, 3, H, W) uint8."""
-    with ThreadPoolExecutor() as pool:
-        arrays = list(pool.map(lambda path: np.asarray(Image.open(path).convert("RGB")), paths))
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        raise SystemExit(f"The pictures have different sizes: {sorted(shapes)}. Resize them to one.")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    return torch.from_numpy(given.pixels(paths, "RGB")).permute(0, 3, 1, 2)

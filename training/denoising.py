@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import given
 import torch
 import typer
 from dataset import Dataset
@@ -56,12 +57,13 @@ def load(model: Path, half: bool | None = None) -> Parts:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     networks = [
-        kind.from_pretrained(model / name, dtype=torch.float32).requires_grad_(False).to(device).eval()
+        given.part(kind, model / name, dtype=torch.float32).requires_grad_(False).to(device).eval()
         for name, kind in kinds.items()
     ]
-    noises = DDPMScheduler.from_pretrained(model / "scheduler")
+    noises = given.part(DDPMScheduler, model / "scheduler")
+    tokenizer = given.part(CLIPTokenizer, model / "tokenizer")
     half = device.type == "cuda" if half is None else half
-    return Parts(*networks, CLIPTokenizer.from_pretrained(model / "tokenizer"), noises, device, half)
+    return Parts(*networks, tokenizer, noises, device, half)
 
 
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]

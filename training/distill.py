@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import canvas
 import denoising
+import given
 import loop
 import lora
 import sampling
@@ -50,8 +51,12 @@ def main(
     seed: Annotated[int, typer.Option(help="Of captions, noise and first values.")] = 0,
 ) -> None:
     """Distils MODEL, on captions of PICTURES, into a LoRA of its UNet and writes it to OUTPUT."""
+    given.check_output(output)
     place = loop.start(seed)
     parts = denoising.load(model, bf16)
+    predicted = parts.noises.config.prediction_type
+    if predicted != "v_prediction":
+        raise SystemExit(f"{model} predicts {predicted}, not v. Take a model with v_prediction.")
     _, catalogue = canvas.read(pictures)
     student = copy.deepcopy(parts.unet)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=lora.UNET_LAYERS), student)

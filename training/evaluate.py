@@ -17,11 +17,13 @@ from typing import Annotated
 import canvas
 import captions
 import denoising
+import given
 import sampling
 import torch
 import typer
 from catalogue import Catalogue
 from colors import GROUNDS
+from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from scenes import Layer, Scene, held_out, scene
 from torch.nn import functional
@@ -69,10 +71,10 @@ def main(
     seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
 ) -> None:
     """Prints a model's numbers."""
+    given.check_output(sheet, failures)
     parts = denoising.load(model, bf16)
     if adapter is not None:
-        weights, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(adapter)
-        parts.unet.load_lora_adapter(weights, prefix="unet", network_alphas=alphas)
+        _put_on(parts.unet, adapter)
     textures, catalogue = canvas.read(pictures)
     easel = canvas.Canvas(textures, parts.device)
     chance = random.Random(seed)
@@ -110,6 +112,16 @@ def main(
         if wrong:
             beside = torch.stack([drawn[wrong[:16]], wanted[wrong[:16]]], 1).flatten(0, 1)
             sampling.sheet(beside, 8).save(failures)
+
+
+def _put_on(unet: UNet2DConditionModel, adapter: Path) -> None:
+    if not adapter.is_file():
+        raise SystemExit(f"There is no {adapter}. Name the .safetensors file of a LoRA.")
+    try:
+        weights, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(adapter)
+        unet.load_lora_adapter(weights, prefix="unet", network_alphas=alphas)
+    except Exception as error:  # whatever a damaged or strange file makes of them
+        raise SystemExit(f"{adapter} is no LoRA of this model ({type(error).__name__}). Name another file.") from None
 
 
 def words(catalogue: Catalogue, chance: random.Random, count: int) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
+import given
 import torch
 import typer
 from denoising import BUILT_IN
@@ -30,10 +31,10 @@ def main(
     missing = [name for name in kinds if not (work / name / "config.json").is_file()]
     if missing:
         raise SystemExit(f"There is no {work / missing[0]}. Run training/train_{missing[0]}.py first.")
-    output.mkdir(parents=True, exist_ok=True)
+    given.make(output)
     counts = {}
     for name, kind in kinds.items():
-        part = kind.from_pretrained(work / name, dtype=torch.float16)
+        part = given.part(kind, work / name, dtype=torch.float16)
         part.save_pretrained(output / name)
         _forget_place(output / name / "config.json")
         counts[name] = sum(value.numel() for value in part.parameters())

@@ -248,7 +248,14 @@ def resume(path: Path, settings: dict[str, Any], device: torch.device) -> dict[s
     """The state that an earlier run left, or None; SystemExit if it was another training."""
     if not path.is_file():
         return None
-    state = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # whatever a damaged file makes of it
+        raise SystemExit(
+            f"{path} cannot be read ({type(error).__name__}). Remove it to train from the start."
+        ) from None
+    if not isinstance(state, dict) or state.keys() != {"weights", "optimizer", "step", "settings", "average"}:
+        raise SystemExit(f"{path} is no state of a training. Remove it, or name another folder.")
     if state["settings"] != settings:
         raise SystemExit(f"{path} was trained with {json.dumps(state['settings'])}. Give the same, or another folder.")
     return state

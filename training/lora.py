@@ -13,6 +13,7 @@ from typing import Annotated
 
 import dataset
 import denoising
+import given
 import torch
 import typer
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
@@ -35,6 +36,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of batches, noise and first values.")] = 0,
 ) -> None:
     """Trains a LoRA on PICTURES and writes it to OUTPUT."""
+    given.check_output(output)
     torch.manual_seed(seed)
     parts = denoising.load(model, bf16)
     with parts.autocast():

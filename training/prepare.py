@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import given
 import numpy as np
 import packages as npm
 import typer
 from captions import article
 from colors import GROUNDS
-from dataset import METADATA
+from given import METADATA
 from PIL import Image
 
 from mlxdiff.preprocess import canny
@@ -105,9 +106,9 @@ def pixelate(source: Source, output: Output, cells: int = 16, colors: int = 12, 
 @app.command()
 def edges(source: Source) -> None:
     """Draws each picture's edges, as `preprocess=canny` does, into SOURCE/edges, and names them in its metadata."""
-    (source / "edges").mkdir(exist_ok=True)
     lines = []
     for row, picture in _read(source):
+        (source / "edges").mkdir(exist_ok=True)
         place = f"edges/{_flat(row['file_name'])}.png"
         Image.fromarray(canny(np.asarray(picture.convert("RGB")))).convert("1").save(source / place)
         lines.append({**row, "conditioning_image": place})
@@ -128,9 +129,10 @@ def _moved(picture: Image.Image, chance: random.Random) -> Image.Image:
 
 
 def _read(source: Path) -> Iterator[tuple[dict[str, Any], Image.Image]]:
-    for line in (source / METADATA).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        yield row, Image.open(source / row["file_name"])
+    """The lines of a folder, each with its picture."""
+    remedy = "Write one line of JSON for each picture: file_name and text."
+    for row in given.rows(source, ("file_name", "text"), remedy):
+        yield row, given.picture(source / row["file_name"])
 
 
 def _flat(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import canvas
 import denoising
+import given
 import loop
 import sampling
 import torch
@@ -51,13 +52,14 @@ def main(
     seed: Annotated[int, typer.Option(help="Of scenes, noise and first values.")] = 0,
 ) -> None:
     """Trains on PICTURES and writes WORK/unet and WORK/text_encoder."""
+    given.make(work)
     place = loop.start(seed)
     textures, catalogue = canvas.read(pictures)
     tokenizer = CLIPTokenizer.from_pretrained(denoising.BUILT_IN / "tokenizer")
     noises = DDPMScheduler.from_pretrained(denoising.BUILT_IN / "scheduler")
     if not (work / "vae" / "config.json").is_file():
         raise SystemExit(f"There is no {work / 'vae'}. Run training/train_vae.py first.")
-    vae = AutoencoderKL.from_pretrained(work / "vae").requires_grad_(False).eval().to(place.device)
+    vae = given.part(AutoencoderKL, work / "vae").requires_grad_(False).eval().to(place.device)
     predict = Predict(*(untrained() if init is None else read(init)), noises)
     predict = predict.to(place.device, memory_format=torch.channels_last).train()
     clock = loop.Clock(steps, minutes, warmup=500, decay=decay)
@@ -141,8 +143,8 @@ def untrained() -> tuple[CLIPTextModel, UNet2DConditionModel]:
 def read(model: Path) -> tuple[CLIPTextModel, UNet2DConditionModel]:
     """Those of a checkpoint."""
     return (
-        CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32),
-        UNet2DConditionModel.from_pretrained(model / "unet", dtype=torch.float32),
+        given.part(CLIPTextModel, model / "text_encoder", dtype=torch.float32),
+        given.part(UNet2DConditionModel, model / "unet", dtype=torch.float32),
     )
 
 

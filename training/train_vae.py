@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import canvas
+import given
 import loop
 import torch
 import typer
@@ -38,10 +39,11 @@ def main(
     seed: Annotated[int, typer.Option(help="Of scenes, noise and first values.")] = 0,
 ) -> None:
     """Trains the VAE on PICTURES and writes it to WORK/vae."""
+    given.make(work)
     place = loop.start(seed)
     textures, catalogue = canvas.read(pictures)
     easel = canvas.Canvas(textures, place.device)
-    vae = untrained() if init is None else AutoencoderKL.from_pretrained(init / "vae", dtype=torch.float32)
+    vae = untrained() if init is None else given.part(AutoencoderKL, init / "vae", dtype=torch.float32)
     rebuild = Rebuild(vae).to(place.device, memory_format=torch.channels_last).train()
     clock = loop.Clock(steps, minutes, warmup=200, decay=decay)
     settings = {"batch_size": batch_size, "kl": kl, "seed": seed, "world": place.world}

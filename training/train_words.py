@@ -19,6 +19,7 @@ from typing import Annotated
 import canvas
 import captions
 import denoising
+import given
 import loop
 import sampling
 import torch
@@ -50,6 +51,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
 ) -> None:
     """Trains the text encoder of MODEL on the words of PICTURES and writes it, with the other parts, to OUTPUT."""
+    if output.resolve() == model.resolve():
+        raise SystemExit(f"{output} is the model itself. Name another folder for the new one.")
+    given.make(output)
     place = loop.start(seed)
     parts = denoising.load(model, bf16)
     student = denoising.load(init or model).text_encoder.requires_grad_(True).train()

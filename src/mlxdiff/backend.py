@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import __version__
 from .computer import blas, ram
-from .errors import BackendError, RequestError, out_of_memory
+from .errors import BackendError, RequestError, out_of_memory, says_out_of_memory
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -248,11 +248,11 @@ def check_memory() -> None:
 
 @contextmanager
 def lack_of_memory_in_words() -> Iterator[None]:
-    """Within it BackendError stands for the RuntimeError by which MLX and the extension say that memory ran out."""
+    """Within it BackendError stands for the errors by which Python, MLX and the extension say that memory ran out."""
     try:
         yield
-    except RuntimeError as error:
-        if "Unable to allocate" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not says_out_of_memory(error):
             raise
         raise out_of_memory() from error
 

@@ -17,6 +17,9 @@ Every error is two sentences: what is wrong, and what to do about it.
 
 from __future__ import annotations
 
+import errno
+import re
+
 LONGEST_PROBLEM = 1200  # letters; two paths of a kilobyte would be unusual
 
 
@@ -76,9 +79,23 @@ class MlxdiffWarning(UserWarning):
     """Shown once on stderr by the command line; a plain Python warning for importers."""
 
 
-def out_of_memory() -> BackendError:
-    """What a MemoryError says, and what MLX and the extension say by other errors."""
+# MLX on a CPU "Unable to allocate"; Metal "Attempting to allocate" and "Insufficient Memory"; CUDA "out of memory" and
+# "cudaErrorMemoryAllocation". An "illegal memory access" is another matter.
+_LACK_OF_MEMORY = re.compile(r"alloc|out ?of ?memory|insufficient memory", re.IGNORECASE)
+
+
+def out_of_memory(n_images: int | None = None) -> BackendError:
+    """What to say where memory ran out, while so many images were rendered at once if that is known."""
+    during = "" if n_images is None else f" rendering {n_images} image{'s' if n_images > 1 else ''} at once"
     return BackendError(
-        "The memory ran out, and what was computed is lost.",
+        f"The memory ran out{during}, and what was computed is lost.",
         "Render fewer or smaller pictures at once (--batch-size, --tile), or close other programs.",
     )
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, the system, MLX, or the driver behind it say by this error that memory ran out."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said_by_mlx = isinstance(error, RuntimeError) and _LACK_OF_MEMORY.search(str(error)) is not None
+    return said_by_mlx or isinstance(error, MemoryError)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .request import Request
@@ -97,4 +97,4 @@ def filled(request: Request, row: FewSteps, name: str) -> tuple[Request, dict[st
     if request.sigmas is not None:
         settings = {key: value for key, value in settings.items() if key not in ("steps", "schedule")}
     settings = {key: value for key, value in settings.items() if getattr(request, key) is None}
-    return replace(request, **settings), settings
+    return request.replaced(**settings), settings

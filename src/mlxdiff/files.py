@@ -137,19 +137,21 @@ def check_writable(path: str | Path, *, force: bool = False) -> None:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise _is_a_folder(path)
-        if not force and _exists(path):
-            raise _exists_already(path)
-        folder = path.parent
+        if _exists(path):
+            if path.is_dir():
+                raise _is_a_folder(path)
+            if not force:
+                raise _exists_already(path)
+        folder = os.path.dirname(path) or os.curdir
         while not _exists(folder):
-            folder = folder.parent
+            folder = os.path.dirname(folder) or os.curdir
     except (OSError, ValueError) as error:
         raise output_error(path, error) from error
-    if not folder.is_dir():
-        raise output_error(path, NotADirectoryError(errno.ENOTDIR, "", str(folder)))
+    if not os.path.isdir(folder):
+        raise output_error(path, NotADirectoryError(errno.ENOTDIR, "", folder))
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise output_error(path, PermissionError(errno.EACCES, "", str(folder)))
+        is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        raise output_error(path, PermissionError(errno.EROFS if is_read_only else errno.EACCES, "", folder))
 
 
 def output_error(path: Path, error: OSError | ValueError) -> OutputError:
@@ -269,7 +271,7 @@ def _take_name(part: Path, path: Path) -> None:
         os.replace(part, path)
 
 
-def _exists(path: Path) -> bool:
+def _exists(path: str | Path) -> bool:
     """Like Path.exists, but true for a dangling link, and loud where the name cannot be looked up."""
     try:
         os.lstat(path)

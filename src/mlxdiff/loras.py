@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,17 +68,21 @@ def alike(request: Request) -> Iterator[Request]:
 
     One whose prompts agree comes back as it is. A seed is drawn where there is none and they do not.
     """
-    texts, split = request.prompts, _splitting(request)
+    texts = request.prompts
+    if len(set(texts)) == 1:
+        yield request
+        return
+    split = _splitting(request)
     tags = [split(text)[1] for text in texts]
     if len(set(tags)) <= 1:
         yield request
         return
     if request.seed is None:
-        request = replace(request, seed=secrets.randbelow(SEEDS))
+        request = request.replaced(seed=secrets.randbelow(SEEDS))
     first = 0
     for i in range(1, len(texts) + 1):
         if i == len(texts) or tags[i] != tags[first]:
-            yield replace(request, prompt=texts[first:i], seed=request.seeds[first:i], n_images=1)
+            yield request.replaced(prompt=texts[first:i], seed=request.seeds[first:i], n_images=1)
             first = i
 
 
@@ -108,7 +112,7 @@ def with_tags(request: Request) -> Request:
         raise RequestError(f"{shown(inner)} stands around another tag in the prompt.", "Write one behind the other.")
     found = tuple(lora for tag in read[0][1] if (lora := _found(tag)) is not None)
     prompt = prompts[0] if isinstance(request.prompt, str) else prompts
-    return replace(request, prompt=prompt, lora=(*(request.lora or ()), *found) or None)
+    return request.replaced(prompt=prompt, lora=(*(request.lora or ()), *found) or None)
 
 
 def with_few_steps(request: Request) -> Request:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from . import hub
 from .errors import MlxdiffError, ModelNotFoundError
 from .hashing import content_hash
-from .request.declarations import PartReference, declared
+from .request.declarations import PartReference, Setting, declared
 from .request.pictures import ALPHA, MaskSource, PictureSource, PictureSources, Pixels, in_file
 from .request.structured import Structured
 
@@ -42,7 +43,7 @@ class NamedFile:
 
 def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> Iterator[NamedFile]:
     """The files that a request names, or a structured setting's value; `scope` leaves out settings of another one."""
-    for item in declared(type(values)):
+    for item in _naming(type(values)):
         value, kind = getattr(values, item.name), item.kind
         if value is None or scope not in (None, item.scope):
             continue
@@ -58,6 +59,13 @@ def named_files(values: Any, *, scope: str | None = None, setting: str = "") -> 
             yield from (_picture(one, name) for one in value)
         elif isinstance(kind, PartReference) and kind.is_file(value):
             yield _part(value, name, kind.part)
+
+
+@cache
+def _naming(of: type) -> tuple[Setting, ...]:
+    """Of a dataclass' settings, those whose values may name files."""
+    kinds = Structured | PictureSource | PictureSources | PartReference
+    return tuple(item for item in declared(of) if isinstance(item.kind, kinds))
 
 
 def _picture(value: str | Pixels, setting: str) -> NamedFile:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -300,7 +299,7 @@ class StableDiffusion:
         changed = [name for name in changed_files(request) if name in (request.image, request.mask)]
         if changed:
             raise InputError(f"{changed[0]} has changed since.", "Get the picture again.")
-        canvas.canvas_of(replace(request, **request.neutral_values()), self.checkpoint.scale_factor)
+        canvas.canvas_of(request.replaced(**request.neutral_values()), self.checkpoint.scale_factor)
 
     def enlarge(self, picture: np.ndarray, upscaler: str | None) -> np.ndarray:
         """A picture (H, W, 3) uint8 as the upscaler of that name makes it: (k H, k W, 3); without one as it is."""

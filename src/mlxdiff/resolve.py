@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from . import backend, budget, canvas, hub, loras, repainting, upscaling
@@ -47,11 +47,11 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     checkpoint, defaults = loaded.checkpoint, loaded.defaults
     request = loras.with_few_steps(loras.with_tags(presets.applied(request)))
     controls = prepared_alike(request.control, request.control_preprocess)
-    request = replace(request, control=controls, control_preprocess=None)  # each says it itself from here on
+    request = request.replaced(control=controls, control_preprocess=None)  # each says it itself from here on
     if request.batch_index is not None and request.compat != "comfyui":
         raise RequestError("There is a batch_index, which only ComfyUI's noise has.", "Add compat comfyui.")
     hashes = _hashes(request)
-    request = replace(request, **repainting.settled(request, checkpoint, hashes))
+    request = request.replaced(**repainting.settled(request, checkpoint, hashes))
     asked = request
     config = _config(request, checkpoint)
     schedule = scheduling.schedule_name(request, config, checkpoint)
@@ -63,8 +63,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     if request.strength is not None:
         steps = _enough(steps, request.strength)
     guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    request = replace(
-        request.for_model(loaded.model),
+    request = request.for_model(loaded.model).replaced(
         steps=steps,
         guidance_scale=guidance_scale,
         height=height,
@@ -90,9 +89,9 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
             regions.check_region(mask, hashes)
     if refiner is not None:
         _check_latents(checkpoint, refiner)
-        request = replace(request, refiner=refiner.model.place)
+        request = request.replaced(refiner=refiner.model.place)
     passes = stages.plan(request, levels, asked, checkpoint, None if refiner is None else refiner.checkpoint)
-    request = replace(request, hires_schedule=stages.schedule_of_second(request, passes))
+    request = request.replaced(hires_schedule=stages.schedule_of_second(request, passes))
     values = {item.name: getattr(request, item.name) for item in fields(Request)}
     resolved = Resolved(**values, noise_levels=levels, passes=passes)
     _check_noise(resolved, checkpoint)
@@ -100,10 +99,10 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     size = resolved.final_size
     if len(passes) == 1 or size == (height, width):
         size = canvas.finished_size(request, (height, width), checkpoint.scale_factor)
-    resolved = replace(resolved, finished_size=_enlarged(request, size))
+    resolved = resolved.replaced(finished_size=_enlarged(request, size))
     own = [pair for _, held in stages.views(resolved) for pair in _hashes(held)]
     if set(own) - set(resolved.hashes or ()):  # of LoRAs that the prompt of a second pass names
-        resolved = replace(resolved, hashes=tuple(dict.fromkeys([*(resolved.hashes or ()), *own])))
+        resolved = resolved.replaced(hashes=tuple(dict.fromkeys([*(resolved.hashes or ()), *own])))
     for each, held in stages.views(resolved):
         _check_memory(held, (refiner if each.refines and refiner is not None else loaded).checkpoint)
         guidance.interval_of(held.noise_levels.sigmas, *held.guidance_interval)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from mlxdiff.batch.jobs import JobMaker, by_model, grouped, jobs_of, listed
 from mlxdiff.batch.journal import Done, hash_of
 from mlxdiff.batch.naming import parse_output
 from mlxdiff.batch.prompts import Entry, read_entries
+from mlxdiff.batch.wildcard_files import WildcardFiles
+from mlxdiff.batch.wildcards import Wildcards
 from mlxdiff.errors import MlxdiffError, RequestError
 from mlxdiff.request import Model, Request
 
@@ -115,6 +118,39 @@ def test_former_id_is_of_the_seed_and_the_name():
     assert job.former_id == hash_of('{"n_images":1,"prompt":"cat","seed":7}', name)
 
 
+# Lines and the ids that journals have of them, from before numbers had one form: with 5 for 5.0.
+TYPED = {
+    '{"prompt": "cat", "guidance_scale": 5}': ["cfc3568a64c5f9c1069bb139179df7d8"],
+    '{"prompt": "cat", "guidance_scale": 5, "strength": 1, "image": "x.png"}': ["a80385f11e5e46819d3b573075b50045"],
+    '{"prompt": "dog", "lora": [{"ref": "x", "scale": 1}], "guidance_scale": 2.5, "seed": 3}': [
+        "99f953923d382b42ccaf3b90a82ee246"
+    ],
+    '{"prompt": "a {red|green} cat", "guidance_scale": 5, "n_images": 2}': [
+        "c6a9edce8e55bf2add4f646e3ebc2458",
+        "c4b582a3377c4926ffe15da450e8e22f",
+    ],
+}
+
+
+@pytest.mark.parametrize("retyped", [False, True])
+def test_what_a_journal_has_of_a_5_is_found_for_5_and_for_5_0(retyped, tmp_path):
+    lines = [re.sub(r'(scale|strength)": ([0-9])([,}])', r'\1": \2.0\3', line) if retyped else line for line in TYPED]
+    ids = [identity for of_line in TYPED.values() for identity in of_line]
+    done = {identity: Done(identity, f"{i}.png", "0", seed=100 + i) for i, identity in enumerate(ids)}
+    entries = read_entries(lines, "p", Request(seed=7), Wildcards(WildcardFiles(tmp_path)))
+    found, wrong = listed(entries, resolve, PATTERN, lambda identity, former: done.get(identity, done.get(former)))
+    assert not wrong
+    assert [job.former_id for job in found] == ids
+    assert not {job.id for job in found} & set(ids)
+    assert [job.request.seed for job in found] == [100, 101, 3, 103, 104]
+    assert [job.path.name for job in found[:3]] == ["0.png", "1.png", "2.png"]
+
+
+def test_5_and_5_0_are_one_job():
+    one, other = (from_lines(f'{{"prompt": "cat", "guidance_scale": {number}}}') for number in ("5", "5.0"))
+    assert one[0].id == other[0].id == from_lines("cat --cfg_scale 5")[0].id
+
+
 def test_all_bad_lines_are_found_up_to_a_limit():
     lines = ["cat", '{"prompt": "x", "steps": -1}', '{"prompt": "y", "steps": 13}', "dog", *['{"a": 1}'] * 40]
     found, wrong = listed(read_entries(lines, "p", Request(seed=7)), resolve, PATTERN)
@@ -170,6 +206,17 @@ def test_more_lines_change_no_full_group(n, more, size):
     after = [[job.id for job in batch.jobs] for batch in grouped(jobs(*requests), size) if batch]
     full = n // size
     assert before[:full] == after[:full]
+
+
+def test_an_error_comes_behind_what_came_before_it():
+    def broken():
+        yield from jobs(Request("a", seed=1), Request("b", seed=2, steps=5), Request("c", seed=3))
+        raise RequestError("line 4 is bad.", "Correct it.")
+
+    groups = grouped(broken(), 8)
+    assert [[job.index for job in group.jobs] for group in (next(groups), next(groups)) if group] == [[0, 2], [1]]
+    with pytest.raises(RequestError, match="line 4 is bad"):
+        next(groups)
 
 
 def test_a_pause_flushes_what_has_come():

@@ -103,6 +103,12 @@ def test_only_a_seed_that_was_counted_says_from_where():
     assert [entry.counted_from for entry in found] == [7, None, 7]
 
 
+def test_line_ends_of_old_macs_are_refused_and_not_one_prompt():
+    with pytest.raises(RequestError, match="line 1: it has a carriage return inside"):
+        entries(b"a cat\ra dog\r")
+    assert len(entries(b'{"prompt":\r"a"}\r\n')) == 1  # JSON's blank
+
+
 def test_a_bad_line_does_not_end_the_reading():
     found = read_entries(["a", "{", "b"], "p", BASE)
     assert next(found).request.prompt == "a"

@@ -77,9 +77,9 @@ def indices(made: work.Work) -> list[list[int]]:
     return [[job.index for job in batch.jobs] for batch in made.batches if batch is not None]
 
 
-def test_a_line_is_resolved_once(models, resolved):
+def test_lines_that_differ_in_prompt_and_seed_alone_are_resolved_once(models, resolved):
     made = work.for_file(models, BASE, lines("a", "b", '{"prompt": "c", "n_images": 3}'), "out", TWO)
-    assert len(resolved) == 3
+    assert [request.n_images for request in resolved] == [1, 3]
     assert indices(made) == [[0, 1], [2, 3], [4]]
     assert made.n_images == 5
 
@@ -210,6 +210,24 @@ def test_a_folder_of_the_first_version_is_gone_on_with(models):
     ]
     first = next(iter(made.batches)).jobs[0]  # type: ignore[union-attr]
     assert made.store.standing(first).done
+
+
+def test_a_run_that_was_begun_with_a_5_goes_on_with_5_0(models):
+    """Its name was a hash of numbers as they were typed; so was that of a prompt's hidden journal."""
+    template = str(parse_output("out", several=True).template)
+    typed = '{"guidance_scale":5,"model":"m","n_images":1,"prompt":""}'
+    Journal(Path("out")).begin(Run(hash_of(typed, "None", template), 40, 2))
+    base = Request(model="m", guidance_scale=5.0)
+    made = work.for_file(models, base, lines("a"), "out", RunOptions(dry_run=True))
+    assert [job.request.seed for job in made.jobs] == [40]
+
+    alone = str(parse_output("x/{seed}.png", several=True).template)
+    typed = '{"guidance_scale":5,"model":"m","n_images":2,"prompt":"a"}'
+    key = hash_of(typed, "None", alone)[:16]
+    Journal(Path("x"), f".mlxdiff-{key}-0.run").begin(Run(key, 50, 1))
+    request = Request("a", model="m", n_images=2, guidance_scale=5.0)
+    made = work.for_prompt(models, request, "x/{seed}.png", RunOptions(dry_run=True))
+    assert [job.request.seed for job in made.jobs] == [50, 51]
 
 
 def test_each_model_is_opened_once_and_the_first_that_is_needed_is_named(models):

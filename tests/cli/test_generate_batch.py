@@ -325,6 +325,7 @@ def test_bad_line_of_a_file_is_found_before_the_first_picture_and_of_a_stream_af
     _, err = process.communicate('a cat\n{"prompt": "a dog", "steps": -1}\n', timeout=WAIT)
     assert process.returncode == 2
     assert "standard input, line 2" in err
+    assert [path.name for path in fresh.glob("out/*.png")] == ["00000-a-cat-3.png"], "what came before is there"
 
 
 def test_all_bad_lines_are_named_and_nothing_is_left_behind(fresh):

@@ -89,10 +89,30 @@ def test_damaged_settings_are_counted(here, capfdbinary):
     assert "What it says about mlxdiff cannot be used." in err
 
 
-@pytest.mark.usefixtures("here")
-def test_a_folder_of_pictures_is_no_model(capfdbinary):
-    code, _, err = run(["info", "out"], capfdbinary)
-    assert (code, err) == (1, "error: out is a folder of pictures, and no model. List them: mlxdiff info out --paths\n")
+def test_a_folder_of_pictures_alone_is_listed(here, capfdbinary):
+    """As with an option that lists all of it; with --json each picture is described as if it were named."""
+    assert run(["info", "out"], capfdbinary) == run(["info", "out", "--where", "seed < 99"], capfdbinary)
+    code, out, err = run(["info", "out", "--json"], capfdbinary)
+    assert (code, err) == (0, "3 of 3 pictures.\n")
+    _, paths, _ = run(["info", "out", "--paths"], capfdbinary)
+    assert out == b"".join(run(["info", path, "--json"], capfdbinary)[1] for path in paths.decode().splitlines())
+    above = run(["info", ".", "--json"], capfdbinary)  # which has no picture of its own
+    assert (above[0], above[1].count(b"\n")) == (0, 3)
+    (here / "out" / "bad.png").write_bytes(b"\x89PNG")
+    code, out, err = run(["info", "out", "--json"], capfdbinary)
+    assert (code, out.count(b"\n")) == (1, 3)
+    assert "bad.png" in err
+
+
+def test_a_folder_without_pictures_is_no_model(here, capfdbinary):
+    (here / "empty").mkdir()
+    code, _, err = run(["info", "empty", "--json"], capfdbinary)
+    assert code == 1
+    assert "empty is no model" in err
+    code, out, err = run(["info", "empty", "out", "--json"], capfdbinary)
+    assert (code, out.count(b"\n")) == (1, 3)
+    code, _, err = run(["info", ""], capfdbinary)
+    assert (code, "name is empty" in err) == (1, True), "not the current folder"
 
 
 @pytest.mark.usefixtures("here")

@@ -15,7 +15,7 @@ from public_repositories import IP_ADAPTER, LIGHTNING
 from repositories import cached, repository
 
 from mlxdiff import hub
-from mlxdiff.errors import CheckpointError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
+from mlxdiff.errors import CheckpointError, InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
 
 NAME = "owner/name"
 LLM = {"config.json": b"{}", "model.safetensors": part_files.tensors(lm_head__weight=(2, 20))}
@@ -330,3 +330,14 @@ def test_a_link_that_leads_out_of_the_cache_is_no_part(cache, tmp_path):
     with pytest.raises(MlxdiffError):
         hub.find_part(NAME, "lora")
     assert hub.cached_parts() == []
+
+
+@pytest.mark.parametrize("kind", ["lora", "embedding", "control", "ip_adapter", "upscaler", "vae"])
+def test_what_is_no_file_is_said_to_be_none(tmp_path, kind):
+    """And not looked for by its name, as what is not there is."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "gone.safetensors").symlink_to("nowhere")
+    (tmp_path / "round.safetensors").symlink_to("round.safetensors")
+    for name, what in (("pipe", "a pipe, a device"), ("gone", "a link that leads nowhere"), ("round", "a link")):
+        with pytest.raises(InputError, match=rf"{name}\.safetensors is {what}"):
+            hub.find_part(str(tmp_path / f"{name}.safetensors"), kind)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxdiff.errors import RequestError
-from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request
+from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Lora, Request
 from mlxdiff.request.declarations import declared
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -42,6 +44,40 @@ def test_json_gives_the_same_request_back(request):
     assert Request.from_json(written) == request
     assert written.isascii()
     assert written == json.dumps(json.loads(written), sort_keys=True, separators=(",", ":"))
+
+
+@given(requests, requests, st.sets(st.sampled_from([item.name for item in declared(Request)])))
+def test_replaced_is_what_dataclasses_make(request, other, names):
+    assert len(request.prompts) == len(request.batch_places)  # what was computed is computed again
+    values = {name: getattr(other, name) for name in names}
+    try:
+        wanted = dataclasses.replace(request, **values)
+    except RequestError as error:
+        with pytest.raises(RequestError, match=re.escape(str(error))):
+            request.replaced(**values)
+        return
+    made = request.replaced(**values)
+    assert made == wanted
+    assert made.prompts == wanted.prompts
+    assert made.batch_places == wanted.batch_places
+
+
+def test_replaced_checks_what_it_is_given_and_settles_it():
+    request = Request(prompt="a", steps=7)
+    with pytest.raises(RequestError, match="steps is 0"):
+        request.replaced(steps=0)
+    with pytest.raises(RequestError, match="2 seeds for 1 images"):
+        request.replaced(seed=(1, 2))
+    with pytest.raises(RequestError, match="Guidance starts at 1 and ends at 1"):
+        request.replaced(guidance_start=1)
+    for names in (("steps", "guidance_scale"), ("guidance_scale", "steps")):
+        with pytest.raises(RequestError, match="steps is -1"):
+            request.replaced(**dict.fromkeys(names, -1))
+    with pytest.raises(TypeError, match="step"):
+        request.replaced(step=3)
+    made = request.replaced(sampler="DPM++ 2M Karras", lora="x.safetensors,scale=2")
+    assert (made.sampler, made.schedule, made.lora) == ("dpmpp_2m", "karras", (Lora("x.safetensors", 2.0),))
+    assert request == Request(prompt="a", steps=7)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from server_client import LIMITS, serving
 from mlxdiff import StableDiffusion
 from mlxdiff.errors import BackendError, MlxdiffError, RequestError
 from mlxdiff.request import Request
-from mlxdiff.server import Limits, Service, connection, service
+from mlxdiff.server import Limits, Service, access, connection, service
 
 TXT2IMG = "/sdapi/v1/txt2img"
 LONG = {"prompt": "a cat", "steps": 1000, "width": 64, "height": 64}
@@ -119,9 +119,23 @@ def test_a_client_that_hangs_up_while_it_waits_makes_room_at_once(server):
         assert first.result()[0] == 200
 
 
-def test_with_a_token_only_who_knows_it_is_answered():
+def test_a_wrong_token_is_answered_after_a_while_and_in_the_log_with_its_address(monkeypatch):
+    monkeypatch.setattr(access, "WRONG_S", 0.5)
+    with serving(token=TOKEN) as server:
+        began = time.monotonic()
+        assert server.get("/v1/models", Authorization="Bearer guessed")[0] == 401
+        assert time.monotonic() - began >= 0.5
+        assert server.get("/v1/models")[0] == 401
+        assert server.get("/v1/models", Authorization=f"Bearer {TOKEN}")[0] == 200
+        until(lambda: len(server.said) == 3)
+        assert all("from 127.0.0.1: The token is missing or wrong." in line for line in server.said[:2])
+        assert "127.0.0.1" not in server.said[2]
+
+
+def test_with_a_token_only_who_knows_it_is_answered(monkeypatch):
     import base64
 
+    monkeypatch.setattr(access, "WRONG_S", 0.0)
     basic = base64.b64encode(f"me:{TOKEN}".encode()).decode()
     with serving(token=TOKEN) as server:
         for path in ("/v1/models", "/sdapi/v1/options", "/nowhere"):

@@ -28,6 +28,7 @@ from ..request import SEEDS, Model, Request
 from ..request.declarations import Reference, declared
 from ..request.pictures import PictureSource
 from ..request.structured import Structured
+from .essence import earlier
 from .jobs import Job, JobMaker
 from .journal import Journal, hash_of
 from .models import Models
@@ -118,7 +119,10 @@ def for_sources(
     journal = Journal(pattern.folder)
     kinds = {item.name: item.kind for item in declared(Request)}
     values = {name: None if value is None else kinds[name].to_json(value) for name, value in asked.items()}
-    name = hash_of("from", json.dumps(values, sort_keys=True), str(pattern.template))
+    names = [
+        hash_of("from", json.dumps(each, sort_keys=True), str(pattern.template)) for each in (values, *earlier(values))
+    ]
+    name = next((name for name in names if name in journal.runs), names[0])
     sources = _outside(sources, pattern.folder)
     remarks, requests, refused = Remarks(), {}, {}
     for source in sources:
@@ -175,7 +179,7 @@ def _read(source: Source, given: Mapping[str, Any], remarks: Remarks) -> Request
     """The request of a source, or why there is none."""
     try:
         with remarks.about(source.path):
-            return replace(request_from_file(source.path, given=given), hashes=None)
+            return request_from_file(source.path, given=given).replaced(hashes=None)
     except MlxdiffError as error:
         return error
 
@@ -273,7 +277,7 @@ class _Plan:
             counted = None
             if request.seed is None:
                 counted = seed
-                request = replace(request, seed=(seed + zlib.crc32(os.fsencode(source.below))) % SEEDS)
+                request = request.replaced(seed=(seed + zlib.crc32(os.fsencode(source.below))) % SEEDS)
             try:
                 self._check_model(request.wanted_model)
                 where = named(self.pattern, source, self.changed, several=request.batch_size > 1)

@@ -98,7 +98,7 @@ def sweep_sheet(
         return labels.labelled(images.contact_sheet(pictures, n_rows, gap=gap), axes[0].labels, rows, gap=gap)
 
     first = cells[0].request
-    again = replace(request, seed=first.seed, model=first.model, revision=first.revision, dtype=first.dtype)
+    again = request.replaced(seed=first.seed, model=first.model, revision=first.revision, dtype=first.dtype)
     texts = sweep_text(again, vary) | provenance.text_alone(again) if options.metadata else None
     height, width = (max(job.request.finished_size[axis] for job in cells) for axis in (0, 1))
     top, left = labels.margins(axes[0].labels, rows, (height, width))

@@ -20,14 +20,14 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import MlxdiffError, RequestError
 from ..loras import alike
 from ..request import Model, Request, Resolved
-from .essence import canonical, essence
+from .essence import canonical, earlier, essence
 from .journal import Done, hash_of
 from .naming import OutputPattern, asks_for_index, below, picture_path
 from .prompts import Entry
@@ -46,7 +46,7 @@ class Job:
     """Picture `index` of the run: `request` renders it alone; `source` is where it was asked for.
 
     model      what to load for it
-    former_id  its identity in journals of mlxdiff 0.1, which was of its seed and its name
+    former_id  its identity in journals of mlxdiff 0.1, which was of its seed and its name, or of numbers as typed
     counted    whether its seed was counted, and not asked for
     copies     further paths at which the same picture is wanted
     drawn      the prompts, where they were drawn from templates
@@ -84,7 +84,7 @@ class Batch:
         prompts = tuple(job.request.prompts[0] for job in self.jobs)
         seeds = tuple(job.request.seeds[0] for job in self.jobs)
         places = tuple(job.request.batch_places[0] for job in self.jobs)
-        return replace(self.jobs[0].request, prompt=prompts, seed=seeds, batch_index=places if any(places) else None)
+        return self.jobs[0].request.replaced(prompt=prompts, seed=seeds, batch_index=places if any(places) else None)
 
     @property
     def model(self) -> Model:
@@ -93,6 +93,10 @@ class Batch:
 
 def nothing(_identity: str, _former: str) -> None:
     """Recalls no job: where there is no journal."""
+
+
+def _of_template(texts: Sequence[str], values: dict[str, Any]) -> str:
+    return hash_of("template", canonical(values), *texts)
 
 
 class JobMaker:
@@ -122,19 +126,24 @@ class JobMaker:
 
     def _job(self, entry: Entry, single: Resolved, where: OutputPattern) -> Job:
         asked = essence(single)
-        path = picture_path(where, single, self._index)
-        name = path.relative_to(self._pattern.folder).as_posix()
-        former = hash_of(canonical(asked), name)
+        path, seed = picture_path(where, single, self._index), asked["seed"]
+
+        def content_of(values: dict[str, Any]) -> str:
+            return hash_of(canonical(values), *texts)
+
+        def former_of(values: dict[str, Any]) -> str:
+            name = path.relative_to(self._pattern.folder).as_posix()
+            return hash_of(canonical(values | {"seed": seed}), name)
+
         if entry.counted_from is not None:
             asked["seed"] = None
         place = str(self._index) if asks_for_index(where.template) else ""
-        content = hash_of(canonical(asked), str(entry.counted_from), str(where.template), place)
-        identity = self._identity(content)
-        known = self._recall(identity, former)
-        if known is not None and known.id == identity:
+        texts = str(entry.counted_from), str(where.template), place
+        identity, former, known = self._recalled(asked, content_of, former_of)
+        if known is not None:
             path = self._kept(known, path)
             if entry.counted_from is not None and known.seed is not None:
-                single = replace(single, seed=known.seed)
+                single = single.replaced(seed=known.seed)
         job = Job(
             self._index,
             single,
@@ -157,7 +166,7 @@ class JobMaker:
         """
         request = entry.request
         plain = dict.fromkeys(TEXTS[1:])
-        content = essence(self._resolve(replace(request.single(0), prompt="", **plain)))
+        content = essence(self._resolve(request.single(0).replaced(prompt="", **plain)))
         counted = entry.counted_from is not None
         found = []
         for asked in request.singles():
@@ -165,11 +174,10 @@ class JobMaker:
             content |= {name: values.get(name) for name in (*TEXTS, "batch_index")}
             content["seed"] = None if counted else asked.seed
             place = str(self._index) if asks_for_index(where.template) else ""
-            texts = canonical(content), str(entry.counted_from), str(where.template), place
-            identity = self._identity(hash_of("template", *texts))
-            known = self._recall(identity, "")
+            texts = str(entry.counted_from), str(where.template), place
+            identity, former, known = self._recalled(content, partial(_of_template, texts), lambda _: "")
             if counted and known is not None and known.seed is not None:
-                asked = replace(asked, seed=known.seed)
+                asked = asked.replaced(seed=known.seed)
             single = self._resolve(wildcards.drawn(asked))
             job = Job(
                 self._index,
@@ -178,6 +186,7 @@ class JobMaker:
                 entry.source,
                 identity,
                 model=request.wanted_model,
+                former_id=former,
                 counted=counted,
                 drawn=canonical({name: getattr(single, name) for name in TEXTS}),
             )
@@ -188,10 +197,29 @@ class JobMaker:
             found.append(job)
         return found
 
-    def _identity(self, content: str) -> str:
-        """Of jobs that are alike, each has its own."""
+    def _recalled(
+        self,
+        asked: dict[str, Any],
+        content_of: Callable[[dict[str, Any]], str],
+        former_of: Callable[[dict[str, Any]], str],
+    ) -> tuple[str, str, Done | None]:
+        """A job's identity, the one that the journal has it under if that is another, and what the journal has.
+
+        content_of  a hash of what is asked for: of jobs that are alike, each then has an identity of its own
+        former_of   the identity that mlxdiff 0.1 gave it
+        """
+        content = content_of(asked)
         nth = self._met[content] = self._met.get(content, -1) + 1
-        return hash_of(content, str(nth))
+        identity = hash_of(content, str(nth))
+        if self._recall is nothing:
+            return identity, "", None
+        former = former_of(asked)
+        known = self._recall(identity, former)
+        if known is None:
+            for values in earlier(asked):
+                if known := self._recall(hash_of(content_of(values), str(nth)), former_of(values)):
+                    return identity, known.id, known
+        return identity, former, known
 
     def apart(self, jobs: list[Job]) -> list[Job]:
         """The jobs, new ones renamed that were inserted where a picture has the name already that they would get.
@@ -258,26 +286,31 @@ def grouped(jobs: Iterable[Job | None], batch_size: int) -> Iterator[Batch | Non
     """Batches of at most `batch_size` jobs, each as soon as it is full, the incomplete ones at the end.
 
     A None among the jobs says that the next one is not there yet, and may not be for long: what has come is then
-    grouped as it is, and None is passed on.
+    grouped as it is, and None is passed on. So is an error that they raise, after what came before it.
     """
     waiting: dict[tuple[Model, Request], list[Job]] = {}
-    number = 0
-    for job in jobs:
-        if job is None:
-            ready = list(waiting.values())
-            waiting.clear()
-        else:
-            alike = job.model, _alike(job.request)
-            waiting.setdefault(alike, []).append(job)
-            ready = [waiting.pop(alike)] if len(waiting[alike]) == batch_size else []
-        for members in ready:
-            yield Batch(number, tuple(members))
-            number += 1
-        if job is None:
-            yield None
+    number, error = 0, None
+    try:
+        for job in jobs:
+            if job is None:
+                ready = list(waiting.values())
+                waiting.clear()
+            else:
+                alike = job.model, _alike(job.request)
+                waiting.setdefault(alike, []).append(job)
+                ready = [waiting.pop(alike)] if len(waiting[alike]) == batch_size else []
+            for members in ready:
+                yield Batch(number, tuple(members))
+                number += 1
+            if job is None:
+                yield None
+    except MlxdiffError as problem:
+        error = problem
     for members in waiting.values():
         yield Batch(number, tuple(members))
         number += 1
+    if error is not None:
+        raise error
 
 
 def by_model(batches: Iterable[Batch | None]) -> Iterator[Batch]:
@@ -292,7 +325,8 @@ def by_model(batches: Iterable[Batch | None]) -> Iterator[Batch]:
 
 
 def _weights_of(batch: Batch) -> tuple[Any, Any]:
-    return batch.model, (batch.model, batch.request.lora)
+    job = batch.jobs[0]
+    return job.model, (job.model, job.request.lora)
 
 
 def largest(jobs: Sequence[Job]) -> Job:
@@ -302,4 +336,4 @@ def largest(jobs: Sequence[Job]) -> Job:
 
 def _alike(request: Request) -> Request:
     """Equal for requests that can share a batch: everything but the prompt, the seed and its place in a batch."""
-    return replace(request, prompt="", seed=0, batch_index=None)
+    return request.replaced(prompt="", seed=0, batch_index=None)

@@ -49,11 +49,12 @@ def known_work(
             unrecorded.append((job, standing))
         else:
             store.adopt(job, standing)
+    left = {job.id for job in missing}
     recorded = recorded if unfinished is None else unfinished.run
     if options.dry_run:
         size = 1 if recorded is None else recorded.batch_size
         batches = list(by_model(grouped(jobs, size)))
-        return Work(batches, store, len(jobs), None, size, unrecorded, unfinished=unfinished, sheet=sheet)
+        return Work(batches, store, len(jobs), None, size, unrecorded, unfinished=unfinished, sheet=sheet, left=left)
     lacking = {job.model for job in missing}
     needs = next((job.model for job in jobs if job.model in lacking), None)
     if needs is None and (recorded is not None or not unrecorded):
@@ -63,7 +64,6 @@ def known_work(
         first = largest([job for job in jobs if needs in (None, job.model)])
         size = batch_size(models, recorded if begun else None, recorded, options, first.model, first.request)
     batches = list(by_model(grouped(jobs, size)))
-    left = {job.id for job in missing}
     n_left = sum(any(job.id in left for job in batch.jobs) for batch in batches)
     if unfinished is not None and store.journal is not None:
         unfinished.begin(Run(unfinished.key, jobs[0].request.seeds[0], size))
@@ -78,6 +78,7 @@ def known_work(
         sheet=sheet,
         folders=folders,
         unrecorded=unrecorded,
+        left=left,
     )
 
 

@@ -14,8 +14,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePath, PureWindowsPath
 from string import Formatter
+from unicodedata import normalize
 
 from ..errors import RequestError
 from ..images import picture_format
@@ -57,7 +59,7 @@ class Template:
 
     pieces: tuple[Piece, ...]
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[str]:
         return frozenset(piece.field for piece in self.pieces if piece.field is not None)
 
@@ -112,12 +114,11 @@ def below(pattern: OutputPattern, output: str, *, several: bool = False) -> Outp
 
 def picture_path(pattern: OutputPattern, request: Request, index: int) -> Path:
     """The path of picture `index`, which the resolved `request` renders alone; raises RequestError for a long name."""
-    values = _values(request, index)
     name = "".join(
-        piece.text if piece.field is None else piece.text + _formatted(values[piece.field], piece)
+        piece.text if piece.field is None else piece.text + _formatted(_value(piece.field, request, index), piece)
         for piece in pattern.template.pieces
     )
-    parts = PurePath(name).parts
+    parts = PurePath(name).parts if "/" in name else (name,)
     if pattern.template.fields:
         parts = tuple(_not_reserved(part) for part in parts)
     for part in parts:
@@ -157,9 +158,10 @@ def check_clashes(paths: Iterable[tuple[Path, str]]) -> None:
     """
     taken: dict[str, str] = {}
     folders: dict[str, str] = {}
+    parents = lru_cache(maxsize=1000)(lambda folder: [folder, *map(str, PurePath(folder).parents)])
     for path, job in paths:
         key = path_key(path)
-        above = [str(folder) for folder in PurePath(key).parents]
+        above = parents(os.path.dirname(key) or os.curdir)
         other = taken.get(key, folders.get(key))
         if other is None:
             other = next((taken[folder] for folder in above if folder in taken), None)
@@ -175,7 +177,8 @@ def check_clashes(paths: Iterable[tuple[Path, str]]) -> None:
 
 def path_key(path: Path) -> str:
     """Equal for paths that are one file on a file system that ignores case and how accents are written."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", os.path.normpath(path)).casefold())
+    text = os.path.normpath(path)
+    return text.lower() if text.isascii() else normalize("NFC", normalize("NFC", text).casefold())
 
 
 def safe(text: str, limit: int = MAX_PROMPT) -> str:
@@ -183,12 +186,13 @@ def safe(text: str, limit: int = MAX_PROMPT) -> str:
 
     Everything else becomes "-". At most `limit` bytes (8 or more), never empty, never a device of Windows, in NFC.
     """
-    kept = "".join(char if _kept(char) else "-" for char in unicodedata.normalize("NFC", text))
+    kept = normalize("NFC", text).translate(_KEPT)
     kept = re.sub(r"-*\.[-.]*|-{2,}", lambda run: "." if run[0] == "." else "-", kept)
-    name = _cut(unicodedata.normalize("NFC", _trimmed(kept)), limit)
+    name = _cut(normalize("NFC", _trimmed(kept)), limit)
     return _cut(_not_reserved(name), limit) if name else "picture"
 
 
+@lru_cache(maxsize=256)
 def parse_template(text: str, fields: Sequence[str] = FIELDS) -> Template:
     """Reads a template; raises RequestError for what is not one of the fields with a plain format spec."""
     try:
@@ -222,6 +226,7 @@ def parse_template(text: str, fields: Sequence[str] = FIELDS) -> Template:
     return Template((*pieces, Piece(text)) if text or not pieces else tuple(pieces))
 
 
+@lru_cache(maxsize=256)
 def asks_for_index(template: Template) -> bool:
     """Whether a name depends on the place in the list because the template says so.
 
@@ -301,20 +306,20 @@ def _parts_inside(output: str) -> list[str]:
     return parts
 
 
-def _values(request: Request, index: int) -> dict[str, str | int | float]:
-    model = "" if request.model is None else PurePath(request.model).name.removesuffix(".safetensors")
-    values = {
-        "index": index,
-        "seed": request.seeds[0],
-        "steps": request.steps,
-        "width": request.width,
-        "height": request.height,
-        "guidance_scale": None if request.guidance_scale is None else float(request.guidance_scale),
-        "prompt": request.prompts[0].lower(),
-        "model": model if model else "model",
-        "sampler": request.sampler,
-    }
-    return {name: "none" if value is None else value for name, value in values.items()}
+def _value(field: str, request: Request, index: int) -> str | int | float:
+    """What stands in a name for a field."""
+    match field:
+        case "index":
+            return index
+        case "seed":
+            return request.seeds[0]
+        case "prompt":
+            return request.prompts[0].lower()
+        case "model":
+            model = "" if request.model is None else PurePath(request.model).name.removesuffix(".safetensors")
+            return model or "model"
+    value = getattr(request, field)
+    return "none" if value is None else value
 
 
 def _formatted(value: str | int | float, piece: Piece) -> str:
@@ -324,9 +329,18 @@ def _formatted(value: str | int | float, piece: Piece) -> str:
     return safe(format(safe(value), piece.spec if piece.field in _TEXT else ""))
 
 
-def _kept(char: str) -> bool:
-    category = unicodedata.category(char)
-    return category[0] in "LMN" or category in ("So", "Sk") or char in "._" or char in _JOINERS
+class _Kept(dict[int, int]):
+    """Characters that names keep, as themselves; "-" for all others. Filled as they are met."""
+
+    def __missing__(self, code: int) -> int:
+        char = chr(code)
+        category = unicodedata.category(char)
+        kept = category[0] in "LMN" or category in ("So", "Sk") or char in "._" or char in _JOINERS
+        found = self[code] = code if kept else ord("-")
+        return found
+
+
+_KEPT = _Kept()
 
 
 def _trimmed(text: str) -> str:

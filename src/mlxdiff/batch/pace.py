@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ..request import Resolved
 
 MAX_KINDS = 200  # that are remembered, the latest
 NEW = 0.5  # weight of what was measured last
+_ALIKE = ("model", "dtype", "quantize", "vae", "height", "width", "upscaler")
 SLOWEST, LARGEST = 1e6, 2**50  # of what is believed: seconds a step, bytes
 
 
@@ -78,6 +80,11 @@ class Pace:
 
 
 def _kind(request: Resolved) -> str:
-    names = ("model", "dtype", "quantize", "vae", "height", "width", "upscaler")
-    parts = {name: getattr(request, name) for name in names}
-    return json.dumps(parts | {"final": request.final_size, "guided": request.guidance_scale != 1}, sort_keys=True)
+    parts = tuple(getattr(request, name) for name in _ALIKE)
+    return _written(parts, request.final_size, request.guidance_scale != 1)
+
+
+@lru_cache(maxsize=1000)
+def _written(parts: tuple[Any, ...], final: tuple[int, int], guided: bool) -> str:
+    values = dict(zip(_ALIKE, parts, strict=True))
+    return json.dumps(values | {"final": final, "guided": guided}, sort_keys=True)

@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
@@ -129,7 +129,7 @@ def changed(base: Request, values: Mapping[str, Any]) -> Request:
         name = values.get(sampler)
         if isinstance(name, str) and name not in SAMPLERS and catalogue.split_sampler(name)[1] is not None:
             values.setdefault(schedule, None)
-    return replace(base, **values)
+    return base.replaced(**values)
 
 
 def typed_entries(line: str, base: Request, wildcards: Wildcards | None = None) -> list[Entry]:
@@ -162,6 +162,11 @@ def _values_of(line: str | bytes, place: str, templates: bool) -> dict[str, Any]
         return None
     if text.startswith("{") and not (templates and re.match(r"\{\s*[^\s\"'}]", text)):
         return _fields_of(text)
+    if "\r" in text:
+        raise RequestError(
+            "it has a carriage return inside, which old Macs ended lines with.",
+            "Save the file with the line ends of Unix or Windows.",
+        )
     return read_line(text, place) if has_options(text) else {"prompt": text}
 
 

@@ -6,7 +6,7 @@ Knows nothing of bars, files or terminals: it yields what happened; the caller s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -64,7 +64,7 @@ def decode(
 
     Each picture is finished as the request says: put back into the picture that it repaints, and enlarged.
     """
-    whole = replace(request, **request.neutral_values())
+    whole = request.replaced(**request.neutral_values())
     for first in range(0, latents.shape[0], decode_batch_size):
         chunk = latents[first : first + decode_batch_size]
         for offset, decoded in enumerate(sd.decode(chunk, tile=tile)):

@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import files
-from ..errors import BackendError, MlxdiffError
+from ..errors import MlxdiffError, out_of_memory, says_out_of_memory
 from ..request import Model, Resolved
 from . import claims
 from .claims import Claim
@@ -331,13 +331,9 @@ class _Runner:
 
 
 def _in_words(error: Exception, n_images: int) -> MlxdiffError:
-    """MLX reports that memory ran out as a RuntimeError, other than on a CPU."""
+    """The error as one of a job; raises one that says something else than that memory ran out."""
     if isinstance(error, MlxdiffError):
         return error
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "alloc" in text or "memory" in text.lower():
-        return BackendError(
-            f"The device ran out of memory rendering {n_images} images at once.",
-            "Give a smaller --batch-size, or --tile for large pictures.",
-        )
+    if says_out_of_memory(error):
+        return out_of_memory(n_images)
     raise error

@@ -154,7 +154,7 @@ def _varied(request: Request, axes: Sequence[Axis], values: Sequence[Any]) -> Re
             text = getattr(request, name)
             if text is not None and name not in changes:
                 changes[name] = pattern.sub(lambda match: words[match[0]], text)
-    made = replace(request, **changes)
+    made = request.replaced(**changes)
     for axis, value in inside:
         setting, _, part = axis.name.partition(".")
         held = getattr(made, setting)
@@ -162,7 +162,7 @@ def _varied(request: Request, axes: Sequence[Axis], values: Sequence[Any]) -> Re
             raise RequestError(
                 f"{_shown(axis.name)} is varied, and there is no {setting}.", f"Add --{_shown(setting)}."
             )
-        made = replace(made, **{setting: tuple(replace(one, **{part: value}) for one in held)})
+        made = made.replaced(**{setting: tuple(replace(one, **{part: value}) for one in held)})
     return made
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from ..errors import RequestError
@@ -97,6 +98,7 @@ def weighted(text: str) -> tuple[float, str]:
     return (1.0, text) if found is None else (float(found[1]), text[found.end() :])
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Parts:
     """The text taken apart; raises RequestError for what the grammar has and mlxdiff does not do."""
     return _Parser(text).parts(0, len(text), 0)

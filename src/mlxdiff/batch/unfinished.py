@@ -13,8 +13,10 @@ journal, and draws a seed, of its own. What a killed one leaves is for the next 
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import claims
@@ -87,6 +89,15 @@ class Unfinished:
         path = self.journal.path if self._suffix == RUN else self.journal.path.parent
         self._claim = claims.take(self.folder, _name_of(path))
         self.journal.begin(self._wanted)
+
+
+def first_known(folder: Path, keys: Sequence[str]) -> str:
+    """The first of some names for one command that an earlier process left something of, or the first of all."""
+    try:
+        left = {name.removeprefix(".mlxdiff-")[:16] for name in os.listdir(folder) if name.startswith(".mlxdiff-")}
+    except OSError:  # there is none yet, or whoever writes there says what is wrong
+        left = set()
+    return next((key for key in keys if key in left), keys[0])
 
 
 def _name_of(path: Path) -> str:

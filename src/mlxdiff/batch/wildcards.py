@@ -11,7 +11,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import accumulate, permutations, product
 from random import Random
 
@@ -64,14 +63,13 @@ class Wildcards:
         }
         if found.get("prompt") == "":
             raise RequestError("nothing is left of the prompt.", "Give it words beside the braces.")
-        return replace(request, **{"prompt": values["prompt"], **found})
+        return request.replaced(**{"prompt": values["prompt"], **found})
 
     def drawn_all(self, request: Request) -> Request:
         """A request of all its images, each with a prompt that is drawn from its own seed."""
         prompts = tuple(self.drawn(request.single(i)).prompt for i in range(request.batch_size))
         places = request.batch_places
-        return replace(
-            request,
+        return request.replaced(
             prompt=prompts,
             seed=request.seeds,
             n_images=1,
@@ -111,7 +109,7 @@ class Wildcards:
         negatives = (None,) if negative is None else tuple(dict.fromkeys(self._all(negative)))
         found, seed = [], request.seed
         for text in negatives:
-            found.append(replace(request, prompt=texts, negative_prompt=text, seed=seed))
+            found.append(request.replaced(prompt=texts, negative_prompt=text, seed=seed))
             seed = seed + len(texts) * request.n_images if isinstance(seed, int) else seed
         return found
 

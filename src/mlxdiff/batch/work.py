@@ -15,7 +15,7 @@ from ..files import remove_parts
 from ..request import Model, Request, Resolved
 from . import claims, contact, ranks, stream, sweep
 from .essence import canonical, essence
-from .jobs import Job, JobMaker, grouped, jobs_of, listed
+from .jobs import Job, JobMaker, grouped, jobs_of, listed, nothing
 from .journal import Journal, Run, hash_of
 from .known import batch_size, known_work, store_in
 from .models import Models
@@ -23,6 +23,7 @@ from .naming import ALONE, OutputPattern, check_clashes, parse_output, parse_tem
 from .options import RunOptions
 from .prompts import STANDARD_INPUT, Entry, open_prompts, read_entries, source_name
 from .ranks import Ranks
+from .resolving import Resolving
 from .resuming import continued, run_of, seed_of
 from .store import Standing, Store
 from .unfinished import CELLS, RUN
@@ -166,12 +167,12 @@ def for_file(
     lines: list[bytes] = []
     opened = open_prompts(file)
     coming: Iterable[bytes] = _kept(opened, lines)
-    journal = Journal(pattern.folder)
+    journal, resolve = Journal(pattern.folder), Resolving(models.resolve)
 
     def jobs_with(seed: int) -> list[Job]:
         nonlocal coming
-        entries = read_entries(coming, source_name(file), replace(base, seed=seed), wildcards)
-        jobs, wrong = listed(entries, models.resolve, pattern, journal.find)
+        entries = read_entries(coming, source_name(file), base.replaced(seed=seed), wildcards)
+        jobs, wrong = listed(entries, resolve, pattern, journal.find if journal.done else nothing)
         opened.close()
         coming = lines
         if wrong:
@@ -265,14 +266,15 @@ def for_stream(
     store = store_in(pattern.folder, journal, options, shared=True)
     name = run_of(models, journal, base, pattern)
     recorded = journal.runs.get(name)
-    asked = models.resolve(replace(base, seed=seed_of(base, recorded)))
+    asked = models.resolve(base.replaced(seed=seed_of(base, recorded)))
     size = batch_size(models, recorded if journal.done else None, recorded, options, base.wanted_model, asked)
-    base = replace(base, seed=asked.seed)
+    base = base.replaced(seed=asked.seed)
     work = Work([], store, None, base.wanted_model, batch_size=size)
 
     def jobs() -> Iterator[Job | None]:
+        resolve = Resolving(models.resolve)
         entries = read_entries(lines, source_name(STANDARD_INPUT), base, wildcards)
-        found = jobs_of(stream.as_they_come(entries, stop), models.resolve, pattern, journal.find)
+        found = jobs_of(stream.as_they_come(entries, stop), resolve, pattern, journal.find)
         taken: dict[str, tuple[Path, str]] = {}
         for job in found:
             if job is not None:
@@ -297,7 +299,7 @@ def _single(base: Request) -> Request:
     """Lines count their seeds from one: of a picture's several that is the first."""
     if not isinstance(base.seed, tuple):
         return base
-    return replace(base, prompt=base.prompts[0], seed=base.seed[0], n_images=1)
+    return base.replaced(prompt=base.prompts[0], seed=base.seed[0], n_images=1)
 
 
 def _for_hidden(options: RunOptions) -> RunOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ class Work:
     temporary   whether the pictures only lie there until they are sent elsewhere
     begun_before  whether the journal of a prompt file has this run
     cells       what else JSON says of a path: its place in a sweep's sheet, or the picture that it was made from
+    left        ids of the jobs that are missing
     refused     pictures that were to be rendered again, and why they cannot be
     """
 
@@ -49,6 +50,7 @@ class Work:
     temporary: bool = False
     begun_before: bool = False
     cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    left: Set[str] = frozenset()
     refused: list[tuple[Path, MlxdiffError]] = field(default_factory=list)
     ranks: Ranks = field(default_factory=Ranks)
     folders: set[Path] = field(default_factory=set)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +150,7 @@ def _once(with_model: Callable[[Request], Request], given: bool) -> Callable[[Re
         if not defaults:
             defaults.append(with_model(request))
         revision = defaults[0].revision if request.revision is None else request.revision
-        return replace(request, model=defaults[0].model, revision=revision)
+        return request.replaced(model=defaults[0].model, revision=revision)
 
     return complete
 

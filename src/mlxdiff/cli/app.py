@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..errors import MlxdiffError, out_of_memory
+from ..errors import MlxdiffError, out_of_memory, says_out_of_memory
 from . import generate, grid, options, output, usage
 from .decode import EXAMPLES as DECODE_EXAMPLES
 from .decode import decode
@@ -102,9 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, EOFError, typer.Abort):
         output.note("Interrupted.", style="yellow")
         code = 130
-    except MemoryError:
-        output.report(out_of_memory())
-        code = MlxdiffError.exit_code
     except Exception as error:
         # What is printed by others than output.py, such as help: files are never written without a name.
         if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC):
@@ -117,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"An unexpected error stopped mlxdiff ({type(error).__name__}: {error}).",
             "Run the command again with -v for the details, and please report them.",
         )
+        if says_out_of_memory(error):
+            unforeseen = out_of_memory()
         unforeseen.__cause__ = error
         output.report(unforeseen)
         code = unforeseen.exit_code

@@ -158,7 +158,7 @@ def enlarged(job: Job | film.Film, upscaler: str | None) -> Job | film.Film:
         else:
             upscaling.factor_of(found)
             hashes[wanted] = content_hash(found)
-    return replace(job, request=replace(job.request, upscaler=wanted, hashes=tuple(hashes.items()) or None))
+    return replace(job, request=job.request.replaced(upscaler=wanted, hashes=tuple(hashes.items()) or None))
 
 
 def kept_around(job: Job | film.Film, sd: StableDiffusion) -> Job | film.Film:
@@ -179,7 +179,7 @@ def kept_around(job: Job | film.Film, sd: StableDiffusion) -> Job | film.Film:
         " settings.",
         style="yellow",
     )
-    return replace(job, request=replace(request, image=None, mask=None, expand=None), documented=False)
+    return replace(job, request=request.replaced(image=None, mask=None, expand=None), documented=False)
 
 
 def read_job(path: Path, model: str | None, wanted: Destination | None) -> Job:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,7 @@ def pictures(film: Film, image: int, sd: StableDiffusion, bars: Bars, chunks: Ch
             steps = range(first, min(first + chunks.decode_batch_size, film.n_steps))
             latents = mx.array(np.stack([found.foreseen(step)[image] for step in steps]))
             # Each step stands for an image here; what it is of does not matter to the decoder.
-            drawn = replace(film.request, prompt="", seed=0, n_images=len(steps), batch_index=None)
+            drawn = film.request.replaced(prompt="", seed=0, n_images=len(steps), batch_index=None)
             decoded = render.decode(sd, latents, drawn, decode_batch_size=len(steps), tile=chunks.tile)
             for item in bars.follow(decoded):
                 yield item.picture

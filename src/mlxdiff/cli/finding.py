@@ -78,8 +78,8 @@ def show(
     limit: int | None,
     form: Form,
     describe: Callable[[Picture], dict[str, Any]],
-) -> None:
-    """Prints the chosen pictures; exits 1 where a file could not be read. `describe` gives a picture's JSON."""
+) -> bool:
+    """Prints the chosen pictures; whether every file could be read. `describe` gives a picture's JSON."""
     from ..culling import Where, parse_order, read
 
     if where is not None:
@@ -103,8 +103,7 @@ def show(
         output.note(f"The first {n_shown} that match: --limit ended the search.", style="dim")
     else:
         output.note(f"{n_shown} of {search.seen} pictures.", style="dim")
-    if search.wrong:
-        raise typer.Exit(1)
+    return not search.wrong
 
 
 @contextmanager

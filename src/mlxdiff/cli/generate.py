@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -225,7 +224,7 @@ def _read(source: Path, given: Mapping[str, Any]) -> Request:
     from ..metadata import request_from_file
 
     usage.check_files([source])
-    return replace(request_from_file(source, given=given), hashes=None)
+    return request_from_file(source, given=given).replaced(hashes=None)
 
 
 def with_model(request: Request, given: Mapping[str, Any], layers: config.Layers) -> Request:
@@ -234,10 +233,10 @@ def with_model(request: Request, given: Mapping[str, Any], layers: config.Layers
     Another model is not taken at the revision that the request's own had.
     """
     if "model" in given:
-        return replace(request, revision=given.get("revision"))
+        return request.replaced(revision=given.get("revision"))
     if request.model is not None:
         return request
     model, revision, said = layers.default_model()
     if said == config.DEFAULT and _is_first_rank():
         output.note(f"Using the built-in {model} model. For photographs: mlxdiff pull {PHOTOGRAPHIC}", style="dim")
-    return replace(request, model=model, revision=revision if request.revision is None else request.revision)
+    return request.replaced(model=model, revision=revision if request.revision is None else request.revision)

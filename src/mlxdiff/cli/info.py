@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
-from ..picture_files import PICTURE_SUFFIXES, TEXT_FILES, is_picture_name
+from ..picture_files import PICTURE_SUFFIXES, TEXT_FILES, picture_files
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..request.structured import Structured
 from . import check as checking
@@ -112,7 +111,7 @@ def info(
 ) -> None:
     """Show the device, versions and cache; or a MODEL; or the settings that made a FILE.
 
-    With --where, --sort, --limit, --paths or --null: list the pictures in files and folders.
+    Of a folder of pictures, and with --where, --sort, --limit, --paths or --null: list the pictures.
     """
     named = [] if subjects is None else subjects
     wanted = (("--settings", settings), ("--samplers", samplers), ("--prompt", prompt is not None))
@@ -139,7 +138,8 @@ def info(
         if lists:
             raise RequestError(f"{lists[0]} is about no pictures.", "Give it alone.")
         form = finding.form(json=json, paths=paths, null=null)
-        finding.show(named, where, sort, limit, form, picture_pages.described)
+        if not finding.show(named, where, sort, limit, form, picture_pages.described):
+            raise typer.Exit(1)
     elif settings:
         listing.show_settings(config.layers(profile), json=json)
     elif samplers:
@@ -157,7 +157,8 @@ def about_all(subjects: list[str], *, json: bool) -> None:
     failed = False
     for i, subject in enumerate(subjects):
         try:
-            values = about(subject)
+            is_list = holds_pictures(subject)
+            values = {} if is_list else about(subject)
         except MlxdiffError as error:
             if len(subjects) == 1:
                 raise
@@ -166,7 +167,11 @@ def about_all(subjects: list[str], *, json: bool) -> None:
             continue
         if i > 0 and not json:
             output.say("")
-        tell(values, json=json)
+        if is_list:
+            form = finding.form(json=json, paths=False, null=False)
+            failed |= not finding.show([subject], None, None, None, form, picture_pages.described)
+        else:
+            tell(values, json=json)
     if failed:
         raise typer.Exit(1)
 
@@ -184,10 +189,6 @@ def about(subject: str) -> dict[str, Any]:
         return about_adapter(path)
     if path.suffix.lower() in FILE_SUFFIXES and "://" not in subject:
         raise InputError(f"There is no file {subject}.", "Check its name and folder.")
-    if holds_pictures(path):
-        raise InputError(
-            f"{subject} is a folder of pictures, and no model.", f"List them: mlxdiff info {subject} --paths"
-        )
     try:
         return about_model(subject)
     except (ModelNotFoundError, UnsupportedError):
@@ -261,14 +262,18 @@ def is_folder_of_adapter(path: Path) -> bool:
     return is_adapter(path)
 
 
-def holds_pictures(path: Path) -> bool:
-    """Whether a path is a folder that holds pictures, and no model."""
+def holds_pictures(subject: str) -> bool:
+    """Whether it is a folder that holds pictures, itself or in folders below, and no model and no LoRA.
+
+    Raises InputError for a folder that cannot be read.
+    """
+    path = Path(subject)
     try:
-        if not path.is_dir() or (path / "model_index.json").exists():
+        if not subject or not path.is_dir() or (path / "model_index.json").exists() or is_folder_of_adapter(path):
             return False
-        return any(is_picture_name(name) for name in os.listdir(path))
     except (OSError, ValueError):
         return False
+    return any(picture_files(path))
 
 
 def adapter_named(name: str) -> Path | None:

@@ -6,8 +6,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
+AGAIN_S = 0.1
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -64,3 +67,36 @@ class Interrupts:
                     os.write(2, f"{SHOW_CURSOR}\n".encode())
                 os._exit(128 + number)
         os.close(self._reader)
+
+
+@contextmanager
+def insisting(number: int, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """The handler of a signal, in the main thread, which gets it again until it has run.
+
+    readline looks for signals when its waiting for a key is broken off. One that comes just before the waiting begins
+    breaks nothing off, and would be heard with the next key.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    handled, thread = threading.Event(), threading.get_ident()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        handled.set()
+        handler(number, frame)
+
+    def watch() -> None:
+        while data := os.read(reader, 1):
+            while data[0] == number and not handled.wait(AGAIN_S):
+                signal.pthread_kill(thread, number)
+        os.close(reader)
+
+    before = signal.signal(number, handle)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True, name="mlxdiff-insisting").start()
+    try:
+        yield
+    finally:
+        handled.set()
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(number, before)
+        os.close(writer)  # the thread reads the end and goes

@@ -24,7 +24,7 @@ SHOWN = ("seed", "steps", "sampler", "guidance_scale")
 def tell(work: Work, options: RunOptions, pace: Pace, *, counted: bool) -> None:
     """Lists the pictures on stdout, and sums up on stderr; `counted`: whether their seeds are known before the run."""
     jobs = sorted((job for batch in work.batches if batch is not None for job in batch.jobs), key=lambda job: job.index)
-    standing = [(job, work.store.standing(job).done) for job in jobs]
+    standing = [(job, job.id not in work.left) for job in jobs]
     sheet_is_done = work.sheet is not None and work.sheet.found
     left = [] if sheet_is_done else [job for job, done in standing if not done]
     if not work.is_hidden:

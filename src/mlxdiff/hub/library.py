@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..checkpoint.detect import PICKLES, read_json, tiny_vae_halves
 from ..checkpoint.kinds import kind_if_sound
-from ..errors import CheckpointError, ModelNotFoundError, UnsupportedError
+from ..errors import CheckpointError, InputError, ModelNotFoundError, UnsupportedError
 from ..part_kinds import KINDS, MODEL, kind_of_config, noun_of
 from ..parts import MODEL_INDEX
 from .choosing import CONFIG, SeveralError, choose, is_component_file
@@ -22,7 +22,8 @@ def find_part(reference: str, kind: str) -> Path:
     reference  a path; a NAME in the folders of the kind's variable (MLXDIFF_LORAS and the like) or in mlxdiff's store;
                owner/name[/file][@revision], a short name or an address of what is in the cache
     Raises ModelNotFoundError, which says what to run, for what is not there; UnsupportedError for a pickle, for another
-    kind of part, and where several files could be meant; CheckpointError for a damaged config.
+    kind of part, and where several files could be meant; InputError for a pipe or a broken link; CheckpointError for a
+    damaged config.
     """
     path = as_path(reference)
     if path is not None and (path.is_dir() or (path.is_file() and path.suffix.lower() == SINGLE_FILE)):
@@ -32,6 +33,9 @@ def find_part(reference: str, kind: str) -> Path:
         found = find_named(reference, kind) if reference.strip() else None
         if found is not None:
             return found
+    if path is not None and (path.exists() or path.is_symlink()):
+        what = "a pipe, a device or a socket" if path.exists() else "a link that leads nowhere"
+        raise InputError(f"{reference} is {what}, not a file.", f"Give the {noun_of(kind)} as {SINGLE_FILE}.")
     parsed = parse_reference(reference)
     if parsed is None:
         raise _unknown(reference, kind)

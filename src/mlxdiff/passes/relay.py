@@ -74,7 +74,7 @@ def refined_views(request: Resolved) -> list[Resolved]:
     LoRAs, controls, IP-Adapters and textual inversions are made for the model itself: the refiner reads names as words.
     """
     taken = [view for stage, view in stages.views(request) if stage.refines or stage.refined is not None]
-    return [replace(view, lora=None, embedding=None) for view in taken]
+    return [view.replaced(lora=None, embedding=None) for view in taken]
 
 
 def keeps_both(base: Networks, refiner: Networks) -> bool:
@@ -175,7 +175,7 @@ class Relay:
         if not keeps_both(base.networks, refiner.networks):
             mx.eval(latents)
             base.networks.let_go("backbone")
-        view = leg.request if leg.stage.refines else replace(leg.request, noise_levels=levels)
+        view = leg.request if leg.stage.refines else leg.request.replaced(noise_levels=levels)
         return _denoiser(refiner, view, levels, leg.refined, (), NOTHING, calls_before)
 
     def _shape(self, request: Resolved) -> tuple[int, int, int]:

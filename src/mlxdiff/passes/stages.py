@@ -76,8 +76,7 @@ def view(request: Resolved, each: Pass, levels: Schedule | None = None) -> Resol
     changes: dict[str, Any] = dict(each.settings)
     if "prompt" in changes and isinstance(request.prompt, tuple):
         changes["prompt"] = (changes["prompt"],) * len(request.prompt)
-    return replace(
-        request,
+    return request.replaced(
         **changes,
         noise_levels=each.levels if levels is None else levels,
         passes=(),
@@ -192,9 +191,9 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
     own_timesteps = request.compat == "a1111" and config.row.automatic is None and config.sampler != request.sampler
     if own_timesteps and request.hires_schedule is None:
         schedule = None  # which A1111 takes then, whatever the first pass has
-    wanted = replace(request, schedule=schedule, **{name: settings[name] for name in ("sampler", "sigmas", "image")})
+    wanted = request.replaced(schedule=schedule, **{name: settings[name] for name in ("sampler", "sigmas", "image")})
     settings["schedule"] = scheduling.schedule_name(wanted, config, checkpoint)
-    wanted = replace(wanted, schedule=settings["schedule"], **_length(request, steps, strength))
+    wanted = wanted.replaced(schedule=settings["schedule"], **_length(request, steps, strength))
     levels = scheduling.levels_of(wanted, config, checkpoint)
     settings = {name: value for name, value in settings.items() if value != getattr(request, name)}
     first_calls = calls(request)
@@ -210,7 +209,7 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
 
 def _prompted(request: Request, prompt: str) -> dict[str, Any]:
     """The second pass's own prompt, and its LoRAs: those of the first, but for what its tags name at another scale."""
-    told = loras.with_tags(replace(request, prompt=prompt, lora=None, seed=None, batch_index=None, n_images=1))
+    told = loras.with_tags(request.replaced(prompt=prompt, lora=None, seed=None, batch_index=None, n_images=1))
     named = {loras.file_of(lora) for lora in told.lora or ()}
     kept = [lora for lora in request.lora or () if loras.file_of(lora) not in named]
     return {"prompt": told.prompt, "lora": (*kept, *(told.lora or ())) or None}

@@ -50,7 +50,8 @@ class Blocks:
         return dict(value)
 
     def show(self, value: Sequence[tuple[str, float]]) -> str:
-        return ";".join(f"{block}:{scale:g}" for block, scale in value)
+        one = Number(-MAX_LORA_SCALE, MAX_LORA_SCALE)
+        return ";".join(f"{block}:{one.show(scale)}" for block, scale in value)
 
     def describe(self) -> dict[str, Any]:
         return {"type": "BLOCK:STRENGTH;..."}

@@ -40,6 +40,7 @@ TYPES = {
     "tile": 6,
     "repaint": 7,
 }
+_ANY = Number(0, 10_000)
 _NUMBERS = tuple(str(number) for number in range(16))
 
 
@@ -49,8 +50,8 @@ class Preprocessing(Text):
 
     def check(self, name: str, value: Any) -> str:
         text = super().check(name, value).strip().lower()
-        parse_preprocessing(name, text)
-        return text
+        method, numbers = parse_preprocessing(name, text)
+        return ":".join([method, *map(_ANY.show, numbers)])
 
     def describe(self) -> dict[str, Any]:
         return {"type": "preprocessing", "choices": list(PREPROCESSING)}

@@ -12,7 +12,7 @@ of one sort are checked, read from text, and written down.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from os import PathLike, fspath
@@ -88,7 +88,7 @@ class Whole(_Plain):
 
 @dataclass(frozen=True)
 class Number(_Plain):
-    """A number from low to high."""
+    """A number from low to high, a float whatever was given: 5, 5.0 and -0 are recorded as 5.0, 5.0 and 0.0."""
 
     low: float
     high: float
@@ -98,7 +98,7 @@ class Number(_Plain):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not self.low <= value <= self.high:  # also false for NaN; huge whole numbers do not overflow
             raise RequestError(f"{name} is {shown(value)}.", f"It is a number from {self.low:g} to {self.high:g}.")
-        return value
+        return float(value) if value else 0.0
 
     def parse(self, name: str, text: str) -> float:
         try:
@@ -249,7 +249,7 @@ class Numbers:
         if not isinstance(value, Sequence) or len(value) > self.longest:
             raise RequestError(f"{name} is {shown(value)}.", f"It is a list of at most {self.longest} numbers.")
         one = Number(self.low, self.high)
-        return tuple(float(one.check(f"{name}[{i}]", number)) for i, number in enumerate(value))
+        return tuple(one.check(f"{name}[{i}]", number) for i, number in enumerate(value))
 
     def parse(self, name: str, text: str) -> tuple[float, ...]:
         parts = text.split(",")
@@ -334,6 +334,12 @@ def declared(of: type) -> tuple[Setting, ...]:
     """The settings that a dataclass declares, in their order."""
     assert is_dataclass(of)
     return tuple(replace(item.metadata[_KEY], name=item.name) for item in fields(of) if _KEY in item.metadata)
+
+
+@cache
+def neutral_of(of: type) -> Mapping[str, Any]:
+    """The values that change nothing, by setting."""
+    return {item.name: item.neutral for item in declared(of) if item.neutral is not None}
 
 
 def setting_called(name: str, settings: Iterable[Setting]) -> Setting | None:

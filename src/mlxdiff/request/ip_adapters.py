@@ -43,7 +43,7 @@ class Scale:
                 raise RequestError(f"{name} is {shown(value)}.", _FORMS)
         if not value or len(dict(value)) != len(value):
             raise RequestError(f"{name} names {'a place twice' if value else 'no place'}.", _FORMS)
-        return tuple(sorted((place, float(_number(f"{name} at {place}", scale))) for place, scale in value))
+        return tuple(sorted((place, _number(f"{name} at {place}", scale)) for place, scale in value))
 
     def parse(self, name: str, text: str) -> float | BlockScales:
         if ":" not in text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from . import Request
@@ -29,4 +28,4 @@ def applied(request: Request) -> Request:
         values["negative_prompt"] = None
     if request.compat == "comfyui" and request.negative_prompt is None:
         values["negative_prompt"] = ""
-    return replace(request, **values) if values else request
+    return request.replaced(**values) if values else request

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from typing import Any, TypeVar
 
 from .. import catalogue
 from ..errors import RequestError
-from .declarations import MAX_DIGITS, declared, setting
+from .declarations import MAX_DIGITS, Kind, declared, setting
 from .from_pictures import FromPictures
 from .guidance import GuidanceSettings
 from .kinds import MAX_SEED, SAMPLERS, BatchPlace, Hashes
@@ -22,6 +22,8 @@ from .stages import StageSettings
 
 SAMPLER_PAIRS = (("sampler", "schedule"), ("hires_sampler", "hires_schedule"))  # older names say both at once
 RECORDED_SYNTAX = "plain"  # of requests that were recorded before there was a choice
+
+Same = TypeVar("Same", bound="Request")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,29 @@ class Request(  # from the last group to the first, because fields of later base
         self._check_interval()
         self._check_counts()
 
+    def replaced(self: Same, **values: Any) -> Same:
+        """The request with these fields in place of its own, as `dataclasses.replace` has it, in a tenth of the time:
+        what stays has been checked. Raises RequestError for values out of range.
+        """
+        kinds, made = _kinds(type(self)), object.__new__(type(self))
+        own, held = made.__dict__, self.__dict__
+        own.update(held)
+        for name in _COMPUTED:
+            own.pop(name, None)
+        for name, value in values.items():
+            if name not in kinds:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            own[name] = value
+        made._split_sampler()
+        for name in sorted(values, key=_places(type(self)).__getitem__):  # of two that are wrong always the same one
+            kind, default = kinds[name]
+            value = own[name]
+            if kind is not None and (value is not None or default is not None):
+                own[name] = kind.check(name, value)
+        made._check_interval()
+        made._check_counts()
+        return made
+
     def _check_counts(self) -> None:
         """Raises RequestError where there is not one seed, or one place in a batch, for each image."""
         if isinstance(self.seed, tuple) and len(self.seed) != self.batch_size:
@@ -81,6 +106,8 @@ class Request(  # from the last group to the first, because fields of later base
     @cached_property
     def prompts(self) -> tuple[str, ...]:
         """One prompt an image: each text `n_images` times, in the order of the list."""
+        if self.n_images == 1:
+            return self.prompt if isinstance(self.prompt, tuple) else (self.prompt,)
         texts = self.prompt if isinstance(self.prompt, tuple) else (self.prompt,)
         return tuple(text for text in texts for _ in range(self.n_images))
 
@@ -124,12 +151,15 @@ class Request(  # from the last group to the first, because fields of later base
     def for_model(self, model: Model) -> Request:
         """The request with another model's fields."""
         values = {item.name: getattr(model, item.name) for item in fields(Model) if item.name != "reference"}
-        return replace(self, model=model.reference, **values)
+        return self.replaced(model=model.reference, **values)
 
     def single(self, index: int) -> Any:
         """The request that renders image `index` of this one alone."""
+        one = isinstance(self.prompt, str) and isinstance(self.seed, int) and not isinstance(self.batch_index, tuple)
+        if one and self.n_images == 1:
+            return self
         place = self.batch_places[index]
-        return replace(self, prompt=self.prompts[index], seed=self.seeds[index], n_images=1, batch_index=place)
+        return self.replaced(prompt=self.prompts[index], seed=self.seeds[index], n_images=1, batch_index=place)
 
     def singles(self) -> Iterator[Any]:
         """The requests that render each image alone."""
@@ -137,8 +167,9 @@ class Request(  # from the last group to the first, because fields of later base
 
     def values(self) -> dict[str, Any]:
         """Every setting that has a value, by name, as JSON holds it."""
-        held = ((item, getattr(self, item.name)) for item in declared(type(self)))
-        return {item.name: item.kind.to_json(value) for item, value in held if value is not None}
+        held = self.__dict__
+        kinds = ((name, kind) for name, (kind, _) in _kinds(type(self)).items() if held[name] is not None)
+        return {name: kind.to_json(held[name]) for name, kind in kinds if kind is not None}
 
     def neutral_values(self) -> dict[str, Any]:
         """Of the settings that are unset, those with a value that changes nothing: a picture's text leaves it out."""
@@ -164,6 +195,22 @@ class Request(  # from the last group to the first, because fields of later base
         """A request of settings by name; raises RequestError for a name that is no setting."""
         check_names(values)
         return cls(**values)
+
+
+_COMPUTED = tuple(name for name, held in vars(Request).items() if isinstance(held, cached_property))
+
+
+@cache
+def _kinds(of: type[Request]) -> dict[str, tuple[Kind | None, Any]]:
+    """The fields by name: the kind and the default of one that is a setting, else None twice."""
+    settings = {item.name: (item.kind, item.default) for item in declared(of)}
+    return {item.name: settings.get(item.name, (None, None)) for item in fields(of)}
+
+
+@cache
+def _places(of: type[Request]) -> dict[str, int]:
+    """The fields by name, counted in their order."""
+    return {item.name: place for place, item in enumerate(fields(of))}
 
 
 def check_names(values: Mapping[str, Any]) -> None:

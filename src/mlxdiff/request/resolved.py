@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .declarations import declared
+from .declarations import neutral_of
 from .request import Request
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Resolved(Request):
 
     def values(self) -> dict[str, Any]:
         """As of any request, but what changes nothing is left out, so that a picture's text stays short."""
-        neutral = {item.name: item.neutral for item in declared(Request) if item.neutral is not None}
+        neutral = neutral_of(Request)
         return {name: value for name, value in super().values().items() if neutral.get(name, ...) != value}
 
     def parts(self, size: int) -> Iterator[Resolved]:
@@ -66,8 +66,7 @@ class Resolved(Request):
         for first in range(0, self.batch_size, size):
             part = slice(first, first + size)
             places = self.batch_places[part]
-            yield replace(
-                self,
+            yield self.replaced(
                 prompt=self.prompts[part],
                 seed=self.seeds[part],
                 n_images=1,

@@ -33,7 +33,7 @@ class Structured:
 
     def _one(self, name: str, value: Any) -> Any:
         if isinstance(value, self.of):
-            return value
+            value = vars(value)
         if isinstance(value, PathLike):
             value = fspath(value)
         values = self._read(name, value) if isinstance(value, str) else value
@@ -43,15 +43,12 @@ class Structured:
         unknown = [key for key in values if key not in parts]
         if unknown:
             raise RequestError(f"{name} has no {shown(unknown[0])}.", f"It has {', '.join(parts)}.")
-        given = {key: values.get(key) for key in self._needed()}  # an array says of itself what == is
-        missing = [key for key, part in given.items() if part is None or (isinstance(part, str) and not part)]
+        needed = {key: values.get(key) for key in self._needed()}  # an array says of itself what == is
+        missing = [key for key, part in needed.items() if part is None or (isinstance(part, str) and not part)]
         if missing:
             raise RequestError(f"{name} {shown(value)} has no {missing[0]}.", f"Write it as {self.grammar()}.")
-        checked = {
-            key: item if item is None else parts[key].kind.check(f"{name}'s {key}", item)
-            for key, item in values.items()
-        }
-        return self.of(**checked)
+        given = {key: item for key, item in values.items() if item is not None}
+        return self.of(**{key: parts[key].kind.check(f"{name}'s {key}", item) for key, item in given.items()})
 
     def _read(self, name: str, text: str) -> dict[str, Any]:
         parts = {part.name: part for part in declared(self.of)}

@@ -11,11 +11,13 @@ import binascii
 import hmac
 import ipaddress
 import re
+import time
 from urllib.parse import urlsplit
 
 from .answers import Refusal, framing
 from .connection import Head
 
+WRONG_S = 1.0
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")
 
 
@@ -31,7 +33,11 @@ def is_loopback(name: str) -> bool:
 
 
 def check(head: Head, token: str | None) -> None:
-    """Raises Refusal where the request comes from a web page, under a foreign name, or without the token."""
+    """Raises Refusal where the request comes from a web page, under a foreign name, or without the token.
+
+    A wrong token is answered after WRONG_S, so that a connection can try one in that time. Nobody is locked out for
+    wrong ones: behind a proxy all clients have one address.
+    """
     host = _HOST.fullmatch(head.headers.get("host", ""))
     if host is None:
         raise framing(400, "The request names no host. Send a Host header.")
@@ -43,6 +49,8 @@ def check(head: Head, token: str | None) -> None:
     if head.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise Refusal(403, "A web page of another site may not use this server. Let a program ask.")
     if token is not None and not _knows(head.headers.get("authorization", ""), token):
+        if "authorization" in head.headers:  # one without any learns at once that there has to be one
+            time.sleep(WRONG_S)
         message = "The token is missing or wrong. Send it as: Authorization: Bearer TOKEN"
         raise Refusal(
             401, message, code="invalid_api_key", headers={"WWW-Authenticate": 'Bearer, Basic realm="mlxdiff"'}

@@ -56,6 +56,14 @@ class Connection:
         self._is_idle = False  # between two requests
         self._is_last = False
 
+    @property
+    def client(self) -> str:
+        """The address that the client, or a proxy in front, has."""
+        try:
+            return str(self._socket.getpeername()[0])
+        except (OSError, IndexError):  # it has hung up
+            return "?"
+
     def head(self) -> Head:
         """The next request's; raises GoneError where there is none, Refusal for what is no sound HTTP/1.1."""
         self._deadline = time.monotonic() + IDLE_S

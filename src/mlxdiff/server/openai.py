@@ -10,7 +10,6 @@ import base64
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -175,7 +174,7 @@ class _Ask:
         unused = Gathering("openai")
         leave_rest(unused, self.body, _ABSENT)
         self.said += [f"Not used: {remark.problem}." for remark in unused.recipe().unused]
-        return replace(self.names.base, **given)
+        return self.names.base.replaced(**given)
 
     def _settings(self) -> dict[str, Any]:
         return {name: _setting(name, self.body.pop(name)) for name in list(self.body) if name in settings()}

@@ -221,7 +221,7 @@ class Service:
                 api = OPENAI if head.path.startswith("/v1/") else A1111
                 answer, keeps = self._answer(head, connection), head.keeps_alive
             except Refusal as refusal:
-                why = f": {refusal.message[:500]}"
+                why = f"{f' from {connection.client}' if refusal.status == 401 else ''}: {refusal.message[:500]}"
                 refusal.message = self.names.told(refusal.message)
                 answer, keeps = answer_of(refusal, api), head is not None and head.keeps_alive
                 keeps = keeps and not refusal.is_framing

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..batch.models import Models
-from ..errors import BackendError, MlxdiffError, MlxdiffWarning
+from ..errors import MlxdiffWarning, out_of_memory, says_out_of_memory
 from ..images import Picture
 from ..loras import alike
 from ..request import Model, Request
@@ -181,7 +181,7 @@ class Worker:
             except _Ended:
                 pass
             except Exception as error:
-                job.error = _in_words(error)
+                job.error = out_of_memory() if says_out_of_memory(error) else error
             with self._changed:
                 self._running = None
                 self._seconds = time.monotonic() - began
@@ -211,13 +211,3 @@ class Worker:
 
 def _stopping() -> Refusal:
     return Refusal(503, "The server is being stopped. Ask again when it is back.", headers={"Retry-After": "30"})
-
-
-def _in_words(error: Exception) -> Exception:
-    """MLX says as a RuntimeError that memory ran out."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MlxdiffError | Refusal):
-        return error
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "alloc" in text.lower()):
-        return BackendError("The device ran out of memory.", "Ask for smaller pictures, or for fewer at once.")
-    return error

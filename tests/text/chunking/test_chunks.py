@@ -187,7 +187,7 @@ def test_too_many_copies_are_refused():
         compel.chunk([Fragment("cat", 0.5 + i * 1e-6) for i in range(1200)], TOKENIZER)
 
 
-@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, 1e31, -1e300])
 def test_a_weight_that_is_no_number_is_refused(weight):
     with pytest.raises(RequestError, match="The weight of 'cat'"):
         comfyui.chunk([Fragment("cat", weight)], TOKENIZER)

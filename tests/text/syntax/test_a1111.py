@@ -157,3 +157,8 @@ def test_many_sub_prompts_are_refused():
 def test_only_text_is_parsed(prompt):
     with pytest.raises(RequestError, match="not text"):
         a1111.parse(prompt, RUN)
+
+
+def test_a_sub_prompt_of_a_weight_that_overflows_is_refused():
+    with pytest.raises(RequestError, match=r"The weight of ' b ' is inf"):
+        a1111.split_parts(f"a AND b :{'9' * 400}")

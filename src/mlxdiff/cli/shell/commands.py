@@ -185,7 +185,7 @@ def _reset(session: Session, text: str) -> None:
         if item is None:
             raise RequestError(f"There is no setting {shown(name)}.", _nearest(name))
         values |= {item.name: getattr(start.request, item.name)}
-    session.change(replace(session.state, request=replace(request, **values)))
+    session.change(replace(session.state, request=request.replaced(**values)))
 
 
 def _show(session: Session, text: str) -> None:

@@ -23,6 +23,7 @@ from .. import options as run_options
 from .. import output
 from ..bars import Bars
 from ..completion import names_here
+from ..interrupt import insisting
 from ..measured import load_pace
 from .commands import COMMANDS, Leave, perform
 from .completion import Completer
@@ -80,11 +81,10 @@ class Session:
 
     def run(self) -> None:
         """Until Ctrl-D, /quit, or Ctrl-C at an empty line, twice. Raises typer.Exit after SIGTERM."""
-        before = signal.signal(signal.SIGTERM, _end)
         try:
-            self._run_lines()
+            with insisting(signal.SIGTERM, _end):
+                self._run_lines()
         finally:
-            signal.signal(signal.SIGTERM, before)
             self._terminal.restore()
 
     def _run_lines(self) -> None:
@@ -185,7 +185,7 @@ class Session:
         prompt = request.prompts[0]
         seed = request.seed[0] if isinstance(request.seed, tuple) else request.seed
         own = {"prompt": "", "seed": seed, "n_images": 1, "batch_index": None, "hashes": None}
-        self.change(replace(self.state, request=replace(request, **own)))
+        self.change(replace(self.state, request=request.replaced(**own)))
         self._literal = frozenset(text for name in TEXTS if isinstance(text := getattr(request, name), str))
         self._last = json.dumps({"prompt": prompt})
         output.answer(f"prompt: {prompt}")
@@ -347,11 +347,11 @@ def _shows_pictures(run: RunOptions) -> bool:
 
 def _sample(state: State) -> Request:
     """A request by which to see whether the settings can be used."""
-    return replace(state.request, prompt="", seed=0, n_images=1)
+    return state.request.replaced(prompt="", seed=0, n_images=1)
 
 
 def _with_new_seed(entry: Entry) -> Entry:
-    return replace(entry, request=replace(entry.request, seed=secrets.randbelow(SEEDS)))
+    return replace(entry, request=entry.request.replaced(seed=secrets.randbelow(SEEDS)))
 
 
 def _plainly(error: MlxdiffError) -> MlxdiffError:

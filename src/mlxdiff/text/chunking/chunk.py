@@ -6,13 +6,12 @@ ids and weights, no vectors and no MLX.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import RequestError
-from ..syntax.prompt import Fragment
+from ..syntax.prompt import LARGEST_WEIGHT, Fragment
 from ..tokenizer import Tokenizer
 
 MAX_CHUNKS = 1000
@@ -125,10 +124,11 @@ def make_chunk(
 
 
 def finite_weight(fragment: Fragment) -> float:
-    """The weight of a fragment. Raises RequestError for infinity and NaN, which some syntaxes can say."""
-    if not math.isfinite(fragment.weight):
+    """The weight of a fragment. Raises RequestError for NaN and for one that numbers of single precision overflow with,
+    which some syntaxes can say, and many brackets in each other."""
+    if not abs(fragment.weight) <= LARGEST_WEIGHT:
         raise RequestError(
-            f"The weight of {fragment.text[:40]!r} is {fragment.weight}.", "Write a number such as (red:1.2)."
+            f"The weight of {fragment.text[:40]!r} is {fragment.weight:.6g}.", "Write a number such as (red:1.2)."
         )
     return fragment.weight
 

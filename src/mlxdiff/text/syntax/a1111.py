@@ -20,7 +20,20 @@ from functools import lru_cache
 
 from ...errors import RequestError
 from . import a1111_schedules
-from .prompt import Break, Entry, Fragment, Network, Part, Piece, Prompt, Run, check_parts, check_text, one_entry
+from .prompt import (
+    LARGEST_WEIGHT,
+    Break,
+    Entry,
+    Fragment,
+    Network,
+    Part,
+    Piece,
+    Prompt,
+    Run,
+    check_parts,
+    check_text,
+    one_entry,
+)
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 _MAX_WORK = 2_000_000  # multiplications: nested brackets multiply what they hold once each
@@ -80,7 +93,10 @@ def split_parts(text: str) -> tuple[tuple[str, float], ...]:
 def _weighed(part: str) -> tuple[str, float]:
     head, colon, tail = part.rpartition(":")
     if colon and _NUMBER.fullmatch(tail.strip()):
-        return head.rstrip(), float(tail.strip())
+        weight = float(tail.strip())
+        if abs(weight) > LARGEST_WEIGHT:
+            raise RequestError(f"The weight of {head[:40]!r} is {weight:.6g}.", "Write a number such as :0.5.")
+        return head.rstrip(), weight
     return part.rstrip(), 1.0
 
 

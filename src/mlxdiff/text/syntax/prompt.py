@@ -22,6 +22,10 @@ MAX_PARTS = 100
 """Most sub-prompts of a prompt, each of which the network or the text encoders work for on its own."""
 
 
+LARGEST_WEIGHT = 1e30
+"""Of a word or a sub-prompt, of either sign: with larger ones numbers of single precision overflow."""
+
+
 @dataclass(frozen=True)
 class Fragment:
     """Text whose tokens all have one weight; 1 is none."""
