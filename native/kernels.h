@@ -87,6 +87,9 @@ struct GroupNorm {
   /* out[i * stride + j] = sums[i * columns + j] + start[j] for i < count and j < valid. */                    \
   KERNEL(put_sums, (const float* sums, int64_t count, const float* start, int64_t valid, Real* out,            \
                     int64_t stride))                                                                           \
+  /* The same of a whole panel times the GELU of gates, which are sums as well. */                             \
+  KERNEL(put_gated, (const float* sums, const float* gates, int64_t count, const float* start,                 \
+                     const float* gate_start, Real* out, int64_t stride))                                      \
   /* Winograd's transforms: of 36 pixels in[p] + from, of weights (9, count), of sums (36, channels) to the */ \
   /* 16 pixels out[p] that are not null. Positions lie `stride` apart; start (columns) is added to pixels. */  \
   KERNEL(winograd_pixels, (const Real* const* in, int64_t from, int64_t channels, float* out,                  \

@@ -29,21 +29,24 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // pack(column, valid, lane, lanes, out)  brings that run of weights into a panel
 // results(row, column)                   where they go
 // put(row, count, column, valid, sums)   takes sums (count, columns of a panel) there
-template <class Real, class Pack, class At, class Put>
+//
+// With kParts = 2 panels come in pairs, one of the first half of packed weights and one of the second; `put` is called for
+// a pair, with the sums of both, and columns are those of the first half.
+template <int kParts, class Real, class Pack, class At, class Put>
 void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64_t x_row, const float* panels_of_weights,
               const Pack& pack, const At& results, const Put& put) {
   if (rows == 0 || columns == 0) return;
   const Kernels<Real>& kernel = kernels<Real>();
   int64_t wide;
   kernel.panel_columns(&wide);
-  const int64_t panels = ceil_divide(columns, wide);
+  const int64_t panels = ceil_divide(columns, wide);  // of each part
   const int64_t runs = ceil_divide(lanes, kRun), depth = ceil_divide(lanes, std::max<int64_t>(1, runs));
   const int64_t most = std::clamp(kBlock / (4 * std::max<int64_t>(1, lanes)), kLeastRows, kMostRows);
   const int64_t blocks = ceil_divide(rows, most);
   // Few rows pass a panel once or twice: then each thread packs for itself, and the panel never leaves its cache.
   const bool ready = panels_of_weights != nullptr, apart = !ready && blocks <= 2;
   const int64_t group = apart || ready ? panels : std::clamp<int64_t>(kPanels / (4 * wide * std::max<int64_t>(1, lanes)), 1, panels);
-  const int64_t own = wide * (kMostRows + (apart ? depth : 0)), panel_size = wide * lanes;
+  const int64_t own = wide * (kParts * kMostRows + (apart ? depth : 0)), panel_size = wide * lanes;
   const Scratch scratch(pool().threads() * own + (apart || ready ? 0 : group * panel_size));
   float* const shared = scratch.data() + pool().threads() * own;
   const float* const packed_panels = ready ? panels_of_weights : shared;
@@ -67,7 +70,7 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
       const int64_t begin = rows * block / blocks, count = rows * (block + 1) / blocks - begin;
       const int64_t valid = std::min(wide, columns - column);
       float* const sums = scratch.data() + worker * own;
-      float* const packed = sums + wide * kMostRows;
+      float* const packed = sums + wide * kParts * kMostRows;
       // What is written at the end: lines that nobody reads before are fetched meanwhile.
       for (int64_t i = 0; i < count; ++i) {
         const Real* line = results(begin + i, column);
@@ -76,15 +79,19 @@ void multiply(int64_t rows, int64_t columns, int64_t lanes, const Real* x, int64
       }
       const Lane* at[kMostRows];
       for (int64_t i = 0; i < count; ++i) at[i] = reinterpret_cast<const Lane*>(x + (begin + i) * x_row);
-      if (runs == 0) std::fill_n(sums, count * wide, 0.0f);
-      for (int64_t lane = 0; lane < lanes; lane += depth) {
-        const int64_t k = std::min(depth, lanes - lane);
-        if (apart) pack(column, valid, lane, k, packed);
-        const float* weights = apart ? packed : packed_panels + panel * panel_size + lane * wide;
-        // What follows, if only in the next panel; the last ones have nothing behind them.
-        const bool last = apart || (panel + 1 == some && lane + 2 * depth > lanes);
-        const int64_t ahead = last ? 0 : k * wide;
-        kernel.product_of_lanes(at, count, lane, weights, k, lane > 0, weights + ahead, 4 * ahead, sums);
+      if (runs == 0) std::fill_n(sums, kParts * count * wide, 0.0f);
+      for (int64_t part = 0; part < kParts; ++part) {
+        const float* const parts_panel = packed_panels + (part * panels + panel) * panel_size;
+        for (int64_t lane = 0; lane < lanes; lane += depth) {
+          const int64_t k = std::min(depth, lanes - lane);
+          if (apart) pack(column, valid, lane, k, packed);
+          const float* weights = apart ? packed : parts_panel + lane * wide;
+          // What follows, if only in the next panel; the last ones have nothing behind them.
+          const bool last = apart || (panel + 1 == some && lane + 2 * depth > lanes);
+          const int64_t ahead = last ? 0 : k * wide;
+          kernel.product_of_lanes(at, count, lane, weights, k, lane > 0, weights + ahead, 4 * ahead,
+                                  sums + part * count * wide);
+        }
       }
       put(begin, count, column, valid, sums);
     });
@@ -104,7 +111,7 @@ void multiply_packing(const Product<Real>& p, const Pack& pack) {
     for (int64_t j = 0; p.bias != nullptr && j < valid; ++j) start[j] = as_float(p.bias[column + j]);
     kernel.put_sums(sums, count, start, valid, at(row, column), p.out_row);
   };
-  multiply<Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, p.panels, pack, at, put);
+  multiply<1, Real>(p.rows, p.columns, p.depth / kPerLane<Real>, p.x, p.x_row, p.panels, pack, at, put);
 }
 
 // Numbers that whole words have, from the word that `from` is in to the one that ends at or behind `to`. What each is
@@ -141,6 +148,25 @@ void multiply(const Product<Real>& p) {
   });
 }
 
+template <class Real>
+void multiply_gated(const Product<Real>& p) {
+  const Kernels<Real>& kernel = kernels<Real>();
+  int64_t wide;
+  kernel.panel_columns(&wide);
+  const int64_t width = p.columns / 2;
+  const auto pack = [](int64_t, int64_t, int64_t, int64_t, float*) {};  // they are
+  const auto at = [&](int64_t row, int64_t column) { return p.out + row * p.out_row + column; };
+  const auto put = [&](int64_t row, int64_t count, int64_t column, int64_t, const float* sums) {
+    float start[kMostColumns] = {}, gate_start[kMostColumns] = {};
+    for (int64_t j = 0; p.bias != nullptr && j < wide; ++j) {
+      start[j] = as_float(p.bias[column + j]);
+      gate_start[j] = as_float(p.bias[width + column + j]);
+    }
+    kernel.put_gated(sums, sums + count * wide, count, start, gate_start, at(row, column), p.out_row);
+  };
+  multiply<2, Real>(p.rows, width, p.depth / kPerLane<Real>, p.x, p.x_row, p.panels, pack, at, put);
+}
+
 void multiply_quantized(const Product<float>& p, const Quantized& q) {
   constexpr int64_t kWord = 8, kRow = kRun + 2 * kWord;
   const Kernels<float>& kernel = kernels<float>();
@@ -156,6 +182,8 @@ void multiply_quantized(const Product<float>& p, const Quantized& q) {
 
 template void multiply(const Product<float>&);
 template void multiply(const Product<BFloat16>&);
+template void multiply_gated(const Product<float>&);
+template void multiply_gated(const Product<BFloat16>&);
 
 namespace {
 
@@ -192,7 +220,7 @@ void sgemm_by_rows(bool turn_a, bool turn_b, int64_t m, int64_t n, int64_t k, fl
       for (int64_t j = 0; j < valid; ++j) out[j] = alpha * sums[j] + (beta == 0 ? 0.0f : beta * out[j]);
     }
   };
-  multiply<float>(m, n, k, a, lda, nullptr, pack, at, put);
+  multiply<1, float>(m, n, k, a, lda, nullptr, pack, at, put);
 }
 
 }  // namespace

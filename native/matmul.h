@@ -23,6 +23,11 @@ struct Product {
 template <class Real>
 void multiply(const Product<Real>&);
 
+// Of the same sums the first half of the columns times the GELU of the second: out (rows, columns / 2). Weights are packed,
+// in an even number of panels.
+template <class Real>
+void multiply_gated(const Product<Real>&);
+
 // Weights of 4 or 8 bits as MLX packs them: (columns, depth) numbers in words of 32 bits, the first one lowest, and a
 // scale and an offset for each group of a row. Groups are a multiple of 8 numbers, and depth one of theirs.
 struct Quantized {

@@ -45,5 +45,6 @@ NB_MODULE(_native, m) {
   m.def("convolve", &mlxdiff::convolve, "x"_a, "weights"_a, "bias"_a.none(), "stride"_a, "padding"_a);
   m.def("quantized_linear", &mlxdiff::quantized_linear, "x"_a, "weights"_a, "scales"_a, "biases"_a, "group_size"_a,
         "bits"_a);
+  m.def("linear_geglu", &mlxdiff::linear_geglu, "x"_a, "weights"_a, "bias"_a.none());
   m.def("linear", &mlxdiff::linear, "x"_a, "weights"_a, "bias"_a.none());
 }

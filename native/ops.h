@@ -44,6 +44,9 @@ mx::array convolve(const mx::array& x, const mx::array& weights, const std::opti
 // x (..., C) times the transpose of weights (O, C), plus `bias` (O): (..., O).
 mx::array linear(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias);
 
+// The first half of that, times the GELU of the second: (..., O / 2). Weights are packed, in an even number of panels.
+mx::array linear_geglu(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias);
+
 // x (..., C) in fp32 times the transpose of a matrix (O, C) of 4 or 8 bits, as mlx.core.quantize gives it: weights
 // (O, C * bits / 32), scales and biases (O, C / group_size).
 mx::array quantized_linear(const mx::array& x, const mx::array& weights, const mx::array& scales,

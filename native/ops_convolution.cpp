@@ -114,7 +114,8 @@ mx::array convolve_of(const mx::array& x, const mx::array& weights, const std::o
 }
 
 template <class Real>
-mx::array linear_of(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias) {
+mx::array linear_of(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias,
+                    const char* name, int64_t parts, void (*multiply)(const Product<Real>&)) {
   require(x.ndim() > 0 && x.shape(-1) > 0, "linear takes x (..., C)");
   const auto packing = packing_of<Real>(weights, kPackedLinear, x.shape(-1));
   require(packing || (weights.ndim() == 2 && weights.shape(1) == x.shape(-1)), "linear takes x (..., C) and weights (O, C)");
@@ -125,8 +126,10 @@ mx::array linear_of(const mx::array& x, const mx::array& weights, const std::opt
     require(bias->ndim() == 1 && bias->shape(0) == columns, "there is one bias for each output");
     inputs.push_back(*bias);
   }
+  require(parts == 1 || (packing && packing->panels % parts == 0), "linear_geglu takes packed weights, an even number of panels");
+  const int64_t width = columns / parts;
   auto work = [=](const std::vector<Input<Real>>& in, Real* out) {
-    multiply<Real>({
+    multiply({
         .rows = rows,
         .columns = columns,
         .depth = depth,
@@ -137,12 +140,12 @@ mx::array linear_of(const mx::array& x, const mx::array& weights, const std::opt
         .panels = packing ? reinterpret_cast<const float*>(in[1].data) : nullptr,
         .bias = in.size() > 2 ? in[2].data : nullptr,
         .out = out,
-        .out_row = columns,
+        .out_row = width,
     });
   };
   auto shape = x.shape();
-  shape.back() = static_cast<int>(columns);
-  return lazily<Real>({.name = "linear", .work = work}, shape, std::move(inputs));
+  shape.back() = static_cast<int>(width);
+  return lazily<Real>({.name = name, .work = work}, shape, std::move(inputs));
 }
 
 }  // namespace
@@ -160,7 +163,15 @@ mx::array convolve(const mx::array& x, const mx::array& weights, const std::opti
 
 mx::array linear(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias) {
   return in_pairs(x.ndim() == 0 ? 0 : x.shape(-1), x, weights, bias, [&](auto number, const auto&... arrays) {
-    return linear_of<decltype(number)>(arrays...);
+    using Real = decltype(number);
+    return linear_of<Real>(arrays..., "linear", 1, multiply<Real>);
+  });
+}
+
+mx::array linear_geglu(const mx::array& x, const mx::array& weights, const std::optional<mx::array>& bias) {
+  return typed(x, [&](auto number) {
+    using Real = decltype(number);
+    return linear_of<Real>(x, weights, bias, "linear_geglu", 2, multiply_gated<Real>);
   });
 }
 

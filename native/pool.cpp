@@ -119,6 +119,7 @@ void Pool::resize(int threads, bool follow_load) {
   }
   std::lock_guard lock(state_->mutex);
   state_->active = this->threads();
+  state_->parked.notify_all();  // who came here before its number was active
 }
 
 void Pool::run(int64_t n, Call call, const void* body) {

@@ -1,105 +1,66 @@
 // Attention with an online softmax (Milakov and Gimelshein 2018), in blocks of queries and keys that stay in the caches.
+//
+// A vector holds one number of each of kWidth queries: scores are (keys, queries), results (size, queries). So the softmax
+// goes down columns, without sums across a vector, and weights lie as the product with values reads them.
 #include "../kernels.h"
 #include "simd.h"
+#include "transpose.h"
 
 namespace mlxdiff::MLXDIFF_ISA {
 namespace {
 
-// Rows of a tile of products that stays in registers; it is two vectors wide.
-#if defined(__AVX512F__)
-constexpr int kRows = 12;
+// A tile of products, kRows keys or numbers of a value by up to kMostVectors vectors of queries, stays in registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows = 8, kMostVectors = 3;
 #elif defined(__AVX__)
-constexpr int kRows = 6;
-#elif defined(__aarch64__)
-constexpr int kRows = 8;
+constexpr int kRows = 4, kMostVectors = 3;
 #else
-constexpr int kRows = 4;
+constexpr int kRows = 4, kMostVectors = 2;
 #endif
-constexpr int kPanel = 2 * kWidth;
+// Columns of a panel of keys or values.
+constexpr int kPanel = kRows > kWidth ? kRows : kWidth;
+static_assert(kPanel % kRows == 0 && kPanel % kWidth == 0);
 
-constexpr int64_t kQueries = 96;  // in a block, at most; a multiple of every kRows
-constexpr int64_t kKeys = 256;  // in a block
-constexpr int64_t kDepth = 128;  // of products that are summed at once; short sums round less
-constexpr int64_t kPacked = 64;  // keys that are packed at once
+constexpr int64_t kQueries = kMostVectors * kWidth;  // in a group, at most
+constexpr int64_t kKeys = 128;  // in a block; a multiple of kPanel
+constexpr int64_t kDepth = 64;  // of products that are summed at once: that part of the queries stays in the nearest cache
+constexpr int64_t kMostGroups = 4;  // in a block of queries
+constexpr int64_t kBlock = 512 << 10;  // bytes of its queries and results, about, at most
+constexpr int64_t kPacked = 64;  // keys that are packed at once; a multiple of kPanel
 
-int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t up(int64_t n, int64_t step) { return ceil_divide(n, step) * step; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// c (kRows, kVectors vectors) (+)= a (kRows, depth) @ b (depth, kVectors vectors), b without gaps. Depth counts lanes.
-template <int kVectors>
-inline void tile(const Lane* a, int64_t a_row, const float* b, int64_t depth, float* c, int64_t c_row, bool add) {
-  Vec sums[kRows][kVectors] = {};
-  for (int64_t d = 0; d < depth; ++d, b += kVectors * kWidth) {
-    Vec row[kVectors];
-#pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) row[j] = load(b + j * kWidth);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = splat_lane(a[r * a_row + d]);
-#pragma GCC unroll 2
-      for (int j = 0; j < kVectors; ++j) sums[r][j] = multiply_add(sums[r][j], x, row[j]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < kVectors; ++j) {
-      float* to = c + r * c_row + j * kWidth;
-      store(to, add ? load(to) + sums[r][j] : sums[r][j]);
-    }
-  }
-}
-
-// c (rows, columns) (+)= a (rows, depth) @ b, b in panels as `Panels` has them; rows is a multiple of kRows.
-void multiply(const Lane* a, int64_t a_row, const float* b, int64_t panel, int64_t depth, float* c, int64_t c_row,
-              int64_t rows, int64_t columns, bool add) {
-  for (int64_t j = 0; j < columns; j += kPanel, b += panel * kPanel) {
-    const bool whole = columns - j > kWidth;
-    for (int64_t d = 0; d < depth; d += kDepth) {
-      const int64_t deep = least(kDepth, depth - d);
-      for (int64_t r = 0; r < rows; r += kRows) {
-        const Lane* from = a + r * a_row + d;
-        float* to = c + r * c_row + j;
-        if (whole) {
-          tile<2>(from, a_row, b + d * kPanel, deep, to, c_row, add || d > 0);
-        } else {
-          tile<1>(from, a_row, b + d * kWidth, deep, to, c_row, add || d > 0);
-        }
-      }
-    }
-  }
-}
 
 // The lengths that follow from the sizes.
 struct Plan {
-  int64_t queries;  // in a block
-  int64_t blocks;  // of queries, for each head
-  int64_t width;  // size, rounded up to vectors
   int64_t deep, key_lanes;  // lanes of a query's or key's numbers, and of a column of values
   int64_t packed_keys, packed_values;  // floats, for each head
+  int64_t vectors, groups, blocks;  // of the queries, for each head
+  int64_t group;  // floats of a group's queries, results, maxima and sums
   int64_t own;  // floats, for each thread
 
   Plan(const Attention<Real>& a, int threads) {
-    queries = kQueries;
-    while (queries > 24 && a.batch * a.heads * ((a.queries + queries - 1) / queries) < 4 * threads) queries /= 2;
-    blocks = (a.queries + queries - 1) / queries;
-    width = up(a.size, kWidth);
     deep = a.size / kPerLane<Real>;
-    key_lanes = (a.keys + kPerLane<Real> - 1) / kPerLane<Real>;
-    packed_keys = up(up(a.keys, kWidth) * deep, 16);
-    packed_values = up(width * key_lanes, 16);
-    own = queries * (up(a.size, 16) + kKeys + up(width, 16) + 2) + 64;
+    key_lanes = ceil_divide(a.keys, kPerLane<Real>);
+    packed_keys = up(up(a.keys, kPanel) * deep, 16);
+    packed_values = up(up(a.size, kPanel) * key_lanes, 16);
+    vectors = ceil_divide(a.queries, kWidth);
+    groups = ceil_divide(vectors, kMostVectors);
+    group = kQueries * (deep + up(a.size, kRows) + 2);
+    int64_t together = least(kMostGroups, kBlock / (4 * group));
+    while (together > 1 && a.batch * a.heads * ceil_divide(groups, together) < 4 * threads) --together;
+    blocks = ceil_divide(groups, together < 1 ? 1 : together);
+    own = ceil_divide(groups, blocks) * group + kKeys * kQueries;
   }
 };
 
-// Panels of keys: (deep, kPanel) for each kPanel keys; the last may be (deep, kWidth). Absent keys are 0.
-void pack_keys(const Real* k, int64_t row, int64_t first, int64_t last, int64_t keys, int64_t deep, float* to) {
-  for (int64_t j = first; j < last; j += kPanel) {
-    const int64_t wide = up(keys, kWidth) - j > kWidth ? kPanel : kWidth;
-    float* panel = to + j * deep;
-    for (int64_t i = 0; i < wide; ++i) {
-      const Lane* from = reinterpret_cast<const Lane*>(k + (j + i) * row);
-      const bool there = j + i < keys;
-      for (int64_t d = 0; d < deep; ++d) panel[d * wide + i] = there ? from[d] : 0.0f;
-    }
+// Panels of keys: (deep, kPanel) for each kPanel keys. Absent keys are 0.
+void pack_keys(const Attention<Real>& a, int64_t b, int64_t head, int64_t first, int64_t last, int64_t deep, float* to) {
+  const Real* keys = a.k + b * a.k_batch + head * a.size;
+  for (int64_t key = first; key < last; key += kPanel) {
+    const auto row = [&](int64_t i) { return reinterpret_cast<const Lane*>(keys + (key + i) * a.k_row); };
+    pack_rows<kPanel>(row, a.keys - key, deep, to + key * deep);
   }
 }
 
@@ -114,126 +75,226 @@ inline Vec value_lanes(const BFloat16* v, const BFloat16* next, int64_t n) {
 inline Vec value_lanes(const float* v, const float*, int64_t n) { return n == kWidth ? load(v) : load_part(v, n); }
 #endif
 
-// Panels of values: (all lanes of keys, kPanel) for each kPanel columns; the last may be (all lanes, kWidth).
-void pack_values(const Real* v, int64_t row, int64_t first, int64_t last, int64_t keys, int64_t key_lanes, int64_t size,
+// Panels of values: (all lanes of keys, kPanel) for each kPanel columns. Absent columns are 0.
+void pack_values(const Attention<Real>& a, int64_t b, int64_t head, int64_t first, int64_t last, int64_t key_lanes,
                  float* to) {
   constexpr int64_t per = kPerLane<Real>;
-  for (int64_t j = 0; j < size; j += kPanel) {
-    const int64_t wide = up(size, kWidth) - j > kWidth ? kPanel : kWidth;
-    float* panel = to + j * key_lanes;
-    for (int64_t i = first; i < last; i += per) {
-      const Real* from = v + i * row;
-      const Real* next = i + per <= keys ? from + (per - 1) * row : nullptr;
-      for (int64_t c = 0; c < wide; c += kWidth) {
-        const int64_t at = j + c, n = least(kWidth, size - at);
-        store(panel + i / per * wide + c, value_lanes(from + at, next == nullptr ? nullptr : next + at, n));
+  const Real* values = a.v + b * a.v_batch + head * a.size;
+  for (int64_t i = first; i < last; i += per) {
+    const Real* from = values + i * a.v_row;
+    const Real* next = i + per <= a.keys ? from + (per - 1) * a.v_row : nullptr;
+    for (int64_t j = 0; j < up(a.size, kPanel); j += kWidth) {
+      const int64_t n = least(kWidth, a.size - j);
+      const Vec lanes = n > 0 ? value_lanes(from + j, next == nullptr ? nullptr : next + j, n) : Vec{};
+      store(to + (j / kPanel * key_lanes + i / per) * kPanel + j % kPanel, lanes);
+    }
+  }
+}
+
+// The product of kRows columns of a panel (depth, kPanel) with vectors (depth, kVectors). Depth counts lanes.
+template <int kVectors>
+inline void multiply(const float* panel, const float* vectors, int64_t depth, Vec (&sums)[kRows][kVectors]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; ++j) sums[r][j] = Vec{};
+  }
+  for (int64_t d = 0; d < depth; ++d, panel += kPanel, vectors += kVectors * kWidth) {
+    Vec line[kVectors];
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; ++j) line[j] = load(vectors + j * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = splat_lane(panel[r]);
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = multiply_add(sums[r][j], x, line[j]);
+    }
+  }
+}
+
+#ifdef MLXDIFF_BF16
+// Weights of two keys as lanes.
+inline Vec weight_lanes(Vec weight, Vec next) {
+  const __m512i apart = (__m512i)_mm512_cvtne2ps_pbh((__m512)next, (__m512)weight);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                         20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return (Vec)_mm512_permutexvar_epi16(order, apart);
+}
+#else
+inline Vec weight_lanes(Vec weight, Vec) { return weight; }
+#endif
+
+// Turns scores of n keys into weights, as lanes in the same place; brings the maxima and the sums up to date. Scores times
+// `scale` are powers of 2. `fade` is what the sums so far have to be multiplied with.
+template <int kVectors>
+inline void weigh(float* scores, int64_t n, float scale, float* most, float* total, Vec (&fade)[kVectors]) {
+  constexpr int64_t per = kPerLane<Real>, row = kVectors * kWidth;
+  Vec top[kVectors], base[kVectors], sums[kVectors];
+#pragma GCC unroll 3
+  for (int j = 0; j < kVectors; ++j) top[j] = splat(-__builtin_inff());
+  for (int64_t i = 0; i < n; ++i) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; ++j) top[j] = at_least(top[j], load(scores + i * row + j * kWidth));
+  }
+#pragma GCC unroll 3
+  for (int j = 0; j < kVectors; ++j) {
+    const Vec before = load(most + j * kWidth), now = at_least(before, top[j] * scale);
+    store(most + j * kWidth, now);
+    // Where all scores so far are -inf, the weights are 0.
+    base[j] = now == -__builtin_inff() ? Vec{} : now;
+    fade[j] = exp2_of_negative(before - base[j]);
+    sums[j] = Vec{};
+  }
+  for (int64_t i = 0; i < n; i += per) {
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; ++j) {
+      const float* score = scores + i * row + j * kWidth;
+      const Vec weight = exp2_of_negative(load(score) * scale - base[j]);
+      sums[j] += weight;
+      Vec next{};
+      if (per > 1 && i + 1 < n) {
+        next = exp2_of_negative(load(score + row) * scale - base[j]);
+        sums[j] += next;
+      }
+      store(scores + i / per * row + j * kWidth, weight_lanes(weight, next));
+    }
+  }
+#pragma GCC unroll 3
+  for (int j = 0; j < kVectors; ++j) store(total + j * kWidth, load(total + j * kWidth) * fade[j] + sums[j]);
+}
+
+// A group of queries as it lies in a thread's memory.
+struct Group {
+  int64_t first, vectors;  // query, and how many vectors of them
+  float *queries, *out, *most, *total;  // (deep, vectors), (size, vectors), (vectors), (vectors)
+};
+
+// scores (n, vectors) times scale, plus the mask.
+void add_mask(const Attention<Real>& a, int64_t b, int64_t head, const Group& group, int64_t key, int64_t n, float scale,
+              float* scores) {
+  const Real* mask = a.mask + b * a.mask_batch + head * a.mask_head + group.first * a.mask_query + key * a.mask_key;
+  const int64_t row = group.vectors * kWidth, queries = least(row, a.queries - group.first);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < queries; ++j) {
+      const float shift = as_float(mask[i * a.mask_key + j * a.mask_query]);
+      scores[i * row + j] = scores[i * row + j] * scale + kLog2E * shift;
+    }
+  }
+}
+
+// A group of queries of one head with a block of n keys.
+template <int kVectors>
+void attend(const Attention<Real>& a, const Plan& plan, int64_t b, int64_t head, const Group& group, int64_t key, int64_t n,
+            const float* keys, const float* values, float* scores) {
+  constexpr int64_t per = kPerLane<Real>, row = kVectors * kWidth;
+  Vec sums[kRows][kVectors], fade[kVectors];
+  for (int64_t d = 0; d < plan.deep; d += kDepth) {
+    for (int64_t i = 0; i < n; i += kRows) {
+      const float* panel = keys + (key + i) / kPanel * kPanel * plan.deep + i % kPanel;
+      multiply<kVectors>(panel + d * kPanel, group.queries + d * row, least(kDepth, plan.deep - d), sums);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 3
+        for (int j = 0; j < kVectors; ++j) {
+          float* to = scores + (i + r) * row + j * kWidth;
+          store(to, d == 0 ? sums[r][j] : load(to) + sums[r][j]);
+        }
+      }
+    }
+  }
+  float scale = kLog2E / __builtin_sqrtf(static_cast<float>(a.size));
+  if (a.mask != nullptr) {
+    add_mask(a, b, head, group, key, n, scale, scores);
+    scale = 1;
+  }
+  weigh<kVectors>(scores, n, scale, group.most, group.total, fade);
+  for (int64_t c = 0; c < a.size; c += kRows) {
+    multiply<kVectors>(values + (c / kPanel * plan.key_lanes + key / per) * kPanel + c % kPanel, scores,
+                       ceil_divide(n, per), sums);
+    float* out = group.out + c * row;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 3
+      for (int j = 0; j < kVectors; ++j) {
+        float* to = out + r * row + j * kWidth;
+        store(to, load(to) * fade[j] + sums[r][j]);
       }
     }
   }
 }
 
-// Turns a row of n scores into weights, as Reals in the same place; brings its maximum and its sum up to date. Scores
-// times `scale` are powers of 2. Returns what the sums so far have to be multiplied with.
-float weigh(float* scores, int64_t n, float scale, float& most, float& total) {
-  Real* weights = reinterpret_cast<Real*>(scores);
-  Vec top = splat(-__builtin_inff());
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    const Vec s = load(scores + i);
-    top = s > top ? s : top;
-  }
-  if (i < n) {
-    const Vec s = load_part(scores + i, n - i, -__builtin_inff());
-    top = s > top ? s : top;
-  }
-  const float here = largest(top) * scale;
-  const float highest = here > most ? here : most;
-  // Where all scores so far are -inf, the weights are 0.
-  const float base = highest == -__builtin_inff() ? 0.0f : highest;
-  const float fade = exp2(splat(most - base))[0];
-  Vec sums{};
-  for (i = 0; i + kWidth <= n; i += kWidth) {
-    const Vec weight = exp2(load(scores + i) * scale - base);
-    store(weights + i, weight);
-    sums += weight;
-  }
-  if (i < n) {
-    const Vec weight = exp2(load_part(scores + i, n - i, -__builtin_inff()) * scale - base);
-    store_part(weights + i, weight, n - i);
-    sums += weight;
-  }
-  if (n % kPerLane<Real> != 0) put(weights + n, 0);  // the other half of the last lane
-  total = total * fade + sum(sums);
-  most = highest;
-  return fade;
+template <int kVectors>
+void begin(const Attention<Real>& a, const Plan& plan, int64_t b, int64_t head, const Group& group) {
+  constexpr int64_t row = kVectors * kWidth;
+  const Real* queries = a.q + b * a.q_batch + group.first * a.q_row + head * a.size;
+  pack_rows<row>([&](int64_t i) { return reinterpret_cast<const Lane*>(queries + i * a.q_row); }, a.queries - group.first,
+                 plan.deep, group.queries);
+  for (int64_t i = 0; i < up(a.size, kRows) * row; ++i) group.out[i] = 0;
+  for (int64_t i = 0; i < row; ++i) group.most[i] = -__builtin_inff(), group.total[i] = 0;
 }
 
-void add_mask(const Attention<Real>& a, int64_t b, int64_t head, int64_t query, int64_t key, float* scores, int64_t n,
-              float scale) {
-  const Real* mask = a.mask + b * a.mask_batch + head * a.mask_head + query * a.mask_query + key * a.mask_key;
-  for (int64_t i = 0; i < n; ++i) scores[i] = scores[i] * scale + kLog2E * as_float(mask[i * a.mask_key]);
+void end(const Attention<Real>& a, int64_t b, int64_t head, const Group& group) {
+  const int64_t row = group.vectors * kWidth;
+  for (int64_t j = 0; j < row; j += kWidth) {
+    const Vec factor = 1.0f / load(group.total + j);
+    const int64_t first = group.first + j, queries = least(kWidth, a.queries - first);
+    Real* out = a.out + ((b * a.queries + first) * a.heads + head) * a.size;
+    for (int64_t c = 0; c < a.size; c += kWidth) {
+      const int64_t columns = least(kWidth, a.size - c);
+      Vec v[kWidth];
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) v[i] = i < columns ? load(group.out + (c + i) * row + j) * factor : Vec{};
+      transpose(v);
+      for (int64_t i = 0; i < queries; ++i) {
+        Real* to = out + i * a.heads * a.size + c;
+        if (columns == kWidth) store(to, v[i]);
+        else store_part(to, v[i], columns);
+      }
+    }
+  }
 }
+
+using Begin = void (*)(const Attention<Real>&, const Plan&, int64_t, int64_t, const Group&);
+using Attend = void (*)(const Attention<Real>&, const Plan&, int64_t, int64_t, const Group&, int64_t, int64_t,
+                        const float*, const float*, float*);
+constexpr Begin kBegin[] = {begin<1>, begin<2>, begin<3>};
+constexpr Attend kAttend[] = {attend<1>, attend<2>, attend<3>};
+static_assert(kMostVectors <= 3);
 
 // One block of queries of one head against all keys.
-void attend(const Attention<Real>& a, const Plan& plan, int64_t b, int64_t head, int64_t first, const float* keys,
-            const float* values, float* own) {
-  constexpr int64_t per = kPerLane<Real>;
-  const int64_t rows = least(plan.queries, a.queries - first), padded = up(rows, kRows), size = a.size;
-  const int64_t out_row = up(plan.width, 16);
-  Real* q = reinterpret_cast<Real*>(own);
-  float* scores = own + plan.queries * up(size, 16);
-  float* out = scores + plan.queries * kKeys;
-  float* most = out + plan.queries * out_row;
-  float* total = most + plan.queries;
-  const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(size));
-  const Real* from = a.q + b * a.q_batch + first * a.q_row + head * size;
-  for (int64_t r = 0; r < padded; ++r) {
-    for (int64_t d = 0; d < size; ++d) q[r * size + d] = r < rows ? from[r * a.q_row + d] : Real{};
-    most[r] = -__builtin_inff();
-    total[r] = 0;
+void attend_all(const Attention<Real>& a, const Plan& plan, int64_t b, int64_t head, int64_t block, const float* keys,
+                const float* values, float* own) {
+  Group groups[kMostGroups];
+  const int64_t begins = plan.groups * block / plan.blocks, n = plan.groups * (block + 1) / plan.blocks - begins;
+  float* const scores = own + n * plan.group;
+  for (int64_t i = 0; i < n; ++i) {
+    // Groups of even widths: 4 vectors are faster as 2 and 2 than as 3 and 1.
+    const int64_t first = plan.vectors * (begins + i) / plan.groups, last = plan.vectors * (begins + i + 1) / plan.groups;
+    float* const queries = own + i * plan.group;
+    float* const out = queries + kQueries * plan.deep;
+    float* const most = out + kQueries * up(a.size, kRows);
+    groups[i] = {first * kWidth, last - first, queries, out, most, most + kQueries};
+    kBegin[last - first - 1](a, plan, b, head, groups[i]);
   }
-  for (int64_t i = 0; i < padded * out_row; ++i) out[i] = 0;
-
   for (int64_t key = 0; key < a.keys; key += kKeys) {
-    const int64_t n = least(kKeys, a.keys - key);
-    // kKeys is a multiple of kPanel, so that a block begins with a panel.
-    multiply(reinterpret_cast<const Lane*>(q), plan.deep, keys + key * plan.deep, plan.deep, plan.deep, scores, kKeys,
-             padded, up(n, kWidth), false);
-    for (int64_t r = 0; r < rows; ++r) {
-      float* row = scores + r * kKeys;
-      if (a.mask != nullptr) add_mask(a, b, head, first + r, key, row, n, scale);
-      const float fade = weigh(row, n, a.mask == nullptr ? scale : 1.0f, most[r], total[r]);
-      if (fade == 1.0f) continue;
-      for (int64_t c = 0; c < plan.width; c += kWidth) store(out + r * out_row + c, load(out + r * out_row + c) * fade);
-    }
-    // What comes of the rows that only fill up a tile, nobody reads.
-    for (int64_t j = 0; j < plan.width; j += kPanel) {
-      const int64_t wide = plan.width - j > kWidth ? kPanel : kWidth;
-      multiply(scores, kKeys, values + j * plan.key_lanes + key / per * wide, 0, (n + per - 1) / per, out + j, out_row,
-               padded, wide, true);
+    for (int64_t i = 0; i < n; ++i) {
+      kAttend[groups[i].vectors - 1](a, plan, b, head, groups[i], key, least(kKeys, a.keys - key), keys, values, scores);
     }
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    Real* to = a.out + ((b * a.queries + first + r) * a.heads + head) * size;
-    const float* row = out + r * out_row;
-    const float factor = 1.0f / total[r];
-    int64_t d = 0;
-    for (; d + kWidth <= size; d += kWidth) store(to + d, load(row + d) * factor);
-    if (d < size) store_part(to + d, load_part(row + d, size - d) * factor, size - d);
-  }
+  for (int64_t i = 0; i < n; ++i) end(a, b, head, groups[i]);
 }
 
 }  // namespace
 
 void attention_scratch(const Attention<Real>& a, int threads, int64_t& floats) {
   const Plan plan(a, threads);
-  floats = a.batch * a.heads * (plan.packed_keys + plan.packed_values) + threads * up(plan.own, 16);
+  floats = a.batch * a.heads * (plan.packed_keys + plan.packed_values) + threads * plan.own;
 }
 
 void attention(const Attention<Real>& a, Pool& pool, float* scratch) {
   const int threads = pool.threads();
   const Plan plan(a, threads);
-  const int64_t all = a.batch * a.heads, parts = (a.keys + kPacked - 1) / kPacked;
+  const int64_t all = a.batch * a.heads, parts = ceil_divide(a.keys, kPacked);
   float* keys = scratch;
   float* values = keys + all * plan.packed_keys;
   float* own = values + all * plan.packed_values;
@@ -241,15 +302,13 @@ void attention(const Attention<Real>& a, Pool& pool, float* scratch) {
   pool.parallel_for(all * parts, [&](int64_t i, int) {
     const int64_t one = i / parts, b = one / a.heads, head = one % a.heads;
     const int64_t first = i % parts * kPacked, last = least(first + kPacked, a.keys);
-    pack_keys(a.k + b * a.k_batch + head * a.size, a.k_row, first, last, a.keys, plan.deep,
-              keys + one * plan.packed_keys);
-    pack_values(a.v + b * a.v_batch + head * a.size, a.v_row, first, last, a.keys, plan.key_lanes, a.size,
-                values + one * plan.packed_values);
+    pack_keys(a, b, head, first, last, plan.deep, keys + one * plan.packed_keys);
+    pack_values(a, b, head, first, last, plan.key_lanes, values + one * plan.packed_values);
   });
   pool.parallel_for(all * plan.blocks, [&](int64_t i, int worker) {
     const int64_t one = i / plan.blocks;
-    attend(a, plan, one / a.heads, one % a.heads, i % plan.blocks * plan.queries, keys + one * plan.packed_keys,
-           values + one * plan.packed_values, own + worker * up(plan.own, 16));
+    attend_all(a, plan, one / a.heads, one % a.heads, i % plan.blocks, keys + one * plan.packed_keys,
+               values + one * plan.packed_values, own + worker * plan.own);
   });
 }
 

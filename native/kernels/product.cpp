@@ -1,8 +1,8 @@
 // The product of a few rows with a panel of weights: tiles of sums that stay in registers.
-#include <utility>
-
 #include "../kernels.h"
+#include "activations.h"
 #include "simd.h"
+#include "transpose.h"
 
 namespace mlxdiff::MLXDIFF_ISA {
 namespace {
@@ -86,42 +86,9 @@ inline void multiply(const Lane* const* rows, int64_t count, int64_t from, const
   }
 }
 
-// Exchanges the elements of `a` that have the bit kStep in their number for those of `b` that lack it.
-template <int kStep, int... kAll>
-inline void exchange(Vec& a, Vec& b, std::integer_sequence<int, kAll...>) {
-  const Vec low = __builtin_shufflevector(a, b, ((kAll & kStep) != 0 ? kWidth + kAll - kStep : kAll)...);
-  b = __builtin_shufflevector(a, b, ((kAll & kStep) != 0 ? kWidth + kAll : kAll + kStep)...);
-  a = low;
-}
-
-template <int kStep>
-inline void transpose(Vec* v) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) {
-    if ((i & kStep) == 0) exchange<kStep>(v[i], v[i + kStep], std::make_integer_sequence<int, kWidth>());
-  }
-  if constexpr (2 * kStep < kWidth) transpose<2 * kStep>(v);
-}
-
 template <class From>
 inline void pack(const From* weights, int64_t stride, int64_t valid, int64_t k, float* out) {
-  for (int64_t first = 0; first < kColumns; first += kWidth) {
-    const int64_t some = valid - first;
-    int64_t c = 0;
-    for (; c + kWidth <= k; c += kWidth) {
-      Vec v[kWidth];
-#pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) v[i] = i < some ? load(weights + (first + i) * stride + c) : Vec{};
-      transpose<1>(v);
-#pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) store(out + (c + i) * kColumns + first, v[i]);
-    }
-    for (; c < k; ++c) {
-      for (int i = 0; i < kWidth; ++i) {
-        out[c * kColumns + first + i] = i < some ? as_float(weights[(first + i) * stride + c]) : 0;
-      }
-    }
-  }
+  pack_rows<kColumns>([=](int64_t i) { return weights + i * stride; }, valid, k, out);
 }
 
 }  // namespace
@@ -151,6 +118,15 @@ void put_sums(const float* sums, int64_t count, const float* start, int64_t vali
     int64_t j = 0;
     for (; j + kWidth <= valid; j += kWidth) store(out + j, load(sums + j) + load(start + j));
     if (j < valid) store_part(out + j, load(sums + j) + load(start + j), valid - j);
+  }
+}
+
+void put_gated(const float* sums, const float* gates, int64_t count, const float* start, const float* gate_start,
+               Real* out, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i, sums += kColumns, gates += kColumns, out += stride) {
+    for (int64_t j = 0; j < kColumns; j += kWidth) {
+      store(out + j, (load(sums + j) + load(start + j)) * gelu(load(gates + j) + load(gate_start + j)));
+    }
   }
 }
 

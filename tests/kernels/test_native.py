@@ -182,6 +182,22 @@ def test_attention_with_scores_that_grow_from_block_to_block():
     assert relative_error(extension.attention(q, k, v, 1), torch_attention(q, k, v, 1)) < 2e-5
 
 
+@pytest.mark.parametrize("queries", [16, 17, 33, 48, 49, 64, 81])
+@pytest.mark.parametrize("size", [24, 130])
+def test_queries_of_any_number_are_grouped(queries, size):
+    q, k, v = qkv(1, queries, 130, 2 * size)
+    assert relative_error(extension.attention(q, k, v, 2), torch_attention(q, k, v, 2)) < 2e-6
+
+
+def test_a_query_that_may_see_no_key_has_no_result():
+    q, k, v = qkv(1, 20, 30, 32)
+    mask = np.zeros((20, 30), np.float32)
+    mask[3] = -math.inf
+    got = np.array(extension.attention(q, k, v, 2, mx.array(mask)))
+    assert np.isnan(got[0, 3]).all()
+    assert np.isfinite(np.delete(got, 3, axis=1)).all()
+
+
 def test_what_is_not_finite_stays_in_its_row():
     q, k, v = (np.array(a) for a in qkv(1, 20, 30, 16))
     q[0, 7, 3] = math.nan

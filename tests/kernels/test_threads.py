@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -52,6 +53,7 @@ def results(dtype):
         extension.linear(draw(70, 1280), extension.pack(draw(192, 1280)), None),
         extension.convolve(draw(1, 21, 19, 64), extension.pack(draw(96, 3, 3, 64)), None, 1, 1),
         extension.convolve(draw(1, 4, 4, 640), extension.pack(draw(96, 3, 3, 640)), None, 1, 1),
+        extension.linear_geglu(draw(600, 320), extension.pack(draw(256, 320)), None),
         extension.attention(draw(2, 300, 80), draw(2, 290, 80), draw(2, 290, 80), 2),
         extension.group_norm(draw(2, 300, 64), channels, channels, 8, 1e-5),
         extension.layer_norm(draw(300, 64), channels, channels, 1e-5),
@@ -166,6 +168,27 @@ def test_where_nothing_tells_of_the_load_all_threads_compute(tmp_path, text):
         mx.eval(extension.silu(mx.zeros(100_000)))
         time.sleep(0.2)
     assert extension.active_threads() == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not say what a thread has done")
+def test_all_threads_take_part():
+    """One that is ready before its number counts must not sleep on."""
+    tasks = Path("/proc/self/task")
+
+    def spent(name):
+        return int((tasks / name / "schedstat").read_text().split()[0])
+
+    x, weight = mx.array(normal(2000, 320)), mx.array(normal(640, 320, seed=1))
+    extension.set_threads(1)
+    others = {task.name for task in tasks.iterdir()}
+    extension.set_threads(16)
+    time.sleep(0.1)  # all have begun, and sleep
+    before = {task.name: spent(task.name) for task in tasks.iterdir() if task.name not in others}
+    assert len(before) == 15
+    end = time.monotonic() + WAIT
+    while any(spent(name) == then for name, then in before.items()):
+        assert time.monotonic() < end
+        mx.eval(extension.linear(x, weight, None))
 
 
 @pytest.mark.parametrize(("text", "number"), [("3", 3), ("", None), ("0", None), ("many", None), ("2,4", None)])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import cuda, native
+from . import cuda, native, packing
 from .activations import gelu
+from .linear import linear
 
 _THREADS = 256
 
@@ -17,6 +18,14 @@ def geglu(x: mx.array) -> mx.array:
     if x.shape[-1] % (2 * cuda.wide(x)) == 0 and cuda.available():
         return _on_cuda(x)
     return plain(x)
+
+
+def linear_geglu(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """`geglu` of a linear layer of x (..., C): its weight (2 W, C), packed or not, and bias (2 W,); (..., W)."""
+    in_pairs = packing.is_packed(weight, 2) and weight.shape[0] % 2 == 0  # of panels: a value's and its gate's
+    if x.size > 0 and in_pairs and (extension := native.serving(x, weight, bias)) is not None:
+        return extension.linear_geglu(x, weight, bias)
+    return geglu(linear(x, weight, bias))
 
 
 def plain(x: mx.array) -> mx.array:

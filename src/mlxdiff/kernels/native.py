@@ -36,7 +36,7 @@ _MODULE = "_native"
 _FUNCTIONS = (
     *("sgemm", "set_threads", "threads", "instruction_sets", "instruction_set", "use_instruction_set", "has_bf16"),
     *("lacked_memory", "silu", "gelu", "quick_gelu", "geglu", "add_biased", "layer_norm", "group_norm", "attention"),
-    *("convolve", "linear", "pack", "quantized_linear"),
+    *("convolve", "linear", "linear_geglu", "pack", "quantized_linear"),
 )
 _one_at_a_time = threading.Lock()
 
