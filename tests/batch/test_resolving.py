@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from mlxdiff.batch.jobs import Batch, JobMaker
 from mlxdiff.batch.models import Models
+from mlxdiff.batch.naming import parse_output
+from mlxdiff.batch.prompts import Entry
 from mlxdiff.batch.resolving import Resolving
-from mlxdiff.errors import InputError
+from mlxdiff.errors import InputError, MlxdiffWarning
+from mlxdiff.hub import find_part
+from mlxdiff.hub.shelf import store_folder
+from mlxdiff.passes import stages
 from mlxdiff.request import Request, Resolved
 
 BASE = Request(prompt="a cat", model="emoji", seed=7)
+PATTERN = parse_output("out/", several=True)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,30 @@ def test_prompts_that_may_name_loras_are_resolved_each(resolving, asked):
     loras = [resolving(BASE.replaced(prompt=f"a cat <lora:pixel-art:{scale}>")).lora for scale in (0.5, 0.7)]
     assert [lora[0].scale for lora in loras if lora is not None] == [0.5, 0.7]
     assert len(asked) == 2
+
+
+def test_a_second_pass_keeps_its_prompt_whatever_the_first_line_says(models, resolving, asked):
+    """Of the first line both passes have one prompt, and of the next that it is resolved with they have not."""
+    told = BASE.replaced(hires=2, hires_prompt="a cat")
+    found = [resolving(told.replaced(prompt=prompt)) for prompt in ("a cat", "a dog")]
+    assert len(asked) == 1
+    made = JobMaker(lambda request: request, PATTERN).jobs  # type: ignore[arg-type, return-value]
+    batch = Batch(0, tuple(job for one in found for job in made(Entry(one, None, "a line"))))
+    for request in (*found, batch.request, models.resolve(told.replaced(prompt=("a cat", "a dog")))):
+        first, second = (view for _, view in stages.views(request))
+        assert first.prompts == request.prompts
+        assert set(second.prompts) == {"a cat"}
+        assert len(second.prompts) == len(request.prompts)
+
+
+def test_a_lora_that_a_second_passs_prompt_names_may_come_later(resolving, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLXDIFF_HOME", str(tmp_path))
+    told = BASE.replaced(hires=2, hires_prompt="a large cat <lora:later:0.5>")
+    with pytest.warns(MlxdiffWarning, match="There is no LoRA for <lora:later:0.5>"):
+        assert resolving(told).hashes is None
+    store_folder("lora").mkdir(parents=True)
+    shutil.copy(find_part("pixel-art", "lora"), store_folder("lora") / "later.safetensors")
+    assert [name for name, _ in resolving(told).hashes or ()] == ["later"]
 
 
 def test_without_a_seed_each_draws_its_own(resolving):

@@ -1,7 +1,8 @@
 """Resolves the lines of a prompt file: those that differ in prompt and seed alone, once.
 
-What a model makes of a request depends on neither, but for prompts that may name LoRAs (`<lora:...>`). A file of ten
-thousand lines has a handful of settings, and resolving takes as long as reading a hundred lines.
+What a model makes of a request depends on neither, but for prompts that may name LoRAs (`<lora:...>`), also those of a
+second pass: which files they name is known once they are resolved. A file of ten thousand lines has a handful of
+settings, and resolving takes as long as reading a hundred lines.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Resolving:
     def __call__(self, request: Request) -> Resolved:
         """As `Models.resolve`, but that warnings about what was resolved before are not given again."""
         prompt, seed = request.prompt, request.seed
-        if not isinstance(prompt, str) or "<" in prompt or not isinstance(seed, int):
+        if not isinstance(prompt, str) or not isinstance(seed, int) or "<" in f"{prompt}{request.hires_prompt}":
             return self._resolve(request)
         alike = request.replaced(prompt="", seed=0)
         try:

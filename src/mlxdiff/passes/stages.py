@@ -195,7 +195,8 @@ def _second(request: Request, asked: Request, checkpoint: Checkpoint) -> Pass:
     settings["schedule"] = scheduling.schedule_name(wanted, config, checkpoint)
     wanted = wanted.replaced(schedule=settings["schedule"], **_length(request, steps, strength))
     levels = scheduling.levels_of(wanted, config, checkpoint)
-    settings = {name: value for name, value in settings.items() if value != getattr(request, name)}
+    # Its own prompt is said even where the first pass has the same: that one may be another's of a batch.
+    settings = {name: value for name, value in settings.items() if name == "prompt" or value != getattr(request, name)}
     first_calls = calls(request)
     return Pass(
         levels,
