@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxdiff.batch.essence import canonical, earlier
 from mlxdiff.batch.jobs import JobMaker, by_model, grouped, jobs_of, listed
 from mlxdiff.batch.journal import Done, hash_of
 from mlxdiff.batch.naming import parse_output
@@ -125,6 +126,11 @@ TYPED = {
     '{"prompt": "dog", "lora": [{"ref": "x", "scale": 1}], "guidance_scale": 2.5, "seed": 3}': [
         "99f953923d382b42ccaf3b90a82ee246"
     ],
+    '{"prompt": "dog", "sigmas": [14, 7, 0], "guidance_scale": 5, "pag_scale": 2, "hires_strength": 1}': [
+        "09a4623501c1e1580da7c488b7ff448e"
+    ],
+    '{"prompt": "dog", "lora": [{"ref": "a", "scale": 1}, {"ref": "b", "scale": 2}, {"ref": "c", "scale": 3,'
+    ' "blocks": {"MID": 1}}], "strength": 1.0}': ["2b7ddfe690536035accaff3a9b0ba913"],
     '{"prompt": "a {red|green} cat", "guidance_scale": 5, "n_images": 2}': [
         "c6a9edce8e55bf2add4f646e3ebc2458",
         "c4b582a3377c4926ffe15da450e8e22f",
@@ -142,8 +148,16 @@ def test_what_a_journal_has_of_a_5_is_found_for_5_and_for_5_0(retyped, tmp_path)
     assert not wrong
     assert [job.former_id for job in found] == ids
     assert not {job.id for job in found} & set(ids)
-    assert [job.request.seed for job in found] == [100, 101, 3, 103, 104]
-    assert [job.path.name for job in found[:3]] == ["0.png", "1.png", "2.png"]
+    assert [job.request.seed for job in found] == [100, 101, 3, 103, 104, 105, 106]
+    assert [job.path.name for job in found[:5]] == [f"{i}.png" for i in range(5)]
+
+
+def test_what_nobody_typed_is_a_float_in_journals_too():
+    asked = {"guidance_scale": 5.0, "pag_scale": 2.0, "guidance_rescale": 1.0, "strength": 1.0, "eta": 0.5, "steps": 4}
+    typed = {"guidance_scale": 5, "pag_scale": 2, "guidance_rescale": 1}
+    assert canonical(asked | typed) in map(canonical, earlier(asked, typed))
+    assert canonical(asked | typed) not in map(canonical, earlier(asked))
+    assert list(earlier({"steps": 4, "eta": 0.5}, ("eta",))) == []
 
 
 def test_5_and_5_0_are_one_job():

@@ -10,9 +10,10 @@ from typing import Any
 from ..request import Request
 from ..request.declarations import neutral_of
 
-MOST = 6  # numbers of which `earlier` takes one or two
+MOST = 6  # numbers, and settings, of which `earlier` takes one or two
 
 Place = tuple[str | int, ...]
+Places = tuple[Place, ...]
 
 
 def essence(request: Request) -> dict[str, Any]:
@@ -23,27 +24,41 @@ def essence(request: Request) -> dict[str, Any]:
     return values
 
 
-def earlier(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def earlier(values: dict[str, Any], given: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
     """As mlxdiff 0.1 may have written the same: whole numbers as they were typed, guidance_scale 5 for 5.0.
 
-    One of the numbers, two of them, or all: whoever types a 5 seldom types a 5.0 beside it.
+    One of the numbers or of the settings, two of them, those of the settings that are `given`, or all: whoever types a
+    5 seldom types a 5.0 beside it, and what nobody typed stands there as the model has it.
     """
     numbers = list(_whole_in(values))
     if not numbers:
         return
-    some = numbers[:MOST]
-    for chosen in dict.fromkeys([(number,) for number in some] + list(combinations(some, 2)) + [tuple(numbers)]):
-        yield _with_whole(values, chosen, ())
+    by_setting: dict[str | int, Places] = {}
+    for number in numbers:
+        by_setting[number[0]] = (*by_setting.get(number[0], ()), number)
+    chosen: list[Places] = []
+    for units in ([(number,) for number in numbers[:MOST]], list(by_setting.values())[:MOST]):
+        chosen += units
+        chosen += [(*one, *other) for one, other in combinations(units, 2)]
+    if given is not None:
+        chosen.append(tuple(number for number in numbers if number[0] in given))
+    for places in dict.fromkeys([*chosen, tuple(numbers)]):
+        if places:
+            yield _with_whole(values, places, ())
 
 
 def _whole_in(value: Any, place: Place = ()) -> Iterator[Place]:
-    """The places of floats that are whole numbers, in a value of JSON."""
+    """The places of floats that are whole numbers, in a value of JSON; lists of numbers always held floats."""
     if isinstance(value, float):
         if value.is_integer():
             yield place
-    elif isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+    elif isinstance(value, dict):
+        for key, item in value.items():
             yield from _whole_in(item, (*place, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            if isinstance(item, dict | list):
+                yield from _whole_in(item, (*place, i))
 
 
 def _with_whole(value: Any, chosen: Collection[Place], place: Place) -> Any:

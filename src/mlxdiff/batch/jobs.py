@@ -139,7 +139,7 @@ class JobMaker:
             asked["seed"] = None
         place = str(self._index) if asks_for_index(where.template) else ""
         texts = str(entry.counted_from), str(where.template), place
-        identity, former, known = self._recalled(asked, content_of, former_of)
+        identity, former, known = self._recalled(entry, asked, content_of, former_of)
         if known is not None:
             path = self._kept(known, path)
             if entry.counted_from is not None and known.seed is not None:
@@ -175,7 +175,7 @@ class JobMaker:
             content["seed"] = None if counted else asked.seed
             place = str(self._index) if asks_for_index(where.template) else ""
             texts = str(entry.counted_from), str(where.template), place
-            identity, former, known = self._recalled(content, partial(_of_template, texts), lambda _: "")
+            identity, former, known = self._recalled(entry, content, partial(_of_template, texts), lambda _: "")
             if counted and known is not None and known.seed is not None:
                 asked = asked.replaced(seed=known.seed)
             single = self._resolve(wildcards.drawn(asked))
@@ -199,6 +199,7 @@ class JobMaker:
 
     def _recalled(
         self,
+        entry: Entry,
         asked: dict[str, Any],
         content_of: Callable[[dict[str, Any]], str],
         former_of: Callable[[dict[str, Any]], str],
@@ -216,7 +217,7 @@ class JobMaker:
         former = former_of(asked)
         known = self._recall(identity, former)
         if known is None:
-            for values in earlier(asked):
+            for values in earlier(asked, entry.request.values()):
                 if known := self._recall(hash_of(content_of(values), str(nth)), former_of(values)):
                     return identity, known.id, known
         return identity, former, known
