@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,6 +167,6 @@ def test_a_seed_of_minus_one_is_none():
     assert Request("a cat", seed=-1) == Request("a cat")
     item = next(item for item in declared(Request) if item.name == "seed")
     assert item.kind.parse("seed", " -1 ") is None
-    for seed in (-2, [-1, 3], -1.5):
+    for seed in (-2, [-1, 3], -1.5, np.array([-1, -1])):
         with pytest.raises(RequestError, match="seed"):
             Request(("a", "b"), seed=seed)

@@ -46,7 +46,7 @@ class Seeds(Whole):
     """A seed, of which image i takes seed + i; or one for each image. -1 is none: one is drawn."""
 
     def check(self, name: str, value: Any) -> Any:
-        if value == RANDOM_SEED and not isinstance(value, bool):
+        if isinstance(value, int | float) and value == RANDOM_SEED:  # an array says of itself what == is
             return None
         if isinstance(value, list | tuple):
             return tuple(super(Seeds, self).check(name, seed) for seed in value)
