@@ -328,6 +328,28 @@ def test_bad_line_of_a_file_is_found_before_the_first_picture_and_of_a_stream_af
     assert [path.name for path in fresh.glob("out/*.png")] == ["00000-a-cat-3.png"], "what came before is there"
 
 
+@pytest.mark.parametrize(
+    ("line", "more", "code", "said"),
+    [
+        ("a dog", ["--limit", "1"], 0, "Stopped by --limit 1"),
+        ('{"image": "nowhere.png"}', [], 2, "standard input, line 2: there is no prompt."),
+        ('{"prompt": "a dog", "image": "nowhere.png"}', [], 1, "standard input, line 2: There is no picture nowhere"),
+    ],
+)
+def test_a_stream_that_stays_open_holds_up_no_end(fresh, line, more, code, said):
+    command = ["generate", "--prompts-file", "-", "-o", "out/", "-m", "emoji", "--steps", "1", "--seed", "3", *more]
+    with start(fresh, *command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"a cat\n{line}\n")
+        process.stdin.flush()
+        assert process.wait(WAIT) == code
+        assert process.stderr is not None
+        err = process.stderr.read()
+    assert said in err
+    assert "Fatal" not in err
+    assert [path.name for path in fresh.glob("out/*.png")] == ["00000-a-cat-3.png"]
+
+
 def test_all_bad_lines_are_named_and_nothing_is_left_behind(fresh):
     bad = ['{"prompt": "a dog", "steps": -1}', '{"prompt": "x", "height": 65}', '{"model": "nosuch", "prompt": "y"}']
     (fresh / "prompts.txt").write_text("\n".join(["a cat", *bad, "a cow", '{"x": 1}']))

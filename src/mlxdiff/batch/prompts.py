@@ -178,7 +178,7 @@ def open_prompts(path: str) -> Generator[bytes]:
     if path == STANDARD_INPUT:
         if sys.stdin is None:
             raise InputError("There is no standard input.", "Name a file instead of -.")
-        return _lines(getattr(sys.stdin, "buffer", sys.stdin), source_name(path), close=False)
+        return _lines(_standard_input(), source_name(path), close=False)
     try:
         stream = open(path, "rb")  # noqa: SIM115 (closed by _lines)
     except FileNotFoundError:
@@ -190,6 +190,15 @@ def open_prompts(path: str) -> Generator[bytes]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({_reason(error)}).", "Check its name.") from None
     return _lines(stream, path, close=True)
+
+
+def _standard_input() -> IO[Any]:
+    """A stream of its own: Python ends with an abort while a thread of the program waits for a line of sys.stdin."""
+    held = getattr(sys.stdin, "buffer", sys.stdin)
+    try:
+        return open(held.fileno(), "rb", closefd=False)
+    except (AttributeError, OSError, ValueError):  # something in memory, or closed: whoever reads it says so
+        return held
 
 
 def source_name(path: str) -> str:
