@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxdiff.errors import ModelNotFoundError
+from mlxdiff.errors import InputError, ModelNotFoundError
+from mlxdiff.hub.library import find_part, resolve_vae
 from mlxdiff.hub.local import resolve
 from mlxdiff.hub.reference import (
     HubReference,
@@ -119,3 +120,10 @@ def test_what_is_shown_is_short_and_can_be_printed(value):
     assert shown(value).isprintable()
     assert shown(value).isascii()
     assert len(shown(value)) <= 80
+
+
+@pytest.mark.parametrize("find", [resolve, resolve_vae, lambda name: find_part(name, "lora")])
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch, find):
+    monkeypatch.setattr("os.access", lambda path, _mode: path != tmp_path)  # root enters every folder
+    with pytest.raises(InputError, match="There is no permission to read"):
+        find(str(tmp_path))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from ..errors import InputError
 from .known import spelled_out
 
 BUILT_IN = "emoji"
@@ -108,15 +109,20 @@ def only_paths(known: Collection[str]) -> Iterator[None]:
 
 
 def as_path(reference: str) -> Path | None:
-    """The reference as a path; None where no path can look like it, or where it must be none (`only_paths`)."""
+    """The reference as a path; None where no path can look like it, or where it must be none (`only_paths`).
+
+    Raises InputError for a folder that may not be entered.
+    """
     known = _known_paths.get()
     if not reference or "\0" in reference or (known is not None and reference not in known):
         return None
     try:
         path = Path(reference).expanduser()
-        path.exists()
+        is_closed = path.is_dir() and not os.access(path, os.X_OK)
     except (OSError, RuntimeError, UnicodeError):  # a name too long, an unknown ~user, half a surrogate pair
         return None
+    if is_closed:
+        raise InputError(f"There is no permission to read {reference}.", "Change its permissions.")
     return path
 
 
