@@ -29,7 +29,8 @@ constexpr int kColumns = 2 * kWidth;
 
 typedef float Vec __attribute__((vector_size(4 * kWidth)));
 typedef int32_t Ints __attribute__((vector_size(4 * kWidth)));
-typedef float Unaligned __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(4 * kWidth)));
+typedef float Unaligned __attribute__((vector_size(4 * kWidth), aligned(alignof(Real)), may_alias));
 
 static inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 static inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
@@ -47,7 +48,6 @@ static inline void put(float* p, float x) { *p = x; }
 
 #ifdef MLXDIFF_BF16
 typedef uint16_t Halves __attribute__((vector_size(2 * kWidth)));
-typedef uint32_t Bits __attribute__((vector_size(4 * kWidth)));
 static inline Bits bits_of(__m256i halves) { return __builtin_convertvector((Halves)halves, Bits); }
 static inline Vec widened(__m256i halves) { return (Vec)(bits_of(halves) << 16); }
 static inline __m256i rounded(Vec v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
@@ -89,7 +89,7 @@ static inline float largest(Vec v) {
   return most;
 }
 
-// 2^x within 2e-7 of itself; 0 below -126, 2^127 above 127, NaN for NaN.
+// 2^x within 2e-7 of itself; 0 below -126, 2^127 above 127, NaN for a NaN with zeros in its low 9 bits.
 static inline Vec exp2(Vec x) {
   // Adding 1.5 * 2^23 rounds to a whole number, which stands in the low bits.
   constexpr float kRound = 12582912.0f;
@@ -104,7 +104,7 @@ static inline Vec exp2(Vec x) {
   p = p * f + 2.4022646248340607e-1f;
   p = p * f + 6.931471824645996e-1f;
   p = p * f + 1.0f;
-  const Vec result = (Vec)((Ints)p + ((Ints)shifted << 23));
+  const Vec result = (Vec)((Bits)p + ((Bits)shifted << 23));
   return x < -126.0f ? Vec{} : result;
 }
 
@@ -131,7 +131,7 @@ static inline Vec exp2_of_negative(Vec x) {
   p = p * f + 1.0000000716546822f;
   return (Vec)_mm512_maskz_scalef_ps(kAll, (__m512)p, (__m512)whole);
 #else
-  return exp2(x);
+  return x == x ? exp2(x) : x;  // whatever the bits of the NaN
 #endif
 }
 

@@ -25,6 +25,14 @@ static inline void transpose(Vec* v) {
   if constexpr (2 * kStep < kWidth) transpose<2 * kStep>(v);
 }
 
+// One that pack_rows moves: a number, or a lane, which may begin at any bf16.
+static inline float number(const float* p) {
+  float x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+static inline float number(const BFloat16* p) { return as_float(*p); }
+
 // A panel: out[c * kColumns + i] = row(i)[c] for i < valid and c < k, the rest 0. kColumns is a multiple of kWidth.
 template <int kColumns, class Row>
 static inline void pack_rows(const Row& row, int64_t valid, int64_t k, float* out) {
@@ -40,7 +48,7 @@ static inline void pack_rows(const Row& row, int64_t valid, int64_t k, float* ou
       for (int i = 0; i < kWidth; ++i) store(out + (c + i) * kColumns + first, v[i]);
     }
     for (; c < k; ++c) {
-      for (int i = 0; i < kWidth; ++i) out[c * kColumns + first + i] = i < some ? as_float(row(first + i)[c]) : 0;
+      for (int i = 0; i < kWidth; ++i) out[c * kColumns + first + i] = i < some ? number(row(first + i) + c) : 0;
     }
   }
 }

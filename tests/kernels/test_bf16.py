@@ -75,6 +75,17 @@ def test_norms(channels):
         )
 
 
+def test_attention_of_parts_that_begin_at_an_odd_place():
+    def part(x):
+        return x[..., 1:33]
+
+    compare(
+        lambda q, k, v: extension.attention(part(q), part(k), part(v), 2),
+        lambda q, k, v: heads_apart(part(q), part(k), part(v), 2),
+        *((2, 19, 37), (2, 35, 37), (2, 35, 37)),
+    )
+
+
 @pytest.mark.parametrize(("rows", "depth", "outputs"), [(1, 64, 7), (5, 33, 9), (300, 320, 100), (1030, 1302, 31)])
 def test_linear(rows, depth, outputs):
     compare(extension.linear, F.linear, (rows, depth), (outputs, depth), (outputs,))

@@ -198,12 +198,25 @@ def test_a_query_that_may_see_no_key_has_no_result():
     assert np.isfinite(np.delete(got, 3, axis=1)).all()
 
 
-def test_what_is_not_finite_stays_in_its_row():
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0xFFC001FF, 0x7F800001])  # there are many NaNs
+def test_what_is_not_finite_stays_in_its_row(bits):
     q, k, v = (np.array(a) for a in qkv(1, 20, 30, 16))
-    q[0, 7, 3] = math.nan
+    q.view(np.uint32)[0, 7, 3] = bits
     got = np.array(extension.attention(*(mx.array(a) for a in (q, k, v)), 2))
     assert np.isnan(got[0, 7, :8]).all()
     assert np.isfinite(np.delete(got, 7, axis=1)).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 16, 31, 512])
+@pytest.mark.parametrize("queries", [1, 15, 65])
+def test_attention_reads_nothing_beside_its_inputs(size, queries):
+    """Around them memory is NaN, also behind the last query, key and column."""
+    width, wide = 2 * size, 2 * size + 40
+    room = np.full((3, 2, 80, wide), math.nan, np.float32)
+    room[:, :, :67, 3 : 3 + width] = normal(3, 2, 67, width)
+    q, k, v = (a[:, :67, 3 : 3 + width] for a in mx.array(room))
+    got = extension.attention(q[:, :queries], k, v, 2)
+    assert relative_error(got, torch_attention(q[:, :queries], k, v, 2)) < 2e-6
 
 
 # -- as MLX's own --------------------------------------------------------------------------------------------------
