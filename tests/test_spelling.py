@@ -41,3 +41,4 @@ def test_so_many_and_so_near():
 )
 def test_the_question_names_them_all(names, said):
     assert question(names) == said
+    assert question(names, "Choose one.") == f"{said} Choose one.".lstrip()

@@ -18,8 +18,10 @@ def nearest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6
     return begun[:3] or difflib.get_close_matches(name, known, count, cutoff)
 
 
-def question(names: Sequence[str]) -> str:
-    """ "Did you mean width?", "Did you mean steps, seed or size?"; nothing for no names."""
-    *most, last = names or [""]
+def question(names: Sequence[str], then: str = "") -> str:
+    """ "Did you mean width?", "Did you mean steps, seed or size?"; nothing for no names. `then` follows in any case."""
+    if not names:
+        return then
+    *most, last = names
     said = f"{', '.join(most)} or {last}" if most else last
-    return f"Did you mean {said}?" if said else ""
+    return f"Did you mean {said}? {then}".rstrip()

@@ -81,10 +81,10 @@ def _header(cells: list[str], delimiter: str) -> list[str]:
         )
     for i, name in enumerate(names, 1):
         if not is_known(name):
-            meant = spelling.question(spelling.nearest(name.lower(), NAMES))
+            near = spelling.nearest(name.lower(), NAMES)
             raise RequestError(
                 f"column {i} is named {name[:60]!r}, which is no setting.",
-                f"{meant} The first line names the settings: prompt,steps,cfg_scale.".lstrip(),
+                spelling.question(near, "The first line names the settings: prompt,steps,cfg_scale."),
             )
         item = find(name)
         if item is not None and not item.kind.many and [find(other) for other in names].count(item) > 1:

@@ -77,9 +77,9 @@ def nearest(text: str) -> str:
     """The remedy for a name that there is not."""
     known = [*_BY_NAME, *(item.name for item in SETTINGS)]
     known += [f"{item.name}.{part}" for item in SETTINGS if isinstance(item.kind, Structured) for part in _keys(item)]
-    meant = spelling.question(spelling.nearest(text.lower().replace("-", "_"), known))
+    near = spelling.nearest(text.lower().replace("-", "_"), known)
     listed = f"Settings are those of `mlxdiff info --settings`; facts of a file are {', '.join(_BY_NAME)}."
-    return f"{meant} {listed}".lstrip()
+    return spelling.question(near, listed)
 
 
 def _keys(item: Setting) -> list[str]:

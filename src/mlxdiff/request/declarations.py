@@ -352,8 +352,8 @@ def setting_called(name: str, settings: Iterable[Setting]) -> Setting | None:
 
 def nearest(value: Any, choices: Sequence[str]) -> str:
     """The remedy for a name that is none of the choices."""
-    meant = spelling.question(spelling.nearest(value, choices)) if isinstance(value, str) else ""
-    return f"{meant} Choose one of {', '.join(choices)}.".lstrip()
+    near = spelling.nearest(value, choices) if isinstance(value, str) else []
+    return spelling.question(near, f"Choose one of {', '.join(choices)}.")
 
 
 def shown(value: Any) -> str:

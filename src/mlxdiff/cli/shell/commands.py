@@ -217,8 +217,8 @@ def _table(pairs: list[tuple[str, str]]) -> None:
 
 def _nearest(name: str) -> str:
     known = [*COMMANDS, *ALIASES, *map(typed_name, SETTINGS)]
-    meant = spelling.question([f"/{near}" for near in spelling.nearest(name.replace("_", "-"), known)])
-    return f"{meant} /help lists the commands; a prompt does not begin with a slash.".lstrip()
+    near = [f"/{each}" for each in spelling.nearest(name.replace("_", "-"), known)]
+    return spelling.question(near, "/help lists the commands; a prompt does not begin with a slash.")
 
 
 COMMANDS = {
