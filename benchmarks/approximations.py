@@ -16,18 +16,17 @@ import statistics
 import time
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import machine
 import mlx.core as mx
 import numpy as np
+import pages
 import timing
 
 from mlxdiff import StableDiffusion
 from mlxdiff.models.transformer import Transformer2DModel
 
-PAGE = Path(__file__).parents[1] / "docs" / "faster.md"
 PROMPTS = ("a red apple", "a smiling cat face", "a green tree", "a blue car", "a slice of pizza", "a yellow star")
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"guidance_end": 0.8},
@@ -64,9 +63,7 @@ def main() -> None:
     print(shown, end="")
     if arguments.write:
         mark = "transformer" if arguments.transformer else "approximations"
-        head, rest = PAGE.read_text().split(f"<!-- {mark} -->\n", 1)
-        _, tail = rest.split(f"<!-- /{mark} -->", 1)
-        PAGE.write_text(f"{head}<!-- {mark} -->\n{shown}<!-- /{mark} -->{tail}")
+        pages.write("faster.md", mark, shown)
 
 
 def measured(sd: StableDiffusion, seeds: Iterable[int]) -> list[dict[str, Any]]:

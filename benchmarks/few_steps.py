@@ -13,17 +13,16 @@ import statistics
 import sys
 import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
+import pages
 import timing
 from approximations import psnr
 
 from mlxdiff import MlxdiffWarning, StableDiffusion
 
-PAGE = Path(__file__).parents[1] / "docs" / "faster.md"
 PROMPTS = (
     *("a red apple", "a castle", "a fox", "a robot", "a smiling face", "a guitar, noto style", "a green tree", "a car"),
     *("a slice of pizza", "a yellow star", "a ghost on a purple background", "a cat with sunglasses", "a whale"),
@@ -48,9 +47,7 @@ def main() -> None:
     shown = f"{table(arguments.turns)}\n\n{machine.line(machine.describe('mlx', 'mlxdiff'))}.\n"
     print(shown, end="")
     if arguments.write:
-        head, rest = PAGE.read_text().split("<!-- few-steps -->\n", 1)
-        _, tail = rest.split("<!-- /few-steps -->", 1)
-        PAGE.write_text(f"{head}<!-- few-steps -->\n{shown}<!-- /few-steps -->{tail}")
+        pages.write("faster.md", "few-steps", shown)
 
 
 def table(turns: int) -> str:

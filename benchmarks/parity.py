@@ -17,11 +17,10 @@ from pathlib import Path
 import machine
 import mlx.core as mx
 import numpy as np
+import pages
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "diffusion")]
-PAGE = ROOT / "docs" / "parity.md"
-START, END = "<!-- parity -->\n", "<!-- /parity -->"
 
 
 def relative(ours: mx.array | np.ndarray, theirs: np.ndarray) -> float:
@@ -331,9 +330,7 @@ def main() -> None:
         text = report()
     print(text)
     if options.write:
-        page = PAGE.read_text()
-        head, rest = page.split(START, 1)
-        PAGE.write_text(f"{head}{START}{text}{END}{rest.split(END, 1)[1]}")
+        pages.write("parity.md", "parity", text)
 
 
 if __name__ == "__main__":

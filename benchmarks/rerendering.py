@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
+import pages
 import timing
 from approximations import psnr
 
 from mlxdiff import StableDiffusion
 
-PAGE = Path(__file__).parents[1] / "docs" / "checking.md"
 PROMPTS = ("a red apple", "a fox, noto style", "a castle on a blue background", "a smiling face")
 SAMPLERS = ("ddim", "euler_ancestral", "dpmpp_2m")
 CHANGES: dict[str, dict[str, Any]] = {
@@ -39,9 +38,7 @@ def main() -> None:
     shown = f"{table(measured(arguments.pictures))}\n\n{machine.line(machine.describe('mlx', 'mlxdiff'))}.\n"
     print(shown, end="")
     if arguments.write:
-        head, rest = PAGE.read_text().split("<!-- rerendering -->\n", 1)
-        _, tail = rest.split("<!-- /rerendering -->", 1)
-        PAGE.write_text(f"{head}<!-- rerendering -->\n{shown}<!-- /rerendering -->{tail}")
+        pages.write("checking.md", "rerendering", shown)
 
 
 def measured(pictures: int) -> dict[str, list[tuple[float, int]]]:

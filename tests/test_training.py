@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import training_scripts
 from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
-TRAINING = Path(__file__).parents[1] / "training"
-
 
 @pytest.fixture(scope="module")
 def trainers():
-    """The scripts as modules; they import each other by their bare names."""
-    sys.path.insert(0, str(TRAINING))
-    try:
-        names = ("given", "dataset", "denoising", "prepare", "lora", "controlnet")
-        yield {name: importlib.import_module(name) for name in names}
-    finally:
-        sys.path.remove(str(TRAINING))
-        for name in names:
-            sys.modules.pop(name, None)
+    with training_scripts.loaded() as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")

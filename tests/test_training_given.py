@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+import training_scripts
 from PIL import Image
-
-TRAINING = Path(__file__).parents[1] / "training"
-SCRIPTS = ("controlnet", "distill", "evaluate", "export", "lora", "prepare", "train_unet", "train_vae", "train_words")
-OTHERS = ("canvas", "captions", "catalogue", "colors", "dataset", "denoising", "given", "loop", "packages", "sampling")
-NAMES = (*SCRIPTS, *OTHERS, "scenes")
 
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The scripts as modules; they import each other by their bare names."""
-    sys.path.insert(0, str(TRAINING))
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path.remove(str(TRAINING))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with training_scripts.loaded() as modules:
+        yield modules
 
 
 def data_set(folder: Path, *lines: str, sizes=((128, 128), (128, 128))) -> Path:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import colorsys
-import importlib
 import json
 import random
 import re
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import training_scripts
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from mlxdiff import StableDiffusion
 from mlxdiff.errors import MlxdiffWarning
 
-TRAINING = Path(__file__).parents[1] / "training"
-NAMES = (
-    *("captions", "catalogue", "canvas", "colors", "dataset", "denoising", "evaluate", "export", "given", "loop"),
-    *("distill", "lora", "packages", "prepare", "sampling", "scenes", "train_unet", "train_vae", "train_words"),
-)
 SHAPES = {
     "red apple": (220, 30, 30),
     "blue book": (40, 90, 240),
@@ -36,14 +30,8 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The scripts as modules; they import each other by their bare names."""
-    sys.path.insert(0, str(TRAINING))
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path.remove(str(TRAINING))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with training_scripts.loaded() as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +263,7 @@ def test_a_training_goes_on_where_it_was_killed(scripts, cut_out, work, tmp_path
 @pytest.mark.slow
 def test_two_processes_train_one_model(cut_out, work, tmp_path):
     (tmp_path / "vae").symlink_to(work / "vae")
-    script = TRAINING / "train_unet.py"
+    script = training_scripts.TRAINING / "train_unet.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     options = ["--steps", "2", "--batch-size", "2", "--pool", "8", "--preview", "0", "--workers", "0"]
     done = subprocess.run([*command, cut_out, tmp_path, *options], capture_output=True, text=True, check=False)
