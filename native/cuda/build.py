@@ -1,7 +1,8 @@
 """Compiles the kernels beside it to PTX, which mlxdiff ships: CUDA's driver then needs no compiler and no second.
 
 MLX would compile a kernel's source anew in every process, for two seconds each. PTX of CUDA 12.0 for compute
-capability 7.5 is what the oldest driver and the oldest card that MLX supports understand. It takes a folder with
+capability 7.5 is what the oldest driver and the oldest card that MLX supports understand. A source named `..._sm90.cu`
+is compiled for 9.0. It takes a folder with
 
     pip download --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 nvidia-cuda-runtime-cu12==12.0.146
 
@@ -14,12 +15,18 @@ import argparse
 import ctypes
 import gzip
 import hashlib
+import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parents[1] / "src" / "mlxdiff" / "assets" / "cuda"
-OPTIONS = (b"--gpu-architecture=compute_75", b"--std=c++17", b"--restrict")
+
+
+def architecture(source: Path) -> str:
+    """The compute capability that a source is for, without its point."""
+    named = re.search(r"_sm(\d+)$", source.stem)
+    return named[1] if named else "75"
 
 
 def compiled(source: Path, tools: Path) -> str:
@@ -29,7 +36,7 @@ def compiled(source: Path, tools: Path) -> str:
     program = ctypes.c_void_p()
     text, name = source.read_bytes(), source.name.encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None) == 0
-    options = (*OPTIONS, *includes)
+    options = (*_options(source), *includes)
     if nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)) != 0:
         sys.exit(_text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program))
     ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
@@ -40,7 +47,13 @@ def compiled(source: Path, tools: Path) -> str:
 
 def fingerprint(source: Path) -> str:
     """SHA-256 of a source, of what it includes and of the options."""
-    return hashlib.sha256(source.read_bytes() + (HERE / "number.cuh").read_bytes() + b" ".join(OPTIONS)).hexdigest()
+    return hashlib.sha256(
+        source.read_bytes() + (HERE / "number.cuh").read_bytes() + b" ".join(_options(source))
+    ).hexdigest()
+
+
+def _options(source: Path) -> tuple[bytes, ...]:
+    return f"--gpu-architecture=compute_{architecture(source)}".encode(), b"--std=c++17", b"--restrict"
 
 
 def _text(size_of, get, program: ctypes.c_void_p) -> str:

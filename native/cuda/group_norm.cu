@@ -5,6 +5,7 @@
 // sums over runs of rows, then the map. Sums are added in an order that the shape alone decides, so that a picture has
 // the same bits each time.
 #include "number.cuh"
+constexpr int BATCH = 4;  // loads in flight before the first is used
 
 // The sum over a block of one number a thread, for all threads. `scratch`: 33 floats.
 __device__ inline float block_sum(float value, float* scratch) {
@@ -82,88 +83,125 @@ __device__ void whole(const T* x, const T* weight, const T* bias, const T* shift
   }
 }
 
-// A block is a run of rows of one image: blockIdx = (run, image). A thread adds up the same WIDE channels of every
-// `lanes`-th row: what they and their squares differ from a value of the group, so that a large mean costs no digits.
-// sums: (images, runs, 2, groups).
+// A block is a run of rows of a slab (`slab` channels, whole groups) of one image: blockIdx = (run * slabs + slab, image).
+// A thread adds up the same WIDE channels of every `lanes`-th row: what they and their squares differ from a value of
+// the group, so that a large mean costs no digits. sums: (images, runs, groups, 2).
 template <typename T>
-__device__ void sum_runs(const T* x, const T* shift, float* sums, int rows, int channels, int groups, int shifts) {
+__device__ void sum_runs(const T* x, const T* shift, float* sums, int rows, int channels, int size, int slab,
+                         int shifts) {
   constexpr int wide = WIDE<T>;
-  const int size = channels / groups, columns = channels / wide, lanes = blockDim.x / columns;
-  const int channel = threadIdx.x % columns * wide, lane = threadIdx.x / columns;
-  const int run = (rows + gridDim.x - 1) / gridDim.x;
-  const int first = blockIdx.x * run, last = min(rows, first + run);
+  const int slabs = channels / slab, columns = slab / wide, lanes = blockDim.x / columns, runs = gridDim.x / slabs;
+  const int start = blockIdx.x % slabs * slab, column = threadIdx.x % columns * wide, lane = threadIdx.x / columns;
+  const int channel = start + column, index = blockIdx.x / slabs, run = (rows + runs - 1) / runs;
+  const int last = min(rows, (index + 1) * run);
   const T* picture = x + size_t(blockIdx.y) * rows * channels;
   const int shift_row = shifts > 1 ? blockIdx.y * channels : 0;
   float pivot[wide], sum[wide] = {}, square[wide] = {};
-  for (int i = 0; i < wide; i++) {
-    const int leader = (channel + i) / size * size;
+  for (int i = 0, leader = channel / size * size; i < wide; i++) {
+    if (channel + i == leader + size) leader += size;
     pivot[i] = float(picture[leader]);
     if (shifts > 0) pivot[i] += float(shift[shift_row + leader]) - float(shift[shift_row + channel + i]);
   }
-#pragma unroll 4
-  for (int row = first + lane; row < last; row += lanes) {
-    const auto some = *reinterpret_cast<const Pack<T, wide>*>(picture + size_t(row) * channels + channel);
-    for (int i = 0; i < wide; i++) {
-      const float off = float(some.at[i]) - pivot[i];
-      sum[i] += off;
-      square[i] += off * off;
+  for (int row = index * run + lane; row < last; row += BATCH * lanes) {
+    Pack<T, wide> some[BATCH];
+#pragma unroll
+    for (int j = 0; j < BATCH; j++) {
+      if (row + j * lanes < last) {
+        some[j] = *reinterpret_cast<const Pack<T, wide>*>(picture + size_t(row + j * lanes) * channels + channel);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < BATCH; j++) {
+      if (row + j * lanes < last) {
+        for (int i = 0; i < wide; i++) {
+          const float off = float(some[j].at[i]) - pivot[i];
+          sum[i] += off;
+          square[i] += off * off;
+        }
+      }
     }
   }
-  __shared__ float table[4096];
-  for (int pass = 0; pass < 2; pass++) {
-    for (int i = 0; i < wide; i++) table[lane * channels + channel + i] = pass == 0 ? sum[i] : square[i];
-    __syncthreads();
-    for (int c = threadIdx.x; c < channels; c += blockDim.x) {
-      float total = table[c];
-      for (int l = 1; l < lanes; l++) total += table[l * channels + c];
-      table[c] = total;
-    }
-    __syncthreads();
-    for (int g = threadIdx.x; g < groups; g += blockDim.x) {
-      float total = 0.0f;
-      for (int c = 0; c < size; c++) total += table[g * size + c];
-      sums[((blockIdx.y * gridDim.x + blockIdx.x) * 2 + pass) * groups + g] = total;
-    }
-    __syncthreads();
+  __shared__ float table[2][4096];
+  for (int i = 0; i < wide; i++) {
+    table[0][lane * slab + column + i] = sum[i];
+    table[1][lane * slab + column + i] = square[i];
+  }
+  __syncthreads();
+  for (int k = threadIdx.x; k < 2 * slab; k += blockDim.x) {
+    float* totals = table[k / slab] + k % slab;
+    float total = totals[0];
+#pragma unroll 4
+    for (int l = 1; l < lanes; l++) total += totals[l * slab];
+    totals[0] = total;
+  }
+  __syncthreads();
+  for (int k = threadIdx.x; k < 2 * slab / size; k += blockDim.x) {
+    const float* totals = table[k % 2] + k / 2 * size;
+    float total = 0.0f;
+#pragma unroll 4
+    for (int c = 0; c < size; c++) total += totals[c];
+    sums[((size_t(blockIdx.y) * runs + index) * (channels / size) + start / size) * 2 + k] = total;
   }
 }
 
-// blockIdx = (run, image), with runs of its own; `runs` is how many `sums` has. At most 256 groups.
+// blockIdx as above, with as many runs as `sums` has. A slab has at most 256 groups. Images, runs and rows go backwards:
+// it begins where `sum_runs` ended, which the L2 cache may still hold.
 template <typename T>
 __device__ void normalize(const T* x, const T* weight, const T* bias, const T* shift, const float* sums, T* out,
-                          int rows, int channels, int groups, int runs, int shifts, int with_silu, float eps) {
+                          int rows, int channels, int size, int slab, int shifts, int with_silu, float eps) {
   constexpr int wide = WIDE<T>;
-  const int size = channels / groups, columns = channels / wide, lanes = blockDim.x / columns;
-  const int channel = threadIdx.x % columns * wide, lane = threadIdx.x / columns;
-  const int run = (rows + gridDim.x - 1) / gridDim.x;
-  const int first = blockIdx.x * run, last = min(rows, first + run);
-  const size_t picture = size_t(blockIdx.y) * rows * channels;
-  __shared__ float table[2 * 256];
-  for (int k = threadIdx.x; k < 2 * groups; k += blockDim.x) {
+  const int block = gridDim.x - 1 - blockIdx.x, image = gridDim.y - 1 - blockIdx.y;
+  const int slabs = channels / slab, columns = slab / wide, lanes = blockDim.x / columns, runs = gridDim.x / slabs;
+  const int start = block % slabs * slab, column = threadIdx.x % columns * wide, lane = threadIdx.x / columns;
+  const int channel = start + column, index = block / slabs, run = (rows + runs - 1) / runs;
+  const int first = index * run, last = min(rows, first + run);
+  const size_t picture = size_t(image) * rows * channels;
+  // `parts` threads share the sums of a group, and the first of them adds up what they have.
+  __shared__ float table[1024];
+  const int statistics = 2 * slab / size, parts = max(1, min(16, int(blockDim.x) / statistics));
+  for (int k = threadIdx.x; k < statistics * parts; k += blockDim.x) {
+    const float* from = sums + (size_t(image) * runs * (channels / size) + start / size) * 2 + k % statistics;
     float total = 0.0f;
-    for (int r = 0; r < runs; r++) total += sums[(blockIdx.y * runs + r) * 2 * groups + k];
+#pragma unroll 4
+    for (int r = k / statistics; r < runs; r += parts) total += from[r * (channels / size) * 2];
+    table[k] = total;
+  }
+  __syncthreads();
+  for (int k = threadIdx.x; k < statistics; k += blockDim.x) {
+    float total = table[k];
+    for (int part = 1; part < parts; part++) total += table[part * statistics + k];
     table[k] = total / (float(rows) * size);
   }
   __syncthreads();
-  const int shift_row = shifts > 1 ? blockIdx.y * channels : 0;
+  const int shift_row = shifts > 1 ? image * channels : 0;
   float centre[wide], gain[wide], offset[wide];
-  for (int i = 0; i < wide; i++) {
-    const int c = channel + i, group = c / size, leader = group * size;
-    const float mean = table[group], variance = fmaxf(table[groups + group] - mean * mean, 0.0f);
+  for (int i = 0, group = column / size; i < wide; i++) {
+    if (column + i == (group + 1) * size) group++;
+    const int c = channel + i, leader = start + group * size;
+    const float mean = table[2 * group], variance = fmaxf(table[2 * group + 1] - mean * mean, 0.0f);
     centre[i] = float(x[picture + leader]) + mean;
     if (shifts > 0) centre[i] += float(shift[shift_row + leader]) - float(shift[shift_row + c]);
     gain[i] = rsqrtf(variance + eps) * float(weight[c]);
     offset[i] = float(bias[c]);
   }
-#pragma unroll 4
-  for (int row = first + lane; row < last; row += lanes) {
-    const size_t at = picture + size_t(row) * channels + channel;
-    auto some = *reinterpret_cast<const Pack<T, wide>*>(x + at);
-    for (int i = 0; i < wide; i++) {
-      const float y = (float(some.at[i]) - centre[i]) * gain[i] + offset[i];
-      some.at[i] = T(with_silu ? silu(y) : y);
+  const T* from = x + picture + channel;
+  T* to = out + picture + channel;
+  for (int row = last - 1 - lane; row >= first; row -= BATCH * lanes) {
+    Pack<T, wide> some[BATCH];
+#pragma unroll
+    for (int j = 0; j < BATCH; j++) {
+      if (row - j * lanes >= first) some[j] = read_last(from + size_t(row - j * lanes) * channels);
     }
-    *reinterpret_cast<Pack<T, wide>*>(out + at) = some;
+#pragma unroll
+    for (int j = 0; j < BATCH; j++) {
+      if (row - j * lanes >= first) {
+        for (int i = 0; i < wide; i++) {
+          const float y = (float(some[j].at[i]) - centre[i]) * gain[i] + offset[i];
+          some[j].at[i] = T(with_silu ? silu(y) : y);
+        }
+        *reinterpret_cast<Pack<T, wide>*>(to + size_t(row - j * lanes) * channels) = some[j];
+      }
+    }
   }
 }
 
@@ -178,14 +216,16 @@ __device__ void normalize(const T* x, const T* weight, const T* bias, const T* s
   WHOLE(NAME, T, 12)                                                                                               \
   WHOLE(NAME, T, 24)                                                                                               \
   WHOLE(NAME, T, 48)                                                                                               \
-  extern "C" __global__ void group_norm_sums_##NAME(const T* x, const T* shift, float* sums, int rows,             \
-                                                    int channels, int groups, int shifts) {                        \
-    sum_runs<T>(x, shift, sums, rows, channels, groups, shifts);                                                   \
+  extern "C" __global__ void __launch_bounds__(1024, 1)                                                             \
+      group_norm_sums_##NAME(const T* x, const T* shift, float* sums, int rows, int channels, int size, int slab,  \
+                             int shifts) {                                                                         \
+    sum_runs<T>(x, shift, sums, rows, channels, size, slab, shifts);                                               \
   }                                                                                                                \
-  extern "C" __global__ void group_norm_normalize_##NAME(                                                          \
-      const T* x, const T* weight, const T* bias, const T* shift, const float* sums, T* out, int rows,             \
-      int channels, int groups, int runs, int shifts, int with_silu, int eps) {                                    \
-    normalize<T>(x, weight, bias, shift, sums, out, rows, channels, groups, runs, shifts, with_silu,               \
+  extern "C" __global__ void __launch_bounds__(1024, 1)                                                             \
+      group_norm_normalize_##NAME(const T* x, const T* weight, const T* bias, const T* shift, const float* sums,   \
+                                  T* out, int rows, int channels, int size, int slab, int shifts,                  \
+                                  int with_silu, int eps) {                                                        \
+    normalize<T>(x, weight, bias, shift, sums, out, rows, channels, size, slab, shifts, with_silu,                 \
         __int_as_float(eps));                                                                                      \
   }
 

@@ -26,8 +26,8 @@ __device__ void add_biased(const T* x, const T* y, const T* bias, T* out, unsign
   if (row >= rows) return;
   const unsigned column = index % columns * wide;
   const size_t at = size_t(row) * width + column;
-  auto value = *reinterpret_cast<const Pack<T, wide>*>(x + at);
-  const auto joins = *reinterpret_cast<const Pack<T, wide>*>(y + at);
+  auto value = read_last(x + at);
+  const auto joins = read_last(y + at);
   const auto more = *reinterpret_cast<const Pack<T, wide>*>(bias + column);
   for (int i = 0; i < wide; i++) {
     value.at[i] = T(float(value.at[i]) + (float(joins.at[i]) + float(more.at[i])));

@@ -1,6 +1,7 @@
 """Kernels for NVIDIA GPUs, which native/cuda/build.py has compiled to PTX: CUDA's driver does the rest in milliseconds.
 
-Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number: `group_norm_sums_float16`.
+Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number: `group_norm_sums_float16`. A source named
+`..._sm90` runs on GPUs of compute capability 9.0 alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ def available() -> bool:
     return mx.default_device() != mx.cpu and mx.cuda.is_available() and hasattr(mx.fast, "precompiled_cuda_kernel")
 
 
+@cache
+def architecture() -> str:
+    """The GPU's, such as sm_90."""
+    return str(mx.device_info(mx.gpu).get("architecture", ""))
+
+
 def wide(x: mx.array) -> int:
     """How many numbers of x a thread takes at once: 16 bytes."""
     return 16 // x.itemsize
@@ -37,8 +44,12 @@ def launch(
     blocks: tuple[int, int],
     threads: int,
     outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+    memory: int = 0,
 ) -> list[mx.array]:
-    """What the entry `name` for the type of inputs[0] computes, unevaluated; outputs: the shape and type of each."""
+    """What the entry `name` for the type of inputs[0] computes, unevaluated; outputs: the shape and type of each.
+
+    memory: the bytes of shared memory that a block has besides those the kernel declares.
+    """
     entry = f"{name}_{_TYPES[inputs[0].dtype]}"
     return mx.fast.precompiled_cuda_kernel(
         name=entry,
@@ -49,6 +60,7 @@ def launch(
         scalars=[_bits(scalar) if isinstance(scalar, float) else scalar for scalar in scalars],
         grid=(blocks[0] * threads, blocks[1], 1),
         threadgroup=(threads, 1, 1),
+        shared_memory=memory,
         ensure_row_contiguous=True,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import group_norm_cuda, group_norm_metal, native
+from . import group_norm_cuda, group_norm_metal, group_norm_sm90, native
 from .activations import silu
 
 
@@ -40,8 +40,9 @@ def group_norm_silu(
 
 
 def _kernel(x: mx.array, groups: int):
-    """The module with this chip's kernels, if they take x."""
-    return next((kernel for kernel in (group_norm_metal, group_norm_cuda) if kernel.takes(x, groups)), None)
+    """The first module with kernels for this chip that take x."""
+    kernels = (group_norm_metal, group_norm_sm90, group_norm_cuda)
+    return next((kernel for kernel in kernels if kernel.takes(x, groups)), None)
 
 
 def plain(
