@@ -37,8 +37,13 @@ def launch(
     blocks: tuple[int, int],
     threads: int,
     outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+    shared_bytes: int = 0,
 ) -> list[mx.array]:
-    """What the entry `name` for the type of inputs[0] computes, unevaluated; outputs: the shape and type of each."""
+    """What the entry `name` for the type of inputs[0] computes, unevaluated.
+
+    outputs       the shape and type of each
+    shared_bytes  of memory that a block asks for beside what the kernel declares
+    """
     entry = f"{name}_{_TYPES[inputs[0].dtype]}"
     return mx.fast.precompiled_cuda_kernel(
         name=entry,
@@ -49,6 +54,7 @@ def launch(
         scalars=[_bits(scalar) if isinstance(scalar, float) else scalar for scalar in scalars],
         grid=(blocks[0] * threads, blocks[1], 1),
         threadgroup=(threads, 1, 1),
+        shared_memory=shared_bytes,
         ensure_row_contiguous=True,
     )
 
