@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OLDEST_MLX = (0, 32)  # older ones gave wrong results without an error: large quantized matmuls, lack of memory
 GIB = 2**30
 SMALL_CACHE = GIB // 4
-RECORDED_OF_MEMORY = 16  # the part of the memory that the buffers of a recorded call may take (kernels/graphs.py)
+RECORDED_OF_MEMORY = 4  # the part of the memory that recorded calls of a function may take (kernels/graphs.py)
 
 # Short names first, as the command line offers them, then what else people write.
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
