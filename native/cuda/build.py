@@ -52,7 +52,9 @@ def compiled(source: Path, tools: Path) -> str:
 
 def fingerprint(source: Path) -> str:
     """SHA-256 of a source, of what it includes and of the options."""
-    parts = source.read_bytes(), (HERE / "number.cuh").read_bytes(), *_options(source)
+    text = source.read_text(encoding="utf-8")
+    included = [(HERE / name).read_bytes() for name in re.findall(r'#include "(.+)"', text)]
+    parts = text.encode(), *included, *_options(source)
     return hashlib.sha256(b" ".join(parts)).hexdigest()
 
 

@@ -8,71 +8,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-constexpr int ROWS = 128, COLUMNS = 128, DEPTH = 64, STAGES = 4;  // geglu_sm90.py has the first three too
+#include "hopper.cuh"
+
+constexpr int ROWS = 128, COLUMNS = 128, DEPTH = 64, STAGES = 4;  // geglu_hopper.py has them too
 constexpr int BAND = 8;  // of tiles below each other that are made together, for the cache
 constexpr int X_BYTES = ROWS * DEPTH * 2, HALF_BYTES = COLUMNS * DEPTH * 2, STAGE_BYTES = X_BYTES + 2 * HALF_BYTES;
-constexpr int OUT_BYTES = ROWS * COLUMNS * 2, BIAS_BYTES = 2 * 2 * COLUMNS * 4, MAP_BYTES = 128;
-
-// Barriers, copies and products, as PTX has them.
-__device__ inline unsigned shared_address(const void* p) { return unsigned(__cvta_generic_to_shared(p)); }
-
-__device__ inline void wait(unsigned barrier, unsigned parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-__device__ inline void expect(unsigned barrier, unsigned bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ inline void arrive_at(unsigned barrier, unsigned block) {
-  asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
-      "r"(block)
-      : "memory");
-}
-
-__device__ inline void group_barrier(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
-
-__device__ inline void meet_other_block() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-
-__device__ inline void load(unsigned to, const void* map, int column, int row, unsigned barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
-          "r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier)
-      : "memory");
-}
-
-__device__ inline void load_for_both(unsigned to, const void* map, int column, int row, unsigned barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
-      " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(static_cast<unsigned short>(3))
-      : "memory");
-}
-
-__device__ inline void store(const void* map, unsigned from, int column, int row) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
-               "r"(column), "r"(row), "r"(from)
-               : "memory");
-}
-
-// A matrix of rows of 128 bytes, swizzled as the copy engine does, for a product.
-__device__ inline size_t matrix(unsigned address) {
-  return size_t((address & 0x3ffff) >> 4) | size_t(1) << 16 | size_t(64) << 32 | size_t(1) << 62;
-}
-
-template <int LEFT>
-__device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
-}
+constexpr int OUT_BYTES = ROWS * COLUMNS * 2, BIAS_BYTES = 2 * 2 * COLUMNS * 4;
 
 #define D8(i)                                                                                                      \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),      \
@@ -158,38 +99,13 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
   const unsigned char* map_of_out = maps + 2 * MAP_BYTES;
 
   if (warp == 0) {
-    for (int i = lane; i < 3 * MAP_BYTES / 4; i += 32) {
-      reinterpret_cast<unsigned*>(map_copies)[i] = reinterpret_cast<const unsigned*>(templates)[i];
-    }
-    __syncwarp();
-    if (lane < 3) {
-      const void* address = lane == 0 ? static_cast<const void*>(x) : lane == 1 ? weight : out;
-      asm volatile("tensormap.replace.tile.global_address.shared::cta.b1024.b64 [%0], %1;" ::"r"(
-                       shared_address(map_copies + lane * MAP_BYTES)),
-                   "l"(address)
-                   : "memory");
-    }
-    __syncwarp();
-    for (int i = 0; i < 3; i++) {
-      asm volatile(
-          "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%0], [%1], 128;" ::
-              "l"(maps + i * MAP_BYTES),
-          "r"(shared_address(map_copies + i * MAP_BYTES))
-          : "memory");
-    }
+    const void* addresses[] = {x, weight, out};
+    make_maps(maps, templates, map_copies, addresses, 3);
   }
-  if (threadIdx.x == 32) {
-    for (int s = 0; s < STAGES; s++) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full + 8 * s));
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 4;" ::"r"(empty + 8 * s));  // two groups of two blocks
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
+  if (threadIdx.x == 32) make_barriers(full, empty, STAGES, 4);  // two groups of two blocks
   __syncthreads();
   meet_other_block();
-  for (int i = 0; i < 3; i++) {
-    asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(maps + i * MAP_BYTES) : "memory");
-  }
+  see_maps(maps, 3);
 
   const int down = (rows + 2 * ROWS - 1) / (2 * ROWS), across = (width + COLUMNS - 1) / COLUMNS;
   const int tiles = down * across, steps = (depth + DEPTH - 1) / DEPTH;
@@ -235,10 +151,10 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
         wait(full + 8 * stage, parity);
         const unsigned from = stages + stage * STAGE_BYTES;
         const size_t a = matrix(from + group * 64 * DEPTH * 2), b = matrix(from + X_BYTES);
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        begin_products();
 #pragma unroll
         for (int i = 0; i < DEPTH / 16; i++) product<T>(d, a + 2 * i, b + 2 * i, (k | i) != 0);
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        commit_products();
         if (k > 0) {
           wait_products<1>();
           if (thread < 2) arrive_at(empty + 8 * last, thread);

@@ -173,10 +173,11 @@ def device_name() -> str:
 def tf32() -> bool:
     """Whether products and convolutions in fp32 may be rounded to TF32: on a GPU, where MLX_ENABLE_TF32 asks for it.
 
-    NVIDIA GPUs from 2020 on and Apple's M5 can. MLX reads the variable once, as C's atoi would.
+    NVIDIA GPUs from 2020 on and Apple's M5 can.
     """
-    number = re.match(r"\s*[+-]?\d+", os.environ.get("MLX_ENABLE_TF32", "1"))
-    return is_gpu() and number is not None and int(number[0]) != 0
+    from .kernels import tf32
+
+    return is_gpu() and tf32.asked()
 
 
 def default_dtype() -> mx.Dtype:

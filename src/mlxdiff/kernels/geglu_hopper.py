@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import mlx.core as mx
 
 from . import cuda, hopper
 
-_ROWS, _COLUMNS = 128, 128  # of a block's tile; the kernel has them too
+_ROWS, _COLUMNS, _DEPTH = 128, 128, 64  # of a block's tile; the kernel has them too
 _STORED_ROWS = 64
 _THREADS = 384
 _SHARED_BYTES = 4 * 3 * 16384 + _ROWS * _COLUMNS * 2 + 4 * _COLUMNS * 4 + 3 * hopper.MAP_BYTES + 64
@@ -29,10 +27,12 @@ def run(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     rows = x.size // depth
     tiles = -(-rows // (2 * _ROWS)) * -(-width // _COLUMNS)
     blocks = 2 * min(tiles, hopper.multiprocessors() // 2)
+    boxes = (_ROWS, _DEPTH), (_COLUMNS, _DEPTH), (_STORED_ROWS, _DEPTH)
+    shapes = (rows, depth), (2 * width, depth), (rows, width)
     out, _ = cuda.launch(
         "linear_geglu_sm90a",
         "linear_geglu",
-        [x, weight, bias, _templates(rows, depth, width, x.dtype)],
+        [x, weight, bias, hopper.tensor_maps(*zip(shapes, boxes, strict=True), dtype=x.dtype)],
         [rows, depth, width],
         blocks=(blocks, 1),
         threads=_THREADS,
@@ -40,14 +40,3 @@ def run(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
         shared_bytes=_SHARED_BYTES,
     )
     return out
-
-
-@cache
-def _templates(rows: int, depth: int, width: int, dtype: mx.Dtype) -> mx.array:
-    """The tensor maps of x, weight and the output, without addresses."""
-    maps = (
-        hopper.tensor_map(rows, depth, _ROWS, dtype),
-        hopper.tensor_map(2 * width, depth, _COLUMNS, dtype),
-        hopper.tensor_map(rows, width, _STORED_ROWS, dtype),
-    )
-    return mx.array(memoryview(b"".join(maps)))

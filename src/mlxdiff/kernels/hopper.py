@@ -6,13 +6,14 @@ import ctypes
 from functools import cache
 
 import mlx.core as mx
+import numpy as np
 
 from . import cuda
 
 MAP_BYTES = 128  # of a tensor map
 _DRIVER = 12040  # CUDA's version whose driver understands the kernels' PTX
 _MULTIPROCESSORS, _MAJOR = 16, 75  # device attributes
-_TYPES = {mx.float16: 6, mx.bfloat16: 9}  # CU_TENSOR_MAP_DATA_TYPE_FLOAT16, ..._BFLOAT16
+_TYPES = {mx.float16: 6, mx.float32: 7, mx.bfloat16: 9}  # CU_TENSOR_MAP_DATA_TYPE_FLOAT16 and so on
 _SWIZZLE_128B, _L2_PROMOTION_128B = 3, 2
 _SOMEWHERE = 1 << 16  # an address that the kernel replaces
 
@@ -33,24 +34,36 @@ def multiprocessors() -> int:
     return _attribute(_MULTIPROCESSORS)
 
 
-def tensor_map(rows: int, columns: int, box_rows: int, dtype: mx.Dtype) -> bytes:
-    """The map of a row-major matrix, but for its address, by which the copy engine moves `box_rows` rows of 128 bytes.
+Boxed = tuple[tuple[int, ...], tuple[int, ...]]
+"""The shape of a row-major array, and that of the boxes in which the copy engine moves it."""
 
-    The address is put in by the kernel. Rows are a multiple of 16 bytes long.
+
+@cache
+def tensor_maps(*arrays: Boxed, dtype: mx.Dtype) -> mx.array:
+    """The maps of arrays, one behind the other, by which the copy engine moves them; a kernel puts addresses in.
+
+    The last axis of a box has 128 bytes, that of an array a multiple of 16.
     """
+    return mx.array(np.frombuffer(b"".join(_tensor_map(shape, box, dtype) for shape, box in arrays), np.uint8))
+
+
+def _tensor_map(shape: tuple[int, ...], box: tuple[int, ...], dtype: mx.Dtype) -> bytes:
     buffer = (ctypes.c_uint8 * (MAP_BYTES + 64))()
     address = -(-ctypes.addressof(buffer) // 64) * 64  # where the driver wants it
-    two = ctypes.c_uint32 * 2
+    rank = len(shape)
+    strides = [dtype.size]  # in bytes, the last axis first, as all the driver takes
+    for length in reversed(shape[1:]):
+        strides.append(strides[-1] * length)
     _called(
         "cuTensorMapEncodeTiled",
         ctypes.c_void_p(address),
         _TYPES[dtype],
-        2,
+        rank,
         ctypes.c_void_p(_SOMEWHERE),
-        (ctypes.c_uint64 * 2)(columns, rows),
-        (ctypes.c_uint64 * 1)(columns * dtype.size),
-        two(128 // dtype.size, box_rows),
-        two(1, 1),
+        (ctypes.c_uint64 * rank)(*reversed(shape)),
+        (ctypes.c_uint64 * (rank - 1))(*strides[1:]),
+        (ctypes.c_uint32 * rank)(*reversed(box)),
+        (ctypes.c_uint32 * rank)(*[1] * rank),
         0,
         _SWIZZLE_128B,
         _L2_PROMOTION_128B,
