@@ -38,6 +38,8 @@ def test_every_kernel_that_is_launched_is_there_for_every_type():
         + ["group_norm_sums", "group_norm_normalize"],
         "layer_norm": [f"{name}_{k}" for name in ("layer_norm", "add_layer_norm") for k in layer_norm._KEPT],
         "pointwise": ["geglu", "add_biased"],
+        "join": ["join"],
+        "upsample": ["interleave"],
     }
     halves = {"linear_geglu_sm90a": ["linear_geglu"]}
     assert {path.stem: set(cuda.entries(path.stem)) for path in SOURCES} == {

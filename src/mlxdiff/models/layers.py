@@ -11,6 +11,7 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..kernels import upsample
 from ..kernels.activations import silu
 from ..kernels.conv import conv2d
 from ..kernels.group_norm import group_norm, group_norm_silu
@@ -34,6 +35,9 @@ def timestep_embedding(timesteps: mx.array, width: int, *, flip_sin_to_cos: bool
 PACKED = "packed"
 """Where a layer has its weight once it is packed: in place of `weight`."""
 
+PHASES = "phases"
+"""Where the convolution behind an enlargement has the weights of its phases (kernels/upsample.py), beside `weight`."""
+
 
 def stored(layer: nn.Linear | nn.Conv2d) -> mx.array:
     """The layer's weight, packed or not."""
@@ -49,9 +53,12 @@ def pack(network: nn.Module) -> None:
     """Brings the weights of linear layers and convolutions into the order in which the native extension reads them.
 
     Once the weights are loaded and nothing changes them any more. What it cannot read so keeps its weight, as does
-    everything where there is no extension.
+    everything where there is no extension. On NVIDIA GPUs the convolution behind an enlargement gets the weights of its
+    phases.
     """
     for layer in network.modules():
+        if isinstance(layer, Upsample2D) and (weights := upsample.phases(stored(layer.conv))) is not None:
+            layer.conv[PHASES] = weights
         if not isinstance(layer, Linear | Conv2d | PointwiseConv2d) or PACKED in layer:
             continue
         weight = layer.weight
@@ -224,6 +231,8 @@ class Upsample2D(nn.Module):
         self.conv = Conv2d(channels, out_channels, 3, padding=1)
 
     def __call__(self, x: mx.array, size: tuple[int, int] | None = None) -> mx.array:
+        if PHASES in self.conv and size in (None, (2 * x.shape[1], 2 * x.shape[2])):
+            return upsample.convolve_enlarged(x, self.conv[PHASES], self.conv.bias)
         return self.conv(enlarge(x, size))
 
 
