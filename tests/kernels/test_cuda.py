@@ -36,8 +36,10 @@ def test_every_kernel_that_is_launched_is_there_for_every_type():
     wanted = {
         "group_norm": [f"group_norm_whole_{k}" for k in group_norm_cuda._KEPT]
         + ["group_norm_sums", "group_norm_normalize"],
-        "layer_norm": [f"{name}_{k}" for name in ("layer_norm", "add_layer_norm") for k in layer_norm._KEPT],
+        "layer_norm": [f"{name}_{k}" for name in ("layer_norm", "shifted_layer_norm") for k in layer_norm._KEPT],
         "pointwise": ["geglu", "add_biased"],
+        "join": ["join"],
+        "upsample": ["interleave"],
     }
     types = {"linear_geglu_sm90a": TYPES[:2], "conv_sm90a": TYPES[2:]}
     wanted |= {"linear_geglu_sm90a": ["linear_geglu"], "conv_sm90a": ["conv"]}
