@@ -180,6 +180,13 @@ def tf32() -> bool:
     return is_gpu() and tf32.asked()
 
 
+def convolves_in_fp32() -> bool:
+    """Whether the GPU has mlxdiff's own kernel for convolutions in fp32, which needs no memory beside its output."""
+    from .kernels import hopper
+
+    return is_gpu() and hopper.available() and not tf32()
+
+
 def default_dtype() -> mx.Dtype:
     """fp16 on a GPU, fp32 on a CPU, where half precision may be 50 times slower (see is_fast)."""
     mx = require_mlx()

@@ -40,9 +40,9 @@ def test_it_is_as_exact_as_fp32(shape):
     args = mx.array(x), mx.array(weight), mx.array(bias)
     assert conv_hopper.takes(args[0], args[1], 1, 1)
     expected = exact(x, weight, bias)
-    ours, rival = conv.conv2d(*args, padding=1), conv.plain(*args, stride=1, padding=1)
+    ours = conv.conv2d(*args, padding=1)
     assert relative_error(ours, expected) < 1.5e-6
-    assert np.linalg.norm(np.array(ours) - expected) <= 1.7 * np.linalg.norm(np.array(rival) - expected)
+    assert np.linalg.norm(np.array(ours) - expected) < 5e-7 * np.linalg.norm(expected)  # cuDNN's: 2e-7 to 1.3e-6
 
 
 @needs_the_gpu

@@ -16,10 +16,16 @@ _KEPT_BITS = 0xFFFFE000  # of an fp32 number, that tensor cores read
 
 def takes(x: mx.array, weight: mx.array, stride: int, padding: int) -> bool:
     """Whether the kernel applies to x (B, h, w, C) and weight (O, 3, 3, C)."""
-    _, *kernel, channels = weight.shape
-    same = kernel == [3, 3] and (stride, padding) == (1, 1) and x.dtype == weight.dtype == mx.float32
-    fits = channels % 4 == 0 and x.size >= _FEWEST_PIXELS * channels
-    return same and fits and hopper.available() and not tf32.asked()
+    channels = weight.shape[3]
+    fits = (stride, padding) == (1, 1) and x.dtype == weight.dtype and x.size >= _FEWEST_PIXELS * channels
+    return fits and serves(weight)
+
+
+def serves(weight: mx.array) -> bool:
+    """Whether the kernel has convolutions with weight (O, k, k, C), where the map is large enough."""
+    *kernel, channels = weight.shape[1:]
+    fits = kernel == [3, 3] and channels % 4 == 0 and weight.dtype == mx.float32
+    return fits and hopper.available() and not tf32.asked()
 
 
 def run(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
