@@ -40,7 +40,8 @@ def _by_parity(kernel: mx.array, axis: int) -> list[mx.array]:
 def convolve_enlarged(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     """The convolution of x (B, h, w, C) enlarged, with weights made by `phases` and bias (O,): (B, 2 h, 2 w, O)."""
     together = mx.conv2d(x, weight, 1, 1)  # (B, h + 1, w + 1, 4 O): each phase has a row and a column too many
-    return _on_cuda(together, bias) if cuda.available() else plain(together, bias)
+    fits = bias.shape[0] % cuda.wide(together) == 0
+    return _on_cuda(together, bias) if fits and cuda.available() else plain(together, bias)
 
 
 def plain(together: mx.array, bias: mx.array) -> mx.array:
