@@ -1,16 +1,17 @@
-// The 3x3 convolution of x (images, height, width, channels) with weight (outputs, 3, 3, channels), in fp32, on the
-// tensor cores of compute capability 9.0: out (images, height, width, outputs), plus bias. Stride and padding are 1.
+// The convolution of x (images, height, width, channels) with weight (outputs, side, side, channels), in fp32, on the
+// tensor cores of compute capability 9.0: out (images, height, width, outputs), plus bias. The stride is 1, and outside
+// of x are zeros; `side` is odd.
 //
 // Tensor cores read TF32, the first 11 of a number's 24 bits. A number is the sum of that and of a rest that TF32 has
 // 11 bits of, so three products of TF32 are one of 22 bits: x w = x' w' + x' w" + x" w'. Weights come with their rests
 // (`rests`); those of x are computed here.
 //
-// A block makes a tile of 8 x 16 pixels and 128 outputs at a time: a product whose depth is, for each of the 9 taps, the
-// channels of the tile moved by the tap. One thread has the copy engine fill a ring of stages in shared memory, which
+// A block makes a tile of 8 x 16 pixels and 128 outputs at a time: a product whose depth is, for each tap of the weight,
+// the channels of the tile moved by the tap. One thread has the copy engine fill a ring of stages in shared memory, which
 // also puts zeros where the tile leaves the map; two groups of four warps multiply 64 pixels each.
 #include "hopper.cuh"
 
-constexpr int TILE_HEIGHT = 8, TILE_WIDTH = 16, OUTPUTS = 128, DEPTH = 32, STAGES = 4;  // conv_hopper.py has them too
+constexpr int TILE_HEIGHT = 8, TILE_WIDTH = 16, OUTPUTS = 128, DEPTH = 32, STAGES = 4;  // fp32_hopper.py has them too
 constexpr int X_BYTES = TILE_HEIGHT * TILE_WIDTH * DEPTH * 4, WEIGHT_BYTES = OUTPUTS * DEPTH * 4;
 constexpr int STAGE_BYTES = X_BYTES + 2 * WEIGHT_BYTES;
 
@@ -48,7 +49,7 @@ __device__ inline unsigned rest(unsigned x) {
 extern "C" __global__ void __launch_bounds__(384, 1)
     conv_float32(const float* x, const float* weight, const float* rests, const float* bias,
                  const unsigned char* templates, float* out, unsigned char* maps, int images, int height, int width,
-                 int channels, int outputs) {
+                 int channels, int outputs, int side) {
   extern __shared__ __align__(1024) unsigned char memory[];  // nothing else is shared, so that it is aligned
   unsigned char* map_copies = memory + STAGES * STAGE_BYTES;
   const unsigned stages = shared_address(memory), full = shared_address(map_copies + 3 * MAP_BYTES);
@@ -66,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 
   const int across = (width + TILE_WIDTH - 1) / TILE_WIDTH, down = (height + TILE_HEIGHT - 1) / TILE_HEIGHT;
   const int columns = (outputs + OUTPUTS - 1) / OUTPUTS, tiles = images * down * across * columns;
-  const int parts = (channels + DEPTH - 1) / DEPTH, steps = 9 * parts;
+  const int parts = (channels + DEPTH - 1) / DEPTH, steps = side * side * parts;
   struct Place {
     int column, x, y, image;
   };
@@ -90,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
         const unsigned to = stages + stage * STAGE_BYTES, ready = full + 8 * stage;
         wait(empty + 8 * stage, parity ^ 1);
         expect(ready, STAGE_BYTES);
-        load(to, maps, channel, at.x + tap % 3 - 1, at.y + tap / 3 - 1, at.image, ready);
+        load(to, maps, channel, at.x + tap % side - side / 2, at.y + tap / side - side / 2, at.image, ready);
         load(to + X_BYTES, maps + MAP_BYTES, channel, tap, at.column, 0, ready);
         load(to + X_BYTES + WEIGHT_BYTES, maps + 2 * MAP_BYTES, channel, tap, at.column, 0, ready);
       }

@@ -17,7 +17,7 @@ from mlxdiff.kernels.stream import Stream, add, add_linear, linear_of
 def each_way(request, monkeypatch):
     """The test runs as this machine computes, and as NVIDIA GPUs do."""
     if request.param == "owing":
-        monkeypatch.setattr(module, "_owes", lambda: True)
+        monkeypatch.setattr(module, "_owes", lambda _: True)
 
 
 def in_torch(*arrays: np.ndarray) -> list[torch.Tensor]:

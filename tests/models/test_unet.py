@@ -76,7 +76,7 @@ def test_equals_diffusers(name):
 def test_equals_diffusers_in_the_forms_for_nvidia_gpus(name, monkeypatch):
     """Biases that streams owe, and convolutions of enlarged maps by phases."""
     monkeypatch.setattr(native, "serving", lambda *_: None)  # else weights are packed for a CPU
-    monkeypatch.setattr(stream, "_owes", lambda: True)
+    monkeypatch.setattr(stream, "_owes", lambda _: True)
     monkeypatch.setattr(upsample, "phases", upsample.plain_phases)
     got, wanted = both_outputs(tiny_unets.make(tiny_unets.config(name)), packs=True)
     assert relative_error(got, wanted) < 1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import apple, conv_hopper, native, packing
+from . import apple, fp32_hopper, native, packing
 
 
 def conv2d(
@@ -20,8 +20,8 @@ def conv2d(
     if extension is not None and (packed or weight.shape[1] == weight.shape[2] <= 3):
         return extension.convolve(x, weight, bias, stride, padding)
     weight = packing.unpacked(weight) if packed else weight
-    if conv_hopper.takes(x, weight, stride, padding):
-        return conv_hopper.run(x, weight, bias)
+    if fp32_hopper.convolves(x, weight, stride, padding):
+        return fp32_hopper.convolve(x, weight, bias)
     return plain(x, weight, bias, stride=stride, padding=padding)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from . import cuda
+from . import cuda, fp32_hopper
 from .linear import linear
 from .residual import add_biased
 
@@ -34,7 +34,7 @@ def add(stream: Stream, branch: mx.array, bias: mx.array) -> Stream:
 
 def add_linear(stream: Stream, branch: mx.array, weight: mx.array, bias: mx.array) -> Stream:
     """The stream with a linear layer of a branch (..., K): its weight (C, K), packed or not, and bias (C,)."""
-    if not _owes():
+    if not _owes(weight):
         return add(stream, linear(branch, weight), bias)
     return Stream(mx.addmm(stream.x, branch, weight.T), _sum(stream.owed, bias))
 
@@ -49,8 +49,8 @@ def _sum(owed: mx.array | None, bias: mx.array) -> mx.array:
     return bias if owed is None else _constant(owed + bias)
 
 
-def _owes() -> bool:
-    return cuda.available()
+def _owes(weight: mx.array) -> bool:
+    return cuda.available() and not fp32_hopper.serves(weight)
 
 
 def _constant(array: mx.array) -> mx.array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import conv_hopper, cuda
+from . import cuda, fp32_hopper
 
 _THREADS, _PIECES = 256, 4  # of a block, and of 16 bytes that a thread moves
 
@@ -22,7 +22,7 @@ def phases(weight: mx.array) -> mx.array | None:
     which takes less time for 36 products than the library for 16. Sums are rounded once, to the weight's dtype.
     """
     fits = weight.shape[1:3] == (3, 3) and weight.shape[0] % cuda.wide(weight) == 0
-    return plain_phases(weight) if fits and cuda.available() and not conv_hopper.serves(weight) else None
+    return plain_phases(weight) if fits and cuda.available() and not fp32_hopper.serves(weight) else None
 
 
 def plain_phases(weight: mx.array) -> mx.array:
