@@ -51,7 +51,7 @@ def test_it_is_as_exact_as_fp32(shape):
 @pytest.mark.parametrize("biased", [True, False])
 def test_products_are_as_exact_as_fp32(shape, biased):
     rows, channels, outputs = shape
-    x, weight = normal(2, rows // 2, channels), normal(outputs, channels, scale=channels**-0.5)
+    x, weight = normal(2, rows // 2, channels), normal(outputs, channels, seed=1, scale=channels**-0.5)
     bias = normal(outputs) if biased else None
     assert fp32_hopper.multiplies(mx.array(x), mx.array(weight))
     expected = x.astype(np.float64) @ weight.T.astype(np.float64) + (0 if bias is None else bias)
