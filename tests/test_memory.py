@@ -165,11 +165,15 @@ def test_the_memory_can_be_lowered(monkeypatch, text, size):
     assert backend.memory_size() == (whole if size is None else min(size, whole))
 
 
-@pytest.mark.parametrize(("rounded", "gigabytes", "tile"), [(False, 85, 512), (False, 110, None), (True, 85, None)])
-def test_what_is_decoded_whole_in_fp32_on_an_nvidia_gpu(monkeypatch, rounded, gigabytes, tile):
+@pytest.mark.parametrize(
+    ("rounded", "own_kernel", "gigabytes", "tile"),
+    [(False, False, 85, 512), (False, False, 110, None), (True, False, 85, None), (False, True, 85, None)],
+)
+def test_what_is_decoded_whole_in_fp32_on_an_nvidia_gpu(monkeypatch, rounded, own_kernel, gigabytes, tile):
     monkeypatch.setattr(backend, "is_gpu", lambda: True)
     monkeypatch.setattr(backend, "backend_name", lambda: "CUDA")
     monkeypatch.setattr(backend, "tf32", lambda: rounded)
+    monkeypatch.setattr(backend, "convolves_in_fp32", lambda: own_kernel)
     monkeypatch.setattr(backend, "memory_size", lambda: int(gigabytes * 1e9))
     config = VAEConfig(block_out_channels=(128, 256, 512, 512))
     assert memory.tile_for(config, (1, 128, 128, 4), 4) == tile

@@ -2,11 +2,13 @@
 
 MLX would compile a kernel's source anew in every process, for two seconds each. PTX of CUDA 12.0 for compute
 capability 7.5 is what the oldest driver and the oldest card that MLX supports understand. A source named `..._sm90.cu`
-is compiled for 9.0. It takes a folder with
+is for 9.0 and later, and one named `..._sm90a.cu` for 9.0 alone, with a compiler that knows its instructions. No GPU is
+needed, but a folder in which each version of `COMPILERS` is unpacked in a folder of that name:
 
     pip download --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 nvidia-cuda-runtime-cu12==12.0.146
+    pip download --no-deps nvidia-cuda-nvrtc-cu12==12.4.127 nvidia-cuda-runtime-cu12==12.4.127
 
-unpacked in it, and no GPU:  python native/cuda/build.py FOLDER [--check]
+    python native/cuda/build.py FOLDER [--check]
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 OUTPUT = HERE.parents[1] / "src" / "mlxdiff" / "assets" / "cuda"
+COMPILERS = {"75": "12.0", "90": "12.0", "90a": "12.4"}
+"""The version of CUDA that compiles for each compute capability: the oldest that can."""
 
 
 def architecture(source: Path) -> str:
     """The compute capability that a source is for, without its point."""
-    named = re.search(r"_sm(\d+)$", source.stem)
+    named = re.search(r"_sm(\w+)$", source.stem)
     return named[1] if named else "75"
 
 
 def compiled(source: Path, tools: Path) -> str:
     """The PTX of one source, below a line that says which sources it is made of."""
+    tools = tools / COMPILERS[architecture(source)]
     nvrtc = ctypes.CDLL(str(next(tools.rglob("libnvrtc.so.*"))))
     includes = [f"--include-path={folder}".encode() for folder in (HERE, next(tools.rglob("cuda_fp16.h")).parent)]
     program = ctypes.c_void_p()
@@ -47,9 +52,10 @@ def compiled(source: Path, tools: Path) -> str:
 
 def fingerprint(source: Path) -> str:
     """SHA-256 of a source, of what it includes and of the options."""
-    return hashlib.sha256(
-        source.read_bytes() + (HERE / "number.cuh").read_bytes() + b" ".join(_options(source))
-    ).hexdigest()
+    text = source.read_text(encoding="utf-8")
+    included = [(HERE / name).read_bytes() for name in re.findall(r'#include "(.+)"', text)]
+    parts = text.encode(), *included, *_options(source)
+    return hashlib.sha256(b" ".join(parts)).hexdigest()
 
 
 def _options(source: Path) -> tuple[bytes, ...]:

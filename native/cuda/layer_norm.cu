@@ -1,11 +1,10 @@
-// Layer normalization of x (rows, channels), alone or of the sum of a stream and what joins it.
+// Layer normalization of x (rows, channels), or of x + shift (channels,).
 #include "number.cuh"
 
-// A warp is one row, which it keeps in registers, four channels at a time. ADD: y and its bias join x, and the sum goes
-// out too. `channels` is a multiple of 4.
-template <typename T, int KEPT, bool ADD>
-__device__ void layer_norm(const T* x, const T* y, const T* y_bias, const T* weight, const T* bias, T* total_out,
-                           T* out, unsigned rows, unsigned channels, float eps) {
+// A warp is one row, which it keeps in registers, four channels at a time. `channels` is a multiple of 4.
+template <typename T, int KEPT, bool SHIFTED>
+__device__ void layer_norm(const T* x, const T* weight, const T* bias, const T* shift, T* out, unsigned rows,
+                           unsigned channels, float eps) {
   const unsigned lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= rows) return;
   const size_t at = size_t(row) * channels;
@@ -14,17 +13,11 @@ __device__ void layer_norm(const T* x, const T* y, const T* y_bias, const T* wei
   for (int k = 0; k < KEPT; k++) {
     const unsigned channel = (k * 32 + lane) * 4;
     if (channel < channels) {
-      const auto left = *reinterpret_cast<const Pack<T, 4>*>(x + at + channel);
-      for (int i = 0; i < 4; i++) kept[k][i] = float(left.at[i]);
-      if constexpr (ADD) {
-        const auto right = *reinterpret_cast<const Pack<T, 4>*>(y + at + channel);
-        const auto more = *reinterpret_cast<const Pack<T, 4>*>(y_bias + channel);
-        Pack<T, 4> total;
-        for (int i = 0; i < 4; i++) {
-          total.at[i] = T(kept[k][i] + (float(right.at[i]) + float(more.at[i])));
-          kept[k][i] = float(total.at[i]);
-        }
-        *reinterpret_cast<Pack<T, 4>*>(total_out + at + channel) = total;
+      const auto some = *reinterpret_cast<const Pack<T, 4>*>(x + at + channel);
+      for (int i = 0; i < 4; i++) kept[k][i] = float(some.at[i]);
+      if constexpr (SHIFTED) {
+        const auto more = *reinterpret_cast<const Pack<T, 4>*>(shift + channel);
+        for (int i = 0; i < 4; i++) kept[k][i] += float(more.at[i]);
       }
       for (int i = 0; i < 4; i++) sum += kept[k][i];
     }
@@ -58,13 +51,12 @@ __device__ void layer_norm(const T* x, const T* y, const T* y_bias, const T* wei
   extern "C" __global__ void __launch_bounds__(128)                                                                \
       layer_norm_##KEPT##_##NAME(const T* x, const T* weight, const T* bias, T* out, int rows, int channels,       \
                                  int eps) {                                                                        \
-    layer_norm<T, KEPT, false>(x, nullptr, nullptr, weight, bias, nullptr, out, rows, channels,                    \
-        __int_as_float(eps));                                                                                      \
+    layer_norm<T, KEPT, false>(x, weight, bias, nullptr, out, rows, channels, __int_as_float(eps));                \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
-      add_layer_norm_##KEPT##_##NAME(const T* x, const T* y, const T* y_bias, const T* weight, const T* bias,      \
-                                     T* total, T* out, int rows, int channels, int eps) {                          \
-    layer_norm<T, KEPT, true>(x, y, y_bias, weight, bias, total, out, rows, channels, __int_as_float(eps));        \
+      shifted_layer_norm_##KEPT##_##NAME(const T* x, const T* weight, const T* bias, const T* shift, T* out,       \
+                                         int rows, int channels, int eps) {                                        \
+    layer_norm<T, KEPT, true>(x, weight, bias, shift, out, rows, channels, __int_as_float(eps));                   \
   }
 #define ENTRY(NAME, T)                                                                                             \
   BOTH(NAME, T, 3)                                                                                                 \

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OLDEST_MLX = (0, 32)  # older ones gave wrong results without an error: large quantized matmuls, lack of memory
 GIB = 2**30
 SMALL_CACHE = GIB // 4
-RECORDED_OF_MEMORY = 16  # the part of the memory that the buffers of a recorded call may take (kernels/graphs.py)
+RECORDED_OF_MEMORY = 4  # the part of the memory that recorded calls of a function may take (kernels/graphs.py)
 
 # Short names first, as the command line offers them, then what else people write.
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -173,10 +173,18 @@ def device_name() -> str:
 def tf32() -> bool:
     """Whether products and convolutions in fp32 may be rounded to TF32: on a GPU, where MLX_ENABLE_TF32 asks for it.
 
-    NVIDIA GPUs from 2020 on and Apple's M5 can. MLX reads the variable once, as C's atoi would.
+    NVIDIA GPUs from 2020 on and Apple's M5 can.
     """
-    number = re.match(r"\s*[+-]?\d+", os.environ.get("MLX_ENABLE_TF32", "1"))
-    return is_gpu() and number is not None and int(number[0]) != 0
+    from .kernels import tf32
+
+    return is_gpu() and tf32.asked()
+
+
+def convolves_in_fp32() -> bool:
+    """Whether the GPU has mlxdiff's own kernel for convolutions in fp32, which needs no memory beside its output."""
+    from .kernels import hopper
+
+    return is_gpu() and hopper.available() and not tf32()
 
 
 def default_dtype() -> mx.Dtype:

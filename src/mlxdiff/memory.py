@@ -27,9 +27,10 @@ LARGEST_BATCH_ON_CPU = 4  # on a CPU it does not fall at all, and a group is wha
 # Maps of a decoder's largest size that are alive at once when MLX decodes as a whole. A CPU's convolution makes nine
 # copies of its input; and MLX hands out memory faster than a CPU computes.
 MAPS, MAPS_ON_CPU = 8, 38
-# In fp32 an NVIDIA GPU's convolutions need workspace, without TF32 also copies as a CPU's: 21.5 and 38 maps were
-# measured at 512 and 768 pixels, and with 38 at 1024 an 80 GB GPU had too little.
-MAPS_TF32, MAPS_EXACT = 22, 48
+# In fp32 on an NVIDIA GPU. cuDNN's convolutions without TF32 make copies, as a CPU's: 21.5 maps with TF32, 21 with the
+# kernel of mlxdiff and 38 with cuDNN's were measured at 512 and 768 pixels, and with 38 at 1024 an 80 GB GPU had too
+# little.
+MAPS_FP32, MAPS_COPIED = 22, 48
 
 UPSCALING = 0.25  # of the memory that an upscaler may take for a tile: the model stays beside it
 # Maps of an upscaler's widest layer that are alive at once in its body, and of its largest in its head.
@@ -94,7 +95,7 @@ def whole(config: AutoencoderConfig, shape: tuple[int, ...], itemsize: int) -> i
     if not backend.is_gpu():
         maps = MAPS_ON_CPU
     elif itemsize == 4 and backend.backend_name() == "CUDA":
-        maps = MAPS_TF32 if backend.tf32() else MAPS_EXACT
+        maps = MAPS_FP32 if backend.tf32() or backend.convolves_in_fp32() else MAPS_COPIED
     else:
         maps = MAPS
     return shape[0] * _largest_map(config, shape, itemsize) * maps

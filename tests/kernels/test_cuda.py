@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxdiff.kernels import cuda, group_norm_cuda, group_norm_sm90, layer_norm
+from mlxdiff.kernels import cuda, group_norm_cuda, group_norm_hopper, layer_norm
 
 NATIVE = Path(__file__).parents[2] / "native" / "cuda"
 SOURCES = sorted(NATIVE.glob("*.cu"))
@@ -42,29 +42,35 @@ def test_every_kernel_that_is_launched_is_there_for_every_type():
         "group_norm": [f"group_norm_whole_{k}" for k in group_norm_cuda._KEPT]
         + ["group_norm_sums", "group_norm_normalize"],
         "group_norm_sm90": [f"group_norm_slabs_{blocks}_{threads}" for threads, blocks in DIVISIONS],
-        "layer_norm": [f"{name}_{k}" for name in ("layer_norm", "add_layer_norm") for k in layer_norm._KEPT],
+        "layer_norm": [f"{name}_{k}" for name in ("layer_norm", "shifted_layer_norm") for k in layer_norm._KEPT],
         "pointwise": ["geglu", "add_biased"],
+        "join": ["join"],
+        "upsample": ["interleave"],
     }
-    assert {name: set(cuda.entries(name)) for name in wanted} == {
-        source: {f"{name}_{type_}" for name in names for type_ in TYPES} for source, names in wanted.items()
+    types = {"linear_geglu_sm90a": TYPES[:2], "conv_sm90a": TYPES[2:]}
+    wanted |= {"linear_geglu_sm90a": ["linear_geglu"], "conv_sm90a": ["conv"]}
+    assert {path.stem: set(cuda.entries(path.stem)) for path in SOURCES} == {
+        source: {f"{name}_{type_}" for name in names for type_ in types.get(source, TYPES)}
+        for source, names in wanted.items()
     }
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_each_entry_stands_alone_for_old_drivers_and_cards(source):
-    target = "sm_90" if source.stem.endswith("_sm90") else "sm_75"
+    version, target = {"75": ("8.0", "sm_75"), "90": ("8.0", "sm_90"), "90a": ("8.4", "sm_90a")}[
+        build().architecture(source)
+    ]
     for name, text in cuda.entries(source.stem).items():
         assert re.findall(r"\.visible \.entry (\w+)", text.decode()) == [name]
-        assert re.search(r"^\.version 8\.0$", text.decode(), re.MULTILINE)
+        assert re.search(rf"^\.version {version}$", text.decode(), re.MULTILINE)
         assert re.search(rf"^\.target {target}$", text.decode(), re.MULTILINE)
 
 
 @pytest.mark.skipif(shutil.which("ptxas") is None, reason="needs CUDA's assembler")
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
-def test_the_assembler_takes_an_entry_of_each_source(tmp_path, architecture):
-    for source in SOURCES:
-        if source.stem.endswith("_sm90") and architecture != "sm_90":
-            continue
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_assembler_takes_an_entry_of_each_source(tmp_path, source):
+    oldest = build().architecture(source)
+    for architecture in {f"sm_{oldest}", "sm_90a"}:
         (tmp_path / "entry.ptx").write_bytes(next(iter(cuda.entries(source.stem).values())))
         command = ["ptxas", f"-arch={architecture}", str(tmp_path / "entry.ptx"), "-o", str(tmp_path / "entry.cubin")]
         subprocess.run(command, check=True)
@@ -72,30 +78,30 @@ def test_the_assembler_takes_an_entry_of_each_source(tmp_path, architecture):
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("groups", [1, 4, 32])
-def test_a_map_is_divided_into_what_the_kernels_of_compute_capability_9_take(groups, itemsize):
+def test_a_map_is_divided_into_what_the_kernels_for_hopper_take(groups, itemsize):
     wide, seen = 16 // itemsize, set()
     for batch, rows, channels in itertools.product(BATCHES, ROWS, CHANNELS):
-        division = group_norm_sm90.divide(batch, rows, channels, groups, itemsize)
+        division = group_norm_hopper.divide(batch, rows, channels, groups, itemsize, 132)
         if division is None:
             continue
         blocks, threads, slab, lanes, need, kept = division
         size, columns = channels // groups, slab // wide
         assert size >= wide
         assert slab % size == slab % wide == channels % slab == 0
-        assert columns <= group_norm_sm90._MOST_COLUMNS
-        assert slab // size <= group_norm_sm90._MOST_GROUPS
+        assert columns <= group_norm_hopper._MOST_COLUMNS
+        assert slab // size <= group_norm_hopper._MOST_GROUPS
         assert lanes * columns <= threads
         assert need * lanes * blocks >= rows
         assert 0 <= kept <= need
-        sums = 16 * threads + 16 * group_norm_sm90._MOST_COLUMNS + 8 * blocks * group_norm_sm90._MOST_GROUPS
-        assert sums + 16 * kept * columns * lanes <= group_norm_sm90._MEMORY[threads]
+        sums = 16 * threads + 16 * group_norm_hopper._MOST_COLUMNS + 8 * blocks * group_norm_hopper._MOST_GROUPS
+        assert sums + 16 * kept * columns * lanes <= group_norm_hopper._MEMORY[threads]
         seen.add((threads, blocks))
     assert seen <= set(DIVISIONS)
 
 
-def test_every_kernel_of_compute_capability_9_is_used():
+def test_every_kernel_for_hopper_is_used():
     divisions = [
-        group_norm_sm90.divide(batch, rows, channels, 32, 2)
+        group_norm_hopper.divide(batch, rows, channels, 32, 2, 132)
         for batch, rows, channels in itertools.product(BATCHES, ROWS, CHANNELS)
     ]
     assert {(division.threads, division.blocks) for division in divisions if division} == set(DIVISIONS)
@@ -105,6 +111,6 @@ def test_a_slabs_limits_are_those_of_the_source():
     text = (NATIVE / "group_norm_sm90.cu").read_text()
     found = dict(re.findall(r"(MOST_\w+) = (\d+)", text))
     assert found == {
-        "MOST_COLUMNS": str(group_norm_sm90._MOST_COLUMNS),
-        "MOST_GROUPS": str(group_norm_sm90._MOST_GROUPS),
+        "MOST_COLUMNS": str(group_norm_hopper._MOST_COLUMNS),
+        "MOST_GROUPS": str(group_norm_hopper._MOST_GROUPS),
     }

@@ -22,6 +22,7 @@ class Recorder:
 
     def __init__(self):
         self.thread, self.made, self.fails, self.moved = 0, 0, False, False
+        self.rooms = []
 
     def stream(self):
         return self.thread
@@ -30,11 +31,18 @@ class Recorder:
         if self.fails:
             raise RuntimeError("not here")
         self.made += 1
+
+        def record(outputs, most):
+            assert len(outputs) == 1
+            self.rooms.append(most)
+            if most < 100:
+                raise RuntimeError("no room")
+
         return SimpleNamespace(
             inputs=inputs,
             nbytes=100,
             rehearse=lambda _: None,
-            record=lambda *_: None,
+            record=record,
             takes=lambda given: not self.moved and [a.shape for a in given] == [a.shape for a in inputs],
             replay=lambda given: [sum(given)],
         )
@@ -56,7 +64,7 @@ def summing():
         calls.append(factor)
         return factor * (x + sum(others))
 
-    return graphs.Replayed(function, 0), calls
+    return graphs.Replayed(function, 1000), calls
 
 
 def test_the_second_call_is_recorded_and_the_third_replayed(recorder, summing):
@@ -166,6 +174,32 @@ def test_what_recordings_hold_is_known_and_can_be_let_go(recorder, summing):
     assert graphs.held(function) == 0
     function(mx.ones(2), [mx.ones(2)])
     assert (graphs.held(function), recorder.made) == (100, 3)
+
+
+def test_a_recording_takes_the_place_of_older_ones_where_there_is_no_room_and_those_are_not_made_again(recorder):
+    function = graphs.Replayed(lambda x: 2 * x, 250)
+    for n in (1, 2, 3, 1, 2, 3):
+        for _ in range(2):
+            assert function(mx.ones(n)).tolist() in ([2] * n, [1] * n)  # the recorder's replay adds up its inputs
+    assert graphs.held(function) == 200
+    assert recorder.rooms == [250, 150, 50, 150]  # the first was given up for the third
+    assert [key[-2] for key in function._recordings] == [(2,), (3,)]
+
+
+def test_a_call_that_cannot_be_recorded_for_another_reason_costs_no_recording(recorder):
+    function = graphs.Replayed(lambda x: 2 * x, 250)
+    for n in (1, 2):
+        recorder.fails = n == 2
+        for _ in range(2):
+            function(mx.ones(n))
+    assert (graphs.held(function), function.reasons) == (100, ["not here"])
+
+
+def test_one_that_needs_more_than_all_there_is_is_not_recorded(recorder):
+    function = graphs.Replayed(lambda x: 2 * x, 99)
+    for _ in range(3):
+        assert function(mx.ones(2)).tolist() == [2, 2]
+    assert (graphs.held(function), recorder.rooms, function.reasons) == (0, [99], ["no room"])
 
 
 @pytest.mark.parametrize(

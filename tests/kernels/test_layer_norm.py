@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from arrays import normal, relative_error
 
-from mlxdiff.kernels.layer_norm import add_layer_norm, layer_norm
-from mlxdiff.kernels.residual import add_biased
+from mlxdiff.kernels.layer_norm import layer_norm
 
 SHAPES = [(7, 320), (3, 5, 24), (1, 6), (40, 1280)]
 
@@ -25,14 +24,11 @@ def test_layer_norm_equals_torch(shape, shift):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_joins_a_stream_is_added_and_normalized(shape):
-    x, y = normal(*shape), normal(*shape, seed=1, scale=3.0)
-    y_bias, weight, bias = (normal(shape[-1], seed=i) for i in (2, 3, 4))
-    sum_ = torch.from_numpy(x).double() + torch.from_numpy(y).double() + torch.from_numpy(y_bias).double()
-    total, got = add_layer_norm(*(mx.array(a) for a in (x, y, y_bias, weight, bias)), 1e-5)
-    assert relative_error(total, sum_.numpy()) < 1e-6
+def test_what_is_added_first_is_normalized_too(shape):
+    x, added, weight, bias = normal(*shape), *(normal(shape[-1], seed=i, scale=3.0) for i in (1, 2, 3))
+    sum_ = torch.from_numpy(x).double() + torch.from_numpy(added).double()
+    got = layer_norm(*(mx.array(a) for a in (x, weight, bias)), 1e-5, mx.array(added))
     assert relative_error(got, F.layer_norm(sum_, shape[-1:], *both(weight, bias), 1e-5).numpy()) < 1e-5
-    assert relative_error(add_biased(*(mx.array(a) for a in (x, y, y_bias))), sum_.numpy()) < 1e-6
 
 
 def both(weight: np.ndarray, bias: np.ndarray) -> list[torch.Tensor]:
@@ -44,14 +40,12 @@ def both(weight: np.ndarray, bias: np.ndarray) -> list[torch.Tensor]:
 @pytest.mark.parametrize("shape", [(4096, 320), (2, 77, 640), (1000, 1280), (3, 2048), (5, 24), (1, 4)])
 def test_the_gpus_kernels_equal_mlx(shape, dtype):
     tolerance = {mx.float16: 2e-3, mx.bfloat16: 1e-2, mx.float32: 1e-5}[dtype]
-    x, y = (mx.array(normal(*shape, seed=i, scale=2.0, shift=3.0)).astype(dtype) for i in (0, 1))
-    y_bias, weight, bias = (mx.array(normal(shape[-1], seed=i)).astype(dtype) for i in (2, 3, 4))
-    exact = [a.astype(mx.float32) for a in (x, y, y_bias, weight, bias)]
-    total, got = add_layer_norm(x, y, y_bias, weight, bias, 1e-5)
-    assert total.dtype == got.dtype == dtype
-    assert relative_error(total, np.array(exact[0] + exact[1] + exact[2])) < tolerance
-    rounded = total.astype(mx.float32)
-    assert relative_error(got, np.array(mx.fast.layer_norm(rounded, *exact[3:], 1e-5))) < tolerance
+    x = mx.array(normal(*shape, scale=2.0, shift=3.0)).astype(dtype)
+    added, weight, bias = (mx.array(normal(shape[-1], seed=i)).astype(dtype) for i in (1, 2, 3))
+    exact = [a.astype(mx.float32) for a in (x, added, weight, bias)]
     got = layer_norm(x, weight, bias, 1e-5)
-    assert relative_error(got, np.array(mx.fast.layer_norm(exact[0], *exact[3:], 1e-5))) < tolerance
-    assert relative_error(add_biased(x, y, y_bias), np.array(exact[0] + exact[1] + exact[2])) < tolerance
+    assert got.dtype == dtype
+    assert relative_error(got, np.array(mx.fast.layer_norm(exact[0], *exact[2:], 1e-5))) < tolerance
+    got = layer_norm(x, weight, bias, 1e-5, added)
+    assert got.dtype == dtype
+    assert relative_error(got, np.array(mx.fast.layer_norm(exact[0] + exact[1], *exact[2:], 1e-5))) < tolerance

@@ -95,6 +95,17 @@ def test_upsampling_equals_diffusers(size):
     assert relative_error(module(mx.array(x), size), nhwc(reference(nchw(x), size))) < 1e-5
 
 
+@pytest.mark.parametrize("size", [None, (10, 8), (9, 8)])
+def test_upsampling_by_phases_equals_diffusers(size, monkeypatch):
+    monkeypatch.setattr(layers.upsample, "phases", layers.upsample.plain_phases)
+    reference = TorchUpsample2D(6, use_conv=True, out_channels=10)
+    module = load_state_dict(layers.Upsample2D(6, 10), reference.state_dict())
+    layers.pack(module)
+    assert layers.PHASES in module.conv
+    x = normal(2, 5, 4, 6)
+    assert relative_error(module(mx.array(x), size), nhwc(reference(nchw(x), size))) < 1e-5
+
+
 def test_odd_sizes_enlarge_as_torch_does():
     for length in range(1, 130):
         x = np.arange(length, dtype=np.float32).reshape(1, length, 1, 1)

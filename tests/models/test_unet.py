@@ -15,6 +15,8 @@ from torch_weights import load_state_dict, mlx_shape, parameter_shapes
 
 import mlxdiff
 from mlxdiff.errors import CheckpointError, UnsupportedError
+from mlxdiff.kernels import native, stream, upsample
+from mlxdiff.models.layers import pack
 from mlxdiff.models.unet import UNet2DConditionModel, UNetConfig
 
 torch.set_num_threads(1)  # more only wait for each other on networks this small
@@ -29,10 +31,12 @@ def relative_error(ours: mx.array, theirs: torch.Tensor) -> float:
     return float(np.abs(np.array(ours) - reference).max() / np.abs(reference).max())
 
 
-def both_outputs(reference: Reference, size: tuple[int, int] = (8, 8), timestep=741.25):
+def both_outputs(reference: Reference, size: tuple[int, int] = (8, 8), timestep=741.25, *, packs=False):
     """Runs both networks on the same random inputs; everything that the config asks for is given."""
     values = json.loads(json.dumps({k: v for k, v in reference.config.items() if not k.startswith("_")}))
     unet = load_state_dict(UNet2DConditionModel(UNetConfig.from_dict(values)), reference.state_dict())
+    if packs:
+        pack(unet)
     config = unet.config
     random = torch.Generator().manual_seed(1)
 
@@ -65,6 +69,16 @@ def both_outputs(reference: Reference, size: tuple[int, int] = (8, 8), timestep=
 @pytest.mark.parametrize("name", tiny_unets.CONFIGS)
 def test_equals_diffusers(name):
     got, wanted = both_outputs(tiny_unets.make(tiny_unets.config(name)))
+    assert relative_error(got, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("name", tiny_unets.CONFIGS)
+def test_equals_diffusers_in_the_forms_for_nvidia_gpus(name, monkeypatch):
+    """Biases that streams owe, and convolutions of enlarged maps by phases."""
+    monkeypatch.setattr(native, "serving", lambda *_: None)  # else weights are packed for a CPU
+    monkeypatch.setattr(stream, "_owes", lambda _: True)
+    monkeypatch.setattr(upsample, "phases", upsample.plain_phases)
+    got, wanted = both_outputs(tiny_unets.make(tiny_unets.config(name)), packs=True)
     assert relative_error(got, wanted) < 1e-4
 
 

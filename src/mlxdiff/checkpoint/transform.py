@@ -197,7 +197,7 @@ def fuse() -> Transformation:
 
 
 def pack() -> Transformation:
-    """Reorders weights for the products of a CPU, by the module's own `pack`."""
+    """Prepares weights for the kernels of this device, by the module's own `pack`."""
 
     def change(module: Any) -> None:
         module.pack()

@@ -1,10 +1,10 @@
-"""Two-dimensional convolution of NHWC arrays: MLX's own, or Winograd's algorithm and others in the native extension."""
+"""Two-dimensional convolution of NHWC arrays: MLX's own, the native extension's on a CPU, or a kernel for one GPU."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-from . import apple, native, packing
+from . import apple, fp32_hopper, native, packing
 
 
 def conv2d(
@@ -20,6 +20,8 @@ def conv2d(
     if extension is not None and (packed or weight.shape[1] == weight.shape[2] <= 3):
         return extension.convolve(x, weight, bias, stride, padding)
     weight = packing.unpacked(weight) if packed else weight
+    if fp32_hopper.convolves(x, weight, stride, padding):
+        return fp32_hopper.convolve(x, weight, bias)
     return plain(x, weight, bias, stride=stride, padding=padding)
 
 

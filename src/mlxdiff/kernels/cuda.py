@@ -1,7 +1,6 @@
 """Kernels for NVIDIA GPUs, which native/cuda/build.py has compiled to PTX: CUDA's driver does the rest in milliseconds.
 
-Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number: `group_norm_sums_float16`. A source named
-`..._sm90` runs on GPUs of compute capability 9.0 alone.
+Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number: `group_norm_sums_float16`.
 """
 
 from __future__ import annotations
@@ -24,12 +23,6 @@ def available() -> bool:
     return mx.default_device() != mx.cpu and mx.cuda.is_available() and hasattr(mx.fast, "precompiled_cuda_kernel")
 
 
-@cache
-def architecture() -> str:
-    """The GPU's, such as sm_90."""
-    return str(mx.device_info(mx.gpu).get("architecture", ""))
-
-
 def wide(x: mx.array) -> int:
     """How many numbers of x a thread takes at once: 16 bytes."""
     return 16 // x.itemsize
@@ -44,11 +37,12 @@ def launch(
     blocks: tuple[int, int],
     threads: int,
     outputs: Sequence[tuple[tuple[int, ...], mx.Dtype]],
-    memory: int = 0,
+    shared_bytes: int = 0,
 ) -> list[mx.array]:
-    """What the entry `name` for the type of inputs[0] computes, unevaluated; outputs: the shape and type of each.
+    """What the entry `name` for the type of inputs[0] computes, unevaluated.
 
-    memory: the bytes of shared memory that a block has besides those the kernel declares.
+    outputs       the shape and type of each
+    shared_bytes  of memory that a block asks for beside what the kernel declares
     """
     entry = f"{name}_{_TYPES[inputs[0].dtype]}"
     return mx.fast.precompiled_cuda_kernel(
@@ -60,7 +54,7 @@ def launch(
         scalars=[_bits(scalar) if isinstance(scalar, float) else scalar for scalar in scalars],
         grid=(blocks[0] * threads, blocks[1], 1),
         threadgroup=(threads, 1, 1),
-        shared_memory=memory,
+        shared_memory=shared_bytes,
         ensure_row_contiguous=True,
     )
 

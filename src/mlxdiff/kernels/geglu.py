@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import cuda, native, packing
+from . import cuda, geglu_hopper, native, packing
 from .activations import gelu
 from .linear import linear
 
@@ -25,6 +25,8 @@ def linear_geglu(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     in_pairs = packing.is_packed(weight, 2) and weight.shape[0] % 2 == 0  # of panels: a value's and its gate's
     if x.size > 0 and in_pairs and (extension := native.serving(x, weight, bias)) is not None:
         return extension.linear_geglu(x, weight, bias)
+    if geglu_hopper.takes(x, weight, bias):
+        return geglu_hopper.run(x, weight, bias)
     return geglu(linear(x, weight, bias))
 
 

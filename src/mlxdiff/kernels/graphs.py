@@ -15,7 +15,7 @@ import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ _most_bytes = 2**30
 
 
 def allow(most_bytes: int) -> None:
-    """Sets how many bytes the buffers of a recording may take, for functions that are compiled from now on."""
+    """Sets how many bytes the recordings of a function may hold, for functions that are compiled from now on."""
     global _most_bytes
     _most_bytes = most_bytes
 
@@ -76,9 +76,10 @@ class _Recorded:
 
 
 class Replayed:
-    """A compiled function whose calls are recorded; one that would hold more than `most_bytes` is not.
+    """A compiled function whose calls are recorded, as long as the recordings hold `most_bytes` at most.
 
-    `reasons` is why recordings failed, newest last.
+    A new one takes the place of older ones where there is no room for both; those are not made again, so that calls
+    that take turns are not recorded each time. `reasons` is why recordings failed, newest last.
     """
 
     def __init__(self, function: Callable[..., Any], most_bytes: int) -> None:
@@ -127,16 +128,30 @@ class Replayed:
                 del self._recordings[next(iter(self._recordings))]
             self._recordings[key] = recorded
 
+    def _give_up_oldest(self) -> bool:
+        """Lets the oldest recording go for good; whether there was one."""
+        with self._lock:
+            oldest = next((key for key, recorded in self._recordings.items() if recorded is not None), None)
+            if oldest is None:
+                return False
+            del self._recordings[oldest]
+            self._unfit.add(oldest)
+            return True
+
     def _record(self, module: Any, arguments: tuple[Any, ...], arrays: list[mx.array]) -> _Recorded | None:
         """The recording of a call, None where it cannot be made."""
-        try:
-            recording = module.recording(arrays)
-            gives_list = self._pass_on(arguments, recording, recording.rehearse)
-            self._pass_on(arguments, recording, lambda outputs: recording.record(outputs, self._most_bytes))
-        except (RuntimeError, ValueError, MemoryError) as error:  # whatever C++ throws
-            self.reasons.append(str(error))
-            return None
-        return _Recorded(recording, gives_list)
+        while True:
+            room, recording = self._most_bytes - self.nbytes, None
+            try:
+                recording = module.recording(arrays)
+                gives_list = self._pass_on(arguments, recording, recording.rehearse)
+                self._pass_on(arguments, recording, partial(recording.record, most=room))
+            except (RuntimeError, ValueError, MemoryError) as error:  # whatever C++ throws
+                if recording is not None and recording.nbytes > room and self._give_up_oldest():
+                    continue
+                self.reasons.append(str(error))
+                return None
+            return _Recorded(recording, gives_list)
 
     def _pass_on(self, arguments: tuple[Any, ...], recording: Any, take: Callable[[list[mx.array]], None]) -> bool:
         """Gives `take` what the function makes of the recording's inputs; whether that is a list."""

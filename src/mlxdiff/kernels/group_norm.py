@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import group_norm_cuda, group_norm_metal, group_norm_sm90, native
+from . import group_norm_cuda, group_norm_hopper, group_norm_metal, native
 from .activations import silu
 
 
@@ -41,7 +41,7 @@ def group_norm_silu(
 
 def _kernel(x: mx.array, groups: int):
     """The first module with kernels for this chip that take x."""
-    kernels = (group_norm_metal, group_norm_sm90, group_norm_cuda)
+    kernels = (group_norm_metal, group_norm_hopper, group_norm_cuda)
     return next((kernel for kernel in kernels if kernel.takes(x, groups)), None)
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of layers: MLX's own, or the native extension's on a CPU.
+"""Matrix products of layers: MLX's own, the native extension's on a CPU, or a kernel for one GPU.
 
 The extension's sum of an element is of one order, whatever the number of threads, so that pictures do not depend on it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from . import native, packing
+from . import fp32_hopper, native, packing
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
@@ -15,6 +15,8 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     if x.size > 0 and (extension := native.serving(x, weight, bias)) is not None:
         return extension.linear(x, weight, bias)
     weight = packing.unpacked(weight) if packing.is_packed(weight, 2) else weight
+    if fp32_hopper.multiplies(x, weight):
+        return fp32_hopper.multiply(x, weight, bias)
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 

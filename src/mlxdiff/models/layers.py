@@ -7,18 +7,21 @@ kernel of its own is computed in ../kernels.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..kernels import upsample
 from ..kernels.activations import silu
 from ..kernels.conv import conv2d
 from ..kernels.group_norm import group_norm, group_norm_silu
-from ..kernels.layer_norm import add_layer_norm, layer_norm
+from ..kernels.layer_norm import layer_norm
 from ..kernels.linear import linear
 from ..kernels.packing import packed
 from ..kernels.quantized import quantized_product
 from ..kernels.residual import add_biased
+from ..kernels.stream import Stream, add, add_linear, linear_of
 
 
 def timestep_embedding(timesteps: mx.array, width: int, *, flip_sin_to_cos: bool, freq_shift: float) -> mx.array:
@@ -33,6 +36,9 @@ def timestep_embedding(timesteps: mx.array, width: int, *, flip_sin_to_cos: bool
 
 PACKED = "packed"
 """Where a layer has its weight once it is packed: in place of `weight`."""
+
+PHASES = "phases"
+"""Where the convolution behind an enlargement has the weights of its phases (kernels/upsample.py), beside `weight`."""
 
 
 def stored(layer: nn.Linear | nn.Conv2d) -> mx.array:
@@ -49,9 +55,12 @@ def pack(network: nn.Module) -> None:
     """Brings the weights of linear layers and convolutions into the order in which the native extension reads them.
 
     Once the weights are loaded and nothing changes them any more. What it cannot read so keeps its weight, as does
-    everything where there is no extension.
+    everything where there is no extension. On NVIDIA GPUs the convolution behind an enlargement gets the weights of its
+    phases.
     """
     for layer in network.modules():
+        if isinstance(layer, Upsample2D) and (weights := upsample.phases(stored(layer.conv))) is not None:
+            layer.conv[PHASES] = weights
         if not isinstance(layer, Linear | Conv2d | PointwiseConv2d) or PACKED in layer:
             continue
         weight = layer.weight
@@ -84,14 +93,10 @@ class GroupNormSiLU(GroupNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalization with a gain and a bias for each channel; x (..., C)."""
+    """Layer normalization with a gain and a bias for each channel; x (..., C), shift (C,)."""
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return layer_norm(x, self.weight, self.bias, self.eps)
-
-    def add(self, x: mx.array, y: mx.array, y_bias: mx.array) -> tuple[mx.array, mx.array]:
-        """The sum of x, y (..., C) and y_bias (C,), and its normalization."""
-        return add_layer_norm(x, y, y_bias, self.weight, self.bias, self.eps)
+    def __call__(self, x: mx.array, shift: mx.array | None = None) -> mx.array:
+        return layer_norm(x, self.weight, self.bias, self.eps, shift)
 
 
 class Linear(nn.Linear):
@@ -104,6 +109,14 @@ class Linear(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
         return linear(x, stored(self), self.get("bias"))
 
+    def add_to(self, stream: Stream, x: mx.array) -> Stream:
+        """The stream with the layer of x."""
+        return add_linear(stream, x, stored(self), self.bias)
+
+    def of_stream(self, stream: Stream) -> tuple[mx.array, mx.array]:
+        """The layer of a stream without its bias, and that."""
+        return linear_of(stream, stored(self), self.bias)
+
     def to_quantized(
         self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", quantize_input: bool = False
     ) -> QuantizedLinear:
@@ -113,7 +126,19 @@ class Linear(nn.Linear):
         return QuantizedLinear.from_linear(self, group_size, bits, mode)  # pyright: ignore[reportArgumentType]
 
 
-class QuantizedLinear(nn.QuantizedLinear):
+class OnStreams:
+    """What a layer with a `product` and a `bias` does with streams, where its matrix is not there as it is."""
+
+    def add_to(self: Any, stream: Stream, x: mx.array) -> Stream:
+        """The stream with the layer of x."""
+        return add(stream, self.product(x), self.bias)
+
+    def of_stream(self: Any, stream: Stream) -> tuple[mx.array, mx.array]:
+        """The layer of a stream without its bias, and that."""
+        return self.product(stream.whole()), self.bias
+
+
+class QuantizedLinear(OnStreams, nn.QuantizedLinear):
     """A linear layer of 8 or 4 bits."""
 
     def product(self, x: mx.array, low_rank: tuple[mx.array, mx.array] | None = None) -> mx.array:
@@ -142,8 +167,15 @@ class PointwiseConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 1)
 
+    def _matrix(self) -> mx.array:
+        return self[PACKED] if PACKED in self else self.weight.reshape(self.weight.shape[0], -1)
+
     def __call__(self, x: mx.array) -> mx.array:
-        return linear(x, self[PACKED] if PACKED in self else self.weight.reshape(self.weight.shape[0], -1), self.bias)
+        return linear(x, self._matrix(), self.bias)
+
+    def of_stream(self, stream: Stream) -> tuple[mx.array, mx.array]:
+        """The layer of a stream without its bias, and that."""
+        return linear_of(stream, self._matrix(), self.bias)
 
 
 class TimestepEmbedding(nn.Module):
@@ -224,6 +256,8 @@ class Upsample2D(nn.Module):
         self.conv = Conv2d(channels, out_channels, 3, padding=1)
 
     def __call__(self, x: mx.array, size: tuple[int, int] | None = None) -> mx.array:
+        if PHASES in self.conv and size in (None, (2 * x.shape[1], 2 * x.shape[2])):
+            return upsample.convolve_enlarged(x, self.conv[PHASES], self.conv.bias)
         return self.conv(enlarge(x, size))
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from .layers import QuantizedLinear
+from .layers import OnStreams, QuantizedLinear
 
 
-class ChangedQuantizedLinear(nn.Module):
+class ChangedQuantizedLinear(OnStreams, nn.Module):
     """A linear layer of 8 or 4 bits with a change of low rank, down (r, in) and up (out, r), already scaled."""
 
     layer: QuantizedLinear

@@ -15,6 +15,7 @@ import mlx.nn as nn
 from ..kernels.attention import attention, self_attention
 from ..kernels.geglu import geglu, linear_geglu
 from ..kernels.residual import add_biased
+from ..kernels.stream import Stream, add
 from . import live, token_merging
 from .layers import GroupNorm, LayerNorm, Linear, PointwiseConv2d, stored
 
@@ -32,7 +33,7 @@ which the output for each of T tokens is multiplied."""
 class _Attention(nn.Module):
     """The projections of a multi-head attention of tokens (B * T, width) to a source (B, S, source_width).
 
-    Attentions return their output without the bias of `to_out`, which the next norm adds.
+    Attentions return what `to_out` is to be applied to: the block adds that to its stream.
     """
 
     def __init__(self, width: int, heads: int, source_width: int, *, upcast: bool = False):
@@ -60,7 +61,7 @@ class CrossAttention(_Attention):
         for keys, values, *mask in pictures:
             seen = attention(q, keys, values, heads=self.heads, upcast=self.upcast)
             out = out + (seen * mask[0] if mask else seen)
-        return self.to_out[0].product(out.reshape(x.shape))
+        return out.reshape(x.shape)
 
 
 class SelfAttention(_Attention):
@@ -106,7 +107,7 @@ class SelfAttention(_Attention):
         parts = [self_attention(qkv[:whole], heads=self.heads, upcast=self.upcast)] if whole else []
         parts += [qkv[whole:, :, 2 * width :]] if perturbed else []
         out = parts[0] if len(parts) == 1 else mx.concatenate(parts)
-        return self.to_out[0].product(out.reshape(-1, width))
+        return out.reshape(-1, width)
 
 
 class GEGLU(nn.Module):
@@ -130,9 +131,9 @@ class FeedForward(nn.Module):
         # The dropout of training has a place in the list, and thus in the parameters' names.
         self.net = [GEGLU(width, 4 * width), nn.Identity(), Linear(4 * width, width)]
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """The MLP of x (..., width) without its last bias, which the caller adds."""
-        return self.net[2].product(self.net[0](x))
+    def add_to(self, stream: Stream, x: mx.array) -> Stream:
+        """The stream with the MLP of x (..., width)."""
+        return self.net[2].add_to(stream, self.net[0](x))
 
 
 class BasicTransformerBlock(nn.Module):
@@ -156,24 +157,24 @@ class BasicTransformerBlock(nn.Module):
 
     def __call__(
         self,
-        x: mx.array,
+        tokens: Stream,
         batch: int,
         keys_values: list[KeysValues],
         match: Match | None = None,
         perturbed: int = 0,
-    ) -> mx.array:
-        """x (B * T, width); `keys_values` are this block's own, and behind them those of pictures."""
-        merging = None if match is None else match(x.reshape(batch, -1, x.shape[-1]))
-        h = self.norm1(x)
-        y = (
-            self._attend(h, batch, keys_values, perturbed)
-            if merging is None
-            else self._attend_merged(h, batch, keys_values, merging, perturbed)
-        )
-        x, h = self.norm2.add(x, y, self.attn1.to_out[0].bias)
+    ) -> Stream:
+        """tokens (B * T, width); `keys_values` are this block's own, and behind them those of pictures."""
+        h = self.norm1(*tokens)
+        merging = None if match is None else match(tokens.whole().reshape(batch, -1, h.shape[-1]))
+        to_out = self.attn1.to_out[0]
+        if merging is None:
+            tokens = to_out.add_to(tokens, self._attend(h, batch, keys_values, perturbed))
+        else:
+            tokens = add(tokens, self._attend_merged(h, batch, keys_values, merging, perturbed), to_out.bias)
         own = 2 if isinstance(self.attn1, CrossAttention) else 1
-        x, h = self.norm3.add(x, self.attn2(h, keys_values[own - 1], keys_values[own:]), self.attn2.to_out[0].bias)
-        return add_biased(x, self.ff(h), self.ff.net[2].bias)
+        attended = self.attn2(self.norm2(*tokens), keys_values[own - 1], keys_values[own:])
+        tokens = self.attn2.to_out[0].add_to(tokens, attended)
+        return self.ff.add_to(tokens, self.norm3(*tokens))
 
     def _attend(self, h: mx.array, batch: int, keys_values: list[KeysValues], perturbed: int) -> mx.array:
         if isinstance(self.attn1, SelfAttention):
@@ -183,8 +184,10 @@ class BasicTransformerBlock(nn.Module):
     def _attend_merged(
         self, h: mx.array, batch: int, keys_values: list[KeysValues], merging: token_merging.Merging, perturbed: int
     ) -> mx.array:
+        """Attention of merged tokens behind `to_out`, without its bias: there are fewer of them than of h's."""
         merged = merging.merge(h.reshape(batch, -1, h.shape[-1]))
         attended = self._attend(merged.reshape(-1, h.shape[-1]), batch, keys_values, perturbed)
+        attended = self.attn1.to_out[0].product(attended)
         return merging.unmerge(attended.reshape(merged.shape)).reshape(h.shape)
 
 
@@ -227,7 +230,8 @@ class Transformer2DModel(nn.Module):
         self, x: mx.array, keys_values: list[list[KeysValues]], merging: float = 0.0, perturbed: int = 0
     ) -> mx.array:
         match = partial(token_merging.match, size=(x.shape[1], x.shape[2]), ratio=merging) if merging > 0 else None
-        tokens = self.proj_in(self.norm(x).reshape(-1, x.shape[-1]))
+        tokens = Stream(self.proj_in(self.norm(x).reshape(-1, x.shape[-1])))
         for block, its_keys_values in zip(self.transformer_blocks, keys_values, strict=True):
             tokens = block(tokens, x.shape[0], its_keys_values, match, perturbed)
-        return x + self.proj_out(tokens).reshape(x.shape)
+        out, bias = self.proj_out.of_stream(tokens)
+        return add_biased(x, out.reshape(x.shape), bias)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..kernels.join import join
 from .layers import Downsample2D, ResnetBlock2D, Upsample2D
 from .transformer import KeysValues, Transformer2DModel
 
@@ -142,7 +143,7 @@ class UpBlock(_Level):
     ) -> mx.array:
         """Takes its feature maps off the end of `skips` and enlarges x to the size of the one that is then last."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(mx.concatenate([x, skips.pop()], axis=-1), shifts[i])
+            x = resnet(join(x, skips.pop()), shifts[i])
             if "attentions" in self:
                 x = self.attentions[i](x, keys_values[i], merging)
         if "upsamplers" in self:

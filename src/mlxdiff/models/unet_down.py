@@ -53,7 +53,7 @@ class UNetDown(nn.Module):
         return self
 
     def pack(self) -> Self:
-        """Reorders the weights for the CPU's products, behind `fuse`: parameters then have other names and shapes."""
+        """Prepares weights for this device's kernels, behind `fuse`: parameters then have other names and shapes."""
         pack(self)
         return self
 

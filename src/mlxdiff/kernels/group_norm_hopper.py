@@ -1,21 +1,20 @@
-"""Group normalization on NVIDIA GPUs of compute capability 9.0: how native/cuda/group_norm_sm90.cu is run."""
+"""Group normalization on Hopper GPUs, which keeps the map: how native/cuda/group_norm_sm90.cu is run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from math import ceil
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from . import cuda, group_norm_cuda
+from . import cuda, group_norm_cuda, hopper
 
 # Bytes of shared memory that a block of so many threads asks for: what fits two blocks on a multiprocessor, or one.
 # MLX sets a kernel's limit when it first runs, so each kernel always asks for the same.
 _MEMORY = {256: 115712, 512: 232448}
 _MOST_COLUMNS, _MOST_GROUPS = 64, 16  # of a slab, as in the source
-_MULTIPROCESSORS = 132  # of an H100; on a GPU with fewer the division is less good, and as right
-_ENOUGH = 128  # blocks: more are no faster
 _SECTOR = 32  # bytes that memory is read in
 _NARROW = 128  # bytes of a slab's rows below which reading them is slower
 _SMALL = 2**23  # bytes of a map that the L2 cache holds with ease: more blocks matter more there than wide rows
@@ -34,7 +33,7 @@ class Division(NamedTuple):
 
 def takes(x: mx.array, groups: int) -> bool:
     """Whether the kernels apply to x (B, h, w, C), and are faster there than those for any GPU."""
-    return x.ndim == 4 and cuda.available() and cuda.architecture() == "sm_90" and _division(x, groups) is not None
+    return x.ndim == 4 and hopper.available() and _division(x, groups) is not None
 
 
 def run(
@@ -55,18 +54,19 @@ def run(
         [rows, channels, size, slab, lanes, need, kept, shifts, 1.0 / (rows * size), int(silu), eps],
         blocks=(channels // slab * blocks, batch),
         threads=threads,
-        memory=_MEMORY[threads],
         outputs=[(x.shape, x.dtype)],
+        shared_bytes=_MEMORY[threads],
     )
     return out
 
 
 def _division(x: mx.array, groups: int) -> Division | None:
     batch, height, width, channels = x.shape
-    return divide(batch, height * width, channels, groups, x.itemsize)
+    return divide(batch, height * width, channels, groups, x.itemsize, hopper.multiprocessors())
 
 
-def divide(batch: int, rows: int, channels: int, groups: int, itemsize: int) -> Division | None:
+@cache
+def divide(batch: int, rows: int, channels: int, groups: int, itemsize: int, multiprocessors: int) -> Division | None:
     """The fastest division of a map (batch, rows, channels), or None where reading it twice is as fast.
 
     The rules are measured on an H100. Best is one block on each multiprocessor, where the blocks keep most of the map.
@@ -86,12 +86,13 @@ def divide(batch: int, rows: int, channels: int, groups: int, itemsize: int) -> 
                     yield division, slab * itemsize, batch * channels // slab * blocks
 
     for division, row, total in divisions(512, (1, 2)):
-        in_one_wave = 96 <= total <= _MULTIPROCESSORS and division.kept >= 0.6 * division.need
+        in_one_wave = 0.7 * multiprocessors <= total <= multiprocessors and division.kept >= 0.6 * division.need
         if in_one_wave and row >= _NARROW and row % _SECTOR == 0:
             return division
     least = _NARROW // 2 if batch * rows * channels * itemsize <= _SMALL else _NARROW
+    enough = int(0.96 * multiprocessors)  # blocks: more are no faster
     options = [
-        (max(0, _ENOUGH - total), division)
+        (max(0, enough - total), division)
         for division, row, total in divisions(256, (1, 2, 4, 8))
         if row >= least and division.kept >= 0.8 * division.need
     ]
