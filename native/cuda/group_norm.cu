@@ -1,10 +1,11 @@
 // Group normalization of x (images, rows, channels) + shift (1 or images, channels). group_norm_metal.py has the twins
 // of `sum_runs` and `normalize`.
 //
-// A group of a small map fits the registers of one block, which reads it once (`whole`). A larger one takes two kernels:
-// sums over runs of rows, then the map. Sums are added in an order that the shape alone decides, so that a picture has
-// the same bits each time.
+// A group of a small map fits the registers of one block, which reads it once (`whole`). A larger one takes two
+// kernels: sums over runs of rows, then the map. Sums are added in an order that the shape alone decides, so that a
+// picture has the same bits each time.
 #include "number.cuh"
+
 constexpr int BATCH = 4;  // loads in flight before the first is used
 
 // The sum over a block of one number a thread, for all threads. `scratch`: 33 floats.
@@ -83,9 +84,10 @@ __device__ void whole(const T* x, const T* weight, const T* bias, const T* shift
   }
 }
 
-// A block is a run of rows of a slab (`slab` channels, whole groups) of one image: blockIdx = (run * slabs + slab, image).
-// A thread adds up the same WIDE channels of every `lanes`-th row: what they and their squares differ from a value of
-// the group, so that a large mean costs no digits. sums: (images, runs, groups, 2).
+// A block is a run of rows of a slab (`slab` channels, whole groups) of one image:
+// blockIdx = (run * slabs + slab, image). A thread adds up the same WIDE channels of every `lanes`-th row: what they
+// and their squares differ from a value of the group, so that a large mean costs no digits.
+// sums: (images, runs, groups, 2).
 template <typename T>
 __device__ void sum_runs(const T* x, const T* shift, float* sums, int rows, int channels, int size, int slab,
                          int shifts) {
@@ -144,8 +146,8 @@ __device__ void sum_runs(const T* x, const T* shift, float* sums, int rows, int 
   }
 }
 
-// blockIdx as above, with as many runs as `sums` has. A slab has at most 256 groups. Images, runs and rows go backwards:
-// it begins where `sum_runs` ended, which the L2 cache may still hold.
+// blockIdx as above, with as many runs as `sums` has. A slab has at most 256 groups. Images, runs and rows go
+// backwards: it begins where `sum_runs` ended, which the L2 cache may still hold.
 template <typename T>
 __device__ void normalize(const T* x, const T* weight, const T* bias, const T* shift, const float* sums, T* out,
                           int rows, int channels, int size, int slab, int shifts, int with_silu, float eps) {
@@ -216,12 +218,12 @@ __device__ void normalize(const T* x, const T* weight, const T* bias, const T* s
   WHOLE(NAME, T, 12)                                                                                               \
   WHOLE(NAME, T, 24)                                                                                               \
   WHOLE(NAME, T, 48)                                                                                               \
-  extern "C" __global__ void __launch_bounds__(1024, 1)                                                             \
+  extern "C" __global__ void __launch_bounds__(1024, 1)                                                            \
       group_norm_sums_##NAME(const T* x, const T* shift, float* sums, int rows, int channels, int size, int slab,  \
                              int shifts) {                                                                         \
     sum_runs<T>(x, shift, sums, rows, channels, size, slab, shifts);                                               \
   }                                                                                                                \
-  extern "C" __global__ void __launch_bounds__(1024, 1)                                                             \
+  extern "C" __global__ void __launch_bounds__(1024, 1)                                                            \
       group_norm_normalize_##NAME(const T* x, const T* weight, const T* bias, const T* shift, const float* sums,   \
                                   T* out, int rows, int channels, int size, int slab, int shifts,                  \
                                   int with_silu, int eps) {                                                        \

@@ -2,6 +2,7 @@
 // some groups, of one image) in its blocks' shared memory, so that the map is read once. What a slab has more than
 // fits is read again, mostly from the L2 cache.
 #include "number.cuh"
+
 constexpr int MOST_COLUMNS = 64, MOST_GROUPS = 16;  // of a slab
 constexpr int BATCH = 4;  // loads in flight before the first is used
 
@@ -97,6 +98,7 @@ __device__ void normalize_slab(const T* x, const T* weight, const T* bias, const
   const T* from = x + picture + size_t(first) * channels + channel;
   T* to = out + (from - x);
   Wide* mine = reinterpret_cast<Wide*>(received + BLOCKS * MOST_GROUPS) + threadIdx.x;
+  // In stages, so that the first are added up while the others arrive.
   for (int stage = 0; stage < stages; stage++) {
     const int end = min(here, (stage + 1) * chunk);
 #pragma unroll 4
@@ -114,8 +116,8 @@ __device__ void normalize_slab(const T* x, const T* weight, const T* bias, const
       const T* added = shift + (shifts > 1 ? blockIdx.y * channels : 0);
       a += float(added[leader]);
       b += float(added[follower]);
-      const Wide own = *reinterpret_cast<const Wide*>(added + channel);
-      for (int i = 0; i < wide; i++) pivot[i] = (i < border ? a : b) - float(own.at[i]);
+      const Wide shifts_here = *reinterpret_cast<const Wide*>(added + channel);
+      for (int i = 0; i < wide; i++) pivot[i] = (i < border ? a : b) - float(shifts_here.at[i]);
     } else {
       for (int i = 0; i < wide; i++) pivot[i] = i < border ? a : b;
     }
@@ -236,11 +238,11 @@ __device__ void normalize_slab(const T* x, const T* weight, const T* bias, const
     gain[i] = (i < border ? scale_here.y : scale_next.y) * float(gains.at[i]);
     offset[i] = float(offsets.at[i]);
   }
-  const Rows<T> mine_of_slab = {from, mine, step, stride, kept, here, count};
+  const Rows<T> own = {from, mine, step, stride, kept, here, count};
   if (with_silu) {
-    write<true>(mine_of_slab, to, pivot, gain, offset);
+    write<true>(own, to, pivot, gain, offset);
   } else {
-    write<false>(mine_of_slab, to, pivot, gain, offset);
+    write<false>(own, to, pivot, gain, offset);
   }
 }
 
