@@ -1,9 +1,9 @@
-"""Compiles the kernels beside it to PTX, which mlxdiff ships: CUDA's driver then needs no compiler and no second.
+"""Compiles the kernels beside it for mlxdiff to ship: CUDA's driver then needs no compiler and no second.
 
 MLX would compile a kernel's source anew in every process, for two seconds each. PTX of CUDA 12.0 for compute
 capability 7.5 is what the oldest driver and the oldest card that MLX supports understand. A source named `..._sm90.cu`
-is for 9.0 and later, and one named `..._sm90a.cu` for 9.0 alone, with a compiler that knows its instructions. No GPU is
-needed, but a folder in which each version of `COMPILERS` is unpacked in a folder of that name:
+or `..._sm90a.cu` is for compute capability 9.0 alone, and becomes machine code, of which nothing is left to compile. No
+GPU is needed, but a folder in which each version of `COMPILERS` is unpacked in a folder of that name:
 
     pip download --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 nvidia-cuda-runtime-cu12==12.0.146
     pip download --no-deps nvidia-cuda-nvrtc-cu12==12.4.127 nvidia-cuda-runtime-cu12==12.4.127
@@ -33,8 +33,13 @@ def architecture(source: Path) -> str:
     return named[1] if named else "75"
 
 
-def compiled(source: Path, tools: Path) -> str:
-    """The PTX of one source, below a line that says which sources it is made of."""
+def output(source: Path) -> Path:
+    """Where what a source is compiled to is kept."""
+    return OUTPUT / f"{source.stem}.{'ptx' if _is_portable(source) else 'cubin'}.gz"
+
+
+def compiled(source: Path, tools: Path) -> bytes:
+    """PTX or machine code of one source, below a line that says which sources it is made of."""
     tools = tools / COMPILERS[architecture(source)]
     nvrtc = ctypes.CDLL(str(next(tools.rglob("libnvrtc.so.*"))))
     includes = [f"--include-path={folder}".encode() for folder in (HERE, next(tools.rglob("cuda_fp16.h")).parent)]
@@ -43,11 +48,14 @@ def compiled(source: Path, tools: Path) -> str:
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None) == 0
     options = (*_options(source), *includes)
     if nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)) != 0:
-        sys.exit(_text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program))
-    ptx = _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+        sys.exit(_got(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode())
+    head = f"// {fingerprint(source)}\n".encode()
+    if not _is_portable(source):
+        return head + _got(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+    ptx = _got(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program).rstrip(b"\0").decode()
     # Comments go, and the tables of architectures that every source with half precision gets.
     lines = [line for line in ptx.splitlines() if line.strip() and not line.lstrip().startswith(("//", ".global"))]
-    return "\n".join([f"// {fingerprint(source)}", *lines, ""])
+    return head + "\n".join([*lines, ""]).encode()
 
 
 def fingerprint(source: Path) -> str:
@@ -59,15 +67,20 @@ def fingerprint(source: Path) -> str:
 
 
 def _options(source: Path) -> tuple[bytes, ...]:
-    return f"--gpu-architecture=compute_{architecture(source)}".encode(), b"--std=c++17", b"--restrict"
+    code = "compute" if _is_portable(source) else "sm"
+    return f"--gpu-architecture={code}_{architecture(source)}".encode(), b"--std=c++17", b"--restrict"
 
 
-def _text(size_of, get, program: ctypes.c_void_p) -> str:
+def _is_portable(source: Path) -> bool:
+    return architecture(source) == "75"
+
+
+def _got(size_of, get, program: ctypes.c_void_p) -> bytes:
     size = ctypes.c_size_t()
     assert size_of(program, ctypes.byref(size)) == 0
     buffer = ctypes.create_string_buffer(size.value)
     assert get(program, buffer) == 0
-    return buffer.value.decode()
+    return buffer.raw
 
 
 def main() -> None:
@@ -76,13 +89,13 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only say whether what is there is what would be written")
     options = parser.parse_args()
     for source in sorted(HERE.glob("*.cu")):
-        text, output = compiled(source, options.tools), OUTPUT / f"{source.stem}.ptx.gz"
+        code, file = compiled(source, options.tools), output(source)
         if options.check:
-            if not output.is_file() or gzip.decompress(output.read_bytes()).decode() != text:
-                sys.exit(f"{output.name} is not what {source.name} compiles to.")
+            if not file.is_file() or gzip.decompress(file.read_bytes()) != code:
+                sys.exit(f"{file.name} is not what {source.name} compiles to.")
         else:
             OUTPUT.mkdir(exist_ok=True)
-            output.write_bytes(gzip.compress(text.encode(), mtime=0))
+            file.write_bytes(gzip.compress(code, mtime=0))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Kernels for NVIDIA GPUs, which native/cuda/build.py has compiled to PTX: CUDA's driver does the rest in milliseconds.
+"""Kernels for NVIDIA GPUs, which native/cuda/build.py has compiled: CUDA's driver does the rest in milliseconds.
 
-Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number: `group_norm_sums_float16`.
+Each kernel is an entry of assets/cuda/SOURCE.ptx.gz for each type of number, `group_norm_sums_float16`; or of
+SOURCE.cubin.gz, which is machine code for one kind of GPU.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def launch(
     entry = f"{name}_{_TYPES[inputs[0].dtype]}"
     return mx.fast.precompiled_cuda_kernel(
         name=entry,
-        compiled_source=entries(source)[entry],
+        compiled_source=code(source, entry),
         inputs=list(inputs),
         output_shapes=[shape for shape, _ in outputs],
         output_dtypes=[dtype for _, dtype in outputs],
@@ -62,6 +63,21 @@ def launch(
 def _bits(number: float) -> int:
     """The whole number of the same bits as an fp32 number: MLX 0.32 refuses floats as arguments."""
     return struct.unpack("<i", struct.pack("<f", number))[0]
+
+
+@cache
+def code(source: str, entry: str) -> bytes:
+    """What the driver loads for an entry: its PTX, or the machine code of the source as a whole."""
+    machine = FOLDER / f"{source}.cubin.gz"
+    if machine.is_file():
+        return machine_code(machine)
+    return entries(source)[entry]
+
+
+@cache
+def machine_code(file: Path) -> bytes:
+    """What a file of machine code contains, behind the line that says what it is made of."""
+    return gzip.decompress(file.read_bytes()).partition(b"\n")[2]
 
 
 @cache
