@@ -146,6 +146,14 @@ def test_closed_streams_end_nothing(tmp_path, streams_gone):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("streams_gone", ["<&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_number_of_a_closed_stream(tmp_path, streams_gone):
+    line = 'mlxdiff generate "a cat" --steps 1 --seed 1 --height 16 --width 16'
+    done = shell(f"{line} -o open.png; {line} -o closed.png {streams_gone}; echo $?", tmp_path)
+    assert done.stdout.endswith("0\n"), done.stderr
+    assert (tmp_path / "closed.png").read_bytes() == (tmp_path / "open.png").read_bytes()
+
+
 def test_a_terminal_that_is_not_utf8(tmp_path):
     (tmp_path / "p.txt").write_text("caf\xe9 \u2603\nSteps: 3, Sampler: Euler", encoding="utf-8")
     done = mlxdiff("info", "p.txt", cwd=tmp_path, PYTHONIOENCODING="ascii")
