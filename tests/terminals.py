@@ -113,6 +113,13 @@ class Terminal:
             self.received += os.read(self._main, 65536)
         return self.process.returncode
 
+    def hang_up(self) -> int:
+        """Closes the terminal, which must be the last thing done with it, and waits for the program; its exit code."""
+        os.close(self._main)
+        os.close(self._other)
+        self._main, self._other = os.pipe()  # for __exit__
+        return self.process.wait(WAIT)
+
     def shows_typing(self) -> bool:
         """Whether the terminal shows what is typed, as it did before."""
         return bool(termios.tcgetattr(self._other)[3] & termios.ECHO)

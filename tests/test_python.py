@@ -106,6 +106,17 @@ def test_a_strength_that_leaves_no_step_raises_the_steps(sd, photo):
     assert (resolved.steps, resolved.n_steps) == (10, 1)
 
 
+@pytest.mark.parametrize("sampler", ["dpm_adaptive", "dpmpp_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"])
+def test_a_sampler_between_two_levels_is_refused_with_one(sd, sampler):
+    for settings in ({"steps": 1}, {"sigmas": (9.0, 0.0)}, {"sigmas": (9.0, 8.99999, 0.0)}):
+        with pytest.raises(RequestError, match="needs two noise levels above 0"):
+            sd.resolve(Request("a cat", sampler=sampler, seed=1, height=16, width=16, **settings))
+    sd.resolve(Request("a cat", sampler=sampler, steps=2, seed=1))
+    told = {"sampler": "dpm_adaptive", "steps": 4, "hires": 2, "hires_steps": 1, "hires_strength": 1.0}
+    with pytest.raises(RequestError, match="needs two noise levels above 0"):
+        sd.resolve(Request("a cat", seed=1, **told))
+
+
 # -- what is recorded -----------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,8 @@ KNOWN = ("steps", "guidance_scale", "guidance_start", "guidance_end", "guidance_
         ("hieght", ["height"]),
         ("guidance", ["guidance_scale", "guidance_start", "guidance_end"]),
         ("guidance_sca", ["guidance_scale"]),
+        ("gui", ["guidance_scale", "guidance_start", "guidance_end"]),
+        ("gu", []),
         ("prompt", []),
         ("", []),
         ("width" * 100_000, []),

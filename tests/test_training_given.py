@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -148,3 +149,19 @@ def test_a_state_that_is_damaged_is_named(scripts, tmp_path):
     torch.save({"step": 3}, path)
     with pytest.raises(SystemExit, match="is no state of a training"):
         loop.resume(path, {}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_have_the_permissions_of_any_new_file(scripts, tmp_path, mask, mode):
+    alone, folder = tmp_path / "a.safetensors", tmp_path / "unet"
+    folder.mkdir()
+    for path in (alone, folder / "b.safetensors"):
+        path.touch(mode=0o600)
+    before = os.umask(mask)
+    try:
+        for path in (alone, folder):
+            scripts["permissions"].follow_umask(path)
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (alone, folder / "b.safetensors")] == [mode, mode]

@@ -16,6 +16,7 @@ import given
 import torch
 import typer
 from diffusers import ControlNetModel
+from permissions import follow_umask
 
 
 def main(
@@ -57,6 +58,7 @@ def main(
     sizes |= {"untold": untold, "noisier": noisier}
     loss = denoising.train(parts, data, predict, control.parameters(), **sizes)
     control.half().save_pretrained(output)
+    follow_umask(output)
     weights = output / "diffusion_pytorch_model.safetensors"
     print(f"{output}: {weights.stat().st_size / 1e6:.1f} MB, loss {loss:.4f}")
 

@@ -29,6 +29,7 @@ import typer
 from catalogue import Catalogue
 from diffusers import DDIMScheduler
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from permissions import follow_umask
 from safetensors.torch import save_file
 from scenes import scene
 from torch.nn import functional
@@ -77,6 +78,7 @@ def main(
             "modelspec.description": f"{few} steps of DDIM without guidance, {clock.done} batches of {batch_size}",
         }
         save_file(lora.kohya("lora_unet", get_peft_model_state_dict(student), rank), output, metadata=facts)
+        follow_umask(output)
         place.say(f"{output}: {output.stat().st_size / 1e3:.0f} kB after {clock.done} steps")
     loop.finish(place)
 

@@ -15,6 +15,7 @@ import torch
 import typer
 from denoising import BUILT_IN
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from permissions import follow_umask
 from transformers import CLIPTextModel
 
 COPIED = ("model_index.json", "mlxdiff.json", "scheduler", "tokenizer")
@@ -36,6 +37,7 @@ def main(
     for name, kind in kinds.items():
         part = given.part(kind, work / name, dtype=torch.float16)
         part.save_pretrained(output / name)
+        follow_umask(output / name)
         _forget_place(output / name / "config.json")
         counts[name] = sum(value.numel() for value in part.parameters())
     for name in COPIED:

@@ -17,6 +17,7 @@ import given
 import torch
 import typer
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from permissions import follow_umask
 from safetensors.torch import save_file
 
 UNET_LAYERS = r".*\.(to_q|to_k|to_v|to_out\.0|proj|ff\.net\.2|proj_in|proj_out|conv1|conv2|conv_shortcut|conv)"
@@ -62,6 +63,7 @@ def main(
         "modelspec.description": f"{len(data.latents)} pictures, {steps} steps of {batch_size}, loss {loss:.4f}",
     }
     save_file(tensors, output, metadata=facts)
+    follow_umask(output)
     print(f"{output}: {output.stat().st_size / 1e3:.0f} kB, {len(tensors) // 3} layers, loss {loss:.4f}")
 
 

@@ -21,6 +21,7 @@ import sampling
 import torch
 import typer
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from permissions import follow_umask
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -81,6 +82,8 @@ def main(
         predict.eval()
         predict.unet.save_pretrained(work / "unet")
         predict.text_encoder.save_pretrained(work / "text_encoder")
+        for name in ("unet", "text_encoder"):
+            follow_umask(work / name)
         parts = denoising.Parts(
             predict.unet, vae, predict.text_encoder, tokenizer, noises, place.device, place.device.type == "cuda"
         )

@@ -20,6 +20,7 @@ import torch
 import typer
 from denoising import BUILT_IN
 from diffusers import AutoencoderKL
+from permissions import follow_umask
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
@@ -65,6 +66,7 @@ def main(
         vae.eval()
         normalize(vae, easel, scenes, place)
         vae.save_pretrained(work / "vae")
+        follow_umask(work / "vae")
         place.say(f"{work / 'vae'}: {peak(vae, easel, scenes, place):.2f} dB on other scenes")
     loop.finish(place)
 

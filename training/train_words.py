@@ -26,6 +26,7 @@ import torch
 import typer
 from catalogue import Catalogue
 from diffusers.models.attention_processor import Attention
+from permissions import follow_umask
 from scenes import Scene, scene
 from torch import nn
 from torch.nn import functional
@@ -67,6 +68,7 @@ def main(
         training.average.swap()
         shutil.copytree(model, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
         student.half().save_pretrained(output / "text_encoder")
+        follow_umask(output / "text_encoder")
     loop.finish(place)
 
 

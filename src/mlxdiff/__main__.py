@@ -9,6 +9,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Runs the program; see cli/app.py. Interrupted while it still imports, it exits 130 as it does later on."""
     sys.unraisablehook = _interrupt_again
+    _fill_standard_descriptors()
     try:
         from .cli.app import main as run
 
@@ -19,6 +20,17 @@ def main() -> None:
         if end.code != INTERRUPTED:
             raise
         _end("")
+
+
+def _fill_standard_descriptors() -> None:
+    """Opens /dev/null as each of 0, 1 and 2 that is closed (`<&-`); sys.stdin and the others stay None.
+
+    The next file to be opened would get that number: MLX takes 0 for a failure, and what libraries in C print to 1 and
+    2 would go into a picture.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest that is free
+        pass
+    os.close(number)
 
 
 def _interrupt_again(unraisable) -> None:

@@ -21,12 +21,13 @@ from .families.base import NOTHING, Defaults
 from .hashing import content_hash
 from .named_files import named_files
 from .parts import BACKBONE
-from .passes import scheduling, stages
+from .passes import randomness, scheduling, stages
 from .request import MAX_STEPS, OPTIONS, PROMPT_SYNTAXES, SEEDS, Model, Request, Resolved, presets
 from .request.controls import prepared_alike
 from .steering import ip_adapters, regions
 
 _DRAWN = 80  # bytes that each number takes while noise is drawn, at most
+_SAME_LEVEL = 1e-5  # of two noise levels: their relative difference
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         resolved = resolved.replaced(hashes=tuple(dict.fromkeys([*(resolved.hashes or ()), *own])))
     for each, held in stages.views(resolved):
         _check_memory(held, (refiner if each.refines and refiner is not None else loaded).checkpoint)
+        _check_levels(held)
         guidance.interval_of(held.noise_levels.sigmas, *held.guidance_interval)
         for adapter in () if each.refines else held.ip_adapter or ():
             ip_adapters.levels_of(adapter, held.noise_levels.sigmas)
@@ -238,6 +240,20 @@ def _check_noise(request: Resolved, checkpoint: Checkpoint) -> None:
     count = max((place.count or place.index + 1 for place in request.batch_places if place is not None), default=1)
     if not budget.fits(needed := int(number * count * request.width * request.height)):
         raise RequestError(f"Noise of {count} images (batch_index) {budget.lack(needed)}.", "Name a smaller batch.")
+
+
+def _check_levels(request: Resolved) -> None:
+    """Raises RequestError where a pass has one noise level above 0, and its sampler goes from one to another."""
+    ends = None
+    if randomness.kind_of(request) == "brownian":
+        ends = request.noise_levels.ends
+    if SAMPLERS[request.sampler].adaptive:
+        ends = min(level for level in request.noise_levels.sigmas if level > 0), request.noise_levels.sigmas[0]
+    if ends is not None and math.isclose(*ends, rel_tol=_SAME_LEVEL):
+        raise RequestError(
+            f"The sampler {request.sampler} needs two noise levels above 0, and this run has {ends[0]:g} alone.",
+            "Ask for more steps, or a higher strength.",
+        )
 
 
 def _check_memory(request: Request, checkpoint: Checkpoint) -> None:

@@ -298,13 +298,27 @@ def test_the_longest_line_is_read_and_one_byte_more_is_not(tmp_path):
         list(read_entries(open_prompts(str(path)), "p", BASE))
 
 
+@pytest.mark.parametrize("length", [MAX_LINE + 1, MAX_LINE + 2, 2 * MAX_LINE + 6, 300_000])
+def test_the_rest_of_a_line_that_is_too_long_is_no_line(tmp_path, length):
+    path = tmp_path / "p.txt"
+    path.write_bytes(b"a" * length + b"\nb\n" + b"c" * length)
+    assert [line.strip()[:1] for line in open_prompts(str(path))] == [b"a", b"b", b"c"]
+    entries = read_entries(open_prompts(str(path)), "p", BASE)
+    with pytest.raises(RequestError, match="p, line 1: it is longer"):
+        next(entries)
+    assert next(entries).source == "p, line 2"
+    with pytest.raises(RequestError, match="p, line 3: it is longer"):
+        next(entries)
+
+
 def test_a_line_without_end_is_not_read_into_memory():
     if not os.path.exists("/dev/zero"):
         pytest.skip("needs /dev/zero")
-    lines = open_prompts("/dev/zero")
+    entries = read_entries(open_prompts("/dev/zero"), "/dev/zero", BASE)
     with pytest.raises(RequestError, match="longer than"):
-        list(read_entries(lines, "/dev/zero", BASE))
-    lines.close()
+        next(entries)
+    with pytest.raises(InputError, match="no line end in"):
+        next(entries)
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "", "a\0b", "file/below"])

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import WAIT
 from program import mlxdiff
+from terminals import Terminal
 
 from mlxdiff.cli import output
 from mlxdiff.errors import InputError, MlxdiffWarning
@@ -144,6 +145,31 @@ def test_closed_streams_end_nothing(tmp_path, streams_gone):
     done = shell(f"{line}; mlxdiff info nosuch.png {streams_gone}; echo $?", tmp_path)
     assert [line for line in done.stdout.splitlines() if line in "01"] == ["0", "1"]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("streams_gone", ["<&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_number_of_a_closed_stream(tmp_path, streams_gone):
+    line = 'mlxdiff generate "a cat" --steps 1 --seed 1 --height 16 --width 16'
+    done = shell(f"{line} -o open.png; {line} -o closed.png {streams_gone}; echo $?", tmp_path)
+    assert done.stdout.endswith("0\n"), done.stderr
+    assert (tmp_path / "closed.png").read_bytes() == (tmp_path / "open.png").read_bytes()
+
+
+def test_a_run_goes_on_where_its_terminal_was_closed(tmp_path):
+    """As behind `disown`: every write to the terminal fails from then on."""
+    told = ("--n-images", "6", "--seed", "1", "--steps", "4", "--height", "64", "--width", "64", "-o", "out/")
+    deaf = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    with Terminal(tmp_path, "generate", "a cat", *told, before=deaf) as terminal:
+        terminal.until("Using the built-in")
+        assert terminal.hang_up() == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+
+
+def test_a_file_that_fails_while_it_is_read_is_said_in_words(tmp_path):
+    if not os.path.exists("/proc/self/mem"):
+        pytest.skip("needs /proc/self/mem, whose first byte cannot be read")
+    said = mlxdiff("info", "/proc/self/mem", cwd=tmp_path, code=1).stderr
+    assert said == "error: /proc/self/mem cannot be read (Input/output error). Check the file and the disk.\n"
 
 
 def test_a_terminal_that_is_not_utf8(tmp_path):

@@ -166,3 +166,9 @@ def test_any_sampler_and_schedule_descends_or_is_refused(program):
 def test_what_does_not_fit_is_refused(program, arguments, problem):
     with pytest.raises(RequestError, match=problem):
         program_schedule(program, config(), **arguments)
+
+
+def test_where_a1111_leaves_out_the_only_step_none_is_said_to_be_run():
+    with pytest.raises(RequestError, match="Of 1 steps, A1111's ddim runs none"):
+        program_schedule("a1111", config("ddim"), 1)
+    assert program_schedule("a1111", config("ddim"), 2).steps == 1

@@ -32,6 +32,7 @@ from .templates import first_mark
 from .wildcards import Wildcards
 
 MAX_LINE = 2**16  # bytes
+_MAX_CUT = 2**26  # bytes of a line that is too long, which are read to find its end
 STANDARD_INPUT = "-"
 TYPED = "The line"  # the place of an entry that was typed
 
@@ -173,7 +174,7 @@ def _values_of(line: str | bytes, place: str, templates: bool) -> dict[str, Any]
 def open_prompts(path: str) -> Generator[bytes]:
     """The lines of the file, or of standard input for `-`, each as soon as it is there; raises InputError.
 
-    The file is opened now and closed after its last line. A line is cut where it is longer than MAX_LINE allows.
+    The file is opened now and closed after its last line. A line that is longer than MAX_LINE allows is cut.
     """
     if path == STANDARD_INPUT:
         if sys.stdin is None:
@@ -210,6 +211,14 @@ def _lines(stream: IO[Any], name: str, *, close: bool) -> Generator[bytes]:
     try:
         while line := stream.readline(MAX_LINE + 3):  # a carriage return, a newline, and one that is too many
             yield line
+            length = len(line)
+            while len(line) > MAX_LINE and line[-1:] not in (b"\n", "\n"):  # its rest is no line of its own
+                if length > _MAX_CUT:
+                    raise InputError(
+                        f"{name} has no line end in {length} bytes.", "Name a file of prompts, one a line."
+                    )
+                line = stream.readline(MAX_LINE + 3)
+                length += len(line)
     except OSError as error:
         raise InputError(f"{name} cannot be read on ({_reason(error)}).", "Check the disk or the pipe.") from None
     finally:

@@ -78,5 +78,5 @@ def _found(kind: str, rows: Mapping[str, Row], names: Mapping[str, Row], text: A
     key = key_of(text) if isinstance(text, str) else ""
     if key in names and len(text) <= _LONGEST:
         return names[key]
-    near = [names[each].name for each in spelling.nearest(key, names)]
-    raise RequestError(f"There is no {kind} {text!r}.", spelling.question(near, f"Choose one of {', '.join(rows)}."))
+    near = dict.fromkeys(names[each].name for each in spelling.nearest(key, names))
+    raise RequestError(f"There is no {kind} {text!r}.", spelling.question([*near], f"Choose one of {', '.join(rows)}."))

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +54,8 @@ def err_console() -> Console:
     """For people: bars, tables beside data, warnings. Silent under --quiet."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=verbosity.quiet, highlight=False)
+    file: Any = None if sys.stderr is None else _Lasting(sys.stderr)
+    return Console(file=file, stderr=True, quiet=verbosity.quiet, highlight=False)
 
 
 def out_console() -> Console:
@@ -308,11 +310,36 @@ class _Shown:
             self.plain(message, category, filename, lineno, file, line)
 
 
+class _Lasting:
+    """A stream to people: once it fails, as a terminal that was closed does, what is written to it is dropped."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _drop(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _drop(self._stream)
+
+
 def lost_output(error: OSError) -> OutputError | None:
     """The words for stdout that failed, None where its reader has only gone; nothing more is written to it."""
+    has_gone = error.errno in (errno.EPIPE, errno.EINVAL)  # EINVAL is a closed pipe on Windows
     if sys.stdout is not None:
+        has_gone = has_gone or (error.errno == errno.EIO and _is_device(sys.stdout))  # a terminal that was closed
         _drop(sys.stdout)
-    if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL is a closed pipe on Windows
+    if has_gone:
         return None
     return OutputError(
         f"Standard output cannot be written ({os.strerror(error.errno or 0)}).", "Send it elsewhere, or free the disk."
@@ -323,6 +350,14 @@ def _is_terminal(stream: IO[str] | None) -> bool:
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
+        return False
+
+
+def _is_device(stream: IO[str]) -> bool:
+    """Whether it is a terminal or another device; a terminal that was closed does not say that it is one."""
+    try:
+        return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
         return False
 
 

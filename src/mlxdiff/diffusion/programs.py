@@ -90,6 +90,8 @@ def _schedule(
             total = int(steps / strength) if strength < 0.9999 else steps
     if levels is None and own is not None:
         levels = tuple(own(total, table).tolist())
+        if len(levels) < 2:  # it leaves out the first step of those asked for
+            raise RequestError(f"Of {steps} steps, A1111's {config.sampler} runs none.", "Ask for more steps.")
     elif levels is None:
         levels = _levels(config, total, schedule, table, program)
     path = None if comfyui else (min(level for level in levels if level > 0), levels[0])  # A1111's is never cut

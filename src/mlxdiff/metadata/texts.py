@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import recipes
 from ..containers import jpeg_webp_gif, png, xmp
+from ..errors import InputError
 from ..images import open_picture, stored_texts
 from ..inputs import open_input
 from .sheets import SHEET, SWEEP
@@ -20,8 +21,11 @@ _OTHERS = tuple(dict.fromkeys((*recipes.NAMES, xmp.NAME)))
 def texts_in(path: str | Path) -> tuple[str, tuple[int, int], dict[str, str]]:
     """The format, the size (width, height), and the texts of a picture file; raises InputError where it is none."""
     with open_input(path, "picture") as stream:
-        size = png.read_size(stream)
-        found = jpeg_webp_gif.read(stream) if size is None else None
+        try:
+            size = png.read_size(stream)
+            found = jpeg_webp_gif.read(stream) if size is None else None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).", "Check the file and the disk.") from None
     if size is not None:
         return "PNG", size, png.read_texts(path, _OWN, _OTHERS)
     if found is not None:

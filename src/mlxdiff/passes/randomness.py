@@ -62,13 +62,18 @@ class Randomness:
 
     def steps(self) -> Noise:
         """What the sampler draws in its steps; call it after `start`."""
-        request, row = self._request, find_sampler(self._request.sampler)
-        kind = row.program_noise if _program(request) and row.program_noise is not None else row.noise
+        request, kind = self._request, kind_of(self._request)
         if self._batches is not None:
             return self._batches.brownian(request.noise_levels.ends) if kind == "brownian" else self._batches.steps()
         if kind == "brownian":
             return brownian_noise(request.seeds, *self._shape, request.noise_levels.ends, request.rng)
         return stream_noise(self._streams, *self._shape)
+
+
+def kind_of(request: Resolved) -> str:
+    """Of the noise that the sampler's steps draw (see `SamplerRow.noise`), which may be another with --compat."""
+    row = find_sampler(request.sampler)
+    return row.program_noise if _program(request) and row.program_noise is not None else row.noise
 
 
 def _program(request: Resolved) -> bool:
