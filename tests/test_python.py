@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import multiprocessing
 import os
@@ -174,7 +175,7 @@ def test_settings_and_samplers_are_data():
         (lambda sd: sd.decode(None), "latents are NoneType"),
         (lambda sd: sd.decode(np.zeros((1, 4, 4, 3))), "shape"),
         (lambda sd: sd.encode(np.zeros((1, 30, 30, 3), np.float32)), "30x30 pixels"),
-        (lambda sd: sd.encode([[1, 2], [3]]), "pictures are list"),
+        (lambda sd: sd.encode([[1, 2], [3]]), "images are list"),
         (lambda sd: sd.encode_prompt(None), "prompt is NoneType"),
         (lambda sd: next(sd.generate_latents("a", latents=np.zeros((1, 2, 2, 4)), **SMALL)), "noise given has shape"),
         (lambda sd: sd.resolve(Request("a", height=16384, width=16384)), "needs about .* GB"),
@@ -331,3 +332,12 @@ def test_type_hints_of_the_public_names_can_be_read():
     assert "reference" in get_type_hints(Model)
     assert issubclass(RequestError, ValueError)
     assert issubclass(InputError, MlxdiffError)
+
+
+def test_methods_name_their_arguments_as_the_documentation_does():
+    for method, names in {
+        "decode": ["latents", "tile"],
+        "encode": ["images"],
+        "denoise": ["request", "latents"],
+    }.items():
+        assert list(inspect.signature(getattr(StableDiffusion, method)).parameters)[1:] == names

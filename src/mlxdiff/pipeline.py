@@ -308,18 +308,18 @@ class StableDiffusion:
         with self._turn:
             return upscaling.upscale(hub.find_part(upscaler, "upscaler"), picture, dtype=self.dtype)
 
-    def encode(self, pictures: mx.array) -> mx.array:
-        """Pictures (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
-        pictures = autoencoding.checked(pictures, "pictures", "(images, height, width, 3)", 3)
+    def encode(self, images: mx.array) -> mx.array:
+        """Images (B, H, W, 3) in [0, 1] to latents (B, H/f, W/f, C): the mean of the VAE's posterior."""
+        images = autoencoding.checked(images, "images", "(images, height, width, 3)", 3)
         factor = self.checkpoint.scale_factor
-        if pictures.shape[1] % factor or pictures.shape[2] % factor:
+        if images.shape[1] % factor or images.shape[2] % factor:
             raise InputError(
-                f"The pictures are {pictures.shape[2]}x{pictures.shape[1]} pixels.",
+                f"The images are {images.shape[2]}x{images.shape[1]} pixels.",
                 f"Their sides must be multiples of {factor}.",
             )
         with self._turn:
             vae = self.networks.vae
-            return vae.normalize(autoencoding.posterior(vae, pictures)[0])
+            return vae.normalize(autoencoding.posterior(vae, images)[0])
 
     def _shape(self, request: Resolved) -> tuple[int, int, int]:
         """(h, w, C) of one image's latents."""

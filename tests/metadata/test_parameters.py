@@ -27,6 +27,7 @@ from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.recipes.names import sampler_name, schedule_name
 from mlxdiff.request import NOISE_SOURCES, SAMPLERS, SCHEDULES, Request, Resolved
 from mlxdiff.request.declarations import declared
+from mlxdiff.request.presets import applied as resolved_presets
 from mlxdiff.text.syntax.a1111 import split_networks
 
 
@@ -615,3 +616,13 @@ def test_files_beside_the_model_are_named_unless_the_text_names_them():
     _, (said,) = parsed(f"a\nNegative prompt: bad\nSteps: 4, Seed: 1, Hashes: {hashes}")
     assert "Hashes: lora:ink," in said
     assert "embed:bad" not in said
+
+
+@pytest.mark.parametrize("syntax", [None, "plain", "a1111", "comfyui", "compel"])
+@pytest.mark.parametrize("compat", [None, "diffusers", "a1111", "comfyui"])
+def test_the_program_and_the_syntax_come_back_from_a_text(compat, syntax):
+    made = resolved_presets(Request("(a:1.2) cat", steps=4, seed=1, compat=compat, prompt_syntax=syntax))
+    back = resolved_presets(parse_parameters(parameters_text(made)))
+    names = ("compat", "rng", "rounding")
+    assert [getattr(back, name) for name in names] == [getattr(made, name) for name in names]
+    assert (back.prompt_syntax or "a1111") == (made.prompt_syntax or "a1111")

@@ -27,6 +27,7 @@ from ..recipes.recipe import FindModel
 from ..request import Request
 from ..request.adapters import MAX_LORA_SCALE, Lora
 from ..request.declarations import Number, Setting, declared
+from ..request.presets import PRESETS
 from .short_hashes import ShortHashes, short_hashes
 
 
@@ -102,6 +103,12 @@ def _hires_strength(request: Request) -> dict[str, str]:
     return {"Denoising strength" if request.strength is None else "Hires strength": f"{request.hires_strength}"}
 
 
+def _prompt_syntax(request: Request) -> dict[str, str]:
+    """Said where it is not the one that a reader takes for the program."""
+    usual = PRESETS.get(request.compat or "", {}).get("prompt_syntax", "a1111")
+    return {} if request.prompt_syntax in (None, usual) else {"Prompt syntax": request.prompt_syntax}
+
+
 # What A1111 calls these, or writes for several fields at once; all else goes by its declaration.
 _NAMES: dict[str, Callable[[Any], str]] = {
     "sampler": sampler_name,
@@ -117,6 +124,7 @@ _NAMES: dict[str, Callable[[Any], str]] = {
 }
 _COMPOSED: dict[str, Callable[[Request], dict[str, str]]] = {
     "n_images": lambda request: {} if request.batch_size == 1 else {"Batch size": str(request.batch_size)},
+    "prompt_syntax": lambda request: _prompt_syntax(request),
     "hires_strength": lambda request: _hires_strength(request),
     "width": lambda request: {} if request.width is None else {"Size": f"{request.width}x{request.height}"},
     "model": lambda request: {} if request.model is None else {"Model": _model_name(request.model)},

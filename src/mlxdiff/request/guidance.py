@@ -44,6 +44,7 @@ class GuidanceSettings:
         "cfgpp takes the sampler's CFG++ form, which wants a guidance scale of about 1.",
         group="Guidance",
         unset="the sampler's own",
+        a1111="Guidance mode",
     )
     pag_scale: float | None = setting(
         Number(0, MAX_PAG_SCALE),

@@ -21,6 +21,7 @@ class NoiseSettings:
         Choice(COMPAT),
         "Program whose pictures to reproduce: its noise, schedules, rounding and prompt syntax.",
         unset="diffusers, with A1111's prompt syntax",
+        a1111="Compat",
     )
     rng: str | None = setting(
         Choice(NOISE_SOURCES),

@@ -22,7 +22,11 @@ class PromptSettings:
         Text(), "What to steer away from.", group="Prompt", unset="none", flags=("-n",)
     )
     prompt_syntax: str | None = setting(
-        Choice(PROMPT_SYNTAXES), "How brackets and other marks in prompts are read.", group="Prompt", unset="a1111"
+        Choice(PROMPT_SYNTAXES),
+        "How brackets and other marks in prompts are read.",
+        group="Prompt",
+        unset="a1111",
+        a1111="Prompt syntax",
     )
     clip_skip: int | None = setting(
         Whole(1, MAX_CLIP_SKIP),
