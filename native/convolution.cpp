@@ -37,8 +37,11 @@ void convolve(const Convolution& conv, const Real* x, const Weights<Real>& weigh
     });
   }
   const bool fits = conv.kernel == 3 && conv.stride == 1;
+  Convolution one = conv;
+  one.batch = 1;  // a picture must not depend on how many others are in its batch
   // The other algorithm has several products in each lane.
-  if (fits && kPerLane<Real> * winograd_work(conv, weights.packed != nullptr) < conv.kernel * conv.kernel * conv.out_pixels()) {
+  const int64_t work = kPerLane<Real> * winograd_work(one, weights.packed != nullptr);
+  if (fits && work < one.kernel * one.kernel * one.out_pixels()) {
     return convolve_by_winograd(conv, x, weights, bias, out);
   }
   convolve_directly(conv, x, weights, bias, out);

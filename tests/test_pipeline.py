@@ -28,6 +28,7 @@ from skimage import data
 
 from mlxdiff import Request, StableDiffusion
 from mlxdiff.errors import MlxdiffWarning, RequestError
+from mlxdiff.kernels import native
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -165,6 +166,16 @@ def test_an_image_does_not_depend_on_its_batch():
         [ours("emoji", prompt=text, seed=s, steps=6) for text, s in zip(PROMPTS, (11, 4), strict=True)]
     )
     assert psnr(together, alone) > 80
+
+
+@pytest.mark.skipif(native.serving() is None, reason=f"the extension is {native.state()}")
+@pytest.mark.parametrize("size", [(64, 64), (48, 72), (128, 128)])
+def test_with_the_extension_a_picture_has_the_same_bytes_in_a_batch(size):
+    height, width = size
+    settings = {"steps": 2, "height": height, "width": width}
+    together = ours("emoji", prompt=[*PROMPTS, "a cat"], seed=[11, 4, 5], **settings)
+    for i, (text, seed) in enumerate(zip([*PROMPTS, "a cat"], (11, 4, 5), strict=True)):
+        np.testing.assert_array_equal(ours("emoji", prompt=text, seed=seed, **settings)[0], together[i])
 
 
 def test_nothing_happens_before_somebody_iterates(monkeypatch):
