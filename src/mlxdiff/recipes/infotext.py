@@ -16,7 +16,9 @@ NEGATIVE = "Negative prompt:"
 # The web UI's own, less what it allows in front; a name is at most 60 letters, so that no text takes long.
 _NAME = re.compile(r"\s*(\w[\w \-/.+]{0,60}):[ \t]*")
 _STEPS = re.compile(r"\s*Steps:\s*\d", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[,\s]*")  # of which a hostile text may have half a million
 _END = re.compile(r"[,\n]")
+_DECODER = json.JSONDecoder(strict=False)
 _ENOUGH = 3  # known names in a line that is one of settings
 _MAX_FAILURES = 16  # of JSON in a line: each costs as much as the line is long
 # Behind the settings the extension Dynamic Prompts keeps the prompts that it drew this one from, as they were.
@@ -98,21 +100,23 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
     A value is a JSON string, list or object, or it ends at a comma or with its line.
     """
-    decoder, at, failures = json.JSONDecoder(strict=False), 0, 0
+    at, failures = 0, 0
     while at < len(text):
         found = _NAME.match(text, at)
         start = at if found is None else found.end()
         end, value = start, None
         if failures < _MAX_FAILURES and text[start : start + 1] in ('"', "{", "["):
             try:
-                value, end = decoder.raw_decode(text, start)
+                value, end = _DECODER.raw_decode(text, start)
             except (ValueError, RecursionError):  # not JSON after all
                 value, end, failures = None, start, failures + 1
         mark = _END.search(text, end)
         stop = len(text) if mark is None else mark.start()
         name = "" if found is None else found[1].strip()
         yield name, value if isinstance(value, str) else text[start:stop].strip()
-        at = stop + 1
+        at = stop
+        if (gap := _SEPARATORS.match(text, stop)) is not None:
+            at = gap.end()
 
 
 def _prompts(lines: list[str]) -> tuple[str, str]:
