@@ -131,7 +131,7 @@ def test_bad_lines_are_all_named_and_leave_nothing(models, in_folder):
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="Linux and macOS have a file without an end")
 def test_a_file_without_an_end_is_refused(models, in_folder):
-    with pytest.raises(work.BadLinesError, match="bad lines"):
+    with pytest.raises(InputError, match="no line end"):
         work.for_file(models, BASE, "/dev/zero", "out", TWO)
     assert os.listdir(in_folder) == []
 

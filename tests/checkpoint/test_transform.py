@@ -19,6 +19,7 @@ from mlxdiff.checkpoint.load import LoadedNetwork, StoredWeights, read_component
 from mlxdiff.errors import CheckpointError
 from mlxdiff.families import base
 from mlxdiff.models.backbone import Extra
+from mlxdiff.models.layers import OnStreams
 from mlxdiff.models.unet import UNet2DConditionModel, UNetConfig
 from mlxdiff.quantized import write_quantized
 
@@ -76,7 +77,7 @@ class LowRank(nn.Module):
         return x @ self.up.reshape(self.up.shape[0], -1).T
 
 
-class WithChange(nn.Module):
+class WithChange(OnStreams, nn.Module):
     """A linear layer or a convolution, quantized or not, with a change beside it; it is called as the layer is."""
 
     def __init__(self, layer: nn.Module, change: nn.Module):
