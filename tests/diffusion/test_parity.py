@@ -31,7 +31,7 @@ from oracle_schedulers import (
 from mlxdiff.diffusion.schedule import SchedulerConfig, make_schedule
 
 TOLERANCE = 1e-5
-CANCELLED = 2e-3  # 4096 * 2^-24, some times over
+CANCELLED = 3e-3  # 4096 * 2^-24, some times over: 2.3e-3 on an Intel Xeon with AVX-512, less on an AMD EPYC
 SMALLEST_SIGMA = 4e-5
 ONE_TIMESTEP = 5e-3
 
@@ -46,7 +46,7 @@ def allowed(name: str, sampler: str, steps: int, schedule: str | None) -> float:
     if sampler in ("deis", "sa_solver"):  # which end at the smallest sigma
         return SMALLEST_SIGMA
     if plan.timesteps[-1] < 0.5 and steps <= 2:
-        return 2 * SMALLEST_SIGMA if sampler == "dpm2_ancestral" else SMALLEST_SIGMA
+        return 4 * SMALLEST_SIGMA if sampler == "dpm2_ancestral" else SMALLEST_SIGMA  # 1.15e-4 on that Xeon
     return TOLERANCE
 
 
@@ -76,10 +76,20 @@ def test_every_ramp(name, sampler, schedule):
 @pytest.mark.parametrize("steps", [5, 20])
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 @pytest.mark.parametrize("name", ["sd1", "sd21", "zero_snr"])
-def test_ddim_with_eta(name, eta, steps):
-    """From infinite noise diffusers subtracts the noise's variance from all but itself, in fp32, and takes the root."""
-    cancels = name == "zero_snr" and eta == 1
-    assert max_error(CHECKPOINTS[name], "ddim", steps, eta=eta) < (5e-4 if cancels else TOLERANCE)
+def test_ddim_with_eta(name, eta, steps, monkeypatch):
+    """From infinite noise diffusers subtracts the noise's variance from all but itself and takes the root. In fp32 the
+    rest has few digits or, on some processors, is below 0: so diffusers gets its table in fp64.
+    """
+    made = oracle_schedulers.scheduler_of
+
+    def in_fp64(*arguments):
+        scheduler = made(*arguments)
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+        scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
+        return scheduler
+
+    monkeypatch.setattr(oracle_schedulers, "scheduler_of", in_fp64)
+    assert max_error(CHECKPOINTS[name], "ddim", steps, eta=eta) < TOLERANCE
 
 
 @pytest.mark.parametrize("solver_order", [1, 2, 3])
