@@ -21,6 +21,7 @@ constexpr int64_t kMostTaps = 9;
 
 template <class Real>
 void convolve(const Convolution& conv, const Real* x, const Weights<Real>& weights, const Real* bias, Real* out) {
+  if (conv.out_pixels() == 0) return;
   if (conv.kernel == 1 && conv.stride == 1 && conv.padding == 0) {
     return multiply<Real>({
         .rows = conv.out_pixels(),
