@@ -80,7 +80,7 @@ def main(
         save_file(lora.kohya("lora_unet", get_peft_model_state_dict(student), rank), output, metadata=facts)
         follow_umask(output)
         place.say(f"{output}: {output.stat().st_size / 1e3:.0f} kB after {clock.done} steps")
-    loop.finish(place)
+    training.finish()
 
 
 @dataclass(frozen=True)

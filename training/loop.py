@@ -81,11 +81,6 @@ def start(seed: int) -> Place:
     return Place(device, rank, world)
 
 
-def finish(place: Place) -> None:
-    if place.world > 1:
-        distributed.destroy_process_group()
-
-
 class Scenes(IterableDataset[Batch]):
     """Endless batches of random scenes and their captions' token ids (B, 77), other ones in each rank and worker."""
 
@@ -204,7 +199,7 @@ class Training:
             module.load_state_dict(state["weights"])
             self.average.weights = state["average"]
             self.optimizer.load_state_dict(state["optimizer"])
-        self.called = place.wrapped(module)
+        self.called: nn.Module = place.wrapped(module)
 
     def run(self, compute: Callable[[], tuple[torch.Tensor, Callable[[], str]]]) -> None:
         """Steps until the clock says no more. compute: a batch's loss, and what to tell of it when it is time."""
@@ -227,6 +222,16 @@ class Training:
                 self.store()
                 saved = time.monotonic()
         self.store()
+
+    def finish(self) -> None:
+        """Leaves the other ranks; the module is called alone from here on.
+
+        The averaging module goes first. With the last reference to the ranks' group it would wait in its destructor,
+        holding Python's lock, for a thread of gloo that may need that lock to let go of a tensor: for ever.
+        """
+        self.called = self.module
+        if self.place.world > 1:
+            distributed.destroy_process_group()
 
     def store(self) -> None:
         """Writes the state, in the first rank."""

@@ -90,7 +90,7 @@ def main(
         if preview:
             sampling.sheet(sampling.sample(parts, PREVIEWS, steps=preview), 4).save(work / "preview.png")
         place.say(f"{work}: unet and text_encoder after {clock.done} steps")
-    loop.finish(place)
+    training.finish()
 
 
 def losses(

@@ -68,7 +68,7 @@ def main(
         vae.save_pretrained(work / "vae")
         follow_umask(work / "vae")
         place.say(f"{work / 'vae'}: {peak(vae, easel, scenes, place):.2f} dB on other scenes")
-    loop.finish(place)
+    training.finish()
 
 
 def untrained() -> AutoencoderKL:

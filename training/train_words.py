@@ -69,7 +69,7 @@ def main(
         shutil.copytree(model, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("text_encoder"))
         student.half().save_pretrained(output / "text_encoder")
         follow_umask(output / "text_encoder")
-    loop.finish(place)
+    training.finish()
 
 
 def losses(
