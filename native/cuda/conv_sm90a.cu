@@ -15,10 +15,6 @@ constexpr int TILE_HEIGHT = 8, TILE_WIDTH = 16, OUTPUTS = 128, DEPTH = 32, STAGE
 constexpr int X_BYTES = TILE_HEIGHT * TILE_WIDTH * DEPTH * 4, WEIGHT_BYTES = OUTPUTS * DEPTH * 4;
 constexpr int STAGE_BYTES = X_BYTES + 2 * WEIGHT_BYTES;
 
-#define D8(i)                                                                                                      \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),      \
-      "+f"(d[i + 7])
-
 // d = a b (+ d, if `adds`) for 64 rows, 128 columns and a depth of 8, begun. Of 16 rows a warp's thread has, in a, rows
 // lane / 4 and 8 below, and in these columns lane % 4 and 4 to the right.
 __device__ inline void product(float (&d)[64], const unsigned (&a)[4], size_t b, int adds) {
@@ -52,16 +48,15 @@ extern "C" __global__ void __launch_bounds__(384, 1)
                  int channels, int outputs, int side) {
   extern __shared__ __align__(1024) unsigned char memory[];  // nothing else is shared, so that it is aligned
   unsigned char* map_copies = memory + STAGES * STAGE_BYTES;
-  const unsigned stages = shared_address(memory), full = shared_address(map_copies + 3 * MAP_BYTES);
-  const unsigned empty = full + 8 * STAGES;
+  Ring<STAGES, STAGE_BYTES> ring(shared_address(memory), shared_address(map_copies + 3 * MAP_BYTES));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, thread = threadIdx.x % 128;
-  if (stages % 1024 != 0) __trap();
+  if (ring.memory % 1024 != 0) __trap();
   maps += size_t(blockIdx.x) * 3 * MAP_BYTES;
   if (warp == 0) {
     const void* addresses[] = {x, weight, rests};
     make_maps(maps, templates, map_copies, addresses, 3);
   }
-  if (threadIdx.x == 32) make_barriers(full, empty, STAGES, 2);
+  if (threadIdx.x == 32) ring.make_barriers(2);
   __syncthreads();
   see_maps(maps, 3);
 
@@ -75,22 +70,15 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     const int patch = tile / columns, line = patch / across;
     return Place{tile % columns * OUTPUTS, patch % across * TILE_WIDTH, line % down * TILE_HEIGHT, line / down};
   };
-  int stage = 0;
-  unsigned parity = 0;
-  const auto next = [&] {
-    stage = (stage + 1) % STAGES;
-    if (stage == 0) parity ^= 1;
-  };
 
   if (warp < 4) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     for (int tile = blockIdx.x; threadIdx.x == 0 && tile < tiles; tile += gridDim.x) {
       const Place at = place(tile);
-      for (int k = 0; k < steps; k++, next()) {
+      for (int k = 0; k < steps; k++, ring.next()) {
         const int tap = k / parts, channel = k % parts * DEPTH;
-        const unsigned to = stages + stage * STAGE_BYTES, ready = full + 8 * stage;
-        wait(empty + 8 * stage, parity ^ 1);
-        expect(ready, STAGE_BYTES);
+        const unsigned to = ring.here(), ready = ring.full();
+        ring.wait_to_fill();
         load(to, maps, channel, at.x + tap % side - side / 2, at.y + tap / side - side / 2, at.image, ready);
         load(to + X_BYTES, maps + MAP_BYTES, channel, tap, at.column, 0, ready);
         load(to + X_BYTES + WEIGHT_BYTES, maps + 2 * MAP_BYTES, channel, tap, at.column, 0, ready);
@@ -104,9 +92,9 @@ extern "C" __global__ void __launch_bounds__(384, 1)
       const Place at = place(tile);
 #pragma unroll
       for (int i = 0; i < 64; i++) sums[i] = 0.0f;
-      for (int k = 0; k < steps; k++, next()) {
-        wait(full + 8 * stage, parity);
-        const unsigned from = stages + stage * STAGE_BYTES, here = from + row * 128 + lane % 4 * 4;
+      for (int k = 0; k < steps; k++, ring.next()) {
+        ring.wait_to_read();
+        const unsigned from = ring.here(), here = from + row * 128 + lane % 4 * 4;
         const size_t whole = matrix(from + X_BYTES), left = matrix(from + X_BYTES + WEIGHT_BYTES);
         unsigned a[DEPTH / 8][4], rests_of_a[DEPTH / 8][4];
 #pragma unroll
@@ -126,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
         }
         commit_products();
         wait_products<0>();
-        if (thread == 0) arrive(empty + 8 * stage);
+        if (thread == 0) arrive(ring.empty(ring.stage));
         // Tensor cores drop bits as they add up, so they do it for a short while only.
 #pragma unroll
         for (int i = 0; i < 64; i++) sums[i] += d[i];

@@ -36,14 +36,41 @@ __device__ inline void meet_other_block() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// `full` barriers are for what the copy engine brings, `empty` ones for `readers` to give a stage back.
-__device__ inline void make_barriers(unsigned full, unsigned empty, int stages, int readers) {
-  for (int s = 0; s < stages; s++) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full + 8 * s));
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(empty + 8 * s), "r"(readers));
+// A ring of stages in shared memory, which one thread has the copy engine fill and others read: each goes around with a
+// ring of its own. `full` barriers are for what the copy engine brings, `empty` ones for readers to give a stage back.
+template <int STAGES, int STAGE_BYTES>
+struct Ring {
+  const unsigned memory, full_barriers, empty_barriers;
+  int stage = 0;
+  unsigned parity = 0;  // of the rounds that are done
+
+  __device__ Ring(unsigned memory, unsigned barriers)
+      : memory(memory), full_barriers(barriers), empty_barriers(barriers + 8 * STAGES) {}
+
+  // By one thread of the block, once: `readers` give each stage back.
+  __device__ void make_barriers(int readers) const {
+    for (int s = 0; s < STAGES; s++) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full_barriers + 8 * s));
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(empty_barriers + 8 * s), "r"(readers));
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
+
+  __device__ unsigned here() const { return memory + stage * STAGE_BYTES; }
+  __device__ unsigned full() const { return full_barriers + 8 * stage; }
+  __device__ unsigned empty(int stage) const { return empty_barriers + 8 * stage; }
+
+  __device__ void next() {
+    stage = (stage + 1) % STAGES;
+    if (stage == 0) parity ^= 1;
+  }
+  // Until the stage is given back; it is `full` with so many bytes.
+  __device__ void wait_to_fill() const {
+    wait(empty(stage), parity ^ 1);
+    expect(full(), STAGE_BYTES);
+  }
+  __device__ void wait_to_read() const { wait(full(), parity); }
+};
 
 // By a whole warp: writes `count` tensor maps to `maps`, made of templates and addresses; `copies` is shared memory.
 __device__ inline void make_maps(unsigned char* maps, const unsigned char* templates, unsigned char* copies,
@@ -110,6 +137,11 @@ __device__ inline void store(const void* map, unsigned from, int column, int row
 __device__ inline size_t matrix(unsigned address) {
   return size_t((address & 0x3ffff) >> 4) | size_t(1) << 16 | size_t(64) << 32 | size_t(1) << 62;
 }
+
+// Eight sums of a product, as its instruction names them.
+#define D8(i)                                                                                                      \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),      \
+      "+f"(d[i + 7])
 
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 

@@ -15,9 +15,6 @@ constexpr int BAND = 8;  // of tiles below each other that are made together, fo
 constexpr int X_BYTES = ROWS * DEPTH * 2, HALF_BYTES = COLUMNS * DEPTH * 2, STAGE_BYTES = X_BYTES + 2 * HALF_BYTES;
 constexpr int OUT_BYTES = ROWS * COLUMNS * 2, BIAS_BYTES = 2 * 2 * COLUMNS * 4;
 
-#define D8(i)                                                                                                      \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),      \
-      "+f"(d[i + 7])
 #define D64(i) D8(i), D8(i + 8), D8(i + 16), D8(i + 24), D8(i + 32), D8(i + 40), D8(i + 48), D8(i + 56)
 #define R8(a, b, c, e, f, g, h, i) "%" #a ",%" #b ",%" #c ",%" #e ",%" #f ",%" #g ",%" #h ",%" #i
 #define SUMS                                                                                                       \
@@ -90,10 +87,10 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
   extern __shared__ __align__(1024) unsigned char memory[];  // nothing else is shared, so that it is aligned
   float* biases = reinterpret_cast<float*>(memory + STAGES * STAGE_BYTES + OUT_BYTES);
   unsigned char* map_copies = reinterpret_cast<unsigned char*>(biases) + BIAS_BYTES;
-  const unsigned stages = shared_address(memory), full = shared_address(map_copies + 3 * MAP_BYTES);
-  const unsigned empty = full + 8 * STAGES, rank = blockIdx.x % 2;
+  Ring<STAGES, STAGE_BYTES> ring(shared_address(memory), shared_address(map_copies + 3 * MAP_BYTES));
+  const unsigned rank = blockIdx.x % 2;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, thread = threadIdx.x % 128;
-  if (stages % 1024 != 0) __trap();
+  if (ring.memory % 1024 != 0) __trap();
   maps += size_t(blockIdx.x) * 3 * MAP_BYTES;
   const unsigned char* map_of_weight = maps + MAP_BYTES;
   const unsigned char* map_of_out = maps + 2 * MAP_BYTES;
@@ -102,7 +99,7 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
     const void* addresses[] = {x, weight, out};
     make_maps(maps, templates, map_copies, addresses, 3);
   }
-  if (threadIdx.x == 32) make_barriers(full, empty, STAGES, 4);  // two groups of two blocks
+  if (threadIdx.x == 32) ring.make_barriers(4);  // two groups of two blocks
   __syncthreads();
   meet_other_block();
   see_maps(maps, 3);
@@ -114,22 +111,15 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
     row = ((first + index % high) * 2 + rank) * ROWS;
     column = index / high * COLUMNS;
   };
-  int stage = 0;
-  unsigned parity = 0;
-  const auto next = [&] {
-    stage = (stage + 1) % STAGES;
-    if (stage == 0) parity ^= 1;
-  };
 
   if (warp < 4) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     for (int tile = blockIdx.x / 2; threadIdx.x == 0 && tile < tiles; tile += gridDim.x / 2) {
       int row, column;
       place(tile, row, column);
-      for (int k = 0; k < steps; k++, next()) {
-        const unsigned to = stages + stage * STAGE_BYTES, ready = full + 8 * stage;
-        wait(empty + 8 * stage, parity ^ 1);
-        expect(ready, STAGE_BYTES);
+      for (int k = 0; k < steps; k++, ring.next()) {
+        const unsigned to = ring.here(), ready = ring.full();
+        ring.wait_to_fill();
         load(to, maps, k * DEPTH, row, ready);
         load_for_both(to + X_BYTES + rank * HALF_BYTES, map_of_weight, k * DEPTH, column + rank * width, ready);
       }
@@ -137,7 +127,7 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const int group = warp / 4 - 1;
-    const unsigned staged = stages + STAGES * STAGE_BYTES + group * (OUT_BYTES / 2);
+    const unsigned staged = ring.memory + STAGES * STAGE_BYTES + group * (OUT_BYTES / 2);
     float* its_biases = biases + group * 2 * COLUMNS;
     const int its_column = thread % 4 * 2, its_row = thread / 32 * 16 + lane / 4;
     float d[128];
@@ -147,9 +137,9 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
       const int biased = column + thread % 64 * 2;  // 64 threads load the values' biases, 64 the gates'
       float2 pair = make_float2(0.0f, 0.0f);
       if (biased < width) pair = two(bias + (thread < 64 ? 0 : width) + biased);
-      for (int k = 0; k < steps; k++, next()) {
-        wait(full + 8 * stage, parity);
-        const unsigned from = stages + stage * STAGE_BYTES;
+      for (int k = 0; k < steps; k++, ring.next()) {
+        ring.wait_to_read();
+        const unsigned from = ring.here();
         const size_t a = matrix(from + group * 64 * DEPTH * 2), b = matrix(from + X_BYTES);
         begin_products();
 #pragma unroll
@@ -157,12 +147,12 @@ __device__ void linear_geglu(const T* x, const T* weight, const T* bias, const u
         commit_products();
         if (k > 0) {
           wait_products<1>();
-          if (thread < 2) arrive_at(empty + 8 * last, thread);
+          if (thread < 2) arrive_at(ring.empty(last), thread);
         }
-        last = stage;
+        last = ring.stage;
       }
       wait_products<0>();
-      if (thread < 2) arrive_at(empty + 8 * last, thread);
+      if (thread < 2) arrive_at(ring.empty(last), thread);
       if (thread == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");  // the last tile's store
       *reinterpret_cast<float2*>(its_biases + thread * 2) = pair;
       group_barrier(group);

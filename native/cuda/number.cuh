@@ -20,6 +20,25 @@ __device__ inline Pack<T, WIDE<T>> read_last(const T* from) {
   return *reinterpret_cast<const Pack<T, WIDE<T>>*>(&some);
 }
 
+// out's pieces of 16 bytes, piece i being change(read(i), i). A thread moves LOADS of them, all read before the first is
+// written; cuda.py has that number too.
+template <typename T, typename Read, typename Change>
+__device__ inline void move(T* out, unsigned pieces, Read read, Change change) {
+  constexpr unsigned LOADS = 4;
+  const unsigned first = blockIdx.x * blockDim.x * LOADS + threadIdx.x;
+  Pack<T, WIDE<T>> some[LOADS];
+#pragma unroll
+  for (unsigned k = 0; k < LOADS; k++) {
+    const unsigned index = first + k * blockDim.x;
+    if (index < pieces) some[k] = *reinterpret_cast<const Pack<T, WIDE<T>>*>(read(index));
+  }
+#pragma unroll
+  for (unsigned k = 0; k < LOADS; k++) {
+    const unsigned index = first + k * blockDim.x;
+    if (index < pieces) *reinterpret_cast<Pack<T, WIDE<T>>*>(out + size_t(index) * WIDE<T>) = change(some[k], index);
+  }
+}
+
 // Two instructions of the special unit, without what CUDA adds to them for denormal numbers.
 __device__ inline float silu(float x) {
   float exponential, share;

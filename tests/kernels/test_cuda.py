@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from mlxdiff.kernels import cuda, group_norm_cuda, group_norm_hopper, layer_norm
+from mlxdiff.kernels import (
+    cuda,
+    fp32_hopper,
+    geglu_hopper,
+    group_norm_cuda,
+    group_norm_hopper,
+    hopper,
+    layer_norm,
+)
 
 NATIVE = Path(__file__).parents[2] / "native" / "cuda"
 SOURCES = sorted(NATIVE.glob("*.cu"))
@@ -122,10 +130,37 @@ def test_every_kernel_for_hopper_is_used():
     assert {(division.threads, division.blocks) for division in divisions if division} == set(DIVISIONS)
 
 
-def test_a_slabs_limits_are_those_of_the_source():
-    text = (NATIVE / "group_norm_sm90.cu").read_text()
-    found = dict(re.findall(r"(MOST_\w+) = (\d+)", text))
-    assert found == {
-        "MOST_COLUMNS": str(group_norm_hopper._MOST_COLUMNS),
-        "MOST_GROUPS": str(group_norm_hopper._MOST_GROUPS),
-    }
+@pytest.mark.parametrize(
+    ("source", "numbers"),
+    [
+        ("number.cuh", {"LOADS": cuda._MOVES}),
+        ("hopper.cuh", {"MAP_BYTES": hopper.MAP_BYTES}),
+        (
+            "group_norm_sm90.cu",
+            {"MOST_COLUMNS": group_norm_hopper._MOST_COLUMNS, "MOST_GROUPS": group_norm_hopper._MOST_GROUPS},
+        ),
+        (
+            "conv_sm90a.cu",
+            {
+                "TILE_HEIGHT": fp32_hopper._HEIGHT,
+                "TILE_WIDTH": fp32_hopper._WIDTH,
+                "OUTPUTS": fp32_hopper._OUTPUTS,
+                "DEPTH": fp32_hopper._DEPTH,
+                "STAGES": fp32_hopper._STAGES,
+            },
+        ),
+        (
+            "linear_geglu_sm90a.cu",
+            {
+                "ROWS": geglu_hopper._ROWS,
+                "COLUMNS": geglu_hopper._COLUMNS,
+                "DEPTH": geglu_hopper._DEPTH,
+                "STAGES": geglu_hopper._STAGES,
+            },
+        ),
+    ],
+)
+def test_numbers_that_python_has_too_are_those_of_the_source(source, numbers):
+    constants = re.findall(r"constexpr (?:int|unsigned) (.+?);", (NATIVE / source).read_text())
+    found = dict(re.findall(r"(\w+) = (\d+)\b", ", ".join(constants)))
+    assert {name: int(found[name]) for name in numbers} == numbers

@@ -7,6 +7,7 @@ SOURCE.cubin.gz, which is machine code for one kind of GPU.
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 from collections.abc import Sequence
 from functools import cache
@@ -17,6 +18,7 @@ import mlx.core as mx
 FOLDER = Path(__file__).parents[1] / "assets" / "cuda"
 _TYPES = {mx.float16: "float16", mx.bfloat16: "bfloat16", mx.float32: "float32"}
 _ENTRY = ".visible .entry "
+_MOVERS, _MOVES = 256, 4  # threads of a block that moves pieces, and how many each moves: LOADS in number.cuh
 
 
 def available() -> bool:
@@ -58,6 +60,16 @@ def launch(
         shared_memory=shared_bytes,
         ensure_row_contiguous=True,
     )
+
+
+def move(
+    source: str, name: str, inputs: Sequence[mx.array], scalars: Sequence[int], shape: tuple[int, ...]
+) -> mx.array:
+    """An array of that shape and of inputs[0]'s type, by an entry that is number.cuh's `move`; unevaluated."""
+    first = inputs[0]
+    blocks = -(-math.prod(shape) // (wide(first) * _MOVES * _MOVERS))
+    (out,) = launch(source, name, inputs, scalars, blocks=(blocks, 1), threads=_MOVERS, outputs=[(shape, first.dtype)])
+    return out
 
 
 def _bits(number: float) -> int:

@@ -6,10 +6,11 @@ import mlx.core as mx
 
 from . import cuda, hopper, tf32
 
-_TILE = 8, 16  # pixels of a block's tile; the kernel has these too
-_OUTPUTS, _DEPTH = 128, 32
+_TILE = _HEIGHT, _WIDTH = 8, 16  # pixels of a block's tile; the kernel has these too
+_OUTPUTS, _DEPTH, _STAGES = 128, 32, 4
 _THREADS = 384
-_SHARED_BYTES = 4 * 3 * 16384 + 3 * hopper.MAP_BYTES + 64
+_STAGE_BYTES = (_HEIGHT * _WIDTH + 2 * _OUTPUTS) * _DEPTH * 4
+_SHARED_BYTES = _STAGES * (_STAGE_BYTES + hopper.BARRIER_BYTES) + 3 * hopper.MAP_BYTES
 _FEWEST_PIXELS = 1024  # below, most multiprocessors have no tile
 _KEPT_BITS = 0xFFFFE000  # of an fp32 number, that tensor cores read
 
@@ -30,7 +31,7 @@ def convolve(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     """The convolution padded to keep its size, plus bias (O,): (B, h, w, O)."""
     batch, height, width, channels = x.shape
     outputs, side, _, _ = weight.shape
-    tiles = batch * -(-height // _TILE[0]) * -(-width // _TILE[1]) * -(-outputs // _OUTPUTS)
+    tiles = batch * -(-height // _HEIGHT) * -(-width // _WIDTH) * -(-outputs // _OUTPUTS)
     blocks = min(tiles, hopper.multiprocessors())
     of_x = (batch, height, width, channels), (1, *_TILE, _DEPTH)
     of_weight = (1, outputs, side * side, channels), (1, _OUTPUTS, 1, _DEPTH)
@@ -50,12 +51,12 @@ def convolve(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
 
 def multiplies(x: mx.array, weight: mx.array) -> bool:
     """Whether the kernel applies to x (..., C) and a linear layer's weight (O, C)."""
-    return weight.ndim == 2 and x.size // x.shape[-1] % _TILE[1] == 0 and _is_large(x) and serves(weight)
+    return weight.ndim == 2 and x.size // x.shape[-1] % _WIDTH == 0 and _is_large(x) and serves(weight)
 
 
 def multiply(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     """The linear layer, plus bias (O,): (..., O)."""
-    pixels = x.reshape(1, -1, _TILE[1], x.shape[-1])  # a 1x1 convolution of a map as wide as a tile
+    pixels = x.reshape(1, -1, _WIDTH, x.shape[-1])  # a 1x1 convolution of a map as wide as a tile
     return convolve(pixels, weight[:, None, None], bias).reshape(*x.shape[:-1], weight.shape[0])
 
 

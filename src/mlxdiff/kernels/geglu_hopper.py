@@ -6,10 +6,12 @@ import mlx.core as mx
 
 from . import cuda, hopper
 
-_ROWS, _COLUMNS, _DEPTH = 128, 128, 64  # of a block's tile; the kernel has them too
+_ROWS, _COLUMNS, _DEPTH, _STAGES = 128, 128, 64, 4  # of a block's tile; the kernel has them too
 _STORED_ROWS = 64
 _THREADS = 384
-_SHARED_BYTES = 4 * 3 * 16384 + _ROWS * _COLUMNS * 2 + 4 * _COLUMNS * 4 + 3 * hopper.MAP_BYTES + 64
+_STAGE_BYTES = (_ROWS + 2 * _COLUMNS) * _DEPTH * 2
+_OUT_BYTES, _BIAS_BYTES = _ROWS * _COLUMNS * 2, 2 * 2 * _COLUMNS * 4
+_SHARED_BYTES = _STAGES * (_STAGE_BYTES + hopper.BARRIER_BYTES) + _OUT_BYTES + _BIAS_BYTES + 3 * hopper.MAP_BYTES
 _FEWEST_ROWS = 1024  # below, most multiprocessors have no tile, and cuBLAS is faster
 
 

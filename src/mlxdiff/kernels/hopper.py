@@ -11,6 +11,7 @@ import numpy as np
 from . import cuda
 
 MAP_BYTES = 128  # of a tensor map
+BARRIER_BYTES = 16  # of the two barriers of a stage
 _MULTIPROCESSORS, _MAJOR = 16, 75  # device attributes
 _TYPES = {mx.float16: 6, mx.float32: 7, mx.bfloat16: 9}  # CU_TENSOR_MAP_DATA_TYPE_FLOAT16 and so on
 _SWIZZLE_128B, _L2_PROMOTION_128B = 3, 2

@@ -12,8 +12,6 @@ import mlx.core as mx
 
 from . import cuda, fp32_hopper
 
-_THREADS, _PIECES = 256, 4  # of a block, and of 16 bytes that a thread moves
-
 
 def phases(weight: mx.array) -> mx.array | None:
     """The weights of the four phases (4 O, 2, 2, C) of a 3x3 convolution's (O, 3, 3, C), for `convolve_enlarged`.
@@ -55,15 +53,7 @@ def plain(together: mx.array, bias: mx.array) -> mx.array:
 
 def _on_cuda(together: mx.array, bias: mx.array) -> mx.array:
     batch, height, width, channels = together.shape
-    shape = batch, 2 * (height - 1), 2 * (width - 1), channels // 4
-    pieces = batch * shape[1] * shape[2] * shape[3] // cuda.wide(together)
-    (out,) = cuda.launch(
-        "upsample",
-        "interleave",
-        [together, bias.astype(together.dtype)],
-        [batch, height - 1, width - 1, shape[3]],
-        blocks=(-(-pieces // (_PIECES * _THREADS)), 1),
-        threads=_THREADS,
-        outputs=[(shape, together.dtype)],
-    )
-    return out
+    height, width, channels = height - 1, width - 1, channels // 4
+    inputs = [together, bias.astype(together.dtype)]
+    shape = batch, 2 * height, 2 * width, channels
+    return cuda.move("upsample", "interleave", inputs, [batch, height, width, channels], shape)
