@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import inspect
+import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,13 +160,28 @@ def scheduler_of(config: Mapping[str, Any], sampler: str, steps: int | None = No
         if sampler in ("euler", "lms", *TWICE, *WITH_SIGMAS):
             extra |= {f"use_{ramp}_sigmas": False for ramp in RAMPS}
     extra = {key: value for key, value in extra.items() if value is not None}
-    with warnings.catch_warnings():  # diffusers hands tensors to numpy in a way that numpy 2 warns about
-        warnings.simplefilter("ignore")
-        source = getattr(diffusers, config["_class_name"]).from_config(dict(config))
-        scheduler = CLASSES[sampler].from_config(source.config, **extra)
-        if steps is not None:
+    scheduler = copy.deepcopy(_constructed(json.dumps(config, sort_keys=True), sampler, json.dumps(extra)))
+    if steps is not None:
+        with _unwarned():
             scheduler.set_timesteps(steps)
     return scheduler
+
+
+@functools.cache
+def _constructed(config: str, sampler: str, extra: str) -> Any:
+    """Both as JSON. Some classes compute a thousand timesteps when they are made, for half a second."""
+    with _unwarned():
+        given = json.loads(config)
+        source = getattr(diffusers, given["_class_name"]).from_config(given)
+        return CLASSES[sampler].from_config(source.config, **json.loads(extra))
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """diffusers hands tensors to numpy in a way that numpy 2 warns about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def torch_network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
