@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -273,6 +274,35 @@ def test_two_processes_train_one_model(cut_out, work, tmp_path):
     assert (state["step"], state["settings"]["world"]) == (2, 2)
     alone = torch.load(work / "unet.pt", weights_only=True)["weights"]
     assert any(not torch.equal(alone[name], value) for name, value in state["weights"].items())
+
+
+@pytest.mark.filterwarnings("ignore:.*broadcast_buffers:FutureWarning")  # older versions of torch know no other name
+def test_ranks_part_when_no_averaging_module_holds_their_group(scripts, tmp_path, monkeypatch):
+    """Its destructor would wait for a thread of gloo with Python's lock held, which that thread may need: a hang."""
+    loop = scripts["loop"]
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    training = loop.Training(
+        loop.Place(torch.device("cpu"), rank=0, world=2),
+        torch.nn.Linear(2, 2),
+        tmp_path / "state.pt",
+        {},
+        loop.Clock(1, 1, warmup=1, decay=0),
+        learning_rate=1e-3,
+        weight_decay=0,
+        keep=0.9,
+    )
+    averaging = weakref.ref(training.called)
+    assert isinstance(averaging(), torch.nn.parallel.DistributedDataParallel)
+    destroy, alive = torch.distributed.destroy_process_group, []
+
+    def parting():
+        alive.append(averaging())
+        destroy()
+
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", parting)
+    training.finish()
+    assert alive == [None]
+    assert training.called is training.module
 
 
 @pytest.mark.slow
