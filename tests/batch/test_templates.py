@@ -231,7 +231,6 @@ BAD_FILES = {
     "a chain": ({f"a{i or ''}.txt": f"__a{i + 1}__" for i in range(200)}, "name each other in a chain"),
     "latin": ({"a.txt": b"good\ncaf\xe9\n"}, "a.txt, line 2, is not UTF-8"),
     "a long line": ({"a.txt": "x" * 20_000}, "a.txt, line 1, is longer than"),
-    "yaml": ({"a.yaml": "a: [b]\n"}, "A.yaml is there, and only .txt files are read"),
 }
 
 

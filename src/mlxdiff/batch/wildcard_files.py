@@ -3,8 +3,10 @@
     colors.txt           __colors__           one option a line; `3::red` is taken three times as often
     animals/cats.txt     __animals/cats__     or __cats__, if there is no cats.txt above
     # a comment          a line that begins with #, and whatever follows " #"
+    packs/zoo.yaml       __packs/animals/pets__ of its names (wildcard_collections.py), unless a .txt file has that name
 
-Only regular .txt files inside the folder are read, each when it is first named: no name leads out of it, and no link.
+Only regular files inside the folder are read: no name leads out of it, and no link. A .txt file is read when it is
+first named, collections when a name is asked for that is no .txt file.
 """
 
 from __future__ import annotations
@@ -20,17 +22,14 @@ from typing import Any
 
 from .. import spelling
 from ..errors import InputError, RequestError
-from ..files import open_regular
+from . import wildcard_collections, wildcard_text
 from .templates import Option, Parts, is_template, parse, weighted, wildcards_in
+from .wildcard_collections import Named
 
 SUFFIX = ".txt"
-MAX_BYTES = 2**26  # of a file
 MAX_FILES = 100_000
-MAX_LINE = 2**14  # characters
+MAX_NAMES = 100_000  # of all collections
 MAX_CHAIN = 100  # files that name each other
-_OTHERS = (".yaml", ".yml", ".json")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_COMMENT = re.compile(r"(?:^|\s+)#.*$")
 _LONGEST = 60  # characters of a name in an error
 
 
@@ -60,6 +59,7 @@ class WildcardFiles:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._paths: dict[str, Path] = {}
+        self._collections: dict[str, Path] = {}  # by name, with the ending
         self._refused: dict[str, str] = {}  # names of what is there and not read, and why
         self._read: dict[str, list[str]] = {}
         self._lines: dict[str, Lines] = {}
@@ -69,8 +69,21 @@ class WildcardFiles:
 
     @property
     def names(self) -> list[str]:
-        """Of all files, without .txt."""
-        return list(self._paths)
+        """Of all .txt files, without .txt, and of what collections name."""
+        return [*self._paths, *self._named]
+
+    @cached_property
+    def _named(self) -> dict[str, Named]:
+        """What collections name, and no .txt file; of two collections the first by name has it."""
+        found: dict[str, Named] = {}
+        for file, path in self._collections.items():
+            for name, named in wildcard_collections.read(path).items():
+                full = unicodedata.normalize("NFC", f"{file.rpartition('/')[0]}/{name}".strip("/"))
+                if full not in self._paths:
+                    found.setdefault(full, named)
+            if len(found) > MAX_NAMES:
+                raise InputError(f"The collections in {self.folder} have more than {MAX_NAMES} names.", "Use fewer.")
+        return found
 
     def options(self, name: str) -> Lines:
         """The lines of all files that the name means; raises RequestError where there is none, or no line."""
@@ -101,7 +114,7 @@ class WildcardFiles:
             try:
                 files = self._files(name)
             except RequestError as error:
-                raise RequestError(f"In {self._paths[file]}: {error.problem}", error.remedy) from None
+                raise RequestError(f"In {self._place(file)}: {error.problem}", error.remedy) from None
             for other in files:
                 self._check(other, (*chain, file))
         self._checked.add(file)
@@ -109,39 +122,40 @@ class WildcardFiles:
     def _list(self, folder: Path) -> None:
         if not folder.is_dir():
             what = "is no folder" if folder.exists() else "is not there"
-            raise InputError(f"The folder of wildcards {folder} {what}.", "Name a folder of .txt files.")
+            raise InputError(f"The folder of wildcards {folder} {what}.", "Name a folder of wildcards.")
         root = folder.resolve()
         for path in _walk(folder):
             name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())  # macOS takes accents apart
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in _OTHERS:
-                self._refused.setdefault(stem, f"{name} is there, and only .txt files are read")
-            if suffix.lower() != SUFFIX:
+            is_text = suffix.lower() == SUFFIX
+            if not is_text and suffix.lower() not in wildcard_collections.SUFFIXES:
                 continue
-            if len(self._paths) >= MAX_FILES:
+            if len(self._paths) + len(self._collections) >= MAX_FILES:
                 raise InputError(f"{folder} has more than {MAX_FILES} files.", "Name the folder of the wildcards.")
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 self._refused[stem] = f"{name} is a link that leads out of the folder"
             elif not path.is_file():
                 self._refused[stem] = f"{name} is no regular file"
-            else:
+            elif is_text:
                 self._paths[stem] = path
+            else:
+                self._collections[name] = path
 
     def _files(self, name: str) -> list[str]:
         """The names of the files that a wildcard means, in their order."""
         asked = unicodedata.normalize("NFC", re.sub(r"[/\\]+", "/", name))
         if asked.startswith("/") or ".." in asked.split("/") or re.match(r"[A-Za-z]:", asked):
             raise RequestError(
-                f"The wildcard __{_cut(name)}__ leads out of the folder.", "Name a .txt file inside it, without .txt."
+                f"The wildcard __{_cut(name)}__ leads out of the folder.", "Name a file inside it, without .txt."
             )
         if self.folder is None:
             raise RequestError(f"There is no folder for __{_cut(name)}__.", "Name it with --wildcards DIR.")
         asked = asked.removesuffix(SUFFIX).strip("/")
-        if asked in self._paths:
+        if asked in self._paths or asked in self._named:
             return [asked]
         for pattern in (asked, f"**/{asked}"):
             form = _pattern(pattern)
-            found = sorted(known for known in self._paths if form.fullmatch(known))
+            found = sorted(known for known in self.names if form.fullmatch(known))
             if found:
                 return found
         raise RequestError(f"There is no wildcard __{_cut(name)}__ in {self.folder}.", self._meant(asked))
@@ -150,17 +164,19 @@ class WildcardFiles:
         why = self._refused.get(name)
         if why is not None:
             return f"{why[0].upper()}{why[1:]}."
-        near = spelling.nearest(name, islice(self._paths, 10_000))
+        near = spelling.nearest(name, islice(self.names, 10_000))
         if near:
             return spelling.question([f"__{each}__" for each in near])
-        return (
-            f"It would be {name.rpartition('/')[2][:_LONGEST]}.txt there." if self._paths else "It has no .txt files."
-        )
+        return f"It would be {name.rpartition('/')[2][:_LONGEST]}.txt there." if self.names else "It has no wildcards."
 
     def _text(self, file: str) -> list[str]:
         if file not in self._read:
-            self._read[file] = _lines_of(self._paths[file])
+            known = file in self._paths
+            self._read[file] = wildcard_text.lines(self._paths[file]) if known else self._named[file].lines()
         return self._read[file]
+
+    def _place(self, file: str) -> Path:
+        return self._paths[file] if file in self._paths else self._named[file].path
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -170,40 +186,6 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(where, name)
-
-
-def _lines_of(path: Path) -> list[str]:
-    try:
-        with open_regular(path) as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"The wildcards {path} cannot be read ({error.strerror}).", "Check the file.") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(f"The wildcards {path} are larger than {MAX_BYTES >> 20} MiB.", "Cut the file in pieces.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}, is not UTF-8.", "Save the file as UTF-8 text.") from None
-    control = _CONTROL.search(text)
-    if control is not None:
-        line = text.count("\n", 0, control.start()) + 1
-        raise InputError(
-            f"{path}, line {line}, has the character U+{ord(control[0]):04X}, which is not text.",
-            "Check that the file is one of text, and take the character out.",
-        )
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if "#" in line:
-            line = _COMMENT.sub("", line)
-        line = line.strip()
-        if len(line) > MAX_LINE:
-            raise InputError(
-                f"{path}, line {number}, is longer than {MAX_LINE} characters.", "Write one option a line."
-            )
-        if line:
-            found.append(line)
-    return found
 
 
 def _pattern(text: str) -> re.Pattern[str]:
