@@ -59,7 +59,7 @@ def generate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Draw {a|b} and __name__ from the seed; __name__ is a line of DIR/name.txt, or of a list in DIR/*.yaml.",
+            help="Draw {a|b} and __name__ from the seed; __name__ is a line of DIR/name.txt or a list in DIR/*.yaml.",
             show_default=False,
             rich_help_panel=options.INPUT,
         ),
