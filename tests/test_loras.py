@@ -434,6 +434,13 @@ def test_the_rank_limits_the_directions(sd15, tmp_path):
     assert psnr(last(sd15.sd, lora=f"{sd15.a},rank=2"), expected) > 100
 
 
+def test_a_rank_that_means_nothing_is_said(sd15, tmp_path):
+    weight = sd15.pipe().unet.get_parameter("mid_block.attentions.0.proj_in.weight").detach().numpy()
+    save_file({"unet.mid_block.attentions.0.proj_in.diff": weight}, tmp_path / "whole.safetensors")
+    with pytest.warns(MlxdiffWarning, match=r"whole\.safetensors is no product .* rank=2 leaves out nothing"):
+        sd15.sd.resolve(Request(PROMPT, lora=f"{tmp_path / 'whole.safetensors'},rank=2"))
+
+
 def test_blocks_have_strengths_of_their_own(sd15, tmp_path):
     file = load_file(sd15.b)
     out = [key for key in file if key.startswith("lora_unet_up_blocks_0_") and key.endswith("lora_up.weight")]
