@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -392,6 +393,22 @@ def test_a_tag_without_a_file_is_said_and_left_out(sd15):
     ):
         with pytest.raises(RequestError, match=words):
             last(sd15.sd, f"a<lora:ink:{value}>")
+
+
+@pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("1:lbw=1,0,0.5", "lbw=1,0,0.5"),
+        ("0.5:0.5:2:9", "9"),
+        ("1:start=3:dyn=2", "start=3"),
+        ("1:lbw=IN04:0.5:2", "2:lbw=IN04"),
+    ],
+)
+def test_what_extensions_read_in_a_tag_is_said(told, named):
+    with pytest.warns(MlxdiffWarning, match=rf"leaves out {re.escape(named)} of <lora:ink:.*expect another picture"):
+        request = with_tags(Request(f"{PROMPT} <lora:ink:{told}>"))
+    assert request.prompt == PROMPT
 
 
 @pytest.mark.usefixtures("shelf")
