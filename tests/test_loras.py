@@ -402,7 +402,6 @@ def test_a_tag_without_a_file_is_said_and_left_out(sd15):
         ("1:lbw=1,0,0.5", "lbw=1,0,0.5"),
         ("0.5:0.5:2:9", "9"),
         ("1:start=3:dyn=2", "start=3"),
-        ("1:lbw=IN04:0.5:2", "2:lbw=IN04"),
     ],
 )
 def test_what_extensions_read_in_a_tag_is_said(told, named):
