@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline
 
 from mlxdiff import Request, StableDiffusion, backend
 from mlxdiff.diffusion.noise import NoiseStream
-from mlxdiff.errors import RequestError
+from mlxdiff.errors import MlxdiffWarning, RequestError
 from mlxdiff.passes.randomness import Randomness
 
 pytestmark = [
@@ -191,6 +191,16 @@ def test_an_image_of_comfyuis_batch_is_rendered_alone_and_in_any_other_batch(sd,
         picture = np.array(sd.decode(latents))[0] * 255
         assert np.abs(picture - together[index]).max() < 2
     assert np.abs(together[0] - together[1]).max() > 20
+
+
+def test_it_is_said_where_a1111_counts_another_seed(sd, recwarn):
+    told = {"variation_strength": 0.4, "variation_seed": 9, "height": SIDE, "width": SIDE}
+    for silent in ({"compat": "a1111"}, {"n_images": 2}, {"compat": "a1111", "n_images": 2, "variation_strength": 0.0}):
+        sd.resolve(Request(PROMPT, seed=4, **{**told, **silent}))
+    sd.resolve(Request((PROMPT, PROMPT), seed=(4, 4), compat="a1111", **told))
+    assert not [each for each in recwarn if "counts the variation seed" in str(each.message)]
+    with pytest.warns(MlxdiffWarning, match="counts the variation seed; here image i takes seed . i"):
+        sd.resolve(Request(PROMPT, seed=4, n_images=2, compat="a1111", **told))
 
 
 def test_comfyuis_batch_is_drawn_by_one_generator(sd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -395,6 +396,21 @@ def test_a_tag_without_a_file_is_said_and_left_out(sd15):
 
 
 @pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("1:lbw=1,0,0.5", "lbw=1,0,0.5"),
+        ("0.5:0.5:2:9", "9"),
+        ("1:start=3:dyn=2", "start=3"),
+    ],
+)
+def test_what_extensions_read_in_a_tag_is_said(told, named):
+    with pytest.warns(MlxdiffWarning, match=rf"leaves out {re.escape(named)} of <lora:ink:.*expect another picture"):
+        request = with_tags(Request(f"{PROMPT} <lora:ink:{told}>"))
+    assert request.prompt == PROMPT
+
+
+@pytest.mark.usefixtures("shelf")
 def test_prompts_of_one_call_may_name_different_loras(sd15):
     prompts = [f"{PROMPT}<lora:ink:1>", PROMPT, f"{PROMPT}<lora:dust:1>"]
     found = sd15.sd.generate(prompts, **RUN)
@@ -432,6 +448,13 @@ def test_the_rank_limits_the_directions(sd15, tmp_path):
     # rank 4, alpha 2: what divides alpha stays the whole rank; in the cut file without an alpha the scale is 1
     expected = last(sd15.sd, lora=f"{tmp_path / 'cut.safetensors'},scale=0.5")
     assert psnr(last(sd15.sd, lora=f"{sd15.a},rank=2"), expected) > 100
+
+
+def test_a_rank_that_means_nothing_is_said(sd15, tmp_path):
+    weight = sd15.pipe().unet.get_parameter("mid_block.attentions.0.proj_in.weight").detach().numpy()
+    save_file({"unet.mid_block.attentions.0.proj_in.diff": weight}, tmp_path / "whole.safetensors")
+    with pytest.warns(MlxdiffWarning, match=r"whole\.safetensors is no product .* rank=2 leaves out nothing"):
+        sd15.sd.resolve(Request(PROMPT, lora=f"{tmp_path / 'whole.safetensors'},rank=2"))
 
 
 def test_blocks_have_strengths_of_their_own(sd15, tmp_path):

@@ -7,6 +7,7 @@ their scales, and without adapters every network has the checkpoint's bits again
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +19,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from . import backend
-from .adapters import Change, match, read_adapter, scaled
+from .adapters import Change, has_directions, limited, match, read_adapter, scaled
 from .checkpoint.inversion import Inversion
 from .checkpoint.quantize import quantize, quantized_layers
+from .errors import MlxdiffWarning
 from .families import Checkpoint, base
 from .loras import Adapters, Weighted
 from .models.layers import QuantizedLinear
@@ -41,36 +43,35 @@ Key = tuple[tuple[Any, ...], ...]
 
 @dataclass(frozen=True)
 class Known:
-    """What is kept of a file that was read: the components that it changes, and its textual inversions. Its weights
-    are read when they are needed."""
+    """What is kept of a file that was read. Its weights are read when they are needed.
+
+    components      those that it changes
+    inversions      its textual inversions
+    has_directions  whether `rank` means anything to it
+    """
 
     components: frozenset[str]
     inversions: tuple[Inversion, ...]
+    has_directions: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """A change of one parameter at its strength, as far as `rank` directions of it are used."""
+    """A change of one parameter at its strength."""
 
     change: Change
     strength: float
-    rank: int | None = None
 
     def delta(self, weight: mx.array) -> mx.array:
         """What is added to a weight, in fp32."""
-        cut = None if self.rank is None else self.low_rank()
-        if cut is None:
-            return self.change.delta(weight, self.strength)
-        down, up = cut
-        product = up.reshape(up.shape[0], -1) @ down.reshape(down.shape[0], -1)
-        return product.reshape(self.change.shape)
+        return self.change.delta(weight, self.strength)
 
     def low_rank(self) -> tuple[mx.array, mx.array] | None:
         """down (r, ...) and up (out, r) with the strength, in fp32; None for a change of another form."""
         found = self.change.low_rank()
         if found is None:
             return None
-        down, up = (found[0], found[1]) if self.rank is None else (found[0][: self.rank], found[1][..., : self.rank])
+        down, up = found
         return down * self.strength, up
 
 
@@ -87,9 +88,14 @@ class Adapting:
 
     def check(self, adapters: Adapters) -> None:
         """Raises CheckpointError or UnsupportedError for a file that is damaged, or made for another model, and
-        RequestError for a block that the model does not have."""
+        RequestError for a block that the model does not have. A rank that means nothing is said in an MlxdiffWarning.
+        """
         for adapter in adapters:
-            self._about(adapter)
+            if not self._about(adapter).has_directions and adapter.rank is not None:
+                said = (
+                    f"{adapter.path.name} is no product of two matrices: rank={adapter.rank} leaves out nothing of it."
+                )
+                warnings.warn(MlxdiffWarning(said), stacklevel=2)
             scaled({}, self._shapes, dict(adapter.blocks))
 
     def key(self, part: str, adapters: Adapters) -> Key:
@@ -103,11 +109,13 @@ class Adapting:
         terms: dict[str, dict[str, list[Term]]] = {component: {} for component in reloads}
         for adapter in self._relevant(part, adapters):
             found = match(read_adapter(adapter.path), self._shapes)
+            if adapter.rank is not None:
+                found = limited(found, adapter.rank)
             if adapter.blocks:
                 found = scaled(found, self._shapes, dict(adapter.blocks))
             for component, changes in found.items():
                 for path, change in changes.items() if component in terms else ():
-                    term = Term(change, adapter.strength(part), adapter.rank)
+                    term = Term(change, adapter.strength(part))
                     terms[component].setdefault(path, []).append(term)
         survival: Survival = {}
         for component, reload in reloads.items():
@@ -138,7 +146,8 @@ class Adapting:
     def _about(self, adapter: Weighted) -> Known:
         def read() -> Known:
             found = read_adapter(adapter.path)
-            return Known(frozenset(match(found, self._shapes)), found.inversions)
+            changes = match(found, self._shapes)
+            return Known(frozenset(changes), found.inversions, has_directions(changes))
 
         return self._known.get(adapter.digest, read)
 

@@ -24,6 +24,7 @@ from .text.syntax.a1111 import split_networks
 from .text.syntax.prompt import Network
 
 MOST = 100  # of one picture: each is looked up, and read whole
+_ARGUMENTS = ("te", "unet", "dyn")  # of A1111's tags, behind the name
 KINDS = ("lora", "lyco")  # of tags; the second is an older name for the same
 _TITLES = ("ss_output_name", "modelspec.title")  # names in a file's metadata
 
@@ -159,8 +160,8 @@ def _splitting(request: Request) -> Callable[[str], tuple[str, tuple[Network, ..
 
 def _found(tag: Network) -> dict[str, Any] | None:
     """A1111's arguments: NAME, the text encoder's scale, the UNet's (the same if it is not said), and a rank; the last
-    three may be given by name."""
-    values: dict[str, Any] = dict(zip(("te", "unet", "dyn"), tag.positional[1:], strict=False)) | dict(tag.named)
+    three may be given by name. Others, which only its extensions read, are named in an MlxdiffWarning."""
+    values: dict[str, Any] = dict(zip(_ARGUMENTS, tag.positional[1:], strict=False)) | dict(tag.named)
     name = tag.positional[0].strip() if tag.positional else ""
     text = _number(tag, values.get("te", "1"))
     scale = _number(tag, values["unet"]) if "unet" in values else text
@@ -171,6 +172,12 @@ def _found(tag: Network) -> dict[str, Any] | None:
         said = f"There is no LoRA for {shown(tag)}: it is left out. Expect another picture. {error.remedy}"
         warnings.warn(MlxdiffWarning(said), stacklevel=2)
         return None
+    named = [f"{key}={value}" for key, value in tag.named if key not in _ARGUMENTS]
+    others = [*tag.positional[1 + len(_ARGUMENTS) :], *named]
+    if others:
+        said = f"mlxdiff leaves out {_cut(':'.join(others))} of {shown(tag)}, which only extensions of A1111 read."
+        remedy = f"Where one did, expect another picture: blocks are set with --lora {name},blocks=IN04:0.5."
+        warnings.warn(MlxdiffWarning(f"{said} {remedy}"), stacklevel=2)
     if rank is not None and rank.is_integer():
         rank = int(rank)
     return {"ref": name, "scale": scale, "text": None if text == scale else text, "rank": rank}  # for Request to check
@@ -178,7 +185,10 @@ def _found(tag: Network) -> dict[str, Any] | None:
 
 def shown(tag: Network) -> str:
     """The tag as it is written."""
-    text = f"<{':'.join((tag.kind, *tag.positional, *(f'{key}={value}' for key, value in tag.named)))}>"
+    return _cut(f"<{':'.join((tag.kind, *tag.positional, *(f'{key}={value}' for key, value in tag.named)))}>")
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

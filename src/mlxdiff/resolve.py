@@ -79,6 +79,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
         **stages.settled(request),
         **request.neutral_values(),
     )
+    _say_of_seeds(request)
     levels = scheduling.levels_of(request, config, checkpoint)
     if request.token_merging and not checkpoint.backbone.merges_tokens:
         raise RequestError("This model has no attention in which tokens could merge.", "Leave token_merging out.")
@@ -226,6 +227,18 @@ def _check_enlarging(request: Resolved, factor: int) -> None:
     path, (height, width) = hub.find_part(name, "upscaler"), target
     for size in upscaling.in_turn(path, request.height, request.width, height * factor, width * factor):
         upscaling.check(path, *size)
+
+
+def _say_of_seeds(request: Request) -> None:
+    """An MlxdiffWarning where A1111 would count on another seed than mlxdiff does."""
+    counted = request.batch_size > 1 and not isinstance(request.seed, tuple)
+    if counted and request.compat == "a1111" and request.variation_strength:
+        text = (
+            "A1111 gives all images of a batch the same seed and counts the variation seed; here image i takes seed + i"
+            " and they share the variation seed. Expect other pictures behind the first, or give each a line of its own"
+            " in a prompts file."
+        )
+        warnings.warn(MlxdiffWarning(text), stacklevel=2)
 
 
 def _check_noise(request: Resolved, checkpoint: Checkpoint) -> None:

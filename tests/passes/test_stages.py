@@ -12,6 +12,7 @@ import part_files
 import pytest
 import tiny
 import torch
+import torchsde
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -338,6 +339,55 @@ def test_a1111s_refiner_takes_over_within_the_run(folder, sdxl, switch):
         **SIZE,
     )
     assert psnr(found, pixels_of(pipe, x)) > 60
+
+
+class Whole(Torch):
+    """With whole timesteps, as ComfyUI has them."""
+
+    def timestep(self, sigma: float) -> float:
+        return float(np.argmin(np.abs(np.log(self.sigmas) - math.log(sigma))))
+
+
+def dpmpp_2m_sde(denoise: Torch, x: torch.Tensor, sigmas: list[float], seed: int) -> torch.Tensor:
+    """ComfyUI's, whose Brownian path is over the levels that are given and no others."""
+    positive = torch.tensor([sigma for sigma in sigmas if sigma > 0])
+    before, last, tree = None, 1.0, None
+    if len(positive) > 1:
+        tree = torchsde.BrownianTree(positive.min(), torch.zeros_like(x), positive.max(), entropy=seed)
+    for a, b in pairwise(sigmas):
+        d = denoise(x, a)
+        if b == 0:
+            return d
+        h = math.log(a / b)
+        x = b / a * math.exp(-h) * x - math.expm1(-2 * h) * d
+        if before is not None:
+            x = x - 0.5 * math.expm1(-2 * h) * h / last * (d - before)
+        assert tree is not None
+        up, down = torch.tensor(a), torch.tensor(b)
+        x = x - tree(down, up) / (up - down).sqrt() * b * math.sqrt(-math.expm1(-2 * h))
+        before, last = d, h
+    return x
+
+
+@pytest.mark.filterwarnings("ignore:Should have t")
+@pytest.mark.parametrize("switch", [0.5, 0.8])
+def test_comfyuis_refiner_has_a_path_of_its_own_as_each_half_of_the_run(folder, sdxl, switch):
+    sizes = {"positive": [32, 32, 0, 0, 32, 32], "negative": [32, 32, 0, 0, 32, 32]}
+    base = Whole(quiet(StableDiffusionXLPipeline.from_pretrained(folder("sdxl"))), "a cat", 1.0, xl=sizes)
+    scores = {"positive": [32, 32, 0, 0, 6.0], "negative": [32, 32, 0, 0, 2.5]}
+    pipe = quiet(StableDiffusionXLImg2ImgPipeline.from_pretrained(folder("refiner")))
+    refiner = Whole(pipe, "a cat", 1.0, xl=scores)
+    low, high = base.sigmas[0] ** (1 / 7), base.sigmas[-1] ** (1 / 7)
+    sigmas = [*((high + np.linspace(0, 1, 5) * (low - high)) ** 7).tolist(), 0.0]
+    x = drawn(NoiseStream(5, "torch"), 16) * math.hypot(sigmas[0], 1)
+    end = round(5 * switch)
+    x = dpmpp_2m_sde(base, x, sigmas[: end + 1], 5)
+    x = dpmpp_2m_sde(refiner, x, sigmas[end:], 5)
+    told = {"sampler": "dpmpp_2m_sde", "schedule": "karras", "compat": "comfyui", "seed": 5, "steps": 5}
+    found = ours(
+        sdxl, prompt="a cat", guidance_scale=1.0, refiner=str(folder("refiner")), refiner_switch=switch, **told, **SIZE
+    )
+    assert psnr(found, pixels_of(pipe, x)) > 80
 
 
 def test_prompt_editing_counts_on_in_the_second_pass(sd21):

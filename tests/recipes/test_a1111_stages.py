@@ -6,6 +6,7 @@ import pytest
 import web_ui
 from metadata.test_parameters import parsed
 
+from mlxdiff import recipes
 from mlxdiff.metadata.parameters import parameters_text, parse_parameters
 from mlxdiff.request import Request, Size
 
@@ -49,10 +50,20 @@ def test_a_refiner_is_read_where_its_checkpoint_is_known():
     text = "a\nSteps: 20, Sampler: Euler, Seed: 1, Refiner: sd_xl_refiner_1.0 [7440042bbd], Refiner switch at: 0.8"
     request, said = parsed(text, lambda name: f"owner/{name}")
     assert (request.refiner, request.refiner_switch, said) == ("owner/sd_xl_refiner_1.0", 0.8, [])
-    request, (said,) = parsed(text)
+    recipe = recipes.read({"parameters": text}, None)
+    assert recipe is not None
+    request, said = recipes.finished(recipe)
     assert (request.refiner, request.refiner_switch) == (None, None)
-    assert "Refiner: sd_xl_refiner_1.0" in said
-    assert "Refiner switch at: 0.8" in said
+    assert "Refiner: sd_xl_refiner_1.0" in said[0]
+    assert said[1] == "The text's refiner_switch is left out: it has no pass to hold for."
+
+
+def test_the_switch_holds_for_a_refiner_that_is_given():
+    text = "a\nSteps: 20, Sampler: Euler, Seed: 1, Refiner: sd_xl_refiner_1.0 [7440042bbd], Refiner switch at: 0.6"
+    recipe = recipes.read({"parameters": text}, None)
+    assert recipe is not None
+    request, said = recipes.finished(recipe, {"refiner": "mine"})
+    assert (request.refiner, request.refiner_switch, said) == ("mine", 0.6, [])
 
 
 def test_what_is_written_of_stages_is_what_a1111_reads():

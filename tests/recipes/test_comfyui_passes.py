@@ -83,6 +83,12 @@ def test_what_is_not_plain_is_named(graph, named):
     assert ("hires" in settings) == named.startswith("seed")
 
 
+def lora(loader: str) -> dict:
+    """A LoRA behind the node of a checkpoint."""
+    inputs = {"lora_name": "ink.safetensors", "strength_model": 0.5, "strength_clip": 0.5}
+    return {"class_type": "LoraLoader", "inputs": {**inputs, "model": [loader, 0], "clip": [loader, 1]}}
+
+
 def test_a_third_sampler_leaves_the_second_one_unread():
     graph = two(dict(BY))
     graph["24"] = {
@@ -120,6 +126,46 @@ def test_two_halves_of_a_run_are_a_refiner():
     assert said == []
     assert (settings["model"], settings["refiner"]) == ("found/v1-5", "found/xl-refiner")
     assert (settings["refiner_switch"], settings["steps"]) == (0.8, 20)
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ({"end_at_step": 18}, "end_at_step of the refiner: 18,"),
+        ({"return_with_leftover_noise": "enable"}, "return_with_leftover_noise of the refiner: enable,"),
+        ({"sampler_name": "gradient_estimation"}, "sampler_name of the refiner: gradient_estimation,"),
+        ({"model": ["40", 0]}, "LoRAs of the refiner: ink (0.5),"),
+    ],
+)
+def test_what_the_refiner_alone_is_told_is_named(told, named):
+    graph = {**refiner(**told), "40": lora("14")}
+    settings, (said,) = of_graph(graph)
+    assert settings["refiner"] == "found/xl-refiner"
+    assert named in said
+
+
+def test_the_refiners_seed_is_named_where_steps_draw_noise():
+    _, said = of_graph(refiner(noise_seed=9))
+    assert said == []
+    graph = refiner(noise_seed=9, sampler_name="euler_ancestral")
+    graph["3"]["inputs"]["sampler_name"] = "euler_ancestral"
+    _, (said,) = of_graph(graph)
+    assert "seed of the refiner: 9," in said
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ({"sampler_name": "gradient_estimation"}, "sampler_name of the second sampler: gradient_estimation,"),
+        ({"model": ["40", 0]}, "LoRAs of the second sampler: ink (0.5),"),
+    ],
+)
+def test_what_the_second_pass_alone_is_told_is_named(told, named):
+    graph = {**two(dict(BY)), "40": lora("4")}
+    graph["21"]["inputs"] |= told
+    settings, (said,) = of_graph(graph)
+    assert settings["hires"] == 1.5
+    assert named in said
 
 
 def test_halves_that_do_not_fit_are_named():

@@ -10,6 +10,7 @@ from PIL import Image
 from server_client import BASE, base64_of, picture, serving
 
 from mlxdiff import StableDiffusion, hub
+from mlxdiff.errors import MlxdiffWarning
 from mlxdiff.request import Request
 from mlxdiff.server.a1111_payload import fields
 
@@ -98,7 +99,8 @@ def test_a_payload_is_the_recipe_that_a1111_s_text_is(server, sd, tmp_path):
     }
     status, answer = server.post(TXT2IMG, asked)
     assert status == 200, answer
-    assert answer["warnings"] == []
+    (said,) = answer["warnings"]
+    assert "A1111 gives all images of a batch the same seed" in said
     info = json.loads(answer["info"])
     assert info["all_seeds"] == [11, 12]
     from mlxdiff.metadata import request_from_file
@@ -109,7 +111,8 @@ def test_a_payload_is_the_recipe_that_a1111_s_text_is(server, sd, tmp_path):
         " Seed: 11, Size: 32x32, Variation seed: 4, Variation seed strength: 0.3, Clip skip: 2, ENSD: 31337"
     )
     request = request_from_file(text, given={"n_images": 2})
-    expected = list(sd.render(sd.resolve(request)))
+    with pytest.warns(MlxdiffWarning, match="counts the variation seed"):
+        expected = list(sd.render(sd.resolve(request)))
     for ours, theirs, infotext in zip(answer["images"], expected, info["infotexts"], strict=True):
         assert close(picture(ours), theirs)
         assert picture(ours).text["parameters"] == theirs.info["parameters"] == infotext

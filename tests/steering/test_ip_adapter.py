@@ -245,6 +245,44 @@ def test_inpainting_with_a_picture_as_a_prompt(models, photos, tmp_path):
     assert psnr(found, expected) > 60
 
 
+def test_a_mask_of_the_same_shape_lies_over_the_picture_of_which_a_part_is_rendered(models, photos):
+    _, adapters, sd, _ = models("sd15")
+    picture = np.asarray(Image.open(photos["rocket"]).convert("RGB").resize((120, 80)))
+    part = np.zeros((80, 120), np.uint8)
+    part[40:72, 60:108] = 255  # as large as what is rendered
+    half = part.copy()
+    half[:, 84:] = 0
+
+    def found(mask: np.ndarray | None, **settings) -> np.ndarray:
+        asked = {"ref": adapters / "plain.safetensors", "image": photos["cat"]}
+        asked |= {} if mask is None else {"mask": mask}
+        masked = {"image": picture, "mask": part, "mask_blur": 0, "inpaint_area": "masked", "inpaint_padding": 0}
+        return ours(sd, **{"ip_adapter": [asked], **masked, **settings})
+
+    everywhere, nowhere = found(None), found(None, ip_adapter=None)
+    assert psnr(everywhere, nowhere) < 40
+    assert psnr(found(part), everywhere) > 100
+    assert psnr(found(255 - part), nowhere) > 100
+    left = np.zeros((50, 50), np.uint8)  # of another shape: of what is rendered
+    left[:, :25] = 255
+    assert psnr(found(half), found(left)) > 100
+
+
+def test_a_mask_reaches_as_far_as_an_expanded_picture(models, photos):
+    _, adapters, sd, _ = models("sd15")
+    picture = np.asarray(Image.open(photos["rocket"]).convert("RGB").resize((32, 32)))
+    own = np.zeros((32, 32), np.uint8)
+    own[:, :16] = 255
+    whole = np.zeros((32, 48), np.uint8)
+    whole[:, :32] = 255  # 16 pixels of margin, to which its edge goes on
+
+    def found(mask: np.ndarray) -> np.ndarray:
+        asked = {"ref": adapters / "plain.safetensors", "image": photos["cat"], "mask": mask}
+        return ours(sd, ip_adapter=[asked], image=picture, expand="16,0,0,0")
+
+    assert psnr(found(own), found(whole)) > 100
+
+
 def test_every_pass_of_the_model_sees_the_picture_and_its_refiner_does_not(models, photos, tmp_path):
     _, adapters, sd, _ = models("sdxl")
     refiner = tiny.write(tiny.refiner, tmp_path / "refiner")

@@ -5,6 +5,8 @@ Every image draws from streams of its own, so that a picture never depends on it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from ..catalogue import find_sampler
@@ -60,12 +62,17 @@ class Randomness:
         self._streams = [noise.stream for noise in noises]
         return initial_batch(noises)
 
-    def steps(self) -> Noise:
-        """What the sampler draws in its steps; call it after `start`."""
-        request, kind = self._request, kind_of(self._request)
+    def steps(self, levels: Sequence[float]) -> Noise:
+        """What the sampler draws in its steps, which go from one of these levels to the next; call it after `start`.
+
+        ComfyUI's paths reach from the first of them to the last above 0, all others over the request's levels.
+        """
+        request, brownian = self._request, kind_of(self._request) == "brownian"
         if self._batches is not None:
-            return self._batches.brownian(request.noise_levels.ends) if kind == "brownian" else self._batches.steps()
-        if kind == "brownian":
+            ends = min(level for level in levels if level > 0), levels[0]
+            # A last step alone, which ends at 0, draws nothing.
+            return self._batches.brownian(ends) if brownian and ends[0] < ends[1] else self._batches.steps()
+        if brownian:
             return brownian_noise(request.seeds, *self._shape, request.noise_levels.ends, request.rng)
         return stream_noise(self._streams, *self._shape)
 

@@ -155,7 +155,8 @@ class Relay:
         options = dict(row.a1111_defaults) if view.compat == "a1111" else {}
         options |= {name: getattr(view, name) for name in OPTIONS}
         keeping = self._keeping
-        steps = samplers.sample(row, denoise, latents, levels, randomness.steps(), options, keeping)
+        noise = randomness.steps(levels.sigmas[: stage.n_steps + 1])
+        steps = samplers.sample(row, denoise, latents, levels, noise, options, keeping)
         del denoise, latents
         if stage.n_steps < levels.steps:
             steps = islice(steps, stage.n_steps)

@@ -79,9 +79,6 @@ def _refiner(made: Gathering, found: Infotext, find_model: FindModel | None) -> 
     name = re.sub(r"\.(?:safetensors|ckpt)$", "", _HASH.sub("", value))
     known = None if find_model is None else find_model(name)
     if known is None:
-        made.leave("Refiner", value, "refiner")
-        switch = found.pop("refiner switch at")
-        if switch:
-            made.leave("Refiner switch at", switch, "refiner_switch")
+        made.leave("Refiner", value, "refiner")  # its switch stays for one that is given (finish.py)
         return
     made.settings["refiner"] = known

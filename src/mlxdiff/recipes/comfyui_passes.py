@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..catalogue import UPSCALERS
+from ..catalogue import SAMPLERS, UPSCALERS
 from .graph import is_sampler, link_of
 from .recipe import FindModel, Gathering
 
@@ -42,9 +42,12 @@ def enlarged(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
     strength = way.value(inputs.get("denoise", 1.0), "denoise")
     way.made.take("hires_strength", strength if isinstance(strength, int | float) else 1.0, "denoise")
     _differences(way, other)
-    for name in ("model", "clip_skip", "lora"):
+    _left(way, other, "second sampler")
+    for name in ("model", "clip_skip"):
         if other.settings.get(name) != way.made.settings.get(name):
             way.made.leave(f"{name} of the second sampler", other.settings.get(name))
+    if other.settings.get("lora") != way.made.settings.get("lora"):
+        way.made.leave("LoRAs of the second sampler", _loras(other) or "without any")
     for name, neutral in (("add_noise", "enable"), ("start_at_step", 0), ("return_with_leftover_noise", "disable")):
         if inputs.get(name, neutral) != neutral:
             way.made.leave(f"{name} of the second sampler", inputs[name])
@@ -69,10 +72,25 @@ def refined(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
     way.used.add(second)
     way.made.take("refiner", model, "refiner")
     way.made.take("refiner_switch", end / steps, "start_at_step")
-    for name in _TOLD:
+    asked = ["clip_skip", *_TOLD, *(["seed"] if _draws(way.made.settings.get("sampler")) else [])]
+    for name in asked:
         if other.settings.get(name) != way.made.settings.get(name):
             way.made.leave(f"{name} of the refiner", other.settings.get(name))
+    if found := _loras(other):
+        way.made.leave("LoRAs of the refiner", found)
+    _left(way, other, "refiner")
+    until, leaves_noise = theirs.get("end_at_step", steps), theirs.get("return_with_leftover_noise", "disable")
+    if isinstance(until, int) and until < steps:
+        way.made.leave("end_at_step of the refiner", until)
+    if leaves_noise != "disable":
+        way.made.leave("return_with_leftover_noise of the refiner", leaves_noise)
     return _NEXT
+
+
+def _draws(sampler: Any) -> bool:
+    """Whether the steps of a sampler draw noise, which its seed decides."""
+    row = SAMPLERS.get(sampler)
+    return row is not None and "none" not in (row.noise, row.program_noise)
 
 
 def _behind(way: Way) -> dict[str, list[str]]:
@@ -97,6 +115,20 @@ def _of_sampler(way: Way, name: str, find_model: FindModel | None) -> Gathering:
     other.gather(find_model)
     way.used |= other.used - {name}
     return other.made
+
+
+def _left(way: Way, other: Gathering, whose: str) -> None:
+    """Names what the second sampler alone is told and cannot be read."""
+    said = {remark.problem for remark in (*way.made.unused, *way.made.lost)}
+    for remark in other.unused:
+        if remark.problem not in said:
+            name, _, value = remark.problem.partition(": ")
+            way.made.leave(f"{name} of the {whose}", value)
+    way.made.lost += [remark for remark in other.lost if remark.problem not in said]
+
+
+def _loras(made: Gathering) -> str:
+    return ", ".join(f"{lora.ref} ({lora.scale:g})" for lora in made.settings.get("lora", ()))
 
 
 def _takes_size(way: Way, name: str) -> bool:

@@ -6,6 +6,7 @@ control_pictures  what a control sees
 ip_adapters       which IP-Adapters a request asks for; ip_adapter_files: what their files hold
 picture_prompts   what IP-Adapters make of pictures: prompts beside the text; clip_pixels: as an encoder reads them
 regions           masks that say where a picture counts
+overlays          pictures that lie over the one to start from: control pictures and masks
 
 Knows nothing of the text prompt, of guidance or of the loop.
 """

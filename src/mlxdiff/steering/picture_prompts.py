@@ -27,6 +27,7 @@ from .additions import SeenPictures
 from .clip_pixels import clip_pixels
 from .ip_adapter_files import load_ip_adapter
 from .ip_adapters import Found, find, levels_of
+from .overlays import overlay_of
 from .regions import read_region
 
 KEPT = 64  # pictures; what bigG sees of one takes 1.7 MB in fp32
@@ -68,7 +69,8 @@ class PicturePrompts:
         backbone = self._networks.checkpoint.backbone
         assert isinstance(backbone, UNetConfig)  # find has refused all others
         scales = tuple(found.setting.scale_at(place.path) for place in places(backbone))
-        attend = Attached(adapter, scales, _masks(found, request, cells, backbone))
+        masks = _masks(found, request, cells, backbone, self._networks.checkpoint.scale_factor)
+        attend = Attached(adapter, scales, masks)
         mx.eval(positive, negative)
         return SeenPictures(positive, negative, attend, *levels_of(found.setting, request.noise_levels.sigmas))
 
@@ -125,13 +127,13 @@ class PicturePrompts:
 
 
 def _masks(
-    found: Found, request: Resolved, cells: tuple[int, int], backbone: UNetConfig
+    found: Found, request: Resolved, cells: tuple[int, int], backbone: UNetConfig, factor: int
 ) -> tuple[tuple[mx.array, ...], ...] | None:
     if found.setting.mask is None:
         return None
     masks = []
     for source in found.setting.mask:
-        region = read_region(source, request.height, request.width)
+        region = read_region(source, request.height, request.width, overlay_of(source, request, factor))
         # As diffusers scales them to each feature map; they may leave [0, 1] a little.
         scaled = [resample_plane(region, *size, "bicubic") for size in sizes(backbone, *cells)]
         levels = [mx.array(weights.reshape(1, -1, 1)) for weights in scaled]

@@ -11,14 +11,17 @@ from ..errors import RequestError
 from ..fitting import fitted
 from ..remembering import remembered
 from ..request.pictures import Pixels
+from .overlays import Overlay, laid
 
 
-def read_region(source: str | Pixels, height: int, width: int) -> np.ndarray:
-    """A mask that a request names or holds, stretched to (height, width) pixels: 1 where it is white, 0 where black.
+def read_region(source: str | Pixels, height: int, width: int, overlay: Overlay | None = None) -> np.ndarray:
+    """A mask that a request names or holds at (height, width) pixels: 1 where it is white, 0 where black.
 
-    Raises InputError.
+    It is stretched to them, or lies as `overlay` says over the picture to start from, and its edges go on where that
+    ends. Raises InputError.
     """
-    scaled = fitted(images.read_mask(source), (height, width), "stretch")
+    mask, size = images.read_mask(source), (height, width)
+    scaled = fitted(mask, size, "stretch") if overlay is None else laid(mask, overlay, size, None)
     return (np.asarray(scaled, np.float32) / 255 >= 0.5).astype(np.float32)
 
 

@@ -31,6 +31,10 @@ class LowRankForm:
         return self.down.astype(mx.float32) * self.scale, self.up.astype(mx.float32)
 
 
+class TuckerForm(LowRankForm):
+    """LoCon's with a core between: every row of down mixes all that the core has, so none of them stands alone."""
+
+
 @dataclass(frozen=True)
 class BiasOfUp:
     """scale * the bias of the layer `up`, for the bias (out,)."""
@@ -101,4 +105,5 @@ def low_rank(layer: Layer, shape: Shape) -> LowRankForm:
         whole = (up.shape[0], down.shape[1], *mid.shape[2:])
         down = mx.einsum("nmkl,mj->njkl", mid.astype(mx.float32), down.reshape(rank, -1).astype(mx.float32))
     check_size(whole, shape)
-    return LowRankForm(down.reshape(rank, -1), up.reshape(-1, rank), layer.scale(rank))
+    form = LowRankForm if mid is None else TuckerForm
+    return form(down.reshape(rank, -1), up.reshape(-1, rank), layer.scale(rank))
