@@ -45,24 +45,26 @@ def enlarged(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
     for name in ("model", "clip_skip", "lora"):
         if other.settings.get(name) != way.made.settings.get(name):
             way.made.leave(f"{name} of the second sampler", other.settings.get(name))
-    for name, neutral in (("add_noise", "enable"), ("start_at_step", 0), ("return_with_leftover_noise", "disable")):
-        if inputs.get(name, neutral) != neutral:
-            way.made.leave(f"{name} of the second sampler", inputs[name])
+    neutral = {"add_noise": ("enable", True), "start_at_step": (0,), "return_with_leftover_noise": ("disable",)}
+    for name, values in neutral.items():
+        said = way.said(inputs, name)
+        if name in inputs and said not in values:
+            way.made.leave(f"{name} of the second sampler", said or "disable")
     return ()
 
 
 def refined(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
     """Takes a refiner, if there is one; gives the inputs of the sampler that it used."""
     inputs, steps = way.nodes[way.sampler]["inputs"], way.made.settings.get("steps")
-    end = inputs.get("end_at_step")
+    end = way.said(inputs, "end_at_step")
     found = _behind(way)
     if not isinstance(end, int) or not isinstance(steps, int) or not 0 < end < steps or len(found) != 1:
         return ()
     (second, between), *_ = found.items()
     theirs = way.nodes[second]["inputs"]
     other = _of_sampler(way, second, find_model)
-    goes_on = theirs.get("start_at_step") == end and theirs.get("add_noise") == "disable"
-    leaves = inputs.get("return_with_leftover_noise") == "enable" and inputs.get("start_at_step", 0) == 0
+    goes_on = way.said(theirs, "start_at_step") == end and way.said(theirs, "add_noise") == "disable"
+    leaves = way.said(inputs, "return_with_leftover_noise") == "enable" and not way.said(inputs, "start_at_step")
     model = other.settings.get("model")
     if between or not goes_on or not leaves or model is None or other.settings.get("steps") != steps:
         return ()
@@ -96,6 +98,8 @@ def _of_sampler(way: Way, name: str, find_model: FindModel | None) -> Gathering:
     other = type(way)(way.nodes, name)
     other.gather(find_model)
     way.used |= other.used - {name}
+    way.made.unused += [remark for remark in other.made.unused if remark not in way.made.unused]
+    way.made.lost += [remark for remark in other.made.lost if remark not in way.made.lost]
     return other.made
 
 
