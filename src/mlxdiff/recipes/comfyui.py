@@ -7,6 +7,7 @@ it is a second pass or a refiner's where that is plain (comfyui_passes.py), and 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -39,6 +40,18 @@ def read(texts: Mapping[str, str], find_model: FindModel | None) -> Recipe | Non
     nodes = {str(name): node for name, node in list(graph.items())[:_LONGEST] if is_node(node)}
     first, beside = _first_samplers(nodes)
     return None if first is None else Way(nodes, first).recipe(find_model, beside)
+
+
+def file_texts(values: Mapping[str, Any]) -> dict[str, str] | None:
+    """The texts, as pictures hold them, of a JSON file of ComfyUI's: a graph, also as its API takes it, or the workflow
+    that its editor saves. None of any other object."""
+    graph = values.get("prompt")
+    for each in (values, graph if isinstance(graph, dict) else {}):
+        if is_graph(each):
+            return {"prompt": json.dumps(each)}
+    nodes = values.get("nodes")
+    is_workflow = isinstance(nodes, list) and isinstance(values.get("links"), list)
+    return {"workflow": json.dumps(values)} if is_workflow else None
 
 
 def is_graph(values: Mapping[str, Any]) -> bool:
