@@ -56,6 +56,14 @@ def test_neither_latents_nor_a_trajectory(strange):
         assert found is None
 
 
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+@pytest.mark.parametrize(("target", "words"), [("nosuch.png", "leads nowhere"), ("a.png", "symbolic links")])
+def test_links_that_lead_nowhere_and_in_circles_are_told_from_what_is_not_there(tmp_path, reader, target, words):
+    (tmp_path / "a.png").symlink_to(target)
+    with pytest.raises(InputError, match=words):
+        reader(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(("what", "words"), [("picture", "There is no picture"), ("file", "There is no file")])
 def test_words(tmp_path, what, words):
     with pytest.raises(InputError, match=words):

@@ -107,6 +107,18 @@ def test_a_strength_that_leaves_no_step_raises_the_steps(sd, photo):
     assert (resolved.steps, resolved.n_steps) == (10, 1)
 
 
+@pytest.mark.parametrize(("compat", "run"), [("a1111", 1), ("comfyui", 4)])
+def test_programs_that_run_a_step_at_any_strength_keep_their_steps(sd, photo, compat, run):
+    resolved = sd.resolve(Request("a cat", image=photo, steps=4, strength=0.1, compat=compat, sampler="euler"))
+    assert (resolved.steps, resolved.n_steps) == (4, run)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 4, "strength": 5e-324}, {"sigmas": (9.0, 3.0, 0.0), "strength": 0.1}])
+def test_a_strength_that_leaves_no_step_of_any_number_is_refused(sd, photo, settings):
+    with pytest.raises(RequestError, match="leaves none"):
+        sd.resolve(Request("a cat", image=photo, **settings))
+
+
 @pytest.mark.parametrize("sampler", ["dpm_adaptive", "dpmpp_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"])
 def test_a_sampler_between_two_levels_is_refused_with_one(sd, sampler):
     for settings in ({"steps": 1}, {"sigmas": (9.0, 0.0)}, {"sigmas": (9.0, 8.99999, 0.0)}):

@@ -10,8 +10,8 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import InputError
 from .files import open_regular
+from .inputs import unreadable
 from .request.pictures import Pixels, in_file
 
 BLOCK = 2**20
@@ -25,13 +25,8 @@ def content_hash(path: Path) -> str:
             lines = "".join(f"{file.name} {_of_file(file)}\n" for file in files)
             return hashlib.sha256(lines.encode()).hexdigest()
         return _of_file(path)
-    except FileNotFoundError:
-        raise InputError(f"There is no picture {path}.", "Check its name and folder.") from None
-    except PermissionError:
-        raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"{path} cannot be read ({reason}).", "Check its name.") from None
+        raise unreadable(path, error, "picture") from None
 
 
 def picture_hash(picture: str | Pixels) -> str:

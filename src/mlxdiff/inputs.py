@@ -20,13 +20,19 @@ def open_input(path: str | Path, what: str = "file") -> BinaryIO:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
         return open_regular(path)
-    except FileNotFoundError:
-        raise InputError(f"There is no {what} {path}.", "Check its name and folder.") from None
-    except IsADirectoryError:
-        inside = "the pictures" if what == "picture" else "a file"
-        raise InputError(f"{path} is a folder.", f"Name {inside} in it.") from None
-    except PermissionError:
-        raise InputError(f"There is no permission to read {path}.", "Change its permissions.") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"{path} cannot be read ({reason}).", f"Give a {what} on a disk.") from None
+        raise unreadable(path, error, what) from None
+
+
+def unreadable(path: Path, error: OSError | ValueError, what: str) -> InputError:
+    """Why `path` cannot be read, in words; `what` as for `open_input`."""
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return InputError(f"{path} is a link that leads nowhere.", f"Name the {what} itself.")
+        return InputError(f"There is no {what} {path}.", "Check its name and folder.")
+    if isinstance(error, IsADirectoryError):
+        return InputError(f"{path} is a folder.", f"Name {'the pictures' if what == 'picture' else 'a file'} in it.")
+    if isinstance(error, PermissionError):
+        return InputError(f"There is no permission to read {path}.", "Change its permissions.")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return InputError(f"{path} cannot be read ({reason}).", f"Give a {what} on a disk.")

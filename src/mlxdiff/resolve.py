@@ -14,6 +14,7 @@ from typing import Any
 from . import backend, budget, canvas, hub, loras, repainting, upscaling
 from .catalogue import SAMPLERS, UPSCALERS
 from .diffusion import guidance
+from .diffusion.programs import PROGRAMS
 from .diffusion.scheduler_config import SchedulerConfig
 from .errors import MlxdiffWarning, RequestError
 from .families import Checkpoint
@@ -61,7 +62,7 @@ def resolve(request: Request, loaded: Loaded, refiner: Loaded | None = None) -> 
     steps = defaults.steps if request.steps is None else request.steps
     if request.sigmas is not None and request.steps is None:
         steps = len(request.sigmas) - 1
-    if request.strength is not None:
+    if request.strength is not None and request.sigmas is None and request.compat not in PROGRAMS:
         steps = _enough(steps, request.strength)
     guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     request = request.for_model(loaded.model).replaced(
@@ -181,8 +182,8 @@ def _size(request: Request, checkpoint: Checkpoint, defaults: Defaults) -> tuple
 
 
 def _enough(steps: int, strength: float) -> int:
-    """The steps, or as many as give one at this strength."""
-    if strength == 0 or int(steps * strength) >= 1:
+    """The steps, or as many as give one at this strength of diffusers': other programs run one at any strength."""
+    if strength * (MAX_STEPS + 1) < 1 or int(steps * strength) >= 1:
         return steps
     more = math.ceil(1 / strength)
     more += int(more * strength) < 1  # 1 / strength may be rounded down

@@ -131,7 +131,9 @@ def test_a_run_goes_on_when_nobody_reads_its_paths(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's")
-@pytest.mark.parametrize("arguments", ["--help", "generate --help", "--version", "info --settings --json"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "generate --help", "--version", "info --settings --json", "serve --port 0 --quiet"]
+)
 def test_a_full_disk_is_one_sentence(tmp_path, arguments):
     done = shell(f"mlxdiff {arguments} > /dev/full; echo $?", tmp_path)
     assert done.stdout == "1\n"

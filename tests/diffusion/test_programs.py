@@ -94,7 +94,7 @@ def test_comfyuis_denoise_runs_all_the_steps_of_a_longer_schedule(case):
 
 @pytest.mark.parametrize("case", A1111["a1111_img2img_steps"], ids=lambda c: f"{c['steps']}-{c['denoise']}")
 def test_a1111s_image_to_image_runs_one_step_more(case):
-    if case["fix_steps"] or case["denoise"] == 0:
+    if case["fix_steps"]:
         return
     ours = program_schedule("a1111", config(), case["steps"], None, case["denoise"])
     assert ours.steps == case["model_steps_run"]
@@ -160,6 +160,8 @@ def test_any_sampler_and_schedule_descends_or_is_refused(program):
         ("a1111", {"steps": 0}, "0 steps"),
         ("a1111", {"steps": 4, "schedule": "trailing"}, "is diffusers'"),
         ("comfyui", {"steps": 4, "strength": 0.0}, "leaves none"),
+        ("comfyui", {"steps": 1, "strength": 9e-6}, "last of more than 100,000"),
+        ("comfyui", {"steps": 4, "strength": 5e-324}, "last of more than 100,000"),
         ("comfyui", {"steps": 4, "strength": 2.0}, "strength"),
     ],
 )

@@ -168,6 +168,17 @@ def test_a_graph_without_a_sampler(tmp_path):
         request_from_file(tmp_path / "a.png")
 
 
+def test_json_files_of_comfyui_are_read_as_its_api_has_them_and_its_editors_are_refused(tmp_path):
+    path = tmp_path / "a.json"
+    for graph in (comfyui(), {"prompt": comfyui(), "client_id": "x"}, {"prompt": comfyui()}):
+        path.write_text(json.dumps(graph))
+        with pytest.warns(match="a model called"):
+            assert request_from_file(path).prompt == "a cat"
+    path.write_text(json.dumps({"nodes": [{"id": 3, "type": "KSampler"}], "links": [], "version": 0.4}))
+    with pytest.raises(InputError, match=r"workflow for its editor.*Export \(API\)"):
+        request_from_file(path)
+
+
 def test_invokeai():
     values = {
         "generation_mode": "sdxl_txt2img",

@@ -111,6 +111,20 @@ def test_bodies_that_take_long_or_are_none(server, body):
         assert len(json.dumps(answer)) < 2000
 
 
+@pytest.mark.parametrize("depth", [30, 50_000])
+def test_a_body_that_is_nested_too_deeply_is_told_so(server, depth):
+    status, answer = server.post(GENERATIONS, b'{"prompt":' + b"[" * depth + b"]" * depth + b"}")
+    assert (status, answer["error"]["message"]) == (400, "The body is nested more than 20 deep. Send it flatter.")
+
+
+@pytest.mark.parametrize("compat", ["a1111", "comfyui", "diffusers"])
+@pytest.mark.parametrize("strength", [5e-324, 1e-9])
+def test_a_strength_next_to_nothing_is_rendered_or_refused_at_once(server, compat, strength):
+    asked = {**MODEST, "init_images": [base64_of(NOISE)], "denoising_strength": strength, "compat": compat}
+    status, answer = server.post(IMG2IMG, {**asked, "sampler_name": "Euler"})
+    assert status == (200 if compat == "a1111" else 422), answer
+
+
 def test_a_prompt_of_many_brackets_is_a_prompt(server):
     assert server.post(TXT2IMG, {**MODEST, "prompt": "(" * 19_000})[0] == 200
     assert server.post(GENERATIONS, {**MODEST, "sigmas": "1," * 9_000})[0] == 400

@@ -59,6 +59,8 @@ def _existing(root: Path) -> Path:
     try:
         os.stat(root)
     except (OSError, ValueError) as error:
+        if root.is_symlink():
+            raise InputError(f"{root} is a link that leads nowhere.", "Name the file or folder itself.") from None
         reason = " that may be read" if isinstance(error, PermissionError) else ""
         raise InputError(f"There is no file or folder {root}{reason}.", "Check its name.") from None
     return root

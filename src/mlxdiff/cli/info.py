@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
+from ..errors import MlxdiffError, ModelNotFoundError, RequestError, UnsupportedError
+from ..inputs import open_input
 from ..picture_files import PICTURE_SUFFIXES, TEXT_FILES, picture_files
 from ..request import PROMPT_SYNTAXES, Request, declared
 from ..request.structured import Structured
@@ -188,7 +189,8 @@ def about(subject: str) -> dict[str, Any]:
     if is_folder_of_adapter(path):
         return about_adapter(path)
     if path.suffix.lower() in FILE_SUFFIXES and "://" not in subject:
-        raise InputError(f"There is no file {subject}.", "Check its name and folder.")
+        with open_input(path):  # which says what is there instead
+            return about_file(path)
     try:
         return about_model(subject)
     except (ModelNotFoundError, UnsupportedError):

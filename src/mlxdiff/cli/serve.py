@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -107,7 +108,7 @@ def serve(
         tell("Finishing the picture at hand. Once more, and the server stops at once.")
         service.stop()
 
-    with Interrupts(end, clean=lambda: None):
+    with Interrupts(end, clean=lambda: None), closing(service):
         output.say(f"{service.address}")
         output.note("Ready. Ctrl-C ends the server.", style="dim")
         service.run()

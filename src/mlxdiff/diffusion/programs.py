@@ -31,6 +31,8 @@ from .space import VariancePreserving, training_sigmas
 
 _TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
 PROGRAMS = ("a1111", "comfyui")
+MAX_PLANNED = 100_000
+"""Steps of a schedule of which only the last ones are run: 1,000 at ComfyUI's lowest strength, 0.01."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def _schedule(
     total = steps
     if strength is not None:
         check_strength(strength)
+        if comfyui and steps > MAX_PLANNED * strength > 0:
+            raise RequestError(
+                f"{steps} steps at a strength of {strength:g} are the last of more than {MAX_PLANNED:,}.",
+                "Ask for a higher strength, or for fewer steps.",
+            )
         if comfyui and strength > 0:
             total = int(steps / strength) if strength < 0.9999 else steps
     if levels is None and own is not None:
@@ -97,7 +104,7 @@ def _schedule(
     path = None if comfyui else (min(level for level in levels if level > 0), levels[0])  # A1111's is never cut
     if strength is not None:
         kept = steps if comfyui else min(int(strength * steps), steps - 1) + 1
-        if strength == 0:
+        if comfyui and strength == 0:
             raise RequestError(f"Of {steps} steps, a strength of 0 leaves none.", "Ask for a higher strength.")
         levels = levels[-(kept + 1) :]
     first, last = levels[0], levels[-1]

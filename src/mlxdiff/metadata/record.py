@@ -203,10 +203,11 @@ def _file_texts(path: Path) -> dict[str, str]:
         return texts | {name: printable(text) for name, text in texts.items() if name == "parameters"}
     text = _read_text(path)
     values = object_of(text)
+    comfyui = None if values is None else recipes.file_texts(values)
+    if comfyui is not None:
+        return comfyui
     if values is not None and values.keys() <= {item.name for item in declared(Request)}:
         return {"mlxdiff": text}
-    if values is not None and recipes.is_graph(values):
-        return {"prompt": text}
     return {"parameters": printable(text)}
 
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 
 from ..errors import RequestError
 from . import a1111, civitai, comfyui, drawthings, fooocus, invokeai, novelai, sdcpp, swarmui
-from .comfyui import is_graph
+from .comfyui import file_texts
 from .finish import finished, sayings
 from .recipe import FindModel, Recipe, object_of
 
 Texts = Mapping[str, str]
 
-__all__ = ["NAMES", "Recipe", "finished", "is_graph", "programs", "read", "sayings"]
+__all__ = ["NAMES", "Recipe", "file_texts", "finished", "programs", "read", "sayings"]
 
 
 def read(texts: Texts, find_model: FindModel | None = None) -> Recipe | None:
@@ -33,9 +33,9 @@ def read(texts: Texts, find_model: FindModel | None = None) -> Recipe | None:
         recipe = reader(texts, find_model)
         if recipe is not None:
             return recipe
-    for name, what in _BARE.items():
+    for name, (what, remedy) in _BARE.items():
         if name in texts:
-            raise RequestError(f"It holds {what}.", "Give a picture with its settings, or the options themselves.")
+            raise RequestError(f"It holds {what}.", remedy)
     return None
 
 
@@ -58,8 +58,14 @@ PROGRAMS = (
 NAMES = ("parameters", "fooocus_scheme", *comfyui.NAMES, *invokeai.NAMES, *novelai.NAMES, *drawthings.NAMES)
 _TELLING = ("parameters", *comfyui.NAMES, *invokeai.NAMES)
 _BARE = {
-    "prompt": "a graph of ComfyUI in which no sampler is to be found",
-    "workflow": "ComfyUI's workflow for its editor, without the graph that was run",
+    "prompt": (
+        "a graph of ComfyUI in which no sampler is to be found",
+        "Give a picture with its settings, or the options themselves.",
+    ),
+    "workflow": (
+        "ComfyUI's workflow for its editor, without the graph that was run",
+        "Export it for the API in ComfyUI (Export (API)), or give a picture that it made.",
+    ),
 }
 # In this order: what a program writes beside A1111's text, so that others show it, says less than its own.
 READERS: tuple[Callable[[Texts, FindModel | None], Recipe | None], ...] = (

@@ -48,24 +48,26 @@ def enlarged(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
             way.made.leave(f"{name} of the second sampler", other.settings.get(name))
     if other.settings.get("lora") != way.made.settings.get("lora"):
         way.made.leave("LoRAs of the second sampler", _loras(other) or "without any")
-    for name, neutral in (("add_noise", "enable"), ("start_at_step", 0), ("return_with_leftover_noise", "disable")):
-        if inputs.get(name, neutral) != neutral:
-            way.made.leave(f"{name} of the second sampler", inputs[name])
+    neutral = {"add_noise": ("enable", True), "start_at_step": (0,), "return_with_leftover_noise": ("disable",)}
+    for name, values in neutral.items():
+        said = way.said(inputs, name)
+        if name in inputs and said not in values:
+            way.made.leave(f"{name} of the second sampler", said or "disable")
     return ()
 
 
 def refined(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
     """Takes a refiner, if there is one; gives the inputs of the sampler that it used."""
     inputs, steps = way.nodes[way.sampler]["inputs"], way.made.settings.get("steps")
-    end = inputs.get("end_at_step")
+    end = way.said(inputs, "end_at_step")
     found = _behind(way)
     if not isinstance(end, int) or not isinstance(steps, int) or not 0 < end < steps or len(found) != 1:
         return ()
     (second, between), *_ = found.items()
     theirs = way.nodes[second]["inputs"]
     other = _of_sampler(way, second, find_model)
-    goes_on = theirs.get("start_at_step") == end and theirs.get("add_noise") == "disable"
-    leaves = inputs.get("return_with_leftover_noise") == "enable" and inputs.get("start_at_step", 0) == 0
+    goes_on = way.said(theirs, "start_at_step") == end and way.said(theirs, "add_noise") == "disable"
+    leaves = way.said(inputs, "return_with_leftover_noise") == "enable" and not way.said(inputs, "start_at_step")
     model = other.settings.get("model")
     if between or not goes_on or not leaves or model is None or other.settings.get("steps") != steps:
         return ()
@@ -79,10 +81,10 @@ def refined(way: Way, find_model: FindModel | None) -> tuple[str, ...]:
     if found := _loras(other):
         way.made.leave("LoRAs of the refiner", found)
     _left(way, other, "refiner")
-    until, leaves_noise = theirs.get("end_at_step", steps), theirs.get("return_with_leftover_noise", "disable")
+    until, leaves_noise = way.said(theirs, "end_at_step"), way.said(theirs, "return_with_leftover_noise")
     if isinstance(until, int) and until < steps:
         way.made.leave("end_at_step of the refiner", until)
-    if leaves_noise != "disable":
+    if leaves_noise not in (None, "disable"):
         way.made.leave("return_with_leftover_noise of the refiner", leaves_noise)
     return _NEXT
 

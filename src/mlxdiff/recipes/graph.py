@@ -33,6 +33,15 @@ def links_of(nodes: Mapping[str, Any]) -> dict[str, dict[str, None]]:
     return {name: dict.fromkeys(link for link in links if link is not None) for name, links in found.items()}
 
 
+def users_of(links: Mapping[str, Mapping[str, None]]) -> dict[str, dict[str, None]]:
+    """The nodes that take something from each one."""
+    found: dict[str, dict[str, None]] = {name: {} for name in links}
+    for name, taken in links.items():
+        for other in taken:
+            found[other][name] = None
+    return found
+
+
 def reached(links: Mapping[str, Mapping[str, None]], *starts: str) -> list[str]:
     """The nodes that can be reached from these, and these, nearest first."""
     found, waiting = dict.fromkeys(starts), deque(starts)

@@ -39,8 +39,10 @@ def json_object(data: bytes) -> dict[str, Any]:
         value = json.loads(text, parse_int=_whole, parse_float=_number, parse_constant=_no_number)
     except UnicodeDecodeError:
         raise Refusal(400, "The body is not UTF-8. Send JSON in UTF-8.") from None
-    except (ValueError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error) or "nested too deeply"
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise Refusal(400, f"The body is not JSON ({why[:80]}). Send one JSON object.") from None
     if not isinstance(value, dict):
         raise Refusal(400, 'The body is no JSON object. Send one, such as {"prompt": "a cat"}.')
@@ -94,12 +96,16 @@ def _malformed() -> Refusal:
     return Refusal(400, "The form is malformed. Send multipart/form-data as RFC 7578 has it.")
 
 
+def _too_deep() -> Refusal:
+    return Refusal(400, f"The body is nested more than {DEEPEST} deep. Send it flatter.")
+
+
 def _check_depth(value: Any) -> None:
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > DEEPEST:
-            raise Refusal(400, f"The body is nested more than {DEEPEST} deep. Send it flatter.")
+            raise _too_deep()
         inner: list[Any] = []
         for one in level:
             children = list(one.values()) if isinstance(one, dict) else one

@@ -124,14 +124,18 @@ class Service:
         try:
             self._socket.serve_forever(poll_interval=0.2)
         finally:
-            self._socket.server_close()
-            self._ends = True
-            for connection in self._connections.copy():
-                connection.finish()
-            self.worker.stop()
-            end = time.monotonic() + END_S
-            while self._socket.busy and time.monotonic() < end:
-                time.sleep(0.02)
+            self.close()
+
+    def close(self) -> None:
+        """Ends what `start` began; `run` does so itself."""
+        self._socket.server_close()
+        self._ends = True
+        for connection in self._connections.copy():
+            connection.finish()
+        self.worker.stop()
+        end = time.monotonic() + END_S
+        while self._socket.busy and time.monotonic() < end:
+            time.sleep(0.02)
 
     def stop(self) -> None:
         self._socket.shutdown()
