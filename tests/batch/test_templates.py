@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wildcard_folders import all_of, written
 
 from mlxdiff.batch.templates import first_mark, is_template, parse
 from mlxdiff.batch.wildcard_files import WildcardFiles
@@ -63,21 +64,8 @@ def folder(tmp_path_factory) -> Path:
     return written(tmp_path_factory.mktemp("wildcards"), FILES)
 
 
-def written(folder: Path, files: dict[str, str | bytes]) -> Path:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return folder
-
-
 def drawing(folder: Path | None) -> Wildcards:
     return Wildcards(WildcardFiles(folder))
-
-
-def all_of(text: str, folder: Path | None) -> list[str]:
-    (found,) = Wildcards(WildcardFiles(folder), every=True).combinations(Request(text, seed=0))
-    return list(found.prompt)
 
 
 @pytest.mark.parametrize("text", COMBINATIONS)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from wildcard_folders import all_of, written
 
 from mlxdiff.batch.wildcard_files import WildcardFiles
-from mlxdiff.batch.wildcards import Wildcards
 from mlxdiff.errors import InputError, RequestError
-from mlxdiff.request import Request
 
 FILES = {
     "zoo.yaml": """
@@ -39,19 +37,6 @@ years: [1990, yes, 1.50]
     "other.yaml": "colors: [hidden by the text file]\n",
 }
 NOT_OF_THE_PACKAGE = {"years", "shapes"}  # it leaves out what is no text, and does not read .yml
-
-
-def written(folder: Path, files: Mapping[str, str | bytes]) -> Path:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return folder
-
-
-def all_of(folder: Path, text: str) -> list[str]:
-    (found,) = Wildcards(WildcardFiles(folder), every=True).combinations(Request(text, seed=0))
-    return list(found.prompt)
 
 
 def of_the_package(folder: Path) -> dict[str, dict[str, float]]:
@@ -97,7 +82,7 @@ def test_combinations_are_those_of_the_package(folder, text):
     generators = pytest.importorskip("dynamicprompts.generators")
     manager = pytest.importorskip("dynamicprompts.wildcards").WildcardManager(folder)
     theirs = generators.CombinatorialPromptGenerator(manager).generate(text, 1000)
-    assert sorted(all_of(folder, text)) == sorted({str(one).strip() for one in theirs})
+    assert sorted(all_of(text, folder)) == sorted({str(one).strip() for one in theirs})
 
 
 WORD = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), min_size=1, max_size=8).filter(
@@ -158,11 +143,11 @@ def test_bad_files_are_named(name, tmp_path):
 
 def test_what_is_wrong_under_one_name_is_no_matter_for_others(tmp_path):
     folder = written(tmp_path, {"a.yaml": "bad: [{red|green}]\ngood: [x]\n", "t.txt": "y\n"})
-    assert all_of(folder, "__good__ __t__") == ["x y"]
+    assert all_of("__good__ __t__", folder) == ["x y"]
 
 
 def test_a_broken_collection_is_no_matter_for_a_text_file(tmp_path):
-    assert all_of(written(tmp_path, {"a.yaml": "a: [b\n", "t.txt": "y\n"}), "__t__") == ["y"]
+    assert all_of("__t__", written(tmp_path, {"a.yaml": "a: [b\n", "t.txt": "y\n"})) == ["y"]
 
 
 def test_circles_through_collections_and_names_that_are_missing_are_said(tmp_path):

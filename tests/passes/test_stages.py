@@ -264,6 +264,20 @@ def uniform(denoise: Torch, steps: int) -> list[float]:
     ]
 
 
+def karras(denoise: Torch, steps: int) -> list[float]:
+    low, high = denoise.sigmas[0] ** (1 / 7), denoise.sigmas[-1] ** (1 / 7)
+    return [*((high + np.linspace(0, 1, steps) * (low - high)) ** 7).tolist(), 0.0]
+
+
+def xl_networks(kind: type[Torch], folder, guidance_scale: float) -> tuple[Torch, Torch]:
+    """SDXL and its refiner, which hear "a cat"."""
+    base = quiet(StableDiffusionXLPipeline.from_pretrained(folder("sdxl")))
+    refiner = quiet(StableDiffusionXLImg2ImgPipeline.from_pretrained(folder("refiner")))
+    sizes = {"positive": [32, 32, 0, 0, 32, 32], "negative": [32, 32, 0, 0, 32, 32]}
+    scores = {"positive": [32, 32, 0, 0, 6.0], "negative": [32, 32, 0, 0, 2.5]}
+    return kind(base, "a cat", guidance_scale, xl=sizes), kind(refiner, "a cat", guidance_scale, xl=scores)
+
+
 def euler_a(denoise: Torch, x: torch.Tensor, sigmas: list[float], stream: NoiseStream) -> torch.Tensor:
     for a, b in pairwise(sigmas):
         up = min(b, math.sqrt(b**2 * (a**2 - b**2) / a**2))
@@ -306,14 +320,8 @@ def test_a1111s_second_pass(folder, sd21):
 @pytest.mark.parametrize("switch", [0.5, 0.8])
 def test_a1111s_refiner_takes_over_within_the_run(folder, sdxl, switch):
     """By the nearest timestep before each call; the sampler goes on with its history."""
-    sizes = {"positive": [32, 32, 0, 0, 32, 32], "negative": [32, 32, 0, 0, 32, 32]}
-    base = Torch(quiet(StableDiffusionXLPipeline.from_pretrained(folder("sdxl"))), "a cat", 4.0, xl=sizes)
-    scores = {"positive": [32, 32, 0, 0, 6.0], "negative": [32, 32, 0, 0, 2.5]}
-    pipe = quiet(StableDiffusionXLImg2ImgPipeline.from_pretrained(folder("refiner")))
-    refiner = Torch(pipe, "a cat", 4.0, xl=scores)
-    ramp = np.linspace(0, 1, 6)
-    low, high = base.sigmas[0] ** (1 / 7), base.sigmas[-1] ** (1 / 7)
-    sigmas = [*((high + ramp * (low - high)) ** 7).tolist(), 0.0]
+    base, refiner = xl_networks(Torch, folder, 4.0)
+    sigmas = karras(base, 6)
     x, before, last, used = drawn(NoiseStream(5, "philox"), 16) * sigmas[0], None, None, []
     for a, b in pairwise(sigmas):
         due = (999 - int(np.argmin(np.abs(base.sigmas - a)))) / 1000 >= switch
@@ -338,7 +346,7 @@ def test_a1111s_refiner_takes_over_within_the_run(folder, sdxl, switch):
         guidance_scale=4.0,
         **SIZE,
     )
-    assert psnr(found, pixels_of(pipe, x)) > 60
+    assert psnr(found, pixels_of(refiner.pipe, x)) > 60
 
 
 class Whole(Torch):
@@ -372,13 +380,8 @@ def dpmpp_2m_sde(denoise: Torch, x: torch.Tensor, sigmas: list[float], seed: int
 @pytest.mark.filterwarnings("ignore:Should have t")
 @pytest.mark.parametrize("switch", [0.5, 0.8])
 def test_comfyuis_refiner_has_a_path_of_its_own_as_each_half_of_the_run(folder, sdxl, switch):
-    sizes = {"positive": [32, 32, 0, 0, 32, 32], "negative": [32, 32, 0, 0, 32, 32]}
-    base = Whole(quiet(StableDiffusionXLPipeline.from_pretrained(folder("sdxl"))), "a cat", 1.0, xl=sizes)
-    scores = {"positive": [32, 32, 0, 0, 6.0], "negative": [32, 32, 0, 0, 2.5]}
-    pipe = quiet(StableDiffusionXLImg2ImgPipeline.from_pretrained(folder("refiner")))
-    refiner = Whole(pipe, "a cat", 1.0, xl=scores)
-    low, high = base.sigmas[0] ** (1 / 7), base.sigmas[-1] ** (1 / 7)
-    sigmas = [*((high + np.linspace(0, 1, 5) * (low - high)) ** 7).tolist(), 0.0]
+    base, refiner = xl_networks(Whole, folder, 1.0)
+    sigmas = karras(base, 5)
     x = drawn(NoiseStream(5, "torch"), 16) * math.hypot(sigmas[0], 1)
     end = round(5 * switch)
     x = dpmpp_2m_sde(base, x, sigmas[: end + 1], 5)
@@ -387,7 +390,7 @@ def test_comfyuis_refiner_has_a_path_of_its_own_as_each_half_of_the_run(folder, 
     found = ours(
         sdxl, prompt="a cat", guidance_scale=1.0, refiner=str(folder("refiner")), refiner_switch=switch, **told, **SIZE
     )
-    assert psnr(found, pixels_of(pipe, x)) > 80
+    assert psnr(found, pixels_of(refiner.pipe, x)) > 80
 
 
 def test_prompt_editing_counts_on_in_the_second_pass(sd21):

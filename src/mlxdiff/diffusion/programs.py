@@ -32,7 +32,7 @@ from .space import VariancePreserving, training_sigmas
 _TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
 PROGRAMS = ("a1111", "comfyui")
 MAX_PLANNED = 100_000
-"""Steps of a schedule of which only the last ones are run: 1,000 at ComfyUI's lowest strength, 0.01."""
+"""Steps of a schedule of which only the last are run: at the lowest strength of ComfyUI's own, 0.01, those of 1,000."""
 
 
 @dataclass(frozen=True)
