@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ def serving(**options: Any) -> Iterator[Server]:
     given = {"limits": LIMITS, "port": 0, "base": BASE} | options
     server.service = Service(given.pop("base"), tell=server.said.append, fail=server.failed.append, **given)
     server.service.start()
-    thread = threading.Thread(target=server.service.run)
+    thread = threading.Thread(target=_run, args=(server.service,))
     thread.start()
     try:
         yield server
@@ -82,6 +82,11 @@ def serving(**options: Any) -> Iterator[Server]:
         server.service.stop()
         thread.join(timeout=WAIT)
         assert not thread.is_alive()
+
+
+def _run(service: Service) -> None:
+    with closing(service):
+        service.run()
 
 
 def picture(data: bytes | str) -> Image.Image:

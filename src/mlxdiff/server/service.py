@@ -120,14 +120,11 @@ class Service:
             raise
 
     def run(self) -> None:
-        """Answers until `stop` is called from another thread; pictures that are being rendered are sent then."""
-        try:
-            self._socket.serve_forever(poll_interval=0.2)
-        finally:
-            self.close()
+        """Answers until `stop` is called from another thread."""
+        self._socket.serve_forever(poll_interval=0.2)
 
     def close(self) -> None:
-        """Ends what `start` began; `run` does so itself."""
+        """Ends what `start` began, whether it ran or not; pictures that are being rendered are sent first."""
         self._socket.server_close()
         self._ends = True
         for connection in self._connections.copy():
